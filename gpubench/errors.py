@@ -1,0 +1,35 @@
+"""The one exception that gpubench raises on purpose. Only `cli` catches it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_OK = 0
+EXIT_REGRESSION = 1  # also: nothing valid was measured
+EXIT_USAGE = 2
+EXIT_INCOMPARABLE = 3
+EXIT_INCONCLUSIVE = 4
+
+
+class GpubenchError(Exception):
+    """What failed, with the value at fault and what is allowed, and (`hint`) what to do next."""
+
+    def __init__(self, message: str, hint: str = "", *, exit_code: int = EXIT_USAGE) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> GpubenchError:
+    """An error for a name that is not in `known`, suggesting the nearest one."""
+    names = sorted(known)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    suggestion = f"Did you mean {nearest[0]!r}? " if nearest else ""
+    return GpubenchError(
+        f"Unknown {kind} {name!r}.", f"{suggestion}Known: {', '.join(names) or 'none'}. {hint}".strip()
+    )

@@ -1,0 +1,223 @@
+"""What a report holds, typed once: validation, JSON and the JSON Schema all come from here.
+
+A field that could not be read is `None`, and its reason stands in the `unavailable` mapping beside it.
+Suffixes are units. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from gpubench.hardware.facts import Device, Environment
+from gpubench.workloads.facts import WorkloadFacts
+
+SCHEMA_VERSION = 1
+
+Value = str | int  # of a toggle
+Configuration = dict[str, Value]  # toggle name -> value, for every toggle that applies
+Status = Literal["ok", "skipped", "not_effective", "wrong", "oom", "timeout", "crashed", "failed"]
+Objective = Literal["fps", "latency", "memory"]
+NonNegative = Annotated[float, Meta(ge=0)]
+
+
+class Tool(Struct, frozen=True, kw_only=True):
+    """The gpubench that wrote the report."""
+
+    name: str
+    version: str
+
+
+class Protocol(Struct, frozen=True, kw_only=True):
+    """How each row was measured; rows under unlike protocols are not compared."""
+
+    timer: Literal["perf_counter", "cuda_event"]
+    interval: str = "exact order-statistic 95 % interval of the median over one process's samples"
+    block_s: float = 0.05  # least length of one sample: measurement guide, "blocks of >= 50 ms"
+    min_samples: int = 10
+    min_sampling_s: float = 0.5
+    max_sampling_s: float = 3.0
+    target_spread: float = 0.005  # stop when the samples' relative interquartile range is below this
+    warmup_min_iterations: int = 3
+    warmup_max_s: float = 4.0
+    quality_steps: int = 3  # training steps whose losses and parameters are compared
+    timeout_s: float = 600.0
+    monitor_hz: float = 20.0
+    seed: int = 0
+    max_memory_bytes: int | None = None
+
+
+class Latency(Struct, frozen=True, kw_only=True):
+    """Seconds per step over `samples_s`; the interval is over one process's samples only."""
+
+    median: NonNegative
+    p5: NonNegative
+    p95: NonNegative
+    ci_low: NonNegative
+    ci_high: NonNegative
+
+
+class Memory(Struct, frozen=True, kw_only=True):
+    """Peaks in bytes. `peak_*` are of the measured steps, `warmup_*` of build, compile and warm-up."""
+
+    peak_memory_allocated_bytes: int | None = None
+    peak_memory_reserved_bytes: int | None = None
+    warmup_peak_memory_allocated_bytes: int | None = None
+    device_process_memory_bytes: int | None = None  # NVML: includes the context, which torch does not see
+    host_peak_resident_bytes: int | None = None
+    host_warmup_peak_resident_bytes: int | None = None
+    host_resident_at_start_bytes: int | None = None  # Python and torch, before the model is built
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """One monitored quantity over the sampling window."""
+
+    mean: float
+    min: float
+    max: float
+    count: int
+
+
+class Utilization(Struct, frozen=True, kw_only=True):
+    """What the monitor saw while samples were taken; see `unavailable` for what is None and why."""
+
+    gpu_utilization_percent: Reading | None = None  # NVML: share of time with any kernel running, not occupancy
+    memory_utilization_percent: Reading | None = None
+    memory_used_bytes: Reading | None = None
+    power_watts: Reading | None = None
+    energy_joules: float | None = None
+    temperature_celsius: Reading | None = None
+    sm_clock_mhz: Reading | None = None
+    memory_clock_mhz: Reading | None = None
+    throttle_reasons: list[str] | None = None
+    other_processes: list[str] | None = None
+    process_cpu_percent: Reading | None = None  # 100 = one core busy
+    process_resident_bytes: Reading | None = None
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+class Evidence(Struct, frozen=True, kw_only=True):
+    """Whether a toggle's value really took effect; None: it could not be read."""
+
+    toggle: str
+    value: Value
+    took_effect: bool | None
+    detail: str
+
+
+class Quality(Struct, frozen=True, kw_only=True):
+    """Outputs against the fp32 baseline's on the same inputs; the worst of the inputs compared."""
+
+    passed: bool | None  # None: there was nothing to compare with, see `reason`
+    reason: str
+    reference: str
+    relative_error: float | None = None  # ||out - ref|| / ||ref||
+    cosine_similarity: float | None = None
+    norm_ratio: float | None = None  # ||out|| / ||ref||; cosine alone accepts outputs scaled by 2
+    non_finite_count: int | None = None
+    max_relative_error: float | None = None  # the tolerance
+    losses: list[float | None] | None = None  # training: of the first seeded steps; null where not finite
+    reference_losses: list[float | None] | None = None
+    parameter_relative_error: float | None = None  # training: after those steps
+
+
+class Role(Struct, frozen=True, kw_only=True):
+    """Why a configuration is in the matrix."""
+
+    kind: Literal["baseline", "alone", "ladder", "all", "recommendation", "control", "grid", "sweep"]
+    toggle: str | None = None  # the technique that this row adds
+    step: int | None = None  # ladder: 1, 2, ...
+
+
+class Round(Struct, frozen=True, kw_only=True):
+    """One fresh process's share of `samples_s`, in order."""
+
+    phase: Literal["explore", "confirm"]
+    index: int  # the round
+    position: int  # how many processes were measured before this one in the whole run
+    started_at: str
+    samples: int
+    iterations_per_sample: int
+    warmup_iterations: int
+    median_s: float
+
+
+class Measurement(Struct, frozen=True, kw_only=True):
+    """What one configuration gave."""
+
+    id: str
+    configuration: Configuration
+    status: Status
+    reason: str  # one sentence; empty for a plain `ok`
+    roles: list[Role]
+    items_per_step: int | None = None
+    fps: NonNegative | None = None  # items per second
+    latency_s: Latency | None = None
+    samples_s: list[float] = field(default_factory=list)  # seconds per step, raw
+    rounds: list[Round] = field(default_factory=list)
+    compile_time_s: NonNegative | None = None  # the first call, apart from all later ones
+    memory: Memory | None = None
+    utilization: Utilization | None = None
+    quality: Quality | None = None
+    evidence: list[Evidence] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    phases_s: dict[str, float] = field(default_factory=dict)  # where this row's time went
+    log_tail: str = ""
+
+
+class Recommendation(Struct, frozen=True, kw_only=True):
+    """The best valid row under the objective and limits, and why."""
+
+    id: str
+    configuration: Configuration
+    objective: Objective
+    speedup: float | None  # baseline latency per item / this row's
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    versus: str  # the id of the row that speedup is relative to
+    reasons: list[str]
+    tied_with: list[str]
+    noise: float  # relative difference below which two rows count as tied
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What the run set out to measure, so that it can be resumed."""
+
+    command: str
+    matrix: str
+    strategy: str
+    baseline: str  # id of the baseline row
+    objective: Objective
+    set: dict[str, list[Value]] = field(default_factory=dict)
+    fix: dict[str, Value] = field(default_factory=dict)
+    configurations: list[str] = field(default_factory=list)  # ids, in order
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """Conclusions of a sweep; None where the command was no sweep."""
+
+    toggle: str
+    knee: Value | None  # the smallest value within 5 % of the best FPS
+    largest_fitting: Value | None
+    reason: str
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """One run: one workload, one mode, one device."""
+
+    schema_version: int
+    created_at: str  # UTC, ISO 8601
+    finished_at: str | None  # None: the run was cut off and can be resumed
+    tool: Tool
+    device: Device
+    environment: Environment
+    workload: WorkloadFacts
+    protocol: Protocol
+    plan: Plan
+    measurements: list[Measurement]
+    recommendation: Recommendation | None = None
+    sweep: Summary | None = None
+    harness: dict[str, float] = field(default_factory=dict)  # seconds the tool itself took, by part
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,31 @@
+"""What the matrix needs to know of a workload: plain data, readable without torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+Mode = Literal["inference", "training"]
+
+
+class WorkloadFacts(Struct, frozen=True, kw_only=True):
+    """One workload at one size in one mode."""
+
+    reference: str  # as it was named: "vae", "my_model.py:make"
+    name: str
+    item: str  # what FPS counts: "image", "patch"
+    mode: Mode
+    modes: list[Mode]
+    size: str
+    parameters: dict[str, str | int | float | bool]  # further arguments of the workload's function
+    batch_size: int  # of the baseline
+    parameter_count: int
+    input_shapes: list[list[int]]
+    convolution_dimensions: list[int] = field(default_factory=list)  # [2], [3], []
+    attention: bool = False
+    tile_sizes: list[int] = field(default_factory=list)  # offered; empty: cannot be tiled
+    tile_multiple: int = 1  # a tile size must be a multiple of this
+    tile_overlap: int = 0  # the default
+    resolution: int | None = None  # of the longer spatial side, where the workload has one
+    source_hash: str | None = None  # of a user's file, so that a changed one is not resumed

@@ -1,0 +1,77 @@
+"""The `Workload` type: a model, its inputs and its loss. gpubench does the rest (device, dtype, step, optimizer).
+
+A user's file names one, or a function that returns one:
+
+    def my_model(size: str = "base") -> Workload:
+        return Workload(name="my-model", item="image", batch_size=8, build=MyModel, inputs=images, loss=loss)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gpubench.errors import GpubenchError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Batch = tuple[Any, ...]  # of tensors
+Options = Mapping[str, int]
+
+
+def call_model(model: nn.Module, batch: Batch, options: Options) -> Any:
+    """The model's output for a whole batch; the inference step of a workload that names no other."""
+    return model(*batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How a workload's inference can be cut into tiles. Sizes are in pixels of the full-resolution side."""
+
+    sizes: tuple[int, ...]  # worth trying, all multiples of `multiple`
+    multiple: int  # a tile size and an overlap must be a multiple of this
+    overlap: int  # the default
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """A model with its inputs and one step.
+
+    build:   returns the model in fp32 on the CPU. It is called under a fixed seed.
+    inputs:  (batch_size, generator) -> tuple of CPU tensors, the first dimension of each being the batch.
+             Draw from `generator` (seeded random normals, never zeros: zeros draw less power and run faster).
+    infer:   (model, batch, options) -> tensor, or a nest of tuples, lists and dicts of tensors. `options` holds
+             `tile_size` (0: whole) and `tile_overlap` where `tiling` is given.
+    loss:    (model, batch) -> scalar tensor; None: inference only.
+    compile_targets: dotted names of the submodules that `compile` compiles, each by itself; "" is the whole model.
+             Name submodules where `infer` or `loss` calls them rather than the model itself.
+    """
+
+    name: str
+    item: str  # what one element of the batch is: "image", "patch", "token"
+    batch_size: int
+    build: Callable[[], nn.Module]
+    inputs: Callable[[int, torch.Generator], Batch]
+    infer: Callable[[nn.Module, Batch, Options], Any] | None = call_model  # None: training only
+    loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None
+    compile_targets: tuple[str, ...] = ("",)
+    tiling: Tiling | None = None
+    resolution: int | None = None
+    items_per_sample: int = 1  # items in one element of the batch (tokens of a sequence)
+    summary: str = ""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise GpubenchError(
+                f"Workload {self.name!r} has batch_size {self.batch_size}.", "Give a whole number of at least 1."
+            )
+        if self.infer is None and self.loss is None:
+            raise GpubenchError(f"Workload {self.name!r} has neither infer nor loss.", "Give at least one of them.")
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """What it can do: inference, training or both."""
+        return tuple(mode for mode, part in (("inference", self.infer), ("training", self.loss)) if part is not None)
