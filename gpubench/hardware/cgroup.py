@@ -1,0 +1,71 @@
+"""Limits that a control group (container, batch system) sets on this process, versions 1 and 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpubench.hardware.nvml_call import Unavailable
+
+NO_LIMIT = Unavailable("no limit is set")
+# Version 1 writes "no limit" as the largest multiple of the page size below 2^63.
+UNLIMITED_BYTES = 2**60
+
+
+def _memberships(root: Path) -> dict[str, str]:
+    """Controller -> path of this process's group; "" is version 2."""
+    lines = (root / "proc/self/cgroup").read_text().splitlines()
+    parts = [line.split(":", 2) for line in lines if line.count(":") >= 2]
+    return {controller: path for _, names, path in parts for controller in names.split(",")}
+
+
+def _folders(root: Path, controller: str) -> list[Path]:
+    """The group's folder and those above it: the narrowest limit among them holds."""
+    memberships = _memberships(root)
+    mounts = [root / "sys/fs/cgroup" / controller] if controller in memberships else []
+    mounts += [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
+    found: list[Path] = []
+    for mount in mounts:
+        relative = memberships.get(controller if mount.name == controller else "", "/").strip("/")
+        path = mount / relative
+        # Inside a container the path can be that of the host, which is not mounted here: then only the mount counts.
+        found += [folder for folder in (path, *path.parents) if folder.is_relative_to(mount) and folder.is_dir()]
+    return list(dict.fromkeys(found))
+
+
+def _narrowest(limits: list[float | None], what: str) -> float | Unavailable:
+    if not limits:
+        return Unavailable(f"no control group file gives the {what}")
+    set_limits = [limit for limit in limits if limit is not None]
+    return min(set_limits) if set_limits else NO_LIMIT
+
+
+def cpu_quota_cores(root: Path = Path("/")) -> float | Unavailable:
+    """How many cores' worth of time the control group allows, such as 1.5."""
+    try:
+        limits: list[float | None] = []
+        for folder in _folders(root, "cpu"):
+            if (folder / "cpu.max").is_file():
+                quota, period = (folder / "cpu.max").read_text().split()
+                limits.append(None if quota == "max" else int(quota) / int(period))
+            elif (folder / "cpu.cfs_quota_us").is_file():
+                microseconds = int((folder / "cpu.cfs_quota_us").read_text())
+                period_us = int((folder / "cpu.cfs_period_us").read_text())
+                limits.append(None if microseconds <= 0 else microseconds / period_us)
+        return _narrowest(limits, "CPU quota")
+    except (OSError, ValueError) as error:
+        return Unavailable(f"the control group cannot be read: {error}")
+
+
+def memory_limit_bytes(root: Path = Path("/")) -> int | Unavailable:
+    """The most memory that the control group allows, in bytes."""
+    try:
+        limits: list[float | None] = []
+        for folder in _folders(root, "memory"):
+            for name in ("memory.max", "memory.limit_in_bytes"):
+                if (folder / name).is_file():
+                    text = (folder / name).read_text().strip()
+                    limits.append(None if text == "max" or int(text) >= UNLIMITED_BYTES else int(text))
+        narrowest = _narrowest(limits, "memory limit")
+        return narrowest if isinstance(narrowest, Unavailable) else int(narrowest)
+    except (OSError, ValueError) as error:
+        return Unavailable(f"the control group cannot be read: {error}")

@@ -1,0 +1,165 @@
+"""Facts and load of this machine's CPU, read from /proc and /sys. Needs no torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from msgspec import Struct, field
+
+from gpubench.hardware.cgroup import cpu_quota_cores, memory_limit_bytes
+from gpubench.hardware.nvml_call import Unavailable
+
+ROOT = Path("/")
+T = TypeVar("T")
+
+# Flag in /proc/cpuinfo -> our name, those that decide which arithmetic is fast.
+FLAGS = {
+    **{name: name for name in ("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16")},
+    **{name: name for name in ("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16")},
+    "asimd": "neon",
+    "asimdhp": "neon_fp16",
+    "bf16": "neon_bf16",
+    "i8mm": "neon_i8mm",
+    "sve": "sve",
+    "sve2": "sve2",
+}
+# Arithmetic in these types is done in hardware where one of the instruction sets is there (Intel's and Arm's manuals).
+BFLOAT16_SETS = frozenset({"avx512_bf16", "amx_bf16", "neon_bf16"})
+FLOAT16_SETS = frozenset({"avx512_fp16", "amx_fp16", "neon_fp16"})
+
+
+class CpuFacts(Struct, frozen=True, kw_only=True):
+    """The CPU as this process may use it. What could not be read is None, with its reason in `unavailable`."""
+
+    name: str
+    architecture: str  # "x86_64", "aarch64"
+    cores: int  # logical ones that this process may run on
+    physical_cores: int | None
+    total_memory_bytes: int | None
+    instruction_sets: list[str]
+    last_level_cache_bytes: int | None
+    cpu_quota_cores: float | None  # of the control group
+    memory_limit_bytes: int | None  # of the control group
+    load_average: float | None  # runnable tasks, mean of the last minute
+    transparent_huge_pages: str | None  # "always", "madvise", "never"
+    frequency_governor: str | None
+    swap_used_bytes: int | None
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+class CpuTimes(Struct, frozen=True):
+    """Seconds of CPU time since the start, of the whole machine (`steal`: taken by the hypervisor) and of us."""
+
+    busy: float
+    steal: float
+    ours: float  # this process and its ended children
+
+
+def usable_cores() -> int:
+    """How many logical cores this process may run on."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def read_cpu(root: Path = ROOT) -> CpuFacts:
+    """Everything known of the CPU; `root` stands in front of /proc and /sys."""
+    unavailable: dict[str, str] = {}
+
+    def known(name: str, read: Callable[[Path], T | Unavailable]) -> T | None:
+        try:
+            value = read(root)
+        except (OSError, ValueError, IndexError, KeyError) as error:
+            value = Unavailable(f"cannot be read on this {platform.system()}: {error or type(error).__name__}")
+        if isinstance(value, Unavailable):
+            unavailable[name] = value.reason
+            return None
+        return value
+
+    return CpuFacts(
+        name=known("name", _name) or platform.processor() or platform.machine() or "CPU",
+        architecture=platform.machine(),
+        cores=usable_cores(),
+        physical_cores=known("physical_cores", _physical_cores),
+        total_memory_bytes=known("total_memory_bytes", lambda root: _meminfo(root)["MemTotal"]),
+        instruction_sets=known("instruction_sets", instruction_sets) or [],
+        last_level_cache_bytes=known("last_level_cache_bytes", _last_level_cache),
+        cpu_quota_cores=known("cpu_quota_cores", cpu_quota_cores),
+        memory_limit_bytes=known("memory_limit_bytes", memory_limit_bytes),
+        load_average=known("load_average", lambda root: float((root / "proc/loadavg").read_text().split()[0])),
+        transparent_huge_pages=known("transparent_huge_pages", _huge_pages),
+        frequency_governor=known("frequency_governor", _governor),
+        swap_used_bytes=known("swap_used_bytes", _swap_used),
+        unavailable=unavailable,
+    )
+
+
+def read_times(root: Path = ROOT) -> CpuTimes | Unavailable:
+    """CPU time spent so far; two of these make a load."""
+    try:
+        fields = (root / "proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        user, nice, system, _, _, irq, softirq, steal = (int(value) for value in fields[:8])
+        ticks = os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError) as error:
+        return Unavailable(f"/proc/stat cannot be read: {error}")
+    own = os.times()
+    return CpuTimes((user + nice + system + irq + softirq) / ticks, steal / ticks, sum(own[:4]))
+
+
+def _name(root: Path) -> str:
+    match = re.search(r"^(?:model name|Model|cpu model)\s*:\s*(.+)$", (root / "proc/cpuinfo").read_text(), re.MULTILINE)
+    if not match:
+        raise ValueError("/proc/cpuinfo has no model name")
+    return " ".join(match[1].split())
+
+
+def instruction_sets(root: Path = ROOT) -> list[str]:
+    """The instruction sets that matter for speed, as far as the first core has them."""
+    text = (root / "proc/cpuinfo").read_text()
+    match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    if not match:
+        raise ValueError("/proc/cpuinfo lists no flags")
+    flags = set(match[1].split())
+    return [name for flag, name in FLAGS.items() if flag in flags]
+
+
+def _physical_cores(root: Path) -> int:
+    cores = os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)
+    topology = [root / f"sys/devices/system/cpu/cpu{core}/topology" for core in cores]
+    return len({((at / "physical_package_id").read_text(), (at / "core_id").read_text()) for at in topology})
+
+
+def _meminfo(root: Path) -> dict[str, int]:
+    lines = (line.split() for line in (root / "proc/meminfo").read_text().splitlines())
+    return {parts[0].rstrip(":"): int(parts[1]) * 1024 for parts in lines if len(parts) >= 2}
+
+
+def _swap_used(root: Path) -> int:
+    memory = _meminfo(root)
+    return memory["SwapTotal"] - memory["SwapFree"]
+
+
+def _last_level_cache(root: Path) -> int:
+    caches = []
+    for index in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        size = (index / "size").read_text().strip()
+        units = {"K": 2**10, "M": 2**20, "G": 2**30}
+        caches.append((int((index / "level").read_text()), int(size.rstrip("KMG")) * units.get(size[-1], 1)))
+    if not caches:
+        raise ValueError("the kernel describes no caches")
+    return max(caches)[1]
+
+
+def _huge_pages(root: Path) -> str:
+    text = (root / "sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    return text[text.index("[") + 1 : text.index("]")]
+
+
+def _governor(root: Path) -> str:
+    return (root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()

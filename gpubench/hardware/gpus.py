@@ -1,0 +1,67 @@
+"""Published facts of GPUs, from `profiles/gpus/*.toml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct, field
+
+from gpubench.errors import GpubenchError
+from gpubench.profiles_folder import profiles_folder
+
+# NVML and torch report a few per cent less than the sheet says: firmware and ECC keep some.
+MEMORY_TOLERANCE = 0.12
+
+
+class DenseTflops(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Peak 10^12 floating-point operations per second without sparsity; 16-bit ones accumulate in float32."""
+
+    float32: float | None = None
+    tf32: float | None = None
+    float16: float | None = None
+    bfloat16: float | None = None
+
+
+class GpuFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One GPU model as its maker publishes it. None: not confirmed."""
+
+    name: str  # as the driver reports it
+    compute_capability: list[int]
+    memory_gb: float  # as on the sheet
+    memory_bandwidth_gb_per_s: float  # 10^9 bytes per second
+    source: str
+    dense_tflops: DenseTflops = field(default_factory=DenseTflops)
+    name_is_ambiguous: bool = False  # a model of another memory size reports the same name
+
+
+def load_gpu(path: Path) -> GpuFacts:
+    """The facts in one file. Raises GpubenchError naming the file and the place of the mistake."""
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=GpuFacts)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise GpubenchError(f"{path} is no valid GPU profile: {error}.", "Compare it with the others there.") from error
+
+
+def all_gpus(folder: Path | None = None) -> list[GpuFacts]:
+    """Every GPU known, ordered by file name."""
+    gpus = (folder or profiles_folder()) / "gpus"
+    return [load_gpu(path) for path in sorted(gpus.glob("*.toml"))]
+
+
+def gpu_facts(name: str, total_memory_bytes: int | None = None, folder: Path | None = None) -> GpuFacts | None:
+    """The published facts of the GPU that the driver calls `name`, or None where there are none.
+
+    With `total_memory_bytes` a model whose memory differs is not taken for this one. A name that two models share
+    gives None without it.
+    """
+    for facts in all_gpus(folder):
+        if facts.name.casefold() != name.casefold():
+            continue
+        if total_memory_bytes is None:
+            return None if facts.name_is_ambiguous else facts
+        # The sheets' "GB" are powers of two for most cards and of ten for others, so the nearer one counts.
+        ratios = (total_memory_bytes / (facts.memory_gb * unit) for unit in (2**30, 10**9))
+        if min(abs(ratio - 1) for ratio in ratios) <= MEMORY_TOLERANCE:
+            return facts
+    return None

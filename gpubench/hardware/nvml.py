@@ -1,0 +1,120 @@
+"""NVML without exceptions: open it, find the device that CUDA means, read it (`nvml_device`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from gpubench.hardware.nvml_call import Unavailable, attempt
+from gpubench.hardware.nvml_device import NvmlDevice
+
+__all__ = ["Nvml", "NvmlDevice", "Unavailable"]
+
+PREFIXES = ("GPU-", "MIG-")
+
+
+class Nvml:
+    """NVML, initialized. It needs no CUDA context, so the parent of all workers can hold it."""
+
+    @classmethod
+    def open(cls) -> Nvml | Unavailable:
+        """NVML ready for use, or the sentence why it cannot be."""
+        failed = attempt("nvmlInit")
+        return failed if isinstance(failed, Unavailable) else cls()
+
+    def close(self) -> None:
+        """Shuts NVML down; devices found through it can no longer be read."""
+        attempt("nvmlShutdown")
+
+    def driver_version(self) -> str | Unavailable:
+        """The driver's version, such as 570.86.15."""
+        version: str | Unavailable = attempt("nvmlSystemGetDriverVersion")
+        return version
+
+    def cuda_version(self) -> tuple[int, int] | Unavailable:
+        """The newest CUDA that the driver knows, such as (12, 8)."""
+        version = attempt("nvmlSystemGetCudaDriverVersion_v2")
+        if isinstance(version, Unavailable):
+            return version
+        return version // 1000, version % 1000 // 10
+
+    def devices(self) -> list[NvmlDevice] | Unavailable:
+        """Every card that NVML can see, in PCI order, whatever CUDA_VISIBLE_DEVICES says."""
+        count = attempt("nvmlDeviceGetCount")
+        if isinstance(count, Unavailable):
+            return count
+        handles = [attempt("nvmlDeviceGetHandleByIndex", index) for index in range(count)]
+        found = [(handle, attempt("nvmlDeviceGetUUID", handle)) for handle in handles if _is_value(handle)]
+        return [NvmlDevice(handle, uuid) for handle, uuid in found if _is_value(uuid)]
+
+    def device(self, uuid: str) -> NvmlDevice | Unavailable:
+        """The card or MIG instance with this UUID, which may lack its prefix, as torch reports it."""
+        names = [uuid] if uuid.startswith(PREFIXES) else [prefix + uuid for prefix in PREFIXES]
+        handle: Any = Unavailable("NVML was given no UUID")
+        for name in names:
+            handle = attempt("nvmlDeviceGetHandleByUUID", name.encode())
+            if _is_value(handle):
+                return self._device(handle, name)
+        return Unavailable(f"the device {uuid} cannot be reached: {handle.reason}")
+
+    def _device(self, handle: Any, uuid: str) -> NvmlDevice | Unavailable:
+        if not uuid.startswith("MIG-"):
+            return NvmlDevice(handle, uuid)
+        card = attempt("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", handle)
+        if isinstance(card, Unavailable):
+            return Unavailable(f"the card of the MIG instance {uuid} cannot be reached: {card.reason}")
+        return NvmlDevice(handle, uuid, card)
+
+    def cuda_device(self, index: int, environment: Mapping[str, str] = os.environ) -> NvmlDevice | Unavailable:
+        """The device that a process with `environment` calls `cuda:<index>`, found without starting CUDA.
+
+        A UUID from torch (`device`) is surer: where CUDA_VISIBLE_DEVICES holds numbers and the cards differ, CUDA
+        counts the fastest first, and this gives `Unavailable` rather than a guess.
+        """
+        cards = self.devices()
+        if isinstance(cards, Unavailable):
+            return cards
+        entries = visible_entries(environment.get("CUDA_VISIBLE_DEVICES"), len(cards))
+        if not 0 <= index < len(entries):
+            return Unavailable(
+                f"CUDA has no device {index}: CUDA_VISIBLE_DEVICES leaves {len(entries)} of {len(cards)}"
+            )
+        entry = entries[index]
+        if entry.startswith("MIG-"):
+            return self.device(entry)
+        if entry.startswith("GPU-"):
+            matching = [card for card in cards if card.uuid.startswith(entry)]  # CUDA allows an unambiguous beginning
+            if len(matching) != 1:
+                return Unavailable(f"{len(matching)} cards have a UUID that begins with {entry}")
+            return _whole_card(matching[0])
+        if environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID" and len({card.state().name for card in cards}) > 1:
+            return Unavailable(
+                "CUDA and NVML may count unlike cards in different order: set CUDA_DEVICE_ORDER=PCI_BUS_ID, "
+                "or name UUIDs in CUDA_VISIBLE_DEVICES"
+            )
+        return _whole_card(cards[int(entry)])
+
+
+def visible_entries(value: str | None, count: int) -> list[str]:
+    """The devices that CUDA would offer, in order: numbers as text, or UUIDs. Like CUDA it stops at an invalid one."""
+    if value is None:
+        return [str(index) for index in range(count)]
+    entries: list[str] = []
+    for entry in (part.strip() for part in value.split(",")):
+        if not (entry.startswith(PREFIXES) or (entry.isdecimal() and int(entry) < count)) or entry in entries:
+            break
+        entries.append(entry)
+    return entries
+
+
+def _is_value(result: Any) -> bool:
+    return not isinstance(result, Unavailable)
+
+
+def _whole_card(card: NvmlDevice) -> NvmlDevice | Unavailable:
+    if card.state().mig:
+        return Unavailable(
+            f"the card {card.uuid} is split into MIG instances: name the instance (MIG-...) in CUDA_VISIBLE_DEVICES"
+        )
+    return card

@@ -1,0 +1,202 @@
+"""From readings to a `Utilization`: pure, so that it can be tested without a device or a clock."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gpubench.hardware.nvml import NvmlDevice, Unavailable
+from gpubench.hardware.nvml_device import (
+    GpuSample,
+    Process,
+    decode_reasons,
+    energy_joules,
+    other_processes,
+)
+from gpubench.measure.process_usage import Usage
+from gpubench.results.schema import Reading, Utilization
+
+# NVML's utilization is an average over the last 1/6 to 1 s, its power (on most cards since Ampere) over the last 1 s
+# (nvml.h). So a reading speaks of a window only if it is taken 1 s into it, and 1 s of such readings is the least.
+AVERAGED_S = 1.0
+LEAST_WINDOW_S = 2 * AVERAGED_S
+LEAST_STEP_S = 0.01  # a CPU clock's difference over less says more about the reading than about the process
+AVERAGED = ("gpu_utilization_percent", "memory_utilization_percent", "power_watts")
+INSTANT = ("memory_used_bytes", "temperature_celsius", "sm_clock_mhz", "memory_clock_mhz")
+GPU_FIELDS = (*AVERAGED, *INSTANT, "energy_joules", "throttle_reasons", "other_processes")
+PROCESS_FIELDS = ("process_cpu_percent", "process_resident_bytes")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """All that was read at one moment, `at` in `time.monotonic()` seconds."""
+
+    at: float
+    usage: Usage | Unavailable
+    usage_at: float | None = None  # where that was noticeably earlier
+    gpu: GpuSample | None = None
+    processes: list[Process] | Unavailable | None = None  # None: not looked at this time
+
+
+def summarize(
+    samples: Sequence[Sample],
+    start: float,
+    end: float,
+    *,
+    pid: int,
+    device: NvmlDevice | Unavailable | None,
+    ours: frozenset[int],
+    error: tuple[float, str] | None = None,
+) -> Utilization:
+    """The readings between `start` and `end`; what is None has its reason in `unavailable`."""
+    gathered = _Gathered()
+    if error is not None and error[0] <= end:
+        return gathered.nothing((*GPU_FIELDS, *PROCESS_FIELDS), error[1])
+    inside = [sample for sample in samples if start <= sample.at <= end]
+    gathered.put("process_cpu_percent", _cpu_percent(samples, start, end, pid))
+    resident = [float(s.usage.resident_bytes) for s in inside if isinstance(s.usage, Usage)]
+    gathered.put("process_resident_bytes", _reading(resident) or _no_usage(inside, start, end))
+    if device is None:
+        return gathered.nothing(GPU_FIELDS, "the device is a CPU, which NVML does not know")
+    if isinstance(device, Unavailable):
+        return gathered.nothing(GPU_FIELDS, device.reason)
+    for name in INSTANT:
+        gathered.put(name, _gpu_reading(inside, name, start, end))
+    for name in AVERAGED:
+        gathered.put(name, _averaged(inside, name, start, end))
+    gathered.put("energy_joules", _energy(samples, start, end))
+    gathered.put("throttle_reasons", _throttle(inside, start, end))
+    gathered.put("other_processes", _others(samples, start, end, ours))
+    return gathered.utilization()
+
+
+class _Gathered:
+    def __init__(self) -> None:
+        self.values: dict[str, object] = {}
+        self.unavailable: dict[str, str] = {}
+
+    def put(self, name: str, value: object) -> None:
+        if isinstance(value, Unavailable):
+            self.unavailable[name] = value.reason
+        else:
+            self.values[name] = value
+
+    def nothing(self, names: Sequence[str], reason: str) -> Utilization:
+        self.unavailable.update(dict.fromkeys(names, reason))
+        return self.utilization()
+
+    def utilization(self) -> Utilization:
+        return Utilization(**self.values, unavailable=self.unavailable)  # type: ignore[arg-type]
+
+
+def _reading(values: Sequence[float]) -> Reading | None:
+    if not values:
+        return None
+    return Reading(mean=sum(values) / len(values), min=min(values), max=max(values), count=len(values))
+
+
+def _empty(start: float, end: float) -> Unavailable:
+    return Unavailable(f"no reading fell into the window of {end - start:.2f} s")
+
+
+def _no_usage(inside: Sequence[Sample], start: float, end: float) -> Unavailable:
+    reasons = [sample.usage for sample in inside if isinstance(sample.usage, Unavailable)]
+    return reasons[-1] if reasons else _empty(start, end)
+
+
+def _cpu_percent(samples: Sequence[Sample], start: float, end: float, pid: int) -> Reading | Unavailable:
+    """Mean over the window from the CPU clock's difference; min and max from neighbouring readings."""
+    points = [(s.usage_at or s.at, s.usage.cpu_s) for s in samples if isinstance(s.usage, Usage)]
+    inside = [(at, cpu_s) for at, cpu_s in points if start <= at <= end]
+    known = sorted({*_edge(points, start), *inside, *_edge(points, end)})
+    if len(known) < 2:
+        ended = bool(points) and points[-1][0] < start
+        within = [sample for sample in samples if start <= sample.at <= end]
+        return Unavailable(f"process {pid} has ended") if ended else _no_usage(within, start, end)
+    (first_at, first), (last_at, last) = known[0], known[-1]
+    mean = (last - first) / (last_at - first_at) * 100
+    steps = [
+        (high - low) / (after - before) * 100
+        for (before, low), (after, high) in itertools.pairwise(known)
+        if after - before >= LEAST_STEP_S
+    ]
+    return Reading(mean=mean, min=min([mean, *steps]), max=max([mean, *steps]), count=len(inside))
+
+
+def _edge(points: Sequence[tuple[float, float]], at: float) -> list[tuple[float, float]]:
+    """A growing quantity at the moment `at`, on the line between the readings before and after; empty outside."""
+    for (before, low), (after, high) in itertools.pairwise(points):
+        if before <= at <= after:
+            share = (at - before) / (after - before) if after > before else 0.0
+            return [(at, low + share * (high - low))]
+    return []
+
+
+def _last_reason(samples: Sequence[Sample], name: str) -> str | None:
+    reasons = [sample.gpu.unavailable[name] for sample in samples if sample.gpu and name in sample.gpu.unavailable]
+    return reasons[-1] if reasons else None
+
+
+def _gpu_reading(samples: Sequence[Sample], name: str, start: float, end: float) -> Reading | Unavailable:
+    read = [getattr(sample.gpu, name) for sample in samples if sample.gpu]
+    found = _reading([float(value) for value in read if value is not None])
+    if found:
+        return found
+    reason = _last_reason(samples, name)
+    return Unavailable(reason) if reason else _empty(start, end)
+
+
+def _averaged(inside: Sequence[Sample], name: str, start: float, end: float) -> Reading | Unavailable:
+    unread = not any(getattr(sample.gpu, name, None) is not None for sample in inside)
+    if end - start >= LEAST_WINDOW_S or unread:  # "not supported" says more than "too short"
+        return _gpu_reading(
+            [sample for sample in inside if sample.at >= start + AVERAGED_S] or inside, name, start, end
+        )
+    what = "power" if name == "power_watts" else "utilization"
+    return Unavailable(
+        f"the window of {end - start:.2f} s is shorter than {LEAST_WINDOW_S:.0f} s: "
+        f"NVML's {what} is an average over up to {AVERAGED_S:.0f} s before each reading"
+    )
+
+
+def _energy(samples: Sequence[Sample], start: float, end: float) -> float | Unavailable:
+    points = [
+        (s.at, float(s.gpu.energy_millijoules)) for s in samples if s.gpu and s.gpu.energy_millijoules is not None
+    ]
+    edges = [*_edge(points, start), *_edge(points, end)]
+    if len(edges) < 2:
+        reason = _last_reason(samples, "energy_joules")
+        return Unavailable(reason or "the energy counter was not read on both sides of the window")
+    between = [value for at, value in points if start <= at <= end]
+    values = [edges[0][1], *between, edges[1][1]]
+    for before, after in itertools.pairwise(values):
+        if isinstance(step := energy_joules(before, after), Unavailable):
+            return step
+    return energy_joules(values[0], values[-1])
+
+
+def _throttle(inside: Sequence[Sample], start: float, end: float) -> list[str] | Unavailable:
+    bits = [sample.gpu.throttle_bits for sample in inside if sample.gpu and sample.gpu.throttle_bits is not None]
+    if not bits:
+        reason = _last_reason(inside, "throttle_reasons")
+        return Unavailable(reason) if reason else _empty(start, end)
+    seen = 0
+    for value in bits:
+        seen |= value
+    return decode_reasons(seen)
+
+
+def _others(samples: Sequence[Sample], start: float, end: float, ours: frozenset[int]) -> list[str] | Unavailable:
+    looks = [(s.at, s.processes) for s in samples if s.processes is not None]
+    # The list is read less often than the rest: where no look fell into the window, the nearest before it counts.
+    inside = [look for at, look in looks if start <= at <= end] or [look for at, look in looks if at < start][-1:]
+    if not inside:
+        return _empty(start, end)
+    judged = [look if isinstance(look, Unavailable) else other_processes(look, ours, we_use_it=True) for look in inside]
+    known = [others for others in judged if not isinstance(others, Unavailable)]
+    refused = [others for others in judged if isinstance(others, Unavailable)]
+    if not known:
+        return refused[-1]
+    strangers = {process.pid: process for others in known for process in others}
+    return [str(process) for _, process in sorted(strangers.items())]
