@@ -1,0 +1,137 @@
+"""The registry of toggles: those bundled here and those that other distributions name as entry points."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+from gpubench.errors import GpubenchError, unknown_name
+from gpubench.toggles.toggle import Scope, Stage, Toggle, Value
+
+ENTRY_POINT_GROUP = "gpubench.toggles"
+
+
+@functools.cache
+def all_toggles() -> dict[str, Toggle]:
+    """Every toggle by name, in the order in which they are applied: by stage, then by name.
+
+    Raises GpubenchError where a third-party entry point cannot be loaded or takes a name that is taken.
+    """
+    found = _bundled()
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        toggle = _third_party(entry_point)
+        if toggle.name in found:
+            raise GpubenchError(
+                f"The toggle name {toggle.name!r} of entry point {_described(entry_point)} is taken.",
+                f"Rename that toggle or uninstall its distribution; taken: {', '.join(sorted(found))}.",
+            )
+        found[toggle.name] = toggle
+    return {toggle.name: toggle for toggle in sorted(found.values(), key=lambda each: (each.stage, each.name))}
+
+
+def _bundled() -> dict[str, Toggle]:
+    # A module is a toggle's when it holds a `Toggle` named like itself in capitals; the others are what toggles share.
+    toggles = {}
+    for module in pkgutil.iter_modules(__path__):
+        toggle = getattr(importlib.import_module(f"{__name__}.{module.name}"), module.name.upper(), None)
+        if isinstance(toggle, Toggle):
+            toggles[toggle.name] = toggle
+    return toggles
+
+
+def _described(entry_point: EntryPoint) -> str:
+    distribution = entry_point.dist.name if entry_point.dist else "unknown"
+    return f"{entry_point.name!r} ({entry_point.value}, from distribution {distribution})"
+
+
+def _third_party(entry_point: EntryPoint) -> Toggle:
+    remedy = f"Repair or uninstall that distribution; the group is {ENTRY_POINT_GROUP!r}."
+    try:
+        toggle = entry_point.load()
+    except Exception as error:  # anything at all may happen in another distribution's module
+        raise GpubenchError(
+            f"The toggle entry point {_described(entry_point)} cannot be loaded: {type(error).__name__}: {error}.",
+            remedy,
+        ) from error
+    if not isinstance(toggle, Toggle):
+        raise GpubenchError(
+            f"The toggle entry point {_described(entry_point)} names a {type(toggle).__name__}, not a Toggle.", remedy
+        )
+    return toggle
+
+
+def get(name: str) -> Toggle:
+    """The toggle called `name`; GpubenchError with the nearest name where there is none."""
+    toggles = all_toggles()
+    if name not in toggles:
+        raise unknown_name("toggle", name, toggles, "`gpubench toggles` lists them.")
+    return toggles[name]
+
+
+def parse_value(toggle: Toggle, text: str, scope: Scope | None = None) -> Value:
+    """The value that `text` names: one of those offered, or a whole number where the toggle takes any.
+
+    With a `scope`, what the toggle says against a whole number there (a tile that is no multiple) is an error too;
+    what a device cannot do is not, since that is a skip. Raises GpubenchError.
+    """
+    offered = {str(value): value for value in (*toggle.values, *(toggle.offered(scope) if scope else ()))}
+    text = text.strip()
+    if text in offered:
+        return offered[text]
+    value = _integer(text)
+    if toggle.integers is None or (value is None and toggle.values):
+        raise _unknown_value(toggle, text, offered)
+    if value is None or not toggle.integers.low <= value <= toggle.integers.high:
+        raise GpubenchError(
+            f"{toggle.name}={text!r} is not allowed.",
+            f"Give a whole number from {toggle.integers.low} to {toggle.integers.high}: {toggle.integers.meaning}.",
+        )
+    reason = toggle.check(scope, value, {}) if scope and toggle.check else None
+    if reason:
+        raise GpubenchError(f"{toggle.name}={value} is not allowed: it {reason}.", _allowed(toggle, offered))
+    return value
+
+
+def _integer(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
+def _allowed(toggle: Toggle, offered: Mapping[str, Value]) -> str:
+    words = [f"Offered: {', '.join(offered)}."] if offered else []
+    if toggle.integers:
+        words.append(f"Allowed: whole numbers from {toggle.integers.low} to {toggle.integers.high}.")
+    return " ".join(words)
+
+
+def _unknown_value(toggle: Toggle, text: str, offered: Mapping[str, Value]) -> GpubenchError:
+    numbers = f"Or a whole number from {toggle.integers.low} to {toggle.integers.high}. " if toggle.integers else ""
+    return unknown_name(
+        f"value of toggle {toggle.name}", text, offered, f"{numbers}`gpubench toggles {toggle.name}` explains them."
+    )
+
+
+def usage(configuration: Mapping[str, Value], baseline: Mapping[str, Value] | None = None) -> str:
+    """Shell and Python text that switches `configuration` on in the reader's own code, in the order of application.
+
+    Values that equal `baseline`'s are left out (without it: those that are a toggle's first value).
+    Raises GpubenchError for a toggle that is not known.
+    """
+    chosen = sorted((get(name) for name in configuration), key=lambda each: (each.stage, each.name))
+    shell: list[str] = []
+    python: list[str] = []
+    for toggle in chosen:
+        value = configuration[toggle.name]
+        default = baseline.get(toggle.name) if baseline is not None else next(iter(toggle.values), None)
+        if value != default:
+            (shell if toggle.stage is Stage.ENVIRONMENT else python).append(toggle.usage(value).strip())
+    if shell:
+        shell.insert(0, "# in the shell, before Python starts")
+    if python and any("torch." in part for part in python):
+        python.insert(0, "import torch")
+    return "\n".join([*shell, *([""] if shell and python else []), *python])

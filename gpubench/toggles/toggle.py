@@ -123,9 +123,13 @@ class Toggle:
     conflicts: tuple[Conflict, ...] = ()
     offers: Callable[[Scope], tuple[Value, ...]] | None = None  # baseline first
     integers: Integers | None = None
+    check: Callable[[Scope, Value, Mapping[str, Value]], str | None] | None = None
+    """Why `value` cannot run in the scope beside the other values of a configuration (which may be empty), or None:
+    what a mapping of values cannot say because it concerns whole numbers or two values together."""
     environment: Callable[[Value], dict[str, str]] | None = None  # only for Stage.ENVIRONMENT
     apply: Callable[[Subject, Value], None]
     evidence: Callable[[Subject, Value], Proof]
+    tolerance: Mapping[Value, float] = field(default_factory=dict)  # relative output error allowed, where above fp32's
     changes_problem: bool = False  # the reference outputs are made with the same value (batch size, tiles)
     claims: tuple[str, ...] = ()  # guides in claims.toml whose promise this is
     source: str  # where the method and its facts are from
@@ -137,3 +141,14 @@ class Toggle:
     def baseline(self, scope: Scope) -> Value:
         """The value that a baseline configuration has in `scope`."""
         return self.offered(scope)[0]
+
+    def unmet(self, scope: Scope, value: Value, configuration: Mapping[str, Value] | None = None) -> str | None:
+        """The sentence why `value` cannot run in `scope`, beside `configuration` where given; None where it can."""
+        others = configuration or {}
+        reason = self.requires.get(value, Requirement()).unmet(scope)
+        for conflict in self.conflicts:
+            if reason is None and conflict.value == value and others.get(conflict.other) in conflict.other_values:
+                reason = f"cannot stand together with {conflict.other}={others[conflict.other]}: {conflict.reason}"
+        if reason is None and self.check is not None:
+            reason = self.check(scope, value, others)
+        return reason

@@ -1,0 +1,55 @@
+"""How many items one step takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpubench.errors import GpubenchError
+from gpubench.toggles.toggle import Integers, Proof, Scope, Stage, Toggle, Value
+
+if TYPE_CHECKING:
+    from gpubench.toggles.subject import Subject
+
+
+def offers(scope: Scope) -> tuple[Value, ...]:
+    """The workload's own batch size; others are asked for."""
+    return (scope.workload.batch_size,)
+
+
+def apply(subject: Subject, value: Value) -> None:
+    """Checks that the batches are made in this size: they exist before any toggle is applied.
+
+    Raises GpubenchError where they are not.
+    """
+    if subject.batch_size != value:
+        raise GpubenchError(
+            f"The inputs were made with batch size {subject.batch_size}, the configuration says {value}.",
+            "Make them with the batch size of the configuration.",
+        )
+
+
+def evidence(subject: Subject, value: Value) -> Proof:
+    """Whether the first dimension of every input tensor is the batch size."""
+    sizes = {tensor.shape[0] for batch in subject.batches for tensor in batch if tensor.dim()}
+    if not sizes:
+        return Proof(took_effect=None, detail="no input tensor has a dimension to read")
+    return Proof(
+        took_effect=sizes == {value}, detail=f"the inputs' first dimension is {', '.join(map(str, sorted(sizes)))}"
+    )
+
+
+BATCH_SIZE = Toggle(
+    name="batch_size",
+    summary="Items in one step; the workload's own number is the baseline.",
+    values={},
+    stage=Stage.PROBLEM,
+    offers=offers,
+    # 65536 is far above what fits or pays anywhere, and low enough to catch a slip of the finger.
+    integers=Integers(low=1, high=65536, meaning="the first dimension of every input"),
+    apply=apply,
+    evidence=evidence,
+    usage=lambda value: f"# feed batches of {value}",
+    changes_problem=True,
+    claims=("vae-guide", "cytodl", "bf16-guide"),
+    source="the workload's own inputs",
+)

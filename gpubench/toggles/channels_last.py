@@ -1,0 +1,120 @@
+"""The memory layout of activations and weights: channels innermost (NHWC, NDHWC) or outermost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpubench.toggles import evidence as read
+from gpubench.toggles.toggle import Proof, Scope, Stage, Toggle, Value
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from gpubench.measure.trace import Trace
+    from gpubench.toggles.subject import Subject
+
+
+def has_convolutions(scope: Scope) -> str | None:
+    """Applies where the model has 2-D or 3-D convolutions."""
+    if not {2, 3} & set(scope.workload.convolution_dimensions):
+        return f"workload {scope.workload.name} has no 2-D or 3-D convolution, so no layout to choose"
+    return None
+
+
+def _memory_format(dimensions: int) -> torch.memory_format | None:
+    import torch
+
+    return {4: torch.channels_last, 5: torch.channels_last_3d}.get(dimensions)
+
+
+def _convert(tensor: torch.Tensor) -> torch.Tensor:
+    memory_format = _memory_format(tensor.dim())
+    return tensor.contiguous(memory_format=memory_format) if memory_format else tensor
+
+
+def _convolutions(model: nn.Module) -> list[nn.Module]:
+    from torch.nn.modules.conv import _ConvNd
+
+    return [module for module in model.modules() if isinstance(module, _ConvNd) and module.weight.dim() in (4, 5)]
+
+
+def apply(subject: Subject, value: Value) -> None:
+    """Lays out each convolution's weights, and each input, in the format of its own number of dimensions."""
+    if value == "off":
+        return
+    for module in _convolutions(subject.model):
+        memory_format = _memory_format(module.weight.dim())  # type: ignore[operator]
+        module.to(memory_format=memory_format)  # type: ignore[call-overload]
+    subject.batches = [tuple(_convert(tensor) for tensor in batch) for batch in subject.batches]
+
+
+def _share(layouts: list[str | None]) -> tuple[int, int]:
+    told = [layout for layout in layouts if layout]
+    return told.count("channels_last"), len(told)
+
+
+def evidence(subject: Subject, value: Value) -> Proof:
+    """Whether the activations that reached the convolutions of a real step had their channels innermost."""
+    trace = subject.trace
+    if trace is None:
+        return read.unreadable(subject)
+    operators = read.convolutions(trace)
+    pairs = [zip(operator.shapes[:2], operator.strides[:2], strict=False) for operator in operators]
+    layouts = [[read.layout(shape, strides) for shape, strides in pair] for pair in pairs]
+    hits, told = _share([each[0] for each in layouts if each])
+    weight_hits, weights_told = _share([each[1] for each in layouts if len(each) > 1])
+    words = (
+        f"{hits} of {told} activations and {weight_hits} of {weights_told} weights of convolutions were channels-last "
+        f"({len(operators)} convolutions ran)"
+    )
+    if value == "off":
+        return _as_the_model_makes_it(subject, hits, words)
+    if told:
+        return Proof(took_effect=hits >= read.MAJORITY * told, detail=f"{words}; at least {read.MAJORITY:.0%} must be")
+    return _from_kernels(subject, trace, words)
+
+
+def _as_the_model_makes_it(subject: Subject, hits: int, words: str) -> Proof:
+    # `off` promises only that nothing was converted. On a CPU inductor itself picks channels-last for convolutions.
+    if hits and subject.compiled:
+        words += "; the compiler chose that layout itself"
+    elif hits:
+        words += "; the model makes that layout itself"
+    return Proof(took_effect=True, detail=words)
+
+
+def _from_kernels(subject: Subject, trace: Trace, words: str) -> Proof:
+    weights = [module.weight for module in _convolutions(subject.model)]
+    laid, told = _share([read.layout(weight.shape, weight.stride()) for weight in weights])  # type: ignore[operator, arg-type]
+    named = sum("nhwc" in name.lower() or "ndhwc" in name.lower() for name in trace.kernels)
+    if told and laid < read.MAJORITY * told:
+        return Proof(took_effect=False, detail=f"{words}; {laid} of the model's {told} weights are laid out so")
+    hidden = "a CUDA graph hides them" if read.replays_graph(trace) else "no tensor's strides could tell"
+    return Proof(
+        took_effect=True if told and named else None,
+        detail=f"{words}: {hidden}; {laid} of the model's {told} weights are laid out so and {named} GPU kernels "
+        "have NHWC in their names",
+    )
+
+
+CHANNELS_LAST = Toggle(
+    name="channels_last",
+    summary="Weights and inputs of 2-D and 3-D convolutions with their channels innermost in memory.",
+    values={
+        "off": "the layout that the model makes, channels outermost (NCHW, NCDHW) as a rule",
+        "on": "channels innermost (NHWC, NDHWC), which tensor cores and oneDNN compute in without reordering",
+    },
+    stage=Stage.LAYOUT,
+    applies=has_convolutions,
+    apply=apply,
+    evidence=evidence,
+    usage=lambda value: (
+        """model = model.to(memory_format=torch.channels_last)  # 3-D convolutions: torch.channels_last_3d
+inputs = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs]"""
+        if value == "on"
+        else "model = model.to(memory_format=torch.contiguous_format)"
+    ),
+    claims=("cytodl", "vae-guide"),
+    source="PyTorch tutorial: Channels Last Memory Format in PyTorch",
+)

@@ -1,0 +1,200 @@
+"""torch.compile: the model's targets compiled by dynamo and inductor, with or without CUDA graphs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from gpubench.errors import GpubenchError
+from gpubench.text import plural
+from gpubench.toggles.evidence import replays_graph
+from gpubench.toggles.toggle import Proof, Requirement, Stage, Toggle, Value
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gpubench.measure.trace import Trace
+    from gpubench.toggles.subject import Subject
+
+_CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
+# What the profiler calls compiled code: dynamo's region, inductor's call, and both in one autograd function.
+_COMPILED_EVENTS = ("Torch-Compiled Region", "## Call CompiledFxGraph", "CompiledFunction")
+_MESSAGES = "compile.messages"
+
+
+class _Listener(logging.Handler):
+    """Keeps what dynamo and inductor only log: a recompile limit that was hit, CUDA graphs that were skipped."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def _one_graph_generation() -> Iterator[None]:
+    # Tells CUDA graphs that a step begins, so that outputs of one step (tiles, windows) are not overwritten within it.
+    import torch
+
+    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+    yield
+
+
+def apply(subject: Subject, value: Value) -> None:
+    """Compiles each of the workload's compile targets by itself, in place."""
+    if value == "off":
+        return
+    subject.compiled = True
+    messages: list[str] = subject.notes.setdefault(_MESSAGES, [])
+    for name in ("torch._dynamo", "torch._inductor"):
+        logging.getLogger(name).addHandler(_Listener(messages))
+    if value in _CUDA_GRAPH_MODES:
+        subject.contexts.append(_one_graph_generation)
+    for target in subject.workload.compile_targets:
+        _compile(_submodule(subject, target), str(value))
+
+
+def _submodule(subject: Subject, target: str) -> nn.Module:
+    try:
+        return subject.model.get_submodule(target)
+    except AttributeError as error:
+        known = [name for name, _ in subject.model.named_children()]
+        raise GpubenchError(
+            f"Workload {subject.workload.name!r} names the compile target {target!r}, which its model does not have.",
+            f'Name a submodule ({", ".join(known) or "it has none"}), or "" for the whole model.',
+        ) from error
+
+
+def _compile(module: nn.Module, mode: str) -> None:
+    import torch
+
+    if not type(module).__module__.startswith("torch."):
+        module.compile(mode=mode)
+        return
+    # Dynamo leaves frames of torch's own files alone, so `compile()` on a bare nn.Sequential silently does nothing.
+    # A frame of ours around its forward is compiled, and the container is then traced as part of it.
+    forward = module.forward
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    module.forward = torch.compile(call, mode=mode)
+
+
+def _counters() -> dict[str, dict[str, int]]:
+    from torch._dynamo.utils import counters
+
+    return {group: dict(counts) for group, counts in counters.items()}
+
+
+def graph_break_count(subject: Subject) -> int | None:
+    """The number of graph breaks that dynamo counted in this process; None where nothing was compiled."""
+    return sum(_counters().get("graph_break", {}).values()) if subject.compiled else None
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no reason given"
+
+
+def _recompile_limit(counters: dict[str, dict[str, int]], messages: list[str]) -> str | None:
+    # All versions log it; newer ones count it too, which still works where their logging was turned down.
+    logged = [message for message in messages if "hit config." in message and "_limit" in message]
+    if logged:
+        lines = [line.strip() for line in logged[0].splitlines()]
+        return "; ".join(
+            line for line in lines if "hit config." in line or line.startswith(("function", "last reason"))
+        )
+    counted = [reason for reason in counters.get("unimplemented", {}) if "recompile limit" in reason.lower()]
+    return _first_line(counted[0]) if counted else None
+
+
+def evidence(subject: Subject, value: Value) -> Proof:
+    """Whether compiled code ran in a real step, and what dynamo and inductor left uncompiled."""
+    counters = _counters()
+    frames = counters.get("frames", {})
+    total, ok = frames.get("total", 0), frames.get("ok", 0)
+    ran = subject.trace is not None and any(event in name for name in subject.trace.names for event in _COMPILED_EVENTS)
+    if value == "off":
+        if ran or ok:
+            by_us = "; gpubench compiled it" if subject.compiled else "; the workload compiles it itself"
+            return Proof(took_effect=not subject.compiled, detail=f"compiled code ran in the step{by_us}")
+        return Proof(took_effect=True, detail="dynamo compiled no frame")
+    if ok == 0:
+        return Proof(took_effect=False, detail=f"dynamo compiled none of {plural(total, 'frame')}: the step ran eager")
+    messages = subject.notes.get(_MESSAGES, [])
+    words = _what_was_compiled(subject, counters, total, ok)
+    if limit := _recompile_limit(counters, messages):
+        return Proof(took_effect=False, detail=f"{words}; the recompile limit was hit, what follows ran eager: {limit}")
+    if subject.trace is None:
+        return Proof(took_effect=None, detail=f"{words}; the step could not be profiled: {subject.trace_error}")
+    if not ran:
+        return Proof(took_effect=False, detail=f"{words}; no compiled code ran in the profiled step")
+    if value in _CUDA_GRAPH_MODES:
+        return _cuda_graphs(subject.trace, counters, messages, words)
+    return Proof(took_effect=True, detail=words)
+
+
+def _what_was_compiled(subject: Subject, counters: dict[str, dict[str, int]], total: int, ok: int) -> str:
+    graphs = counters.get("stats", {}).get("unique_graphs", 0)
+    words = [f"{plural(ok, 'frame')} compiled to {plural(graphs, 'graph')}"]
+    if total > ok:
+        skipped = next(iter(counters.get("unimplemented", {})), "")
+        words.append(f"{plural(total - ok, 'frame')} fell back to eager: {_first_line(skipped)}")
+    breaks = graph_break_count(subject)
+    if breaks:
+        words.append(f"{plural(breaks, 'graph break')}, the first: {_first_line(next(iter(counters['graph_break'])))}")
+    else:
+        words.append("no graph break")
+    return "; ".join(words)
+
+
+def _cuda_graphs(trace: Trace, counters: dict[str, dict[str, int]], messages: list[str], words: str) -> Proof:
+    skips = counters.get("inductor", {}).get("cudagraph_skips", 0)
+    why = next((_first_line(message) for message in messages if "cudagraph" in message.lower()), "no reason logged")
+    if not replays_graph(trace):
+        return Proof(
+            took_effect=False,
+            detail=f"{words}; no CUDA graph was launched in the step, {plural(skips, 'graph')} skipped: {why}",
+        )
+    if skips:
+        return Proof(
+            took_effect=True, detail=f"{words}; CUDA graphs replayed, but {plural(skips, 'graph')} skipped: {why}"
+        )
+    return Proof(took_effect=True, detail=f"{words}; CUDA graphs replayed")
+
+
+_NEEDS_CUDA_GRAPHS = Requirement(device_kinds=("cuda",), why="the mode replays CUDA graphs, and a CPU has none")
+
+
+def _usage(value: Value) -> str:
+    if value == "off":
+        return "# compile: off"
+    marks = "\n# at the start of each step: torch.compiler.cudagraph_mark_step_begin()"
+    return (
+        f'model.compile(mode="{value}")  # for a bare nn.Sequential: model = torch.compile(model, mode="{value}")'
+        f"{marks if value in _CUDA_GRAPH_MODES else ''}"
+    )
+
+
+COMPILE = Toggle(
+    name="compile",
+    summary="torch.compile with inductor, on each of the workload's compile targets.",
+    values={
+        "off": "eager",
+        "default": "fused kernels, shortest compile time",
+        "reduce-overhead": "as default, and CUDA graphs replay the launches",
+        "max-autotune": "kernels chosen by timing several, and CUDA graphs",
+        "max-autotune-no-cudagraphs": "kernels chosen by timing several",
+    },
+    stage=Stage.COMPILE,
+    requires={"reduce-overhead": _NEEDS_CUDA_GRAPHS, "max-autotune": _NEEDS_CUDA_GRAPHS},
+    apply=apply,
+    evidence=evidence,
+    usage=_usage,
+    claims=("vae-guide", "cytodl", "bf16-guide", "mmrec-cpu"),
+    source="PyTorch documentation: torch.compile; CUDAGraph Trees; Dealing with Recompilations",
+)

@@ -1,0 +1,73 @@
+"""cuDNN's choice of convolution algorithm: by its heuristics, or by timing the candidates at first use."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from gpubench.toggles.evidence import convolutions, unreadable
+from gpubench.toggles.toggle import Proof, Requirement, Scope, Stage, Toggle, Value
+
+if TYPE_CHECKING:
+    from gpubench.toggles.subject import Subject
+
+_OPERATOR = "aten::cudnn_convolution"
+_KERNEL = re.compile(r"cudnn|xmma_(fprop|dgrad|wgrad)|implicit_(gemm|convolve)|winograd", re.IGNORECASE)
+
+
+def cudnn_convolves(scope: Scope) -> str | None:
+    """Applies to convolutions on a CUDA device."""
+    if scope.device.kind != "cuda":
+        return f"cuDNN is for CUDA devices, this is {scope.device.name}"
+    if not scope.workload.convolution_dimensions:
+        return f"workload {scope.workload.name} has no convolution"
+    return None
+
+
+def apply(subject: Subject, value: Value) -> None:
+    """Sets the flag; cuDNN then times its algorithms at the first call of each shape."""
+    import torch
+
+    torch.backends.cudnn.benchmark = value == "on"
+
+
+def evidence(subject: Subject, value: Value) -> Proof:
+    """Whether the flag stands, and whether convolutions of a real step went through cuDNN at all."""
+    import torch
+
+    flag, wanted = torch.backends.cudnn.benchmark, value == "on"
+    words = f"torch.backends.cudnn.benchmark is {flag}"
+    if flag != wanted:
+        return Proof(took_effect=False, detail=words)
+    available: bool = torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
+    if not available or not torch.backends.cudnn.enabled:
+        return Proof(took_effect=not wanted, detail=f"{words}, but cuDNN is not available or not enabled")
+    if subject.trace is None:
+        return unreadable(subject)
+    operators = sum(operator.name.startswith(_OPERATOR) for operator in subject.trace.operators)
+    kernels = sum(bool(_KERNEL.search(name)) for name in subject.trace.kernels)
+    words += f"; {operators} cuDNN convolution operators and {kernels} cuDNN kernels ran in the step"
+    if operators or kernels or not wanted:
+        return Proof(took_effect=True, detail=words)
+    # Operators that can be seen and are not cuDNN's: the flag changed nothing. Hidden ones could be either.
+    return Proof(took_effect=False if convolutions(subject.trace) else None, detail=words)
+
+
+_CUDA_ONLY = Requirement(device_kinds=("cuda",))
+
+CUDNN_BENCHMARK = Toggle(
+    name="cudnn_benchmark",
+    summary="cuDNN times its convolution algorithms for each new input shape and keeps the fastest.",
+    values={
+        "off": "the algorithm that cuDNN's heuristics choose",
+        "on": "the algorithm that was fastest when tried; the first call of each shape takes longer",
+    },
+    stage=Stage.BACKEND,
+    applies=cudnn_convolves,
+    requires={"off": _CUDA_ONLY, "on": _CUDA_ONLY},
+    apply=apply,
+    evidence=evidence,
+    usage=lambda value: f"torch.backends.cudnn.benchmark = {value == 'on'}",
+    claims=("vae-guide", "cytodl", "bf16-guide"),
+    source="PyTorch documentation: torch.backends.cudnn.benchmark",
+)

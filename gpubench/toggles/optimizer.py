@@ -1,0 +1,83 @@
+"""How AdamW updates the parameters: one by one, in grouped calls, or in one fused kernel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpubench.text import plural
+from gpubench.toggles.evidence import unreadable
+from gpubench.toggles.toggle import Proof, Requirement, Scope, Stage, Toggle, Value
+
+if TYPE_CHECKING:
+    from gpubench.measure.trace import Trace
+    from gpubench.toggles.subject import Subject
+
+_FLAGS = {
+    "for-loop": {"foreach": False, "fused": False},
+    "foreach": {"foreach": True, "fused": False},
+    "fused": {"foreach": False, "fused": True},
+}
+# The part of AdamW that each implementation does in an operator of its own. `aten::_foreach_add_` would not tell: the
+# fused one uses it for its step counters, and the gradient scaler has `_foreach_` operators too.
+_OPERATORS = {"for-loop": "aten::addcdiv_", "foreach": "aten::_foreach_addcdiv_", "fused": "aten::_fused_adamw_"}
+
+
+def is_training(scope: Scope) -> str | None:
+    """Applies to training."""
+    return None if scope.workload.mode == "training" else "inference has no optimizer"
+
+
+def apply(subject: Subject, value: Value) -> None:
+    """Makes AdamW over the parameters as they are by now, in their final dtype and layout."""
+    import torch
+
+    flags = _FLAGS[str(value)]
+    subject.optimizer = torch.optim.AdamW(
+        subject.model.parameters(), lr=subject.learning_rate, foreach=flags["foreach"], fused=flags["fused"]
+    )
+
+
+def _implementation(trace: Trace) -> str | None:
+    # A compiled optimizer would show none of them; gpubench does not compile the optimizer.
+    names = {operator.name for operator in trace.operators}
+    return next((name for name in ("fused", "foreach", "for-loop") if _OPERATORS[name] in names), None)
+
+
+def evidence(subject: Subject, value: Value) -> Proof:
+    """Whether the update of a real step went through the implementation's own operators."""
+    if subject.optimizer is None:
+        return Proof(took_effect=False, detail="the subject has no optimizer")
+    if subject.trace is None:
+        return unreadable(subject)
+    group = subject.optimizer.param_groups[0]
+    ran = _implementation(subject.trace)
+    count = sum(operator.name == _OPERATORS[ran] for operator in subject.trace.operators) if ran else 0
+    words = f"{plural(count, 'call')} of {_OPERATORS[ran]}" if ran else "no operator of an AdamW update"
+    return Proof(
+        took_effect=ran == value,
+        detail=f"{words} in the step; {type(subject.optimizer).__name__} has foreach={group.get('foreach')} "
+        f"and fused={group.get('fused')}",
+    )
+
+
+OPTIMIZER = Toggle(
+    name="optimizer",
+    summary="The implementation of AdamW.",
+    values={
+        "for-loop": "several small kernels for each parameter",
+        "foreach": "a few calls over all parameters at once, with memory for intermediate lists",
+        "fused": "the whole update in one kernel",
+    },
+    stage=Stage.OPTIMIZER,
+    applies=is_training,
+    requires={"fused": Requirement(torch_version=(2, 4), why="fused AdamW runs on a CPU since torch 2.4")},
+    apply=apply,
+    evidence=evidence,
+    usage=lambda value: (
+        "optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, "
+        + ", ".join(f"{name}={flag}" for name, flag in _FLAGS[str(value)].items())
+        + ")"
+    ),
+    claims=("cytodl",),
+    source="PyTorch documentation: torch.optim, foreach and fused implementations",
+)

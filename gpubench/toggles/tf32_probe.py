@@ -1,0 +1,58 @@
+"""Whether a GPU multiplies fp32 numbers in TF32 right now, found by computing with numbers that TF32 cannot hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+# 1 + 2^-12 needs 12 mantissa bits: fp32 (23 bits) holds it, TF32 (10 bits) rounds it to 1.
+_VALUE = 1 + 2.0**-12
+# Times ones, in sums as long as those below, the result is off by a relative 2.4e-4 in TF32; in fp32 it is exact (22 of
+# 24 bits) unless an algorithm transforms its inputs (Winograd: some 1e-6). The limit, 3.1e-5, lies well between.
+_LIMIT = 2.0**-15
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the probe found; None where it could not run, and `detail` says why."""
+
+    matmul: bool | None
+    convolution: bool | None
+    detail: str
+
+
+def tf32_in_use(device: torch.device) -> Probe:
+    """Whether a matrix product and a convolution on `device` have TF32's error, under the flags that are set."""
+    try:
+        matmul, convolution = _matmul_error(device), _convolution_error(device)
+    except RuntimeError as error:
+        return Probe(None, None, f"the numeric TF32 probe failed: {str(error).splitlines()[0]}")
+    return Probe(
+        matmul > _LIMIT,
+        convolution > _LIMIT,
+        f"a probe's relative error is {matmul:.1e} for a matrix product and {convolution:.1e} for a convolution "
+        f"(TF32 above {_LIMIT:.1e})",
+    )
+
+
+def _matmul_error(device: torch.device) -> float:
+    import torch
+
+    size = 256  # large enough that cuBLAS takes tensor cores when it may
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        product = torch.full((size, size), _VALUE, device=device) @ torch.ones(size, size, device=device)
+    return float((product.double() / (size * _VALUE) - 1).abs().max())
+
+
+def _convolution_error(device: torch.device) -> float:
+    import torch
+
+    channels = 64
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        image = torch.full((4, channels, 32, 32), _VALUE, device=device)
+        weight = torch.ones(channels, channels, 3, 3, device=device)
+        output = torch.nn.functional.conv2d(image, weight)
+    return float((output.double() / (channels * 9 * _VALUE) - 1).abs().max())

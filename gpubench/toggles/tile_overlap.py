@@ -1,0 +1,76 @@
+"""How far neighbouring tiles overlap: more hides the seams better and does more work twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from gpubench.toggles import tile_size
+from gpubench.toggles.toggle import Integers, Proof, Scope, Stage, Toggle, Value
+
+if TYPE_CHECKING:
+    from gpubench.toggles.subject import Subject
+
+
+def offers(scope: Scope) -> tuple[Value, ...]:
+    """The workload's own overlap, half of it and twice it, where its layers allow them."""
+    own = scope.workload.tile_overlap
+    others = (own // 2, own * 2)
+    return (own, *(value for value in others if value != own and tile_size.not_a_multiple(scope, value) is None))
+
+
+def check(scope: Scope, value: Value, configuration: Mapping[str, Value]) -> str | None:
+    """The sentence why tiles cannot overlap so far, or None where they can.
+
+    Without tiles an overlap does nothing, so beside tile_size 0 only the workload's own overlap may stand: else one and
+    the same run would be in the matrix under several names.
+    """
+    if reason := tile_size.not_a_multiple(scope, value):
+        return reason
+    tile = configuration.get("tile_size")
+    if tile is None:
+        return None
+    if tile == tile_size.WHOLE:
+        own = scope.workload.tile_overlap
+        return None if value == own else f"needs tiles to overlap: tile_size is {tile}, so only {own} may stand"
+    return None if int(value) < int(tile) else f"needs to be smaller than the tile, whose side is {tile} px"
+
+
+def apply(subject: Subject, value: Value) -> None:
+    """Hands the overlap to the workload's inference."""
+    subject.options["tile_overlap"] = int(value)
+
+
+def evidence(subject: Subject, value: Value) -> Proof:
+    """Whether the workload was handed the overlap, and a real step ran on tiles."""
+    chosen = subject.options.get("tile_overlap")
+    words = f"the workload was handed tile_overlap {chosen}"
+    if chosen != value:
+        return Proof(took_effect=False, detail=words)
+    tile = subject.options.get("tile_size", tile_size.WHOLE)
+    if tile == tile_size.WHOLE:
+        return Proof(took_effect=True, detail=f"{words}; tile_size is {tile}, so there are no tiles to overlap")
+    tiles = tile_size.evidence(subject, tile)
+    return Proof(took_effect=tiles.took_effect, detail=f"{words}; {tiles.detail}")
+
+
+TILE_OVERLAP = Toggle(
+    name="tile_overlap",
+    summary="How many pixels of the full-resolution side neighbouring tiles share.",
+    values={},
+    stage=Stage.PROBLEM,
+    applies=tile_size.can_be_tiled,
+    offers=offers,
+    integers=Integers(
+        low=0,
+        high=tile_size.LARGEST,
+        meaning="smaller than the tile and, like it, a multiple of what the workload's layers need",
+    ),
+    check=check,
+    apply=apply,
+    evidence=evidence,
+    usage=lambda value: f"# let neighbouring tiles overlap by {value} px",
+    changes_problem=True,
+    claims=("vae-guide",),
+    source="the workload's own tiled inference",
+)

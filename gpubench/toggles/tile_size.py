@@ -1,0 +1,97 @@
+"""Inference on tiles: less memory at a time than the whole input, for work at the seams that is done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from gpubench.toggles.evidence import convolutions, unreadable
+from gpubench.toggles.toggle import Integers, Proof, Scope, Stage, Toggle, Value
+
+if TYPE_CHECKING:
+    from gpubench.toggles.subject import Subject
+
+WHOLE = 0
+LARGEST = 65536  # pixels: beyond any input that fits, and low enough to catch a slip of the finger
+
+
+def can_be_tiled(scope: Scope) -> str | None:
+    """Applies to inference of workloads that can be cut into tiles."""
+    if not scope.workload.tile_sizes:
+        return f"workload {scope.workload.name} cannot be cut into tiles"
+    return None if scope.workload.mode == "inference" else "only inference is tiled"
+
+
+def not_a_multiple(scope: Scope, value: Value) -> str | None:
+    """The sentence why `value` is no multiple of what the workload's layers need, or None where it is one."""
+    multiple = scope.workload.tile_multiple
+    if int(value) % multiple == 0:
+        return None
+    below = int(value) // multiple * multiple
+    nearest = f"the nearest are {below} and {below + multiple}"
+    return f"needs to be a multiple of {multiple} for workload {scope.workload.name}; {nearest}"
+
+
+def offers(scope: Scope) -> tuple[Value, ...]:
+    """The whole input, then the workload's tile sizes that are smaller than it."""
+    return (WHOLE, *(size for size in scope.workload.tile_sizes if _too_large(scope, size) is None))
+
+
+def _too_large(scope: Scope, value: Value) -> str | None:
+    resolution = scope.workload.resolution
+    if resolution is not None and int(value) >= resolution:
+        return f"is not smaller than the input's longer side of {resolution} px, which tile_size={WHOLE} takes whole"
+    return None
+
+
+def check(scope: Scope, value: Value, configuration: Mapping[str, Value]) -> str | None:
+    """The sentence why tiles of this size cannot be cut, or None where they can."""
+    if value == WHOLE:
+        return None
+    return not_a_multiple(scope, value) or _too_large(scope, value)
+
+
+def apply(subject: Subject, value: Value) -> None:
+    """Hands the tile size to the workload's inference."""
+    subject.options["tile_size"] = int(value)
+
+
+def evidence(subject: Subject, value: Value) -> Proof:
+    """Whether the largest convolution input of a real step is a tile, or, for the baseline, the whole input."""
+    chosen = subject.options.get("tile_size")
+    if chosen != value:
+        return Proof(took_effect=False, detail=f"the workload was handed tile_size {chosen}")
+    if subject.trace is None:
+        return unreadable(subject)
+    sides = [max(operator.shapes[0][2:]) for operator in convolutions(subject.trace) if len(operator.shapes[0]) > 2]
+    if not sides:
+        return Proof(took_effect=None, detail="the profiled step shows no convolution input to read a tile from")
+    largest = max(sides)
+    words = f"the longest side of a convolution's input was {largest} px"
+    if value == WHOLE:
+        inputs = max((max(tensor.shape[2:], default=0) for batch in subject.batches for tensor in batch), default=0)
+        whole = subject.workload.resolution or inputs
+        return Proof(took_effect=largest >= whole, detail=f"{words}, the whole input's is {whole} px")
+    # Models that pad by themselves ahead of a convolution show a pixel or two more than the tile.
+    slack = subject.workload.tiling.multiple if subject.workload.tiling else 1
+    return Proof(took_effect=largest < int(value) + slack, detail=f"{words}, the tile's is {value} px")
+
+
+TILE_SIZE = Toggle(
+    name="tile_size",
+    summary="The side of the square (or cubic) tiles that inference runs on, in pixels of the full-resolution side.",
+    values={WHOLE: "the whole input at once"},
+    stage=Stage.PROBLEM,
+    applies=can_be_tiled,
+    offers=offers,
+    integers=Integers(
+        low=WHOLE, high=LARGEST, meaning="0 for the whole input, or a multiple of what the workload's layers need"
+    ),
+    check=check,
+    apply=apply,
+    evidence=evidence,
+    usage=lambda value: f"# run the model on tiles of {value} px and blend them" if value else "# no tiles",
+    changes_problem=True,
+    claims=("vae-guide", "cytodl"),
+    source="the workload's own tiled inference",
+)
