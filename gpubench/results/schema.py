@@ -41,6 +41,7 @@ class Protocol(Struct, frozen=True, kw_only=True):
     target_spread: float = 0.005  # stop when the samples' relative interquartile range is below this
     warmup_min_iterations: int = 3
     warmup_max_s: float = 4.0
+    input_batches: int = 2  # rotated, so that a stale output shows
     quality_steps: int = 3  # training steps whose losses and parameters are compared
     timeout_s: float = 600.0
     monitor_hz: float = 20.0
@@ -142,6 +143,7 @@ class Round(Struct, frozen=True, kw_only=True):
     iterations_per_sample: int
     warmup_iterations: int
     median_s: float
+    wall_median_s: float | None = None  # CUDA: by the wall clock around the same blocks
 
 
 class Measurement(Struct, frozen=True, kw_only=True):

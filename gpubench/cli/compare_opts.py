@@ -1,0 +1,88 @@
+"""`gpubench compare-opts`: which settings are fastest here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from gpubench.cli import options as o
+
+
+def compare_opts(
+    workload: o.WorkloadArgument = None,
+    workload_option: o.WorkloadOption = None,
+    mode: o.Mode = None,
+    size: o.Size = "auto",
+    param: o.Parameters = None,
+    resolution: o.Resolution = None,
+    batch_size: o.BatchSize = None,
+    device: o.Device = "auto",
+    matrix: Annotated[
+        str | None,
+        typer.Option("--matrix", metavar="NAME|FILE", help="What to try: default, quick, full, or a TOML file."),
+    ] = None,
+    strategy: Annotated[
+        Literal["ladder", "each", "grid"] | None,
+        typer.Option("--strategy", help="Alone and cumulative, alone only, or every combination."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="TOGGLE=V1,V2",
+            help="Values to try. Without --matrix, only the toggles named so are tried; may be repeated.",
+        ),
+    ] = None,
+    fix: o.Fix = None,
+    objective: o.Objective = "fps",
+    max_memory: o.MaxMemory = None,
+    timeout: o.Timeout = "10min",
+    confirm_rounds: Annotated[
+        int,
+        typer.Option(
+            "--confirm-rounds",
+            min=0,
+            max=100,
+            help="Rounds in which baseline and leaders meet again in fresh processes.",
+        ),
+    ] = 3,
+    seed: o.Seed = 0,
+    resume: o.Resume = False,
+    dry_run: o.DryRun = False,
+    output: o.Output = None,
+    format_: o.Format = "table",
+    quiet: o.Quiet = False,
+) -> int:
+    """Measure a matrix of settings on a model and recommend the best.
+
+    The default matrix is a ladder: the baseline, each technique alone, then the techniques one upon the other, and
+    at last the leaders against the baseline on fresh data.
+    """
+    from gpubench.cli.run import Request, run
+
+    request = Request(
+        command="compare-opts",
+        workload=o.which_workload(workload, workload_option),
+        mode=mode,
+        size=size,
+        parameters=param or [],
+        resolution=resolution,
+        batch_size=batch_size,
+        device=device,
+        matrix=matrix,
+        strategy=strategy,
+        set_=set_ or [],
+        fix=fix or [],
+        objective=objective,
+        max_memory=max_memory,
+        timeout=timeout,
+        confirm_rounds=confirm_rounds,
+        seed=seed,
+        resume=resume,
+        dry_run=dry_run,
+        output=output,
+        format=format_,
+        quiet=quiet,
+    )
+    return run(request)

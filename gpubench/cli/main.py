@@ -1,0 +1,105 @@
+"""The command line: every command registered, errors turned into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from gpubench import __version__
+from gpubench.cli.compare_opts import compare_opts
+from gpubench.cli.doctor import doctor
+from gpubench.cli.recommend import recommend
+from gpubench.cli.report import report
+from gpubench.cli.schema import schema
+from gpubench.cli.sweeps import batch_sweep, tile_sweep
+from gpubench.cli.toggles import toggles
+from gpubench.cli.variadic import variadic
+from gpubench.cli.workloads import workloads
+from gpubench.errors import EXIT_USAGE, GpubenchError
+from gpubench.text import printable
+
+app = typer.Typer(
+    name="gpubench",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Which settings make your PyTorch model fast on your GPU or CPU, measured so that you can trust the answer.",
+)
+
+# Base class of all of the parser's own errors; where it lives differs between versions of typer.
+ParserError: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gpubench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Which settings make your PyTorch model fast on your GPU or CPU, measured so that you can trust the answer."""
+
+
+app.command("compare-opts")(compare_opts)
+app.command("batch-sweep", cls=variadic("--sizes"))(batch_sweep)
+app.command("tile-sweep", cls=variadic("--sizes", "--overlaps"))(tile_sweep)
+app.command("recommend")(recommend)
+app.command("report")(report)
+app.command("workloads")(workloads)
+app.command("toggles")(toggles)
+app.command("doctor")(doctor)
+app.command("schema")(schema)
+
+
+class Terminated(BaseException):
+    """SIGTERM came; like KeyboardInterrupt, it passes every handler of ordinary errors."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def main() -> None:
+    """Runs the command line; exits with 0, or the code that the error carries."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of the command line `arguments`; errors are printed to standard error as one sentence."""
+    try:
+        outcome = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
+    except GpubenchError as error:
+        return complain(error.message, error.hint, error.exit_code)
+    except ParserError as error:
+        message = str(error.format_message())
+        if not message:  # `gpubench` alone: help has been printed
+            return EXIT_USAGE
+        return complain(message, "See --help.", EXIT_USAGE)
+    except typer.Abort:
+        return complain("Stopped.", "", 130)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Terminated:
+        return 128 + signal.SIGTERM
+    except BrokenPipeError:
+        # The reader has gone (`gpubench ... | head`): nothing to say, and no traceback at exit either.
+        sys.stdout = None  # type: ignore[assignment]
+        return 128 + signal.SIGPIPE
+    return outcome if isinstance(outcome, int) else 0
+
+
+def complain(message: str, hint: str, code: int) -> int:
+    """Prints an error in one line; returns `code`."""
+    text = f"gpubench: {message} {hint}".strip()
+    print(printable(text), file=sys.stderr)  # noqa: T201
+    return code

@@ -1,0 +1,180 @@
+"""How a run tells of itself on standard error: a bar on a terminal, plain lines elsewhere, nothing if quiet."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from gpubench.matrix import Planned
+from gpubench.results.schema import Measurement
+from gpubench.text import printable
+from gpubench.units import format_duration, significant
+
+COMPILED_COST = 6.0  # a compiled row against a plain one, until the first was seen; 3 to 20 s against 25 to 60 s (seen)
+
+
+class Remaining:
+    """An estimate of the seconds left, from what rows with and without compilation have taken so far."""
+
+    def __init__(self) -> None:
+        self.taken: dict[bool, list[float]] = {False: [], True: []}
+        self.left: dict[bool, int] = {False: 0, True: 0}
+        self.since, self.kind = time.monotonic(), False
+
+    def begin(self, compiled: bool) -> None:
+        """A process begins."""
+        self.since, self.kind = time.monotonic(), compiled
+
+    def done(self) -> None:
+        """It is through."""
+        self.taken[self.kind].append(time.monotonic() - self.since)
+        self.left[self.kind] = max(0, self.left[self.kind] - 1)
+
+    def estimate(self) -> float | None:
+        """Seconds until the end; None before the first process is through."""
+        plain, compiled = (sum(times) / len(times) if times else None for times in self.taken.values())
+        if plain is None and compiled is None:
+            return None
+        if plain is None:
+            plain = (compiled or 0.0) / COMPILED_COST
+        if compiled is None:
+            compiled = plain * COMPILED_COST
+        return self.left[False] * plain + self.left[True] * compiled
+
+
+def outcome(row: Measurement) -> str:
+    """One row in a few words."""
+    if row.status == "ok" and row.fps is not None and row.latency_s is not None:
+        return f"{significant(row.fps)} items/s, {format_duration(row.latency_s.median)}"
+    return f"{row.status}: {row.reason}"
+
+
+class Quiet:
+    """Says nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def planned(self, plain: int, compiled: int) -> None:
+        """Takes note of nothing."""
+
+    def started(self, number: int, planned: Planned, note: str) -> None:
+        """Takes note of nothing."""
+
+    def phase(self, name: str) -> None:
+        """Takes note of nothing."""
+
+    def finished(self, row: Measurement) -> None:
+        """Takes note of nothing."""
+
+    def note(self, text: str) -> None:
+        """Takes note of nothing."""
+
+
+class Lines(Quiet):
+    """A line for each configuration that begins and each that is done."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.total = self.number = 0
+
+    def _print(self, text: str) -> None:
+        self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    def planned(self, plain: int, compiled: int) -> None:
+        """Keeps the number of processes."""
+        self.total = self.number + plain + compiled
+
+    def started(self, number: int, planned: Planned, note: str) -> None:
+        """Says which configuration begins."""
+        self.number = number
+        self._print(f"[{number}/{max(self.total, number)}] {planned.id}{f' ({note})' if note else ''}")
+
+    def finished(self, row: Measurement) -> None:
+        """Says what it gave."""
+        self._print(f"    {outcome(row)}" if row.status != "skipped" else f"skipped: {row.reason}")
+
+    def note(self, text: str) -> None:
+        """Says it."""
+        self._print(text)
+
+
+class Bar(Quiet):
+    """A bar with the configuration under way, its phase, elapsed and estimated time."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.remaining = Remaining()
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", table_column=None),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            transient=True,
+        )
+        self.task = self.progress.add_task("starting", total=None, left="")
+        self.number = 0
+        self.name = ""
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def planned(self, plain: int, compiled: int) -> None:
+        """Sets the bar's length."""
+        self.remaining.left = {False: plain, True: compiled}
+        self.progress.update(self.task, total=self.number + plain + compiled)
+
+    def started(self, number: int, planned: Planned, note: str) -> None:
+        """Shows which configuration is under way."""
+        if self.number:
+            self.remaining.done()
+        self.remaining.begin(planned.configuration.get("compile", "off") != "off" and not note)
+        self.number = number
+        self.name = f"{planned.id}{f' ({note})' if note else ''}"
+        left = self.remaining.estimate()
+        self.progress.update(
+            self.task,
+            completed=number - 1,
+            description=escape(printable(self.name)),
+            left="" if left is None else f"about {format_duration(left)} left",
+        )
+
+    def phase(self, name: str) -> None:
+        """Shows what the worker does."""
+        self.progress.update(self.task, description=escape(printable(f"{self.name}: {name}")))
+
+    def finished(self, row: Measurement) -> None:
+        """Leaves a line above the bar for a row that is not plainly good."""
+        if row.status not in ("ok", "skipped"):
+            self.console.print(printable(f"{row.id}: {outcome(row)}"), markup=False, highlight=False)
+
+    def note(self, text: str) -> None:
+        """Leaves a line above the bar."""
+        self.console.print(printable(text), markup=False, highlight=False)
+
+
+def listener(quiet: bool) -> Quiet:
+    """The right listener for standard error."""
+    if quiet:
+        return Quiet()
+    console = Console(stderr=True)
+    return Bar(console) if console.is_terminal else Lines(console)

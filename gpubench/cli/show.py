@@ -1,0 +1,49 @@
+"""What a run prints to standard output: its report in one of the formats, or what it would measure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from gpubench.text import printable
+
+if TYPE_CHECKING:
+    from gpubench.cli.options import OutputFormat
+    from gpubench.matrix import Matrix
+    from gpubench.results.schema import Report
+
+
+def print_dry_run(matrix: Matrix, format_: OutputFormat) -> None:
+    """Prints every configuration and every skip with its sentence."""
+    rows = [matrix.baseline, *matrix.planned]
+    ladder = [
+        f"+ {one.toggle}, at the best of {', '.join(map(str, one.values))}" for one in matrix.techniques if one.values
+    ]
+    if format_ == "json":
+        import msgspec
+
+        document = {
+            "strategy": matrix.strategy,
+            "configurations": [
+                {"id": row.id, "configuration": row.configuration, "skipped": row.skip or None} for row in rows
+            ],
+            "ladder": ladder if matrix.strategy == "ladder" else [],
+            "left_out": matrix.left_out,
+        }
+        typer.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
+        return
+    for row in rows:
+        typer.echo(printable(f"skip     {row.skip}" if row.skip else f"measure  {row.id}"))
+    if matrix.strategy == "ladder":
+        for line in ladder:
+            typer.echo(printable(f"ladder   {line}"))
+    for name, reason in matrix.left_out.items():
+        typer.echo(printable(f"no       {name}: {reason}"))
+
+
+def print_report(report: Report, format_: OutputFormat) -> None:
+    """Prints `report` as table, JSON, CSV or Markdown."""
+    from gpubench.cli.report import render
+
+    render(report, format_)

@@ -1,0 +1,113 @@
+"""`gpubench batch-sweep` and `gpubench tile-sweep`: one size after the other, past those that do not fit."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gpubench.cli import options as o
+
+DEFAULT_BATCHES = ["1", "2", "4", "8", "16", "32"]
+
+
+def batch_sweep(
+    workload: o.WorkloadArgument = None,
+    workload_option: o.WorkloadOption = None,
+    sizes: Annotated[
+        list[str] | None, typer.Option("--sizes", metavar="N N ...", help="Batch sizes: 1 2 4 8, or 1,2,4,8.")
+    ] = None,
+    mode: o.Mode = None,
+    size: o.Size = "auto",
+    param: o.Parameters = None,
+    resolution: o.Resolution = None,
+    device: o.Device = "auto",
+    fix: o.Fix = None,
+    objective: o.Objective = "fps",
+    max_memory: o.MaxMemory = None,
+    timeout: o.Timeout = "10min",
+    seed: o.Seed = 0,
+    resume: o.Resume = False,
+    dry_run: o.DryRun = False,
+    output: o.Output = None,
+    format_: o.Format = "table",
+    quiet: o.Quiet = False,
+) -> int:
+    """Measure several batch sizes: the knee (smallest within 5 % of the best FPS) and the largest that fits."""
+    from gpubench.cli.run import Request, run
+
+    request = Request(
+        command="batch-sweep",
+        workload=o.which_workload(workload, workload_option),
+        mode=mode,
+        size=size,
+        parameters=param or [],
+        resolution=resolution,
+        device=device,
+        fix=fix or [],
+        objective=objective,
+        max_memory=max_memory,
+        timeout=timeout,
+        seed=seed,
+        resume=resume,
+        dry_run=dry_run,
+        output=output,
+        format=format_,
+        quiet=quiet,
+        sweep=("batch_size", o.split_numbers(sizes or DEFAULT_BATCHES, "--sizes")),
+    )
+    return run(request)
+
+
+def tile_sweep(
+    workload: o.WorkloadArgument = None,
+    workload_option: o.WorkloadOption = None,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option("--sizes", metavar="N N ...", help="Tile sides in pixels; 0 is the whole image."),
+    ] = None,
+    overlaps: Annotated[
+        list[str] | None, typer.Option("--overlaps", metavar="N N ...", help="Overlaps of tiles in pixels.")
+    ] = None,
+    size: o.Size = "auto",
+    param: o.Parameters = None,
+    resolution: o.Resolution = None,
+    batch_size: o.BatchSize = None,
+    device: o.Device = "auto",
+    fix: o.Fix = None,
+    objective: o.Objective = "fps",
+    max_memory: o.MaxMemory = None,
+    timeout: o.Timeout = "10min",
+    seed: o.Seed = 0,
+    resume: o.Resume = False,
+    dry_run: o.DryRun = False,
+    output: o.Output = None,
+    format_: o.Format = "table",
+    quiet: o.Quiet = False,
+) -> int:
+    """Measure tile sizes and overlaps of a workload that can be tiled: speed against memory."""
+    from gpubench.cli.run import Request, run
+
+    request = Request(
+        command="tile-sweep",
+        workload="vae" if not (workload or workload_option) else o.which_workload(workload, workload_option),
+        mode="inference",
+        size=size,
+        parameters=param or [],
+        resolution=resolution,
+        batch_size=batch_size,
+        device=device,
+        fix=fix or [],
+        objective=objective,
+        max_memory=max_memory,
+        timeout=timeout,
+        seed=seed,
+        resume=resume,
+        dry_run=dry_run,
+        output=output,
+        format=format_,
+        quiet=quiet,
+        sweep=("tile_size", o.split_numbers(sizes, "--sizes") if sizes else []),
+        overlaps=tuple(o.split_numbers(overlaps, "--overlaps")) if overlaps else (),
+    )
+    return run(request)

@@ -1,0 +1,58 @@
+"""`gpubench workloads`: what can be measured without writing anything."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from gpubench.errors import unknown_name
+
+
+def workloads(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One workload's parameters.")] = None,
+    format_: Annotated[Literal["table", "json"], typer.Option("--format", help="What is printed.")] = "table",
+) -> None:
+    """List the bundled workloads, or show one with its parameters."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from gpubench.workloads import names, summary
+
+    if name is not None and name not in names():
+        raise unknown_name("workload", name, names(), "Your own is measured by FILE.py:NAME; see examples/.")
+    chosen = [name] if name else list(names())
+    if format_ == "json":
+        typer.echo(json.dumps([{"name": one, "summary": summary(one), **_details(name)} for one in chosen], indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("workload", no_wrap=True)
+    table.add_column("what it is")
+    for one in chosen:
+        table.add_row(one, summary(one))
+    console = Console()
+    console.print(table)
+    if name:
+        for parameter, text in _details(name)["parameters"].items():
+            option = {"size": "--size", "resolution": "--resolution"}.get(parameter, f"--param {parameter}=")
+            console.print(f"  {option}  {text}", markup=False, highlight=False)
+    else:
+        console.print("\nYour own: FILE.py:NAME or package.module:NAME, see examples/my_model.py.", highlight=False)
+
+
+def _details(name: str | None) -> dict[str, dict[str, str]]:
+    """The parameters of the workload's function; this imports torch, so only for a workload asked for by name."""
+    if name is None:
+        return {}
+    import inspect
+    from importlib import import_module
+
+    function = getattr(import_module(f"gpubench.workloads.{name}"), name)
+    return {
+        "parameters": {
+            parameter.name: f"{parameter.annotation}, default {parameter.default}"
+            for parameter in inspect.signature(function).parameters.values()
+        }
+    }

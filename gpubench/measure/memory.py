@@ -1,0 +1,70 @@
+"""Peak memory of this process: torch's allocator on a GPU, resident memory on the host. Bytes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+RESET_PEAK = "5"  # proc(5): resets the peak resident set size ("high water mark")
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Resident bytes now and at most since the last reset; None with the reason where the system does not tell."""
+
+    resident: int | None
+    peak: int | None
+    unavailable: str = ""
+
+
+def host_memory() -> HostMemory:
+    """Resident memory of this process in bytes, now and at its peak."""
+    try:
+        text = STATUS.read_text()
+    except OSError as error:
+        return HostMemory(None, None, f"{STATUS} cannot be read: {error.strerror}")
+    found = {key: int(value) * 1024 for key, value in re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", text, re.MULTILINE)}
+    return HostMemory(found.get("VmRSS"), found.get("VmHWM"), "" if len(found) == 2 else f"{STATUS} lacks VmRSS, VmHWM")
+
+
+def reset_host_peak() -> str:
+    """Sets the peak of resident memory back to the present; returns why not, or an empty string."""
+    try:
+        CLEAR_REFS.write_text(RESET_PEAK)
+    except OSError as error:
+        return f"the peak of resident memory cannot be reset ({error.strerror}), so it includes build and warm-up"
+    return ""
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Peak bytes of torch's CUDA allocator since the last reset."""
+
+    allocated: int
+    reserved: int
+
+
+def device_memory(device: torch.device) -> DeviceMemory | None:
+    """Peaks of torch's CUDA allocator in bytes; None on a CPU, whose allocator keeps no peaks."""
+    import torch
+
+    if device.type != "cuda":
+        return None
+    return DeviceMemory(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device))
+
+
+def reset_device_peak(device: torch.device) -> None:
+    """Gives cached blocks back and starts the allocator's peaks anew."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)

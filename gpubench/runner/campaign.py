@@ -1,0 +1,262 @@
+"""A whole run: which configuration is measured when, saved after each one."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol as Interface
+
+import msgspec
+
+from gpubench.analysis.memory import peak_bytes
+from gpubench.analysis.recommend import contenders, recommend
+from gpubench.matrix import Builder, Matrix, Planned, rungs
+from gpubench.results import store
+from gpubench.results.schema import Measurement, Objective, Report, Summary, Value
+from gpubench.runner import rows
+from gpubench.runner.laboratory import Laboratory
+from gpubench.runner.process import ProcessResult, measure, now
+
+LEADERS = 2  # configurations that meet the baseline in the confirming rounds
+REACH = (
+    0.10  # explored once, rows within 10 % of the best may be the best: the spread between processes is of that size
+)
+
+
+class Listener(Interface):
+    """Is told how the run goes; a progress bar, plain lines, or nothing."""
+
+    def planned(self, plain: int, compiled: int) -> None:
+        """So many more processes are due, as far as is known now, without and with compilation."""
+
+    def started(self, number: int, planned: Planned, note: str) -> None:
+        """Process `number` begins."""
+
+    def phase(self, name: str) -> None:
+        """What the worker does now."""
+
+    def finished(self, row: Measurement) -> None:
+        """A configuration has its row."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
+
+@dataclass
+class Campaign:
+    """One run's state. `report` is what is on disk, but for the configuration under way."""
+
+    laboratory: Laboratory
+    builder: Builder
+    matrix: Matrix
+    report: Report
+    path: Path
+    listener: Listener
+    objective: Objective = "fps"
+    max_memory_bytes: int | None = None
+    confirm_rounds: int = 3
+    _started: float = field(default_factory=time.monotonic)
+    _rows: dict[str, Measurement] = field(default_factory=dict)
+    _position: int = 0
+
+    def __post_init__(self) -> None:
+        self._rows = {row.id: row for row in self.report.measurements}
+        self._position = sum(len(row.rounds) for row in self._rows.values())
+
+    # ----- the two kinds of run
+
+    def compare(self) -> Report:
+        """Baseline, each technique alone, the ladder, the best combination; then the leaders on fresh data."""
+        self._save()
+        todo = [self.matrix.baseline, *self.matrix.planned]
+        ladder = self.matrix.strategy == "ladder"
+        self._expect(todo, len(self.matrix.techniques) if ladder else 0)
+        self.laboratory.start_servers(row.configuration for row in todo if not row.skip)
+        self._explore([self.matrix.baseline])
+        baseline = self._rows[self.matrix.baseline.id]
+        if baseline.status == "ok" or ladder is False:
+            self._explore(self.matrix.planned)
+        else:
+            self.listener.note(f"The baseline is {baseline.status}, so nothing can be compared with it.")
+        if ladder and baseline.status == "ok":
+            self._climb()
+        if baseline.status == "ok":
+            self._confirm()
+        return self._conclude()
+
+    def sweep(self, conclude: Callable[[Report], Summary]) -> Report:
+        """Every value of one toggle, in the order given; a value that does not fit does not end it."""
+        self._save()
+        todo = [self.matrix.baseline, *self.matrix.planned]
+        self.confirm_rounds = 0
+        self._expect(todo, 0)
+        self.laboratory.start_servers(row.configuration for row in todo if not row.skip)
+        self._explore(todo)
+        self.report = msgspec.structs.replace(self.report, sweep=conclude(self.report))
+        return self._conclude()
+
+    # ----- exploring
+
+    def _explore(self, planned: Iterable[Planned]) -> None:
+        for one in planned:
+            known = self._rows.get(one.id)
+            if known is not None:
+                roles = [*known.roles, *(role for role in one.roles if role not in known.roles)]
+                self._put(msgspec.structs.replace(known, roles=roles))
+            elif one.skip:
+                self._put(rows.skipped(one))
+                self.listener.finished(self._rows[one.id])
+            else:
+                result = self._measure(one, "")
+                self._put(rows.first_row(one, result, self._position))
+                self._position += 1
+                self.listener.finished(self._rows[one.id])
+
+    def _measure(self, one: Planned, note: str) -> ProcessResult:
+        self.listener.started(self._position + 1, one, note)
+        return measure(
+            self.laboratory,
+            one.id,
+            one.configuration,
+            self.builder.defaults,
+            self.listener.phase,
+        )
+
+    def _climb(self) -> None:
+        """The ladder, each technique with the value that did best alone; then the combination of what helped."""
+        chosen = {}
+        for technique in self.matrix.techniques:
+            value = self._best_alone(technique.toggle)
+            if value is not None:
+                chosen[technique.toggle] = value
+        ladder = rungs(self.builder, self.matrix.techniques, chosen)
+        self._expect(ladder, 1)
+        self._explore(ladder)
+        kept = self._worth_keeping(ladder, chosen)
+        candidate = self.builder.plan(kept)
+        if kept and candidate.id not in self._rows:
+            self._expect([candidate], 0)
+            self._explore([candidate])
+
+    def _best_alone(self, toggle: str) -> Value | None:
+        """The value of `toggle` that was best by itself among the valid rows; None where none is valid."""
+        alone = [
+            row
+            for row in self._rows.values()
+            if row.status == "ok" and any(role.kind == "alone" and role.toggle == toggle for role in row.roles)
+        ]
+        best = min(alone, key=self._cost, default=None)
+        return best.configuration[toggle] if best else None
+
+    def _worth_keeping(self, ladder: Sequence[Planned], chosen: dict[str, Value]) -> dict[str, Value]:
+        """The techniques whose rung was an improvement over the rung below it."""
+        kept: dict[str, Value] = {}
+        below = self._rows[self.matrix.baseline.id]
+        for rung in ladder:
+            row = self._rows[rung.id]
+            toggle = next((role.toggle for role in rung.roles if role.kind == "ladder"), None)
+            if row.status != "ok" or toggle is None:
+                continue
+            if self._cost(row) < self._cost(below):
+                kept[toggle] = chosen[toggle]
+            below = row
+        return kept
+
+    def _cost(self, row: Measurement) -> float:
+        """What the objective wants small: seconds per item, seconds per step, or bytes."""
+        if row.latency_s is None or row.items_per_step is None:
+            return float("inf")
+        if self.objective == "latency":
+            return row.latency_s.median
+        if self.objective == "memory":
+            used = peak_bytes(row, self.report.device.kind)
+            return float("inf") if used is None else float(used)
+        return row.latency_s.median / row.items_per_step
+
+    # ----- confirming on fresh data
+
+    def _leaders(self) -> list[str]:
+        """The rows that may be the best, as far as one process each can tell."""
+        best_first = contenders(self.report, self.objective, self.max_memory_bytes)
+        return [row_id for row_id in best_first if row_id != self.matrix.baseline.id][:LEADERS]
+
+    def _confirm(self) -> None:
+        """Baseline and leaders in interleaved rounds over fresh processes, in random order, reversed in every other."""
+        ids = [self.matrix.baseline.id, *self._leaders()]
+        if len(ids) < 2:
+            return
+        order = random.Random(self.report.protocol.seed)
+        sequence: list[str] = []
+        for index in range(1, self.confirm_rounds + 1):
+            if index % 2:
+                sequence = order.sample(ids, len(ids))
+            else:
+                sequence = sequence[::-1]
+            for row_id in sequence:
+                row = self._rows[row_id]
+                if row.status != "ok" or any(one.phase == "confirm" and one.index == index for one in row.rounds):
+                    continue
+                planned = Planned(row.id, row.configuration, tuple(row.roles))
+                result = self._measure(planned, f"round {index} of {self.confirm_rounds}")
+                self._put(rows.with_round(self._rows[row_id], result, index, self._position))
+                self._position += 1
+
+    # ----- keeping the report
+
+    def _expect(self, planned: Sequence[Planned], rungs_to_come: int) -> None:
+        """Tells how much is due, and notes the configurations in the report's plan."""
+        waiting = [one for one in planned if not one.skip and one.id not in self._rows]
+        compiled = sum(is_compiled(one) for one in waiting)
+        rounds = self.confirm_rounds * (1 + LEADERS)
+        self.listener.planned(len(waiting) - compiled + rungs_to_come + rounds, compiled + (rungs_to_come > 0))
+        ids = dict.fromkeys([*self.report.plan.configurations, *(one.id for one in planned)])
+        plan = msgspec.structs.replace(self.report.plan, configurations=list(ids))
+        self.report = msgspec.structs.replace(self.report, plan=plan)
+
+    def _put(self, row: Measurement) -> None:
+        self._rows[row.id] = row
+        self.report = msgspec.structs.replace(self.report, measurements=list(self._rows.values()))
+        self._save()
+
+    def _save(self) -> None:
+        store.save(self.report, self.path)
+
+    def _conclude(self) -> Report:
+        total = time.monotonic() - self._started
+        measured = sum(
+            row.phases_s.get(part, 0.0)
+            for row in self._rows.values()
+            for part in ("build", "apply", "first step", "warm-up", "samples")
+        )
+        spent = {name: round(seconds, 3) for name, seconds in self.laboratory.spent.parts.items()}
+        self.report = msgspec.structs.replace(
+            self.report,
+            finished_at=now(),
+            notes=[*self.report.notes, *self.laboratory.notes],
+            harness={**spent, "total": round(total, 3), "measuring": round(measured, 3)},
+        )
+        advice = recommend(self.report, self.objective, self.max_memory_bytes)
+        self.report = msgspec.structs.replace(self.report, recommendation=advice.recommendation)
+        if advice.recommendation is not None:
+            self._mark_recommended(advice.recommendation.id)
+        else:
+            self.report = msgspec.structs.replace(self.report, notes=[*self.report.notes, *advice.reasons])
+        self._save()
+        return self.report
+
+    def _mark_recommended(self, row_id: str) -> None:
+        marked = [
+            msgspec.structs.replace(row, roles=[*row.roles, rows.RECOMMENDED])
+            if row.id == row_id and rows.RECOMMENDED not in row.roles
+            else row
+            for row in self.report.measurements
+        ]
+        self.report = msgspec.structs.replace(self.report, measurements=marked)
+
+
+def is_compiled(planned: Planned) -> bool:
+    """Whether measuring it begins with a compilation."""
+    return planned.configuration.get("compile", "off") != "off"

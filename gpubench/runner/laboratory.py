@@ -1,0 +1,254 @@
+"""Everything that outlives one measured process: servers, references, compile caches, scratch space."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpubench.errors import GpubenchError
+from gpubench.hardware.facts import Device
+from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
+from gpubench.measure.quality import FP32_TOLERANCE
+from gpubench.results.schema import Configuration, Protocol, Value
+from gpubench.runner.launcher import ForkServer, Worker, WorkerError, WorkerFailed
+from gpubench.toggles import all_toggles, get
+from gpubench.worker.messages import Describe, Described, MakeReference, ReferenceMade, WorkloadChoice
+
+SCRATCH_PREFIX = "gpubench-run-"
+DESCRIBE_TIMEOUT_S = 300.0  # a user's module may import half the world
+
+
+@dataclass
+class Spent:
+    """Seconds that the tool itself took, by part."""
+
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def on(self, part: str) -> Iterator[None]:
+        """Adds the time of the block to `part`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.parts[part] = self.parts.get(part, 0.0) + time.monotonic() - started
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where the outputs to compare with lie, or why there are none."""
+
+    folder: str | None
+    problem: str = ""
+
+
+class Laboratory:
+    """Gives fresh workers the environment and files they need; a context manager that leaves nothing behind."""
+
+    def __init__(self, choice: WorkloadChoice, device: str, protocol: Protocol) -> None:
+        self.choice, self.device, self.protocol = choice, device, protocol
+        self.spent = Spent()
+        self.notes: list[str] = []
+        self._servers: dict[frozenset[tuple[str, str]], ForkServer] = {}
+        self._references: dict[tuple[tuple[str, Value], ...], Reference] = {}
+        self._toolchains: set[int] = set()
+        self.nvml_device: NvmlDevice | Unavailable | None = None  # None: a CPU
+        self._nvml: Nvml | None = None
+
+    def __enter__(self) -> Laboratory:
+        remove_abandoned_scratch()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers.values():
+            server.close()
+        if self._nvml is not None:
+            self._nvml.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ----- servers and workers
+
+    def start_servers(self, configurations: Iterable[Configuration]) -> None:
+        """Starts the servers that `configurations` will need, all at once, and waits for them."""
+        with self.spent.on("servers"):
+            servers = [self._server(environment_of(configuration)) for configuration in configurations]
+            for server in servers:
+                server.wait_ready()
+
+    def _server(self, environment: Mapping[str, str]) -> ForkServer:
+        key = frozenset(environment.items())
+        if key not in self._servers:
+            server = ForkServer({**self._common_environment(), **environment}, self.choice.reference, self.folder)
+            server.start()
+            self._servers[key] = server
+        return self._servers[key]
+
+    def _common_environment(self) -> dict[str, str]:
+        if self.device == "cpu" and "TORCHINDUCTOR_WORKER_START" not in os.environ:
+            # A forked compile worker starts at once; a new interpreter would import torch for every configuration.
+            return {"TORCHINDUCTOR_WORKER_START": "fork"}
+        return {}
+
+    def worker(self, configuration: Mapping[str, Value]) -> Worker:
+        """A fresh process in the environment that `configuration` asks for."""
+        with self.spent.on("processes"):
+            server = self._server(environment_of(configuration))
+            server.wait_ready()
+        if configuration.get("compile", "off") != "off":
+            self._prepare_toolchain(server)
+        with self.spent.on("processes"):
+            worker = server.fork()
+        if server.preload_problem:
+            note = f"The workload's module is imported anew for every configuration: {server.preload_problem}."
+            if note not in self.notes:
+                self.notes.append(note)
+        return worker
+
+    def _prepare_toolchain(self, server: ForkServer) -> None:
+        if self.device != "cpu" or id(server) in self._toolchains:
+            return
+        with self.spent.on("toolchain"):
+            reply = server.prepare_toolchain(self.folder / "toolchain")
+        self._toolchains.add(id(server))
+        if reply.problem:
+            self.notes.append(f"The C++ compiler that torch.compile needs does not work: {reply.problem}.")
+
+    # ----- what workers need
+
+    def describe(self, batch_size: int | None) -> Described:
+        """The facts of workload, device and software; GpubenchError where one of them is not there."""
+        request = Describe(self.choice, self.device, batch_size)
+        with self.spent.on("describe"):
+            worker = self._server({}).fork()
+            try:
+                described = worker.ask(request, Described, time.monotonic() + DESCRIBE_TIMEOUT_S)
+            except WorkerFailed as error:
+                if error.failed.kind == "usage":
+                    raise GpubenchError(error.failed.reason, error.failed.detail) from error
+                raise GpubenchError(
+                    f"Workload {self.choice.reference!r} could not be built: {error.failed.reason}.",
+                    f"The end of its output: {last_lines(worker.log_tail())}",
+                ) from error
+            except WorkerError as error:
+                raise GpubenchError(
+                    f"Workload {self.choice.reference!r} could not be looked at: {error.reason}.",
+                    f"The end of its output: {last_lines(worker.log_tail())}",
+                ) from error
+            finally:
+                worker.end()
+        facts = described.workload
+        self.choice = WorkloadChoice(
+            reference=self.choice.reference,
+            size=known_size(facts.size),
+            parameters=self.choice.parameters,
+            mode=facts.mode,
+        )
+        device = described.device
+        if device.kind == "cuda":
+            self.nvml_device = self._find_nvml_device(device)
+        self.device = device.kind if device.index is None else f"{device.kind}:{device.index}"
+        return described
+
+    def _find_nvml_device(self, device: Device) -> NvmlDevice | Unavailable:
+        nvml = Nvml.open()
+        if isinstance(nvml, Unavailable):
+            return nvml
+        self._nvml = nvml
+        if device.uuid and not isinstance(found := nvml.device(device.uuid), Unavailable):
+            return found
+        return nvml.cuda_device(device.index or 0)
+
+    def reference(self, configuration: Mapping[str, Value], defaults: Mapping[str, Value]) -> Reference:
+        """The fp32 outputs of the problem that `configuration` computes, made on the first call."""
+        problem = {
+            name: value
+            for name, value in configuration.items()
+            if all_toggles()[name].changes_problem and value != defaults.get(name)
+        }
+        key = tuple(sorted(problem.items()))
+        if key not in self._references:
+            with self.spent.on("reference"):
+                self._references[key] = self._make_reference({**defaults, **problem}, len(self._references))
+        return self._references[key]
+
+    def _make_reference(self, configuration: Configuration, number: int) -> Reference:
+        folder = self.folder / f"reference-{number}"
+        request = MakeReference(
+            choice=self.choice,
+            device=self.device,
+            configuration=configuration,
+            protocol=self.protocol,
+            folder=str(folder),
+        )
+        worker = self._server({}).fork()
+        try:
+            worker.ask(request, ReferenceMade, time.monotonic() + self.protocol.timeout_s)
+        except WorkerFailed as error:
+            return Reference(None, f"the fp32 reference could not be made: {error.failed.reason}")
+        except WorkerError as error:
+            return Reference(None, f"the fp32 reference could not be made: {error.reason}")
+        finally:
+            worker.end()
+        return Reference(str(folder))
+
+    def compile_cache(self, row_id: str) -> str:
+        """A compile cache of this configuration's own: cold the first time, warm for its later processes."""
+        name = hashlib.sha256(row_id.encode()).hexdigest()[:16]
+        folder = self.folder / "compile" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder)
+
+
+def known_size(size: str) -> str | None:
+    """The size to ask workers for; a workload that takes none calls its own "default"."""
+    return None if size == "default" else size
+
+
+def environment_of(configuration: Mapping[str, Value]) -> dict[str, str]:
+    """The environment variables that `configuration`'s toggles ask for."""
+    variables: dict[str, str] = {}
+    for name, value in configuration.items():
+        toggle = get(name)
+        if toggle.environment:
+            variables.update(toggle.environment(value))
+    return variables
+
+
+def tolerance_of(configuration: Mapping[str, Value]) -> float:
+    """The relative output error that `configuration` may have: the largest that one of its values is allowed."""
+    return max(
+        (get(name).tolerance.get(value, FP32_TOLERANCE) for name, value in configuration.items()),
+        default=FP32_TOLERANCE,
+    )
+
+
+def last_lines(text: str, count: int = 3) -> str:
+    """The last lines of `text` in one line."""
+    return " / ".join(line.strip() for line in text.splitlines()[-count:]) or "nothing"
+
+
+def remove_abandoned_scratch() -> None:
+    """Deletes what runs that were killed have left in the temporary folder."""
+    for path in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
+        pid = path.name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
+        if pid.isdigit() and not process_exists(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def process_exists(pid: int) -> bool:
+    """Whether a process of that id runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,235 @@
+"""What passes between the tool, the fork server and a worker: JSON, one message a line."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from gpubench.hardware.facts import Device, Environment
+from gpubench.results.schema import Evidence, Protocol, Quality, Value
+from gpubench.workloads.facts import Mode, WorkloadFacts
+
+# ----- tool -> fork server, and back
+
+
+class Fork(Struct, frozen=True, tag=True):
+    """Start a worker; its socket travels with the message. Output goes to `log`."""
+
+    log: str
+
+
+class PrepareToolchain(Struct, frozen=True, tag=True):
+    """Let inductor probe the compiler once, so that no configuration pays for it; its results go to `folder`."""
+
+    folder: str
+
+
+class Ready(Struct, frozen=True, tag=True):
+    """torch is imported. `preload_problem`: why the workload's module is left to each worker."""
+
+    seconds: float
+    preload_problem: str = ""
+
+
+class Forked(Struct, frozen=True, tag=True):
+    """A worker runs."""
+
+    pid: int
+
+
+class Exited(Struct, frozen=True, tag=True):
+    """A worker ended: `code` as subprocess has it, negative for a signal."""
+
+    pid: int
+    code: int
+
+
+class ToolchainReady(Struct, frozen=True, tag=True):
+    """The compiler was probed; `problem` says why it cannot be used."""
+
+    seconds: float
+    problem: str = ""
+
+
+ServerRequest = Fork | PrepareToolchain
+ServerReply = Ready | Forked | Exited | ToolchainReady
+
+# ----- tool -> worker, and back
+
+
+class WorkloadChoice(Struct, frozen=True, kw_only=True):
+    """Which workload, at which size, in which mode."""
+
+    reference: str
+    size: str | None
+    parameters: dict[str, str]
+    mode: Mode | None  # None: the first it has
+
+
+class Describe(Struct, frozen=True, tag=True):
+    """Say what the workload, the device and the software are."""
+
+    choice: WorkloadChoice
+    device: str  # "auto", "cpu", "cuda:0"
+    batch_size: int | None = None
+
+
+class Prepare(Struct, frozen=True, tag=True, kw_only=True):
+    """Build, apply, warm up, prove, check."""
+
+    choice: WorkloadChoice
+    device: str
+    configuration: dict[str, Value]
+    protocol: Protocol
+    tolerance: float
+    compile_cache: str  # a folder of this configuration's own
+    reference_folder: str | None  # outputs to compare with; None: nothing to compare with, see reference_problem
+    reference_problem: str = ""
+
+
+class MakeReference(Struct, frozen=True, tag=True, kw_only=True):
+    """Run the plain fp32 model and leave its outputs in `folder`."""
+
+    choice: WorkloadChoice
+    device: str
+    configuration: dict[str, Value]  # the baseline's, with the problem-changing toggles as asked
+    protocol: Protocol
+    folder: str
+
+
+class Sample(Struct, frozen=True, tag=True):
+    """Take samples by the protocol given to `Prepare`."""
+
+
+class Finish(Struct, frozen=True, tag=True):
+    """Report memory and end."""
+
+
+class Phase(Struct, frozen=True, tag=True):
+    """What the worker does now."""
+
+    name: str
+
+
+class Described(Struct, frozen=True, tag=True):
+    """Answer to `Describe`."""
+
+    workload: WorkloadFacts
+    device: Device
+    environment: Environment
+
+
+class Prepared(Struct, frozen=True, tag=True, kw_only=True):
+    """The configuration runs; samples may be taken."""
+
+    items_per_step: int
+    compile_time_s: float  # the first step
+    seconds_per_iteration: float
+    warmup_iterations: int
+    steady: bool | None
+    evidence: list[Evidence]
+    quality: Quality
+    flags: list[str]
+    phases_s: dict[str, float]
+
+
+class ReferenceMade(Struct, frozen=True, tag=True):
+    """Answer to `MakeReference`."""
+
+    seconds: float
+
+
+class Sampled(Struct, frozen=True, tag=True, kw_only=True):
+    """Samples in seconds per step, and when they were taken (CLOCK_MONOTONIC, the same in every process)."""
+
+    samples_s: list[float]
+    wall_samples_s: list[float]
+    iterations_per_sample: int
+    unmet: str
+    started: float
+    ended: float
+
+
+class MemoryRead(Struct, frozen=True, tag=True, kw_only=True):
+    """Peaks in bytes, and the quality of the last timed step's output."""
+
+    allocated: int | None
+    reserved: int | None
+    warmup_allocated: int | None
+    host_peak: int | None
+    host_warmup_peak: int | None
+    host_at_start: int | None
+    unavailable: dict[str, str]
+    final_quality: Quality | None
+
+
+class Failed(Struct, frozen=True, tag=True):
+    """The worker could not go on. `usage`: the user's own mistake, told as such."""
+
+    kind: str  # "oom", "failed", "usage"
+    reason: str
+    detail: str = ""
+
+
+WorkerRequest = Describe | Prepare | MakeReference | Sample | Finish
+WorkerReply = Phase | Described | Prepared | ReferenceMade | Sampled | MemoryRead | Failed
+
+Incoming = TypeVar("Incoming")
+
+MAX_MESSAGE = 64 * 2**20  # bytes; samples of a long run are far below
+
+
+class Closed(Exception):
+    """The other side has closed the connection."""
+
+
+class Channel(Generic[Incoming]):
+    """Typed messages over a socket, one a line."""
+
+    def __init__(self, sock: socket.socket, incoming: Any) -> None:
+        self.socket = sock
+        self._decoder = msgspec.json.Decoder(incoming)
+        self._encoder = msgspec.json.Encoder()
+        self._buffer = bytearray()
+
+    def send(self, message: Struct, fds: tuple[int, ...] = ()) -> None:
+        """Sends `message`, and file descriptors with its first byte; raises Closed."""
+        data = self._encoder.encode(message) + b"\n"
+        try:
+            sent = socket.send_fds(self.socket, [data], fds) if fds else 0
+            self.socket.sendall(data[sent:])
+        except OSError as error:
+            raise Closed from error
+
+    def pending(self) -> bool:
+        """Whether a whole message is already here."""
+        return b"\n" in self._buffer
+
+    def receive(self, timeout: float | None = None) -> Incoming:
+        """The next message; raises Closed, TimeoutError after `timeout` seconds, and ValueError for a foreign one."""
+        return self.receive_with_fds(timeout)[0]
+
+    def receive_with_fds(self, timeout: float | None = None) -> tuple[Incoming, list[int]]:
+        """The next message and the file descriptors that came with it."""
+        fds: list[int] = []
+        self.socket.settimeout(timeout)
+        while not self.pending():
+            try:
+                data, more, _, _ = socket.recv_fds(self.socket, 65536, 4)
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise Closed from error
+            fds += more
+            if not data:
+                raise Closed
+            self._buffer += data
+            if len(self._buffer) > MAX_MESSAGE:
+                raise ValueError(f"a message is longer than {MAX_MESSAGE} bytes")
+        line, _, rest = bytes(self._buffer).partition(b"\n")
+        self._buffer = bytearray(rest)
+        message: Incoming = self._decoder.decode(line)
+        return message, fds

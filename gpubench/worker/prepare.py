@@ -1,0 +1,85 @@
+"""From a configuration to a model that is ready to be stepped: build, seed, apply the toggles in their order."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from gpubench.errors import GpubenchError
+from gpubench.results.schema import Value
+from gpubench.toggles import all_toggles
+from gpubench.toggles.subject import Subject
+from gpubench.toggles.toggle import Stage, Toggle
+from gpubench.worker.messages import WorkloadChoice
+from gpubench.workloads import Loaded, load
+
+if TYPE_CHECKING:
+    import torch
+
+    from gpubench.workloads.facts import Mode
+
+
+def load_choice(choice: WorkloadChoice) -> tuple[Loaded, Mode]:
+    """The workload that `choice` names and the mode; GpubenchError where it lacks the mode."""
+    loaded = load(choice.reference, choice.size, choice.parameters)
+    modes = loaded.workload.modes
+    mode = choice.mode or modes[0]
+    if mode not in modes:
+        raise GpubenchError(
+            f"Workload {choice.reference!r} cannot do {mode}.", f"It can do: {', '.join(modes)}; use --mode {modes[0]}."
+        )
+    return loaded, "training" if mode == "training" else "inference"
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python and torch (all devices)."""
+    import torch
+
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def make_batches(loaded: Loaded, batch_size: int, count: int, seed: int) -> list[Any]:
+    """`count` different batches on the CPU; batch i is the same in every process."""
+    import torch
+
+    return [
+        tuple(loaded.workload.inputs(batch_size, torch.Generator().manual_seed(seed + 1 + index)))
+        for index in range(count)
+    ]
+
+
+def build(loaded: Loaded, mode: Mode, device: torch.device, configuration: dict[str, Value], seed: int) -> Subject:
+    """A subject on the CPU with the model in fp32, as its workload builds it."""
+    seed_everything(seed)
+    model = loaded.workload.build()
+    model.train(mode == "training")
+    batch_size = int(configuration.get("batch_size", loaded.workload.batch_size))
+    return Subject(
+        workload=loaded.workload,
+        mode=mode,
+        device=device,
+        batch_size=batch_size,
+        configuration=dict(configuration),
+        model=model,
+    )
+
+
+def toggles_of(configuration: dict[str, Value]) -> list[tuple[Toggle, Value]]:
+    """The toggles that `configuration` names, in the order in which they are applied."""
+    known = all_toggles()
+    return [(toggle, configuration[name]) for name, toggle in known.items() if name in configuration]
+
+
+def apply_toggles(subject: Subject, batches: list[Any]) -> None:
+    """Applies every toggle of the subject's configuration, moving model and `batches` to the device on the way."""
+    subject.batches = batches
+    toggles = toggles_of(subject.configuration)
+    for toggle, value in toggles:
+        if toggle.stage <= Stage.MODEL:
+            toggle.apply(subject, value)
+    subject.model.to(subject.device)
+    subject.batches = [tuple(tensor.to(subject.device) for tensor in batch) for batch in subject.batches]
+    for toggle, value in toggles:
+        if toggle.stage > Stage.MODEL:
+            toggle.apply(subject, value)

@@ -1,0 +1,210 @@
+"""The fork server: imports torch once, then gives a fresh process in milliseconds for every configuration.
+
+It never touches the device and never runs a tensor operation: a child of a process that has initialized CUDA or
+started OpenMP's threads would be broken. One server for each set of environment variables, since allocators and
+OpenMP read theirs before Python starts. Run as `python -m gpubench.worker.server FD [PRELOAD]`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from gpubench.worker.messages import (
+    Channel,
+    Closed,
+    Exited,
+    Fork,
+    Forked,
+    PrepareToolchain,
+    Ready,
+    ServerRequest,
+    ToolchainReady,
+    WorkerRequest,
+)
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def import_torch() -> None:
+    """Loads everything that a worker is likely to need, torch.compile's machinery included."""
+    import numpy  # noqa: F401
+    import torch
+    import torch._dynamo
+    import torch._inductor.compile_fx
+    import torch.profiler  # noqa: F401
+
+    import gpubench.measure.memory
+    import gpubench.measure.quality
+    import gpubench.measure.timing
+    import gpubench.measure.trace
+    import gpubench.toggles
+    import gpubench.workloads  # noqa: F401
+    from gpubench.toggles import all_toggles
+
+    all_toggles()
+
+
+def preload(reference: str) -> str:
+    """Imports the workload's module, so that its own imports are paid once; returns why it should not have."""
+    import torch
+
+    from gpubench.errors import GpubenchError
+    from gpubench.workloads import import_module_of
+
+    before = _threads()
+    try:
+        import_module_of(reference)
+    except GpubenchError:
+        return ""  # the worker that describes the workload tells the user
+    except BaseException as error:  # noqa: BLE001 - a user's module may raise anything, SystemExit too
+        return f"{type(error).__name__} while it was imported"
+    if torch.cuda.is_initialized():
+        return "its import initializes CUDA"
+    if _threads() > before:
+        return "its import starts threads"
+    return ""
+
+
+def _threads() -> int:
+    try:
+        return len(os.listdir("/proc/self/task"))  # noqa: PTH208 - names are enough
+    except OSError:
+        return 0
+
+
+class Server:
+    """Forks workers on request and tells when they end; ends them all when the tool goes away."""
+
+    def __init__(self, channel: Channel[ServerRequest]) -> None:
+        self.channel = channel
+        self.children: set[int] = set()
+        self.libc = ctypes.CDLL(None, use_errno=True)
+
+    def serve(self) -> None:
+        """Answers requests until the tool closes the connection."""
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_read, False)
+        os.set_blocking(wake_write, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the tool's to handle
+        selector = selectors.DefaultSelector()
+        selector.register(self.channel.socket, selectors.EVENT_READ)
+        selector.register(wake_read, selectors.EVENT_READ)
+        try:
+            while True:
+                ready = {key.fd for key, _ in selector.select()}
+                if wake_read in ready:
+                    os.read(wake_read, 4096)
+                    self.reap()
+                if self.channel.socket.fileno() in ready or self.channel.pending():
+                    self.answer()
+        except Closed:
+            for pid in self.children:
+                kill_group(pid)
+
+    def answer(self) -> None:
+        """Handles one request."""
+        request, fds = self.channel.receive_with_fds()
+        if isinstance(request, PrepareToolchain):
+            self.channel.send(prepare_toolchain(Path(request.folder)))
+            return
+        self.fork(request, fds[0])
+
+    def fork(self, request: Fork, worker_fd: int) -> None:
+        """Starts one worker on the socket `worker_fd`."""
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self.become_worker(request, worker_fd, parent)
+        os.close(worker_fd)
+        self.children.add(pid)
+        self.channel.send(Forked(pid))
+
+    def become_worker(self, request: Fork, worker_fd: int, parent: int) -> None:
+        """Turns this forked process into a worker; never returns."""
+        code = 70  # EX_SOFTWARE of sysexits.h, if even the set-up fails
+        try:
+            os.setsid()
+            self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(code)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.channel.socket.close()
+            log = os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            gc.enable()
+            code = run_worker(socket.socket(fileno=worker_fd))
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)  # no atexit, no destructors: the device's memory goes with the process
+
+    def reap(self) -> None:
+        """Tells of every worker that has ended."""
+        for pid in list(self.children):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                self.children.discard(pid)
+                kill_group(pid)  # compile workers that it left behind
+                self.channel.send(Exited(pid, os.waitstatus_to_exitcode(status)))
+
+
+def kill_group(pid: int) -> None:
+    """Kills a worker with everything that it started."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    except PermissionError:  # macOS answers so for a group of zombies
+        return
+
+
+def run_worker(sock: socket.socket) -> int:
+    """Serves one configuration on `sock`; the exit code."""
+    from gpubench.worker.session import serve
+
+    return serve(Channel[WorkerRequest](sock, WorkerRequest))
+
+
+def prepare_toolchain(folder: Path) -> ToolchainReady:
+    """Lets inductor find out what its compiler can build for; forked workers inherit the answer."""
+    started = time.monotonic()
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    try:
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+        pick_vec_isa()
+    except Exception as error:  # noqa: BLE001 - torch raises its own kinds here, told as a finding
+        return ToolchainReady(time.monotonic() - started, f"{type(error).__name__}: {error}".splitlines()[0])
+    return ToolchainReady(time.monotonic() - started)
+
+
+def main() -> None:
+    """Serves on the inherited socket named by the first argument."""
+    started = time.monotonic()
+    channel = Channel[ServerRequest](socket.socket(fileno=int(sys.argv[1])), ServerRequest)
+    import_torch()
+    problem = preload(sys.argv[2]) if len(sys.argv) > 2 else ""
+    gc.collect()
+    gc.freeze()  # keeps the collector from copying every page into every worker
+    gc.disable()
+    try:
+        channel.send(Ready(time.monotonic() - started, problem))
+    except Closed:
+        return
+    Server(channel).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The timed step: one inference call or one training step, exactly as a user would write it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from gpubench.toggles.subject import Subject
+
+
+class Stepper:
+    """Calls the subject's step on its batches in turn, and keeps the last output and loss."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.output: Any = None  # of the last inference step
+        self.loss: torch.Tensor | None = None  # of the last training step
+        self.last_batch = -1  # index of the batch that made them
+        self._order = itertools.cycle(range(len(subject.batches)))
+
+    def step(self) -> None:
+        """One step on the next batch."""
+        self.run(next(self._order))
+
+    def run(self, index: int) -> None:
+        """One step on batch `index`."""
+        self.last_batch = index
+        with contextlib.ExitStack() as stack:
+            for context in self.subject.contexts:
+                stack.enter_context(context())
+            if self.subject.mode == "inference":
+                self._infer(index)
+            else:
+                self._train(index)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        import torch
+
+        dtype = self.subject.autocast_dtype
+        return torch.autocast(self.subject.device.type, dtype) if dtype else contextlib.nullcontext()
+
+    def _infer(self, index: int) -> None:
+        import torch
+
+        subject = self.subject
+        infer = subject.workload.infer
+        if infer is None:
+            raise RuntimeError(f"workload {subject.workload.name} has no infer")
+        with torch.no_grad(), self._autocast():
+            self.output = infer(subject.model, subject.batches[index], subject.options)
+
+    def _train(self, index: int) -> None:
+        subject = self.subject
+        optimizer, loss_function, scaler = subject.optimizer, subject.workload.loss, subject.scaler
+        if optimizer is None or loss_function is None:
+            raise RuntimeError(f"workload {subject.workload.name} cannot be trained without loss and optimizer")
+        optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            loss = loss_function(subject.model, subject.batches[index])
+        if scaler is None:
+            loss.backward()
+            optimizer.step()
+        else:
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        self.loss = loss.detach()
