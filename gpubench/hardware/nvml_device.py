@@ -47,7 +47,8 @@ class Process:
     def __str__(self) -> str:
         name = attempt("nvmlSystemGetProcessName", self.pid)
         # The last part only: a whole path can hold a person's name, and reports are shared.
-        known = "" if isinstance(name, Unavailable) or not name else f" ({PurePath(name.split()[0]).name})"
+        words = [] if isinstance(name, Unavailable) else PurePath(name).name.split()
+        known = f" ({words[0]})" if words else ""
         return f"pid {self.pid}{known}" + (f", {self.used_bytes / 2**20:.0f} MiB" if self.used_bytes else "")
 
 

@@ -44,8 +44,8 @@ class Monitor:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Starts reading."""
-        if self._thread is None:
+        """Reads once, so that any later window has a reading before it, and starts the thread."""
+        if self._thread is None and self._read_guarded():
             self._stopping.clear()
             self._thread = threading.Thread(target=self._run, name=f"gpubench-monitor-{self.pid}", daemon=True)
             self._thread.start()
@@ -87,10 +87,11 @@ class Monitor:
 
     def _run(self) -> None:
         due = time.monotonic()
-        while not self._stopping.is_set() and self._read_guarded():
+        while True:
             # From the clock, not by adding sleeps up; readings that are overdue are left out, not made up for.
             due = max(due + self.period_s, time.monotonic())
-            self._stopping.wait(due - time.monotonic())
+            if self._stopping.wait(due - time.monotonic()) or not self._read_guarded():
+                return
 
     def _read_guarded(self) -> bool:
         """One reading; False where it failed, with the error kept for `window`."""

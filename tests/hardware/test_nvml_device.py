@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
+from gpubench.hardware.nvml_device import Process, decode_reasons, energy_joules, other_processes
+from tests.fake_nvml import DEVICE_FUNCTIONS, FUNCTION_NOT_FOUND, NOT_SUPPORTED, FakeGpu, FakeNvml, fake_nvml
+
+__all__ = ["fake_nvml"]
+
+MONITORED = {
+    "gpu_utilization_percent",
+    "memory_utilization_percent",
+    "memory_used_bytes",
+    "power_watts",
+    "energy_joules",
+    "temperature_celsius",
+    "sm_clock_mhz",
+    "memory_clock_mhz",
+    "throttle_reasons",
+}
+
+
+@pytest.fixture
+def gpu(fake_nvml: FakeNvml) -> FakeGpu:
+    return fake_nvml.add(FakeGpu())
+
+
+@pytest.fixture
+def device(gpu: FakeGpu) -> NvmlDevice:
+    nvml = Nvml.open()
+    assert isinstance(nvml, Nvml)
+    found = nvml.device(gpu.uuid)
+    assert isinstance(found, NvmlDevice)
+    return found
+
+
+def test_all_readings_and_their_units(device: NvmlDevice, gpu: FakeGpu) -> None:
+    gpu.reasons = 0x24
+    sample = device.sample()
+    assert sample.unavailable == {}
+    assert sample.gpu_utilization_percent == 97
+    assert sample.memory_utilization_percent == 41
+    assert sample.memory_used_bytes == 3 * 2**30
+    assert sample.power_watts == 212.5
+    assert sample.energy_millijoules == 1_000_000
+    assert sample.temperature_celsius == 64
+    assert (sample.sm_clock_mhz, sample.memory_clock_mhz) == (2452, 14001)
+    assert sample.throttle_reasons == ["sw_power_cap", "sw_thermal_slowdown"]
+
+
+@pytest.mark.parametrize("code", [NOT_SUPPORTED, FUNCTION_NOT_FOUND])
+def test_every_call_unsupported(device: NvmlDevice, gpu: FakeGpu, code: int) -> None:
+    gpu.fails = dict.fromkeys(DEVICE_FUNCTIONS, code)
+    sample = device.sample()
+    values = {name: value for name, value in dataclasses.asdict(sample).items() if name != "unavailable"}
+    assert set(values.values()) == {None}
+    assert set(sample.unavailable) == MONITORED
+    assert len(set(sample.unavailable.values())) == 1 and all(sample.unavailable.values())
+    assert sample.throttle_reasons is None
+    assert isinstance(device.processes(), Unavailable)
+    assert isinstance(device.process_memory_bytes(1), Unavailable)
+    state = device.state()
+    assert state.power_limit_watts is None and "power_limit_watts" in state.unavailable
+
+
+def test_a_driver_without_any_of_the_functions(device: NvmlDevice, fake_nvml: FakeNvml) -> None:
+    fake_nvml.missing = set(DEVICE_FUNCTIONS)
+    sample = device.sample()
+    assert set(sample.unavailable) == MONITORED
+    assert set(sample.unavailable.values()) == {"this driver's NVML has no such function"}
+    assert isinstance(device.processes(), Unavailable)
+
+
+def test_one_missing_reading_leaves_the_others(device: NvmlDevice, gpu: FakeGpu) -> None:
+    gpu.fails["nvmlDeviceGetPowerUsage"] = NOT_SUPPORTED
+    sample = device.sample()
+    assert sample.power_watts is None
+    assert sample.unavailable == {"power_watts": "this device does not support it (NVML: not supported)"}
+    assert sample.temperature_celsius == 64
+
+
+@pytest.mark.parametrize("absent", ["nvmlDeviceGetCurrentClocksEventReasons", None])
+def test_older_name_of_the_throttle_reasons(
+    device: NvmlDevice, gpu: FakeGpu, fake_nvml: FakeNvml, absent: str | None
+) -> None:
+    fake_nvml.missing = {absent} if absent else set()
+    gpu.reasons = 0x40
+    assert device.sample().throttle_reasons == ["hw_thermal_slowdown"]
+
+
+@pytest.mark.parametrize(
+    ("bits", "names"),
+    [
+        (0x0, []),
+        (0x1, ["gpu_idle"]),
+        (0x88, ["hw_slowdown", "hw_power_brake"]),
+        (0x112, ["applications_clocks_setting", "sync_boost", "display_clock_setting"]),
+        (0x1004, ["sw_power_cap", "unknown_0x1000"]),
+    ],
+)
+def test_throttle_names(bits: int, names: list[str]) -> None:
+    assert decode_reasons(bits) == names
+
+
+def test_energy_is_a_difference_that_never_goes_back() -> None:
+    assert energy_joules(1_000, 3_500) == 2.5
+    back = energy_joules(3_500, 1_000)
+    assert isinstance(back, Unavailable) and "went back" in back.reason
+
+
+def test_state(device: NvmlDevice, gpu: FakeGpu) -> None:
+    gpu.power_limit_milliwatts, gpu.ecc = 250_000, True
+    state = device.state()
+    assert (state.power_limit_watts, state.default_power_limit_watts) == (250, 300)
+    assert (state.mig, state.ecc, state.total_memory_bytes) == (False, True, 16 * 2**30)
+    gpu.fails["nvmlDeviceGetMigMode"] = NOT_SUPPORTED
+    assert device.state().mig is False  # a card that cannot be split is not split
+    gpu.fails["nvmlDeviceGetMigMode"] = FUNCTION_NOT_FOUND
+    assert device.state().mig is None and "mig" in device.state().unavailable
+
+
+def test_processes_with_older_function(device: NvmlDevice, gpu: FakeGpu, fake_nvml: FakeNvml) -> None:
+    gpu.processes = [(10, 2**20), (11, None)]
+    assert device.processes() == [Process(10, 2**20), Process(11, None)]
+    fake_nvml.missing = {"nvmlDeviceGetComputeRunningProcesses_v3"}
+    assert device.processes() == [Process(10, 2**20), Process(11, None)]
+
+
+def test_memory_of_one_process(device: NvmlDevice, gpu: FakeGpu) -> None:
+    gpu.processes = [(10, 2**20), (11, None)]
+    assert device.process_memory_bytes(10) == 2**20
+    silent = device.process_memory_bytes(11)
+    assert silent == Unavailable("the driver does not tell memory by process")
+    absent = device.process_memory_bytes(12)
+    assert isinstance(absent, Unavailable) and "lists no process 12" in absent.reason and "container" in absent.reason
+
+
+def test_others_are_told_from_ours() -> None:
+    listed = [Process(10, 1), Process(11, 2)]
+    assert other_processes(listed, frozenset({10}), we_use_it=True) == [Process(11, 2)]
+    assert other_processes(listed, frozenset(), we_use_it=False) == listed
+    assert other_processes([], frozenset({10}), we_use_it=False) == []
+
+
+@pytest.mark.parametrize("listed", [[], [Process(4711, 2**20)]])
+def test_in_a_container_nobody_is_accused(listed: list[Process]) -> None:
+    unsure = other_processes(listed, frozenset({10}), we_use_it=True)
+    assert isinstance(unsure, Unavailable) and "container" in unsure.reason
+
+
+def test_a_process_names_its_program_but_not_its_path(fake_nvml: FakeNvml) -> None:
+    fake_nvml.process_names = {10: "/home/some one/bin/python3 -m train", 11: " "}
+    assert str(Process(10, 300 * 2**20)) == "pid 10 (python3), 300 MiB"
+    assert str(Process(11, None)) == "pid 11"
+    assert str(Process(12, 0)) == "pid 12"
