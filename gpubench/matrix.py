@@ -88,12 +88,8 @@ class Builder:
         """The sentence why `configuration` cannot run here, or an empty string."""
         for name, value in configuration.items():
             toggle = self.toggles[name]
-            requirement = toggle.requires.get(value)
-            if requirement and (reason := requirement.unmet(self.scope)):
+            if reason := toggle.unmet(self.scope, value, configuration):
                 return f"{name}={value} {reason}"
-            for conflict in toggle.conflicts:
-                if value == conflict.value and configuration.get(conflict.other) in conflict.other_values:
-                    return f"{name}={value} with {conflict.other}={configuration[conflict.other]}: {conflict.reason}"
         return ""
 
 
@@ -107,7 +103,7 @@ def merge(rows: Iterable[Planned]) -> tuple[Planned, ...]:
 
 
 def build_matrix(builder: Builder, techniques: Sequence[Technique], strategy: str) -> Matrix:
-    """The matrix of `techniques` by `strategy`: `ladder`, `each` (one technique at a time) or `grid` (all combinations).
+    """The matrix of `techniques` by `strategy`: `ladder`, `each` (one at a time) or `grid` (all combinations).
 
     Techniques whose toggle does not apply in the scope are left out. Raises GpubenchError where the baseline itself
     cannot run, or the strategy is unknown.
@@ -154,9 +150,17 @@ def sweep(builder: Builder, toggle: str, values: Sequence[Value], also: Sequence
     builder.require(toggle)
     axes = [[(toggle, value) for value in dict.fromkeys(values)]]
     axes += [[(one.toggle, value) for value in dict.fromkeys(one.values)] for one in also]
-    rows = merge(builder.plan(dict(choice), Role(kind="sweep", toggle=toggle)) for choice in itertools.product(*axes))
+    choices = (dict(choice) for choice in itertools.product(*axes))
+    rows = merge(builder.plan(_without_idle_overlap(choice), Role(kind="sweep", toggle=toggle)) for choice in choices)
     runnable = next((row for row in rows if not row.skip), None)
     if runnable is None:
         raise GpubenchError(f"No value of the sweep can run: {rows[0].skip}.", "Choose other values.")
     baseline = Planned(runnable.id, runnable.configuration, (Role(kind="baseline"), *runnable.roles))
     return Matrix("sweep", baseline, tuple(row for row in rows if row.id != baseline.id), (), dict(builder.left_out))
+
+
+def _without_idle_overlap(changes: Configuration) -> Configuration:
+    """The whole input (tile size 0) is one row, not one for each overlap of tiles that there are none of."""
+    if changes.get("tile_size") == 0:
+        return {name: value for name, value in changes.items() if name != "tile_overlap"}
+    return changes

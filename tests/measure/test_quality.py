@@ -1,0 +1,115 @@
+"""Wrong outputs are caught whatever way they are wrong; right ones pass."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpubench.measure.quality import compare, compare_training, flatten, load_tensors, save_tensors, worst
+
+REFERENCE = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
+
+
+def check(outputs: torch.Tensor, tolerance: float = 1e-3, reference: torch.Tensor = REFERENCE):  # type: ignore[no-untyped-def]
+    return compare({"output": outputs}, {"output": reference}, tolerance=tolerance, what="reference")
+
+
+def test_the_same_output_passes() -> None:
+    quality = check(REFERENCE.clone())
+    assert quality.passed is True
+    assert quality.relative_error == 0.0
+    assert quality.norm_ratio == pytest.approx(1.0)
+
+
+def test_rounding_to_bf16_passes_with_its_tolerance_and_not_with_fp32s() -> None:
+    rounded = REFERENCE.bfloat16()
+    assert check(rounded, 6e-2).passed is True
+    assert check(rounded, 1e-4).passed is False
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda x: x * 2, "norm"),
+        (lambda x: torch.zeros_like(x), "relative error"),
+        (lambda x: -x, "cosine"),
+        (lambda x: x.roll(1, 0), "relative error"),
+        (lambda x: x.index_fill(1, torch.tensor([3]), float("nan")), "not finite"),
+        (lambda x: x.index_fill(1, torch.tensor([3]), float("inf")), "not finite"),
+        (lambda x: x[:, :50], "shape"),
+        (lambda x: x.long(), "int64"),
+        (lambda x: x * 1.08, "norm"),
+    ],
+)
+def test_a_spoiled_output_fails(spoil, reason: str) -> None:  # type: ignore[no-untyped-def]
+    quality = check(spoil(REFERENCE.clone()), tolerance=0.06)
+    assert quality.passed is False
+    assert reason in quality.reason
+
+
+def test_nan_everywhere_is_never_equal() -> None:
+    nan = torch.full_like(REFERENCE, float("nan"))
+    assert check(nan).passed is False
+    assert check(nan, reference=nan).passed is False
+
+
+def test_a_missing_output_fails() -> None:
+    quality = compare({}, {"output": REFERENCE}, tolerance=1.0, what="reference")
+    assert quality.passed is False
+    assert "output" in quality.reason
+
+
+def test_integer_outputs_may_differ_as_often_as_the_tolerance_says() -> None:
+    classes = torch.arange(1000)
+    one_off = classes.clone()
+    one_off[0] = 5
+    assert check(one_off, 1e-2, classes).passed is True
+    assert check(classes + 1, 1e-2, classes).passed is False
+
+
+def test_nested_outputs_are_found_by_path() -> None:
+    nest = {"a": [REFERENCE, (REFERENCE,)], "b": REFERENCE}
+    assert [name for name, _ in flatten(nest)] == ["output.a.0", "output.a.1.0", "output.b"]
+
+
+def test_tensors_survive_the_file(tmp_path: Path) -> None:
+    save_tensors({"x": REFERENCE.bfloat16(), "y.z": torch.arange(3)}, tmp_path / "new")
+    found = load_tensors(tmp_path / "new")
+    assert list(found) == ["x", "y.z"]
+    assert torch.equal(found["x"], REFERENCE.bfloat16().float())
+    assert torch.equal(found["y.z"], torch.arange(3))
+
+
+def train(losses: list[float], update: torch.Tensor):  # type: ignore[no-untyped-def]
+    return compare_training(
+        losses, [1.0, 0.9, 0.8], {"weight": update}, {"weight": REFERENCE}, tolerance=0.05, what="reference"
+    )
+
+
+def test_training_like_the_references_passes() -> None:
+    assert train([1.0, 0.9, 0.801], REFERENCE * 1.01).passed is True
+
+
+def test_an_optimizer_that_does_nothing_is_caught() -> None:
+    quality = train([1.0, 0.9, 0.8], torch.zeros_like(REFERENCE))
+    assert quality.passed is False
+    assert "moved 0.000 times" in quality.reason
+
+
+@pytest.mark.parametrize(
+    ("losses", "update"),
+    [
+        ([1.0, 0.9, float("nan")], REFERENCE),
+        ([1.0, 0.9, 0.7], REFERENCE),
+        ([1.0, 0.9, 0.8], -REFERENCE),
+        ([1.0, 0.9, 0.8], REFERENCE * 3),
+    ],
+)
+def test_training_that_went_elsewhere_fails(losses: list[float], update: torch.Tensor) -> None:
+    assert train(losses, update).passed is False
+
+
+def test_the_worst_is_the_failed_one_then_the_farthest() -> None:
+    good, far, bad = check(REFERENCE), check(REFERENCE + 1e-5), check(REFERENCE * 2)
+    assert worst([good, far]) is far
+    assert worst([bad, far, good]) is bad
