@@ -1,0 +1,246 @@
+"""Loads and saves reports. A report is data: it is parsed and validated, never executed or unpickled."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gpubench.errors import GpubenchError
+from gpubench.results.schema import SCHEMA_VERSION, Report, Tool
+from gpubench.text import printable
+
+SCHEMA_ID = f"urn:gpubench:report:{SCHEMA_VERSION}"
+NOT_A_REPORT = "Give a report that gpubench wrote with --output."
+DAMAGED = "Restore the file from a copy, or measure again."
+
+Document = dict[str, Any]
+# From a schema version to the function that turns its document into the next version's.
+MIGRATIONS: Mapping[int, Callable[[Document], Document]] = {}
+
+
+class _Head(msgspec.Struct):
+    """What tells a report from other JSON, before the rest is validated."""
+
+    schema_version: int
+    tool: Tool
+
+
+def load(path: Path | str) -> Report:
+    """The validated report in the file at `path`.
+
+    Raises GpubenchError, in one sentence that names the file and the place, where there is no readable, valid report.
+    """
+    path = Path(path)
+    return decode(_read(path), printable(str(path)))
+
+
+def decode(data: bytes, name: str) -> Report:
+    """The validated report in `data`; `name` is what error messages call it. Raises as `load`."""
+    if not data.strip():
+        raise GpubenchError(f"{name} is empty.", DAMAGED)
+    version = _version(data, name)
+    if version > SCHEMA_VERSION:
+        raise GpubenchError(
+            f"{name} was written by a newer gpubench: its schema_version is {version}, "
+            f"this gpubench reads up to {SCHEMA_VERSION}.",
+            "Upgrade gpubench: pip install --upgrade gpubench-torch.",
+        )
+    try:
+        if version == SCHEMA_VERSION:
+            report = msgspec.json.decode(data, type=Report)
+        else:
+            report = msgspec.convert(migrate(json.loads(data), version, name), type=Report)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise GpubenchError(f"{name} is not a valid report: {_place(error)}.", NOT_A_REPORT) from error
+    _check(report, name)
+    return report
+
+
+def migrate(
+    document: Document,
+    version: int,
+    name: str,
+    migrations: Mapping[int, Callable[[Document], Document]] = MIGRATIONS,
+    target: int = SCHEMA_VERSION,
+) -> Document:
+    """The report `document` of schema `version` as one of version `target`, one version at a time.
+
+    Raises GpubenchError where no migration starts at a version on the way.
+    """
+    while version < target:
+        if version not in migrations:
+            oldest = min(migrations, default=target)
+            raise GpubenchError(
+                f"{name} has schema_version {version}; this gpubench reads {oldest} to {target}.", NOT_A_REPORT
+            )
+        document = migrations[version](document)
+        version += 1
+        document["schema_version"] = version
+    return document
+
+
+def _read(path: Path) -> bytes:
+    name = printable(str(path))
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise GpubenchError(f"There is no file {name}.", "Check the path.") from None
+    except IsADirectoryError:
+        raise GpubenchError(f"{name} is a folder, not a report.", "Name the JSON file in it.") from None
+    except (OSError, ValueError) as error:
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        raise GpubenchError(f"Cannot read {name}: {text}.", "Check the path and its permissions.") from error
+
+
+def _version(data: bytes, name: str) -> int:
+    try:
+        head = msgspec.json.decode(data, type=_Head)
+    except msgspec.ValidationError as error:
+        raise GpubenchError(f"{name} is JSON but no gpubench report: {_place(error)}.", NOT_A_REPORT) from error
+    except RecursionError as error:
+        raise GpubenchError(f"{name} is nested too deeply to be a gpubench report.", NOT_A_REPORT) from error
+    except msgspec.DecodeError as error:
+        raise GpubenchError(f"{name} {_damage(data, str(error))}.", DAMAGED) from error
+    if not head.tool.name.startswith("gpubench"):
+        raise GpubenchError(f"{name} was written by {printable(head.tool.name)!r}, not by gpubench.", NOT_A_REPORT)
+    return head.schema_version
+
+
+def _damage(data: bytes, detail: str) -> str:
+    """The predicate that says why `data` is no JSON."""
+    if "truncated" in detail:
+        return "is cut off: the JSON ends too early"
+    found: list[str] = []
+    # Python's own reader takes NaN and Infinity, so it can tell them from other damage. Error path only.
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(data, parse_constant=found.append)
+    if found:
+        return f"holds the number {found[0]}, which is not JSON; a figure that was not measured is null"
+    return f"is not JSON: {detail.removeprefix('JSON is malformed: ')}"
+
+
+def _place(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    what, _, place = str(error).partition(" - at ")
+    return printable(f"{place.strip('`').removeprefix('$').removeprefix('.')}: {what}" if place else what)
+
+
+def _check(report: Report, name: str) -> None:
+    """What types cannot say: ids are unique and the rounds account for the samples."""
+    doubled = [row for row, count in Counter(row.id for row in report.measurements).items() if count > 1]
+    if doubled:
+        raise GpubenchError(
+            f"{name} is not a valid report: the row id {printable(doubled[0])!r} occurs more than once.", DAMAGED
+        )
+    for index, row in enumerate(report.measurements):
+        counted = sum(part.samples for part in row.rounds)
+        if row.rounds and counted != len(row.samples_s):
+            raise GpubenchError(
+                f"{name} is not a valid report: measurements[{index}].rounds account for {counted} samples, "
+                f"samples_s has {len(row.samples_s)}.",
+                DAMAGED,
+            )
+
+
+def encode(report: Report) -> bytes:
+    """The report as indented JSON in UTF-8, with a final newline.
+
+    Raises GpubenchError where a figure is NaN or infinite: JSON has neither, and null would say "not measured".
+    """
+    for place, number in _floats(msgspec.to_builtins(report), ""):
+        if not math.isfinite(number):
+            raise GpubenchError(
+                f"The report was not saved: {place} is {number}, which JSON cannot hold.",
+                "This is a fault in gpubench or in a toggle: a figure that could not be measured must be None.",
+            )
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def _floats(value: Any, place: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, float):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _floats(item, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _floats(item, f"{place}[{index}]")
+
+
+def save(report: Report, path: Path | str) -> None:
+    """Writes the report to `path` as a whole or not at all; missing folders are made.
+
+    Raises GpubenchError where the place cannot be written or a figure is not finite; an older file then stays.
+    """
+    write(path, encode(report))
+
+
+def write(path: Path | str, data: bytes) -> None:
+    """Puts `data` at `path` as a whole or not at all: readers see the old file or the new one. Raises as `save`."""
+    target = _target(Path(path))
+    # In the same folder, so that the rename stays on one file system; the pid keeps two runs apart.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+
+
+def check_writable(path: Path | str) -> None:
+    """Returns where `save` would succeed now, making missing folders; else raises as `save`. Ask before a long run."""
+    target = _target(Path(path))
+    probe = target.with_name(f".{target.name}.{os.getpid()}.probe")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _target(path: Path) -> Path:
+    """`path` with links followed, so that a link stays one. Devices are refused: renaming would replace /dev/null."""
+    try:
+        target = path.resolve()
+        if target.is_dir():
+            raise GpubenchError(f"Cannot write {printable(str(path))}: it is a folder.", "Name a file in it.")
+        if target.exists() and not target.is_file():
+            raise GpubenchError(
+                f"Cannot write {printable(str(path))}: it is a device or a pipe, not a file.", "Name a regular file."
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unwritable(path, error) from error
+    return target
+
+
+def _unwritable(path: Path | str, error: Exception) -> GpubenchError:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return GpubenchError(
+        f"Cannot write {printable(str(path))}: {text}.", "Give another path, or make room or permission there."
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a report, made from the types that validate it."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA_ID,
+        "title": f"gpubench report, schema version {SCHEMA_VERSION}",
+        **msgspec.json.schema(Report),
+    }

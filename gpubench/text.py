@@ -1,0 +1,28 @@
+"""Text from outside (reports, files, users' names) made safe to print; no import of anything else."""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Cc: control characters, ANSI's escape among them. Cf: invisible marks that reorder or hide text on a terminal.
+# Cs: lone surrogates, which cannot be encoded. Zl, Zp: line and paragraph separators.
+UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def printable(text: str) -> str:
+    """`text` on one line: whatever would move the cursor, colour or hide something becomes a visible escape."""
+    return "".join(
+        character if unicodedata.category(character) not in UNPRINTABLE else _visible(character) for character in text
+    )
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t\r":
+        return " "
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def plural(count: int, word: str, many: str = "") -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count} {word if count == 1 else many or word + 's'}"
