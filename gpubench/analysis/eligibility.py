@@ -1,0 +1,72 @@
+"""Which rows may be recommended; for each of the others the one sentence why not."""
+
+from __future__ import annotations
+
+from gpubench.analysis.memory import needed_bytes
+from gpubench.results.schema import Measurement, Objective, Report
+from gpubench.units import format_bytes
+
+# A flag that starts with one of these makes a row's figure unfit to be relied on.
+GATES = {
+    "unproven": "it is not proven that every toggle took effect",
+    "unsteady": "its speed had not settled when it was measured",
+    "contaminated": "another process was using the device",
+}
+
+
+def find(report: Report, id: str) -> Measurement | None:
+    """The row of that id, or None."""
+    return next((row for row in report.measurements if row.id == id), None)
+
+
+def gate(row: Measurement) -> str | None:
+    """Why the row's speed is no figure to rely on, or None where it is one."""
+    if row.status != "ok":
+        return f"{row.status}: {row.reason}" if row.reason else row.status
+    for evidence in row.evidence:
+        if evidence.took_effect is False:
+            return f"{evidence.toggle} = {evidence.value} took no effect: {evidence.detail}"
+    for flag in row.flags:
+        for start, meaning in GATES.items():
+            if flag.startswith(start):
+                return f"{meaning} ({flag})"
+    if row.latency_s is None or row.latency_s.median <= 0 or any(part.median_s <= 0 for part in row.rounds):
+        return "it has no latency above 0 s"
+    return None
+
+
+def exclusion(report: Report, row: Measurement, objective: Objective, max_memory_bytes: int | None) -> str | None:
+    """Why `row` must not be recommended, or None where it may be."""
+    quality, limit = _quality(report, row), _limit(report, row, max_memory_bytes)
+    return gate(row) or quality or limit or _problem(report, row, objective)
+
+
+def _quality(report: Report, row: Measurement) -> str | None:
+    quality = row.quality
+    if quality is not None and quality.passed is False:
+        return f"its outputs are wrong: {quality.reason}"
+    if row.id == report.plan.baseline:
+        return None  # it is what the others' outputs are held against
+    if quality is None or quality.passed is None:
+        return f"its outputs were not checked: {quality.reason if quality else 'no comparison was recorded'}"
+    return None
+
+
+def _limit(report: Report, row: Measurement, limit: int | None) -> str | None:
+    if limit is None:
+        return None
+    needed = needed_bytes(row, report.device.kind)
+    if needed is None:
+        return f"its memory was not measured, so it may not fit in {format_bytes(limit)}"
+    return f"needs {format_bytes(needed)}, over the limit of {format_bytes(limit)}" if needed > limit else None
+
+
+def _problem(report: Report, row: Measurement, objective: Objective) -> str | None:
+    """A step over fewer items is always shorter and smaller: comparing it would recommend a batch of 1 every time."""
+    baseline = find(report, report.plan.baseline)
+    if objective == "fps" or baseline is None or row.items_per_step == baseline.items_per_step:
+        return None
+    return (
+        f"its step is over {row.items_per_step} items, the baseline's over {baseline.items_per_step}; "
+        f"for the objective {objective} only equal steps compete, or the smallest batch would always win"
+    )

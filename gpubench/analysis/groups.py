@@ -1,0 +1,74 @@
+"""Which reports are about the same thing, so that one recommendation speaks for them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from gpubench.analysis.recommend import Advice, recommend
+from gpubench.results.schema import Objective, Report
+
+
+@dataclass(frozen=True, order=True)
+class Subject:
+    """One device, one workload at one size in one mode. Two cards of one model are two devices: they differ by 8 %."""
+
+    device: str
+    uuid: str
+    workload: str
+    source_hash: str
+    mode: str
+    size: str
+    parameters: tuple[tuple[str, str], ...]
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a subject's reports recommend: `advice` is from `report`, which was read from `source`."""
+
+    subject: Subject
+    source: str
+    report: Report
+    advice: Advice
+    others: tuple[str, ...]  # further sources about the same subject, which were not used
+
+
+def subject(report: Report) -> Subject:
+    """What the report is about."""
+    workload, device = report.workload, report.device
+    return Subject(
+        device=f"{device.kind} {device.slug}",
+        uuid=device.uuid or "",
+        workload=workload.reference,
+        source_hash=workload.source_hash or "",
+        mode=workload.mode,
+        size=workload.size,
+        parameters=tuple(sorted((name, repr(value)) for name, value in workload.parameters.items())),
+        batch_size=workload.batch_size,
+    )
+
+
+def answers(
+    sources: list[tuple[str, Report]], objective: Objective, max_memory_bytes: int | None = None
+) -> list[Answer]:
+    """One answer for each subject, in order of the subjects.
+
+    Rows of different runs are never compared: a device's speed shifts between runs, and each run has a baseline of its
+    own. So of several reports about one subject the newest that recommends anything answers, finished ones first.
+    """
+    grouped: dict[Subject, list[tuple[str, Report]]] = defaultdict(list)
+    for source, report in sources:
+        grouped[subject(report)].append((source, report))
+    return [_answer(about, members, objective, max_memory_bytes) for about, members in sorted(grouped.items())]
+
+
+def _answer(about: Subject, members: list[tuple[str, Report]], objective: Objective, limit: int | None) -> Answer:
+
+    def rank(member: tuple[str, Report]) -> tuple[bool, str]:
+        return member[1].finished_at is not None, member[1].created_at
+
+    members = sorted(members, key=rank, reverse=True)
+    advised = [(source, report, recommend(report, objective, limit)) for source, report in members]
+    source, report, advice = next((each for each in advised if each[2].recommendation is not None), advised[0])
+    return Answer(about, source, report, advice, tuple(other for other, _ in members if other != source))

@@ -1,0 +1,226 @@
+"""The sentences that say why a row is recommended, what its techniques brought, and what was left out."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+from gpubench.analysis.effects import (
+    Effect,
+    changed,
+    compile_difference,
+    effects,
+    memory_difference,
+    payback_iterations,
+)
+from gpubench.analysis.eligibility import find, gate
+from gpubench.analysis.memory import MEANING, RESOLUTION_BYTES, peak_bytes
+from gpubench.analysis.noise import Spread, assumed_pair_spread
+from gpubench.analysis.speedup import Phase, Speedup
+from gpubench.results.schema import Configuration, Measurement, Objective, Report
+from gpubench.text import plural
+from gpubench.units import format_bytes, format_duration, significant
+
+BEST = {"fps": "the most {item}s per second", "latency": "the shortest step", "memory": "the least memory"}
+MANY = 5  # names beyond these are only counted: a reason is a sentence, not a listing
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `reasons` speaks of. `tied` includes `chosen` and `best`; `phase` is what the rows were ranked by."""
+
+    report: Report
+    objective: Objective
+    chosen: Measurement
+    best: Measurement
+    tied: list[Measurement]
+    gain: Speedup | None
+    phase: Phase
+    spread: Spread
+
+    @property
+    def baseline(self) -> Measurement | None:
+        """The row that everything is compared with."""
+        return find(self.report, self.report.plan.baseline)
+
+
+def reasons(choice: Choice) -> list[str]:
+    """Sentences: the choice, its speed and where the figure is from, noise, its parts, its cost, ties."""
+    noise = _memory_noise() if choice.objective == "memory" else _noise(choice)
+    return [_choice(choice), *_speed(choice), noise, *_techniques(choice), *_cost(choice), *_ties(choice)]
+
+
+def nothing(report: Report, excluded: dict[str, str]) -> list[str]:
+    """Why nothing can be recommended."""
+    if not report.measurements:
+        return ["Nothing can be recommended: the report has no measurements."]
+    count = plural(len(report.measurements), "row")
+    return [f"Nothing can be recommended: none of the {count} is valid.", *left_out(report, excluded)]
+
+
+def left_out(report: Report, excluded: dict[str, str]) -> list[str]:
+    """Why rows may not be recommended. Those with status ok each get a sentence; the others state their own reason."""
+    rows = {row.id: row for row in report.measurements}
+    sentences = [
+        f"Left out: {id} ({name(report, rows[id])}), {why.rstrip('.')}."
+        for id, why in excluded.items()
+        if rows[id].status == "ok"
+    ]
+    failed: dict[str, list[str]] = defaultdict(list)
+    for id in excluded:
+        if rows[id].status not in ("ok", "skipped"):
+            failed[rows[id].status].append(id)
+    if failed:
+        parts = [f"{len(ids)} {status} ({_listing(ids)})" for status, ids in failed.items()]
+        sentences.append(f"Left out as not valid: {', '.join(parts)}.")
+    skipped = Counter(rows[id].status for id in excluded)["skipped"]
+    if skipped:
+        sentences.append(f"{plural(skipped, 'configuration was', 'configurations were')} skipped as not possible here.")
+    return sentences
+
+
+def describe(configuration: Configuration) -> str:
+    """`precision = bf16, compile = default`, or `the baseline` where nothing is changed."""
+    return ", ".join(f"{toggle} = {value}" for toggle, value in configuration.items()) or "the baseline"
+
+
+def name(report: Report, row: Measurement) -> str:
+    """The row's changed toggles, as `describe` writes them."""
+    baseline = find(report, report.plan.baseline)
+    return describe(changed(row.configuration, baseline.configuration if baseline else None))
+
+
+def _choice(choice: Choice) -> str:
+    report, chosen, best = choice.report, choice.chosen, choice.best
+    superlative = BEST[choice.objective].format(item=report.workload.item)
+    if chosen.id == report.plan.baseline:
+        return f"Keep the baseline ({chosen.id}): no valid row is better than it by more than the noise."
+    if chosen.id == best.id:
+        return f"{name(report, chosen)} ({chosen.id}) gives {superlative} of all valid rows."
+    return (
+        f"{name(report, chosen)} ({chosen.id}) cannot be told from the row with {superlative} ({best.id}), "
+        f"and is the simplest of the {len(choice.tied)} tied rows: fewest changed toggles, then least memory."
+    )
+
+
+def _speed(choice: Choice) -> list[str]:
+    gain, baseline = choice.gain, choice.report.plan.baseline
+    if choice.chosen.id == baseline:
+        return []
+    if gain is None:
+        row = choice.baseline
+        why = (gate(row) if row else "it is not in the report") or "it has no figures of the same kind"
+        return [f"Its speedup cannot be stated, because the baseline ({baseline}) gave nothing to compare with: {why}."]
+    interval = f"95 % interval {significant(gain.low)} to {significant(gain.high)}"
+    source = (
+        f"from {plural(gain.rounds, 'fresh process', 'fresh processes')} measured in turn with the baseline after the "
+        "choice, so that the choice does not flatter it"
+        if gain.phase == "confirm"
+        else "from exploring alone: it was picked by this figure, which therefore tends to be too high, and it was "
+        "not measured again in fresh processes"
+    )
+    sentences = [f"It is {times(gain.value)} as fast per item as the baseline ({baseline}), {interval}; {source}."]
+    if choice.phase == "explore" and gain.phase == "confirm" and choice.objective != "memory":
+        sentences.append(
+            f"The rows were ranked by exploring, since the best one under the objective {choice.objective} "
+            "was not confirmed."
+        )
+    if gain.low <= 1 <= gain.high:
+        sentences.append("The interval includes 1: it may be no faster at all.")
+    return sentences
+
+
+def _noise(choice: Choice) -> str:
+    between = choice.spread
+    if between.measured and between.deviation is not None:
+        return (
+            "The noise was measured: identical configurations differ from process to process by "
+            f"{_percent(between.deviation)} (standard deviation, {plural(between.repeats, 'repeat')})."
+        )
+    assumed = _percent(assumed_pair_spread(between, choice.chosen, choice.best))
+    seen = "no configuration was measured in more than one process"
+    if between.repeats:
+        seen = f"only {plural(between.repeats, 'repeat')} of a configuration was measured, too few to estimate it"
+    return (
+        f"The noise between processes is assumed, not measured, since {seen}: two identical processes differ by "
+        f"{assumed} (standard deviation, docs/measurement.md)."
+    )
+
+
+def _memory_noise() -> str:
+    return (
+        f"Rows whose memory differs by less than {format_bytes(RESOLUTION_BYTES)}, or by no more than repeats of one "
+        "configuration did, count as tied."
+    )
+
+
+def _techniques(choice: Choice) -> list[str]:
+    """What each technique in the chosen configuration brought, alone and in the ladder."""
+    baseline = choice.baseline
+    wanted = changed(choice.chosen.configuration, baseline.configuration if baseline else None)
+    found = [effect for effect in effects(choice.report) if wanted.get(effect.toggle) == effect.value is not None]
+    sentences = []
+    for toggle, value in wanted.items():
+        parts = [_effect(effect) for effect in found if effect.toggle == toggle]
+        if parts:
+            sentences.append(f"{toggle} = {value}: {'; '.join(parts)}.")
+        elif len(wanted) > 1:
+            sentences.append(f"{toggle} = {value}: its own part was not measured.")
+    return sentences
+
+
+def _effect(effect: Effect) -> str:
+    where = "alone" if effect.scope == "alone" else "in the ladder, on top of the techniques before it"
+    if effect.speedup is None:
+        return f"{where} not known ({effect.reason or 'not measured'})"
+    cost = f", memory {signed_bytes(effect.memory_bytes)}" if effect.memory_bytes is not None else ""
+    return f"{times(effect.speedup.value)} {where}{cost}"
+
+
+def _cost(choice: Choice) -> list[str]:
+    chosen, baseline, kind = choice.chosen, choice.baseline, choice.report.device.kind
+    if baseline is None or chosen.id == baseline.id or baseline.status != "ok":
+        return []
+    difference, peak = memory_difference(chosen, baseline, kind), peak_bytes(chosen, kind)
+    if difference is None or peak is None:
+        memory = "What it costs in memory is not known: its own or the baseline's was not measured."
+    else:
+        memory = f"Memory: {format_bytes(peak)}, {signed_bytes(difference)} versus the baseline ({MEANING[kind]})."
+    return [memory, _compile_cost(choice, baseline)]
+
+
+def _compile_cost(choice: Choice, baseline: Measurement) -> str:
+    extra = compile_difference(choice.chosen, baseline)
+    payback = payback_iterations(choice.chosen, baseline, choice.spread)
+    if extra is None:
+        return "What compiling costs is not known: the first call was not timed."
+    if extra <= 0:
+        return "Its first call takes no longer than the baseline's."
+    if payback is None:
+        return f"Its first call takes {format_duration(extra)} longer, which never pays: it is not faster."
+    paid = plural(max(round(payback), 1), "iteration")
+    return f"Its first call takes {format_duration(extra)} longer, which has paid for itself after {paid}."
+
+
+def _ties(choice: Choice) -> list[str]:
+    others = [f"{row.id} ({name(choice.report, row)})" for row in choice.tied if row.id != choice.chosen.id]
+    return [f"Tied with it, within the noise: {_listing(others)}."] if others else []
+
+
+def _listing(names: list[str]) -> str:
+    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+    return ", ".join(names[:MANY]) + more
+
+
+def times(ratio: float) -> str:
+    """`1.62x`."""
+    return f"{significant(ratio)}x"
+
+
+def signed_bytes(difference: int) -> str:
+    """`+20.0 MiB`, `-1.00 GiB`, `unchanged`."""
+    return f"{'+' if difference > 0 else ''}{format_bytes(difference)}" if difference else "unchanged"
+
+
+def _percent(share: float) -> str:
+    return f"{significant(100 * share, 2)} %"
