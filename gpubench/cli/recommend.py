@@ -1,0 +1,121 @@
+"""`gpubench recommend`: the recommended configuration from reports, without torch."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from gpubench.analysis.groups import Answer, answers
+from gpubench.cli.options import ObjectiveName
+from gpubench.cli.reports import ReportPaths, emit, load_all, snippet
+from gpubench.errors import EXIT_REGRESSION, GpubenchError
+from gpubench.results.store import check_writable, write
+from gpubench.text import plural, printable
+from gpubench.units import parse_bytes
+
+AnswerFormat = Literal["table", "json", "markdown"]
+
+
+def recommend(
+    reports: ReportPaths,
+    objective: Annotated[
+        ObjectiveName,
+        typer.Option("--objective", help="Most items per second; shortest step, or least memory, at equal batch size."),
+    ] = "fps",
+    max_memory: Annotated[
+        str | None,
+        typer.Option("--max-memory", metavar="SIZE", help="Leave out rows that needed more memory, such as 8GiB."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Also write the configuration to this file, a TOML profile."),
+    ] = None,
+    format_: Annotated[AnswerFormat, typer.Option("--format", help="What goes to standard output.")] = "table",
+) -> None:
+    """Recommend a configuration for each device, workload and mode in the reports.
+
+    Several reports about the same thing: the newest that recommends anything is used, since rows of different runs
+    cannot be compared. Exit code 1: no row is valid.
+    """
+    limit = parse_bytes(max_memory) if max_memory is not None else None
+    if output is not None:
+        check_writable(output)
+    found = answers(load_all(reports), objective, limit)
+    useful = [answer for answer in found if answer.advice.recommendation is not None]
+    if not useful:
+        raise GpubenchError(
+            " ".join(f"{printable(answer.source)}: {printable(' '.join(answer.advice.reasons))}" for answer in found),
+            "Measure again, or relax --max-memory.",
+            exit_code=EXIT_REGRESSION,
+        )
+    if output is not None:
+        _write_profile(output, useful)
+    _show(found, format_)
+
+
+def _write_profile(output: Path, useful: list[Answer]) -> None:
+    if len(useful) > 1:
+        sources = ", ".join(printable(answer.source) for answer in useful)
+        raise GpubenchError(
+            f"--output holds one recommendation, and there are {len(useful)}: {sources}.", "Name one report at a time."
+        )
+    from gpubench.render.profile import profile
+
+    answer = useful[0]
+    if answer.advice.recommendation is not None:
+        created_at = datetime.now(UTC).isoformat(timespec="seconds")
+        text = profile(answer.report, answer.advice.recommendation, answer.source, created_at)
+        write(output, text.encode())
+        typer.echo(f"Wrote {printable(str(output))}", err=True)
+
+
+def _show(found: list[Answer], format_: AnswerFormat) -> None:
+    if format_ == "json":
+        emit(msgspec.json.format(msgspec.json.encode([_plain(answer) for answer in found]), indent=2).decode())
+    elif format_ == "markdown":
+        from gpubench.render.markdown import answered
+
+        emit("\n".join(answered(answer, _code(answer)) for answer in found))
+    else:
+        from rich.console import Console
+
+        from gpubench.render.table import show_answer
+
+        console = Console(highlight=False)
+        for index, answer in enumerate(found):
+            if index:
+                console.print()
+            show_answer(console, answer, _code(answer))
+    for answer in found:
+        if answer.others:
+            typer.echo(
+                f"Used {printable(answer.source)}; {plural(len(answer.others), 'other report')} about the same thing "
+                "not used, since rows of different runs are not compared.",
+                err=True,
+            )
+
+
+def _code(answer: Answer) -> str:
+    chosen = answer.advice.recommendation
+    return snippet(answer.report, chosen) if chosen else ""
+
+
+def _plain(answer: Answer) -> dict[str, object]:
+    report, workload = answer.report, answer.report.workload
+    return {
+        "source": answer.source,
+        "device": report.device,
+        "workload": workload.name,
+        "mode": workload.mode,
+        "size": workload.size,
+        "batch_size": workload.batch_size,
+        "recommendation": answer.advice.recommendation,
+        "reasons": answer.advice.reasons,
+        "excluded": answer.advice.excluded,
+        "code": _code(answer),
+        "not_used": list(answer.others),
+    }

@@ -1,0 +1,67 @@
+"""What the commands that read reports share: finding and loading files, and the code that a configuration needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpubench.analysis.eligibility import find
+from gpubench.errors import GpubenchError
+from gpubench.results.schema import Recommendation, Report
+from gpubench.results.store import load
+from gpubench.text import printable
+
+ReportPaths = Annotated[
+    list[Path], typer.Argument(metavar="REPORT.json...", help="Reports, or folders that hold some.")
+]
+
+
+def load_all(paths: list[Path]) -> list[tuple[str, Report]]:
+    """Each report with the path it was read from, once each; a folder stands for the JSON files below it.
+
+    In a folder, a file that is no report is passed over with a note on standard error. Raises GpubenchError for a named
+    file that is no valid report, and where a folder holds none.
+    """
+    found: dict[Path, tuple[str, Report]] = {}
+    for path in paths:
+        if path.is_dir():
+            found |= _load_folder(path)
+        else:
+            found[path.resolve()] = (str(path), load(path))
+    return list(found.values())
+
+
+def _load_folder(folder: Path) -> dict[Path, tuple[str, Report]]:
+    found = {}
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            found[path.resolve()] = (str(path), load(path))
+        except GpubenchError as error:
+            typer.echo(f"Passed over: {error.message}", err=True)
+    if not found:
+        raise GpubenchError(
+            f"The folder {printable(str(folder))} holds no report.",
+            "Measure with gpubench compare-opts, or name a report.",
+        )
+    return found
+
+
+def snippet(report: Report, recommendation: Recommendation) -> str:
+    """The code that switches the recommended configuration on; a comment where a toggle is not known here."""
+    # Imports every toggle: only when there is something to show.
+    from gpubench.toggles import get, parse_value, usage
+
+    baseline = find(report, recommendation.versus)
+    try:
+        for name, value in recommendation.configuration.items():
+            parse_value(get(name), str(value))  # a report is data: it may hold what no toggle here offers
+        return usage(recommendation.configuration, baseline.configuration if baseline else None)
+    except GpubenchError as error:
+        return f"# No code for this configuration: {printable(error.message)}"
+
+
+def emit(text: str) -> None:
+    """Prints `text`, which ends its own last line, on standard output."""
+    typer.echo(text.removesuffix("\n"))

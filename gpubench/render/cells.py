@@ -1,0 +1,77 @@
+"""One row as short texts for people; the terminal table and Markdown both show these."""
+
+from __future__ import annotations
+
+from gpubench.analysis.reasons import times
+from gpubench.analysis.table import Line, Row
+from gpubench.text import printable
+from gpubench.units import format_bytes, significant
+
+MISSING = "-"  # was not measured; never 0
+HEADINGS = {
+    "number": "#",
+    "configuration": "configuration",
+    "fps": "FPS",
+    "latency": "latency ms",
+    "percentiles": "p5-p95 ms",
+    "speedup": "speedup",
+    "memory": "memory",
+    "compile": "compile s",
+    "error": "rel. error",
+    "status": "status",
+}
+FIGURES = frozenset(HEADINGS) - {"configuration", "status"}  # columns aligned to the right
+
+
+def cells(line: Line) -> dict[str, str]:
+    """The texts of one row by the keys of HEADINGS, safe to print but not escaped for any markup."""
+    row, measurement = line.row, line.row.measurement
+    latency, quality = measurement.latency_s, measurement.quality
+    percentiles = f"{_milliseconds(latency.p5)}-{_milliseconds(latency.p95)}" if latency else MISSING
+    return {
+        "number": str(row.number),
+        "configuration": printable(line.label),
+        "fps": _number(measurement.fps),
+        "latency": _milliseconds(latency.median) if latency else MISSING,
+        "percentiles": percentiles,
+        "speedup": times(row.speedup.value) if row.speedup else MISSING,
+        "memory": format_bytes(row.memory_bytes) if row.memory_bytes is not None else MISSING,
+        "compile": _number(measurement.compile_time_s),
+        "error": _error(quality.relative_error if quality else None),
+        "status": status(row),
+    }
+
+
+def status(row: Row) -> str:
+    """The status, with a mark where the row's notes say more."""
+    return row.measurement.status + ("*" if row.measurement.flags and row.measurement.status == "ok" else "")
+
+
+def notes(rows: list[Row]) -> list[str]:
+    """A sentence for each row that is not plainly `ok`: its status and reason, and its flags."""
+    found = []
+    for row in rows:
+        parts = [row.measurement.reason] if row.measurement.reason else []
+        parts += row.measurement.flags
+        if row.measurement.status == "skipped":
+            # It never ran and stands in no table, so it is named by what it would have changed.
+            changes = ", ".join(f"{name} = {value}" for name, value in row.changed.items())
+            found.append(printable(f"skipped {changes or row.measurement.id}: {'; '.join(parts)}"))
+        elif parts or row.measurement.status != "ok":
+            why = "; ".join(parts) or "no reason recorded"
+            found.append(printable(f"#{row.number} {row.measurement.status}: {why}"))
+    return found
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else significant(value)
+
+
+def _milliseconds(seconds: float) -> str:
+    return significant(1e3 * seconds, 4)
+
+
+def _error(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    return "0" if value == 0 else f"{value:.1e}"
