@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from gpubench.analysis.effects import effects, ladder
+from tests.reports import CPU, GPU, MIB, baseline, ladder_report, report, row, rung
+
+FAST, LAST = {"precision": "bf16-autocast"}, {"channels_last": "on"}
+
+
+def test_alone_is_against_the_baseline_and_each_rung_against_the_one_below() -> None:
+    found = {(effect.scope, effect.toggle): effect for effect in effects(ladder_report())}
+    last, on_top = found["alone", "channels_last"], found["ladder", "channels_last"]
+    assert (last.versus, on_top.versus) == ("baseline", "bf16")
+    assert last.speedup.value == pytest.approx(0.1 / 0.097)
+    assert on_top.speedup.value == pytest.approx(0.060 / 0.052)
+    assert on_top.memory_bytes == 10 * MIB
+    assert found["ladder", "precision"].versus == "baseline"
+    assert found["alone", "precision"].id == found["ladder", "precision"].id == "bf16"
+
+
+def test_a_compile_pays_back_after_its_extra_time_over_the_time_saved() -> None:
+    compiled = next(effect for effect in effects(ladder_report()) if effect.id == "compiled")
+    assert compiled.compile_time_s == pytest.approx(24.8)
+    assert compiled.payback_iterations == pytest.approx(24.8 / (0.100 - 0.080))
+
+
+def test_a_slower_row_never_pays_back_and_one_without_extra_time_pays_at_once() -> None:
+    rows = [
+        baseline(0.1, compile_s=1.0),
+        row("slow", 0.2, FAST, roles=[rung("precision", 1)], compile_s=9.0),
+        row("quick", 0.05, {**FAST, **LAST}, roles=[rung("channels_last", 2)], compile_s=0.5),
+        row("unknown", 0.04, {**FAST, **LAST, "compile": "default"}, roles=[rung("compile", 3)], compile_s=None),
+    ]
+    slow, quick, unknown = effects(report(*rows))
+    assert slow.payback_iterations is None
+    assert quick.payback_iterations == 0
+    assert unknown.payback_iterations is unknown.compile_time_s is None
+
+
+def test_batches_of_different_size_are_compared_per_item() -> None:
+    rows = [baseline(0.1, items=8, compile_s=0.0), row("b16", 0.1, FAST, roles=[rung("precision", 1)], items=16)]
+    effect = effects(report(*rows))[0]
+    assert effect.speedup.value == pytest.approx(2.0)
+    assert effect.payback_iterations == pytest.approx(0.2 / 0.1)  # a step of 16 saves 0.1 s
+
+
+def test_a_failed_rung_is_stepped_over() -> None:
+    rows = [
+        baseline(0.1),
+        row("bad", None, FAST, roles=[rung("precision", 1)], status="crashed", reason="signal 11"),
+        row("last", 0.08, LAST, roles=[rung("channels_last", 2)]),
+    ]
+    bad, last = effects(report(*rows))
+    assert (bad.speedup, bad.memory_bytes, bad.reason) == (None, None, "crashed: signal 11")
+    assert last.versus == "baseline"
+    assert last.speedup.value == pytest.approx(1.25)
+
+
+def test_without_a_baseline_effects_say_why_they_are_unknown() -> None:
+    rows = [row("baseline", None, status="oom"), row("p", 0.05, FAST, roles=[rung("precision", 1)])]
+    effect = effects(report(*rows))[0]
+    assert effect.speedup is effect.memory_bytes is None
+    assert "no valid row to compare" in effect.reason
+
+
+def test_rungs_are_in_the_order_of_their_steps() -> None:
+    rows = ladder_report()
+    backwards = msgspec.structs.replace(rows, measurements=rows.measurements[::-1])
+    assert [toggle for _, toggle in ladder(backwards)] == ["precision", "channels_last", "compile"]
+
+
+def test_memory_is_reserved_bytes_on_cuda_and_resident_beyond_the_start_on_a_cpu() -> None:
+    first = baseline(memory_mib=1000)
+    other = row("p", 0.05, FAST, roles=[rung("precision", 1)], memory_mib=400)
+    other = msgspec.structs.replace(
+        other, memory=msgspec.structs.replace(other.memory, host_peak_resident_bytes=900 * MIB)
+    )
+    assert effects(report(first, other, device=GPU))[0].memory_bytes == -600 * MIB
+    assert effects(report(first, other, device=CPU))[0].memory_bytes == -300 * MIB  # 900 - 200 at the start - 1000
