@@ -23,13 +23,14 @@ _USAGE = {
 torch.backends.cudnn.allow_tf32 = False  # torch's own default is True""",
     "tf32": """torch.backends.cuda.matmul.allow_tf32 = True
 torch.backends.cudnn.allow_tf32 = True""",
-    "bf16-autocast": """with torch.autocast(device.type, torch.bfloat16):  # training: around the loss too
-    output = model(*inputs)""",
+    "bf16-autocast": """autocast = torch.autocast(device.type, torch.bfloat16)
+# in each step: with autocast: the forward pass and the loss, not the backward pass""",
     "bf16-weights": """model = model.to(torch.bfloat16)
 inputs = [x.to(torch.bfloat16) if x.is_floating_point() else x for x in inputs]""",
-    "fp16-autocast": """scaler = torch.amp.GradScaler(device.type)  # training: scale(loss), step(optimizer), update()
-with torch.autocast(device.type, torch.float16):  # training: around the loss too
-    output = model(*inputs)""",
+    "fp16-autocast": """autocast = torch.autocast(device.type, torch.float16)
+scaler = torch.amp.GradScaler(device.type)  # for training
+# in each step: with autocast: the forward pass and the loss, not the backward pass
+# training: scaler.scale(loss).backward(), then scaler.step(optimizer) and scaler.update()""",
     "fp16-weights": """model = model.to(torch.float16)
 inputs = [x.to(torch.float16) if x.is_floating_point() else x for x in inputs]""",
 }

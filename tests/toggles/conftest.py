@@ -1,0 +1,198 @@
+"""Tiny real models, and a small stand-in for the worker: build, apply in order of stage, step, trace."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo
+from torch import nn
+from torch._dynamo.utils import counters
+
+from gpubench.hardware.facts import Device
+from gpubench.measure.trace import trace_step
+from gpubench.toggles import get
+from gpubench.toggles.subject import Subject
+from gpubench.toggles.toggle import Scope, Stage, Toggle, Value
+from gpubench.workloads.facts import WorkloadFacts
+from gpubench.workloads.workload import Tiling, Workload
+
+CPU = Device(
+    kind="cpu",
+    name="A CPU",
+    cores=8,
+    physical_cores=4,
+    fast_dtypes=["float32", "bfloat16"],
+    instruction_sets=["avx512_bf16"],
+)
+AMPERE = Device(
+    kind="cuda",
+    name="NVIDIA A100",
+    compute_capability=[8, 0],
+    fast_dtypes=["float32", "tf32", "bfloat16", "float16"],
+)
+TURING = Device(kind="cuda", name="NVIDIA T4", compute_capability=[7, 5], fast_dtypes=["float32", "float16"])
+
+
+class Net(nn.Module):
+    """Two convolutions and a linear layer; `[B, 4, *S]` -> `[B, 3]`."""
+
+    def __init__(self, dimensions: int = 2) -> None:
+        super().__init__()
+        convolution = nn.Conv3d if dimensions == 3 else nn.Conv2d
+        self.body = nn.Sequential(
+            convolution(4, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), convolution(8, 8, 3, padding=1)
+        )
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x).flatten(2).mean(2))
+
+
+def images(dimensions: int = 2, side: int = 8) -> Callable[[int, torch.Generator], tuple[torch.Tensor, torch.Tensor]]:
+    """Inputs: an image `[B, 4, *S]` and a label `[B]`."""
+
+    def make(batch_size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        image = torch.randn(batch_size, 4, *[side] * dimensions, generator=generator)
+        return image, torch.randint(0, 3, (batch_size,), generator=generator)
+
+    return make
+
+
+def infer(model: nn.Module, batch: Any, options: Any) -> torch.Tensor:
+    return model(batch[0])
+
+
+def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+    return nn.functional.cross_entropy(model(batch[0]).float(), batch[1])
+
+
+def workload(build: Callable[[], nn.Module] = Net, **changes: Any) -> Workload:
+    parts: dict[str, Any] = {"inputs": images(), "infer": infer, "loss": loss}
+    return Workload(name="net", item="image", batch_size=2, build=build, **(parts | changes))
+
+
+def step(subject: Subject) -> None:
+    """One step as the worker does it."""
+    kind = subject.device.type
+    with contextlib.ExitStack() as stack:
+        for context in subject.contexts:
+            stack.enter_context(context())
+        autocast = torch.autocast(kind, subject.autocast_dtype) if subject.autocast_dtype else contextlib.nullcontext()
+        if subject.mode == "inference":
+            with torch.no_grad(), autocast:
+                subject.workload.infer(subject.model, subject.batches[0], subject.options)
+            return
+        subject.optimizer.zero_grad()
+        with autocast:
+            value = subject.workload.loss(subject.model, subject.batches[0])
+        if subject.scaler is None:
+            value.backward()
+            subject.optimizer.step()
+        else:
+            subject.scaler.scale(value).backward()
+            subject.scaler.step(subject.optimizer)
+            subject.scaler.update()
+
+
+def prepare(
+    configuration: dict[str, Value],
+    work: Workload | None = None,
+    mode: str = "inference",
+    device: str = "cpu",
+    replace: dict[str, Toggle] | None = None,
+) -> Subject:
+    """A subject with the toggles applied; `replace` puts faulty ones in the place of some."""
+    work = work or workload()
+    torch.manual_seed(0)
+    if mode == "training":
+        configuration = {"optimizer": "for-loop", **configuration}
+    batch_size = int(configuration.get("batch_size", work.batch_size))
+    subject = Subject(
+        workload=work,
+        mode=mode,
+        device=torch.device(device),
+        batch_size=batch_size,
+        configuration=configuration,
+        model=work.build().train(mode == "training"),
+        batches=[tuple(work.inputs(batch_size, torch.Generator().manual_seed(1)))],
+    )
+    toggles = [(replace or {}).get(name) or get(name) for name in configuration]
+    moved = False
+    for toggle in sorted(toggles, key=lambda each: each.stage):
+        if toggle.stage > Stage.MODEL and not moved:
+            moved = True
+            move(subject)
+        toggle.apply(subject, configuration[toggle.name])
+    if not moved:
+        move(subject)
+    return subject
+
+
+def move(subject: Subject) -> None:
+    subject.model.to(subject.device)
+    subject.batches = [tuple(tensor.to(subject.device) for tensor in batch) for batch in subject.batches]
+
+
+def run(configuration: dict[str, Value], work: Workload | None = None, **how: Any) -> Subject:
+    """A prepared subject after a few steps, with the trace of one more."""
+    subject = prepare(configuration, work, **how)
+    for _ in range(4):  # CUDA graphs replay from the third or fourth call on
+        step(subject)
+    subject.trace = trace_step(lambda: step(subject), cuda=subject.device.type == "cuda")
+    return subject
+
+
+def facts(**changes: Any) -> WorkloadFacts:
+    parts: dict[str, Any] = {
+        "reference": "net",
+        "name": "net",
+        "item": "image",
+        "mode": "inference",
+        "modes": ["inference", "training"],
+        "size": "tiny",
+        "parameters": {},
+        "batch_size": 2,
+        "parameter_count": 1,
+        "input_shapes": [[2, 4, 8, 8]],
+        "convolution_dimensions": [2],
+    }
+    return WorkloadFacts(**(parts | changes))
+
+
+def scope(device: Device = CPU, torch_version: tuple[int, int] = (2, 13), **changes: Any) -> Scope:
+    return Scope(device=device, workload=facts(**changes), torch_version=torch_version)
+
+
+@pytest.fixture(autouse=True)
+def clean_process() -> Iterator[None]:
+    """What a fresh process would have: no compiled code, torch's own flags and threads."""
+    threads = torch.get_num_threads()
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = False
+
+
+class Kit:
+    """What the tests of this folder share."""
+
+    CPU, AMPERE, TURING = CPU, AMPERE, TURING
+    Net, Tiling = Net, Tiling
+    images = staticmethod(images)
+    workload = staticmethod(workload)
+    prepare = staticmethod(prepare)
+    run = staticmethod(run)
+    step = staticmethod(step)
+    scope = staticmethod(scope)
+
+
+@pytest.fixture
+def kit() -> type[Kit]:
+    return Kit

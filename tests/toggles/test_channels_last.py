@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from gpubench.toggles.channels_last import CHANNELS_LAST
+from gpubench.toggles.toggle import Proof
+
+DO_NOTHING = dataclasses.replace(CHANNELS_LAST, apply=lambda subject, value: None)
+
+
+def net(kit, dimensions):
+    return kit.workload(functools.partial(kit.Net, dimensions), inputs=kit.images(dimensions))
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_activations_have_channels_innermost(kit, dimensions, mode):
+    subject = kit.run({"channels_last": "on"}, net(kit, dimensions), mode=mode)
+    assert CHANNELS_LAST.evidence(subject, "on") == Proof(
+        took_effect=True,
+        detail="2 of 2 activations and 2 of 2 weights of convolutions were channels-last (2 convolutions ran); "
+        "at least 80% must be",
+    )
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_an_apply_that_does_nothing_is_caught(kit, dimensions):
+    subject = kit.run({"channels_last": "on"}, net(kit, dimensions), replace={"channels_last": DO_NOTHING})
+    proof = CHANNELS_LAST.evidence(subject, "on")
+    assert proof.took_effect is False
+    assert "0 of 2 activations and 0 of 2 weights" in proof.detail
+
+
+def test_off_shows_that_no_tensor_was_changed(kit):
+    subject = kit.run({"channels_last": "off"})
+    proof = CHANNELS_LAST.evidence(subject, "off")
+    assert proof.took_effect is True
+    assert "0 of 2 activations and 0 of 2 weights" in proof.detail
+
+
+def test_off_is_not_failed_for_the_layout_that_the_compiler_chooses(kit):
+    subject = kit.run({"channels_last": "off", "compile": "default"})
+    proof = CHANNELS_LAST.evidence(subject, "off")
+    assert proof.took_effect is True
+    assert "2 of 2 activations" in proof.detail
+    assert "the compiler chose that layout itself" in proof.detail
+
+
+def test_off_says_where_the_model_itself_has_the_layout(kit):
+    work = kit.workload(lambda: kit.Net().to(memory_format=torch.channels_last))
+    proof = CHANNELS_LAST.evidence(kit.run({"channels_last": "off"}, work), "off")
+    assert proof.took_effect is True
+    assert "the model makes that layout itself" in proof.detail
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_on_holds_in_compiled_code(kit, dimensions):
+    subject = kit.run({"channels_last": "on", "compile": "default"}, net(kit, dimensions))
+    assert CHANNELS_LAST.evidence(subject, "on").took_effect is True
+
+
+class Mixed(nn.Module):
+    """2-D and 3-D convolutions in one model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.deep = nn.Conv2d(4, 4, 3, padding=1), nn.Conv3d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.deep(self.flat(x)[:, :, None].expand(-1, -1, 4, -1, -1))
+
+
+def test_each_convolution_gets_the_format_of_its_own_dimensions(kit):
+    subject = kit.prepare({"channels_last": "on"}, kit.workload(Mixed))
+    assert subject.model.flat.weight.is_contiguous(memory_format=torch.channels_last)
+    assert subject.model.deep.weight.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_tensors_that_are_both_layouts_prove_nothing(kit):
+    # One channel, or one position in space: any strides are both layouts at once.
+    work = kit.workload(lambda: nn.Sequential(nn.Conv2d(4, 1, 8), nn.Conv2d(1, 1, 1)), inputs=kit.images(side=8))
+    subject = kit.run({"channels_last": "on"}, work)
+    proof = CHANNELS_LAST.evidence(subject, "on")
+    assert "1 of 1 activations and 1 of 1 weights" in proof.detail
+    assert "(2 convolutions ran)" in proof.detail
+
+
+def test_nothing_to_read_is_unknown(kit):
+    work = kit.workload(lambda: nn.Sequential(nn.Conv2d(4, 1, 1)), inputs=kit.images(side=1))
+    subject = kit.run({"channels_last": "on"}, work)
+    proof = CHANNELS_LAST.evidence(subject, "on")
+    assert proof.took_effect is None
+    assert "no tensor's strides could tell" in proof.detail
+
+
+def test_without_a_trace_nothing_is_claimed(kit):
+    assert CHANNELS_LAST.evidence(kit.prepare({"channels_last": "on"}), "on").took_effect is None
+
+
+def test_applies_where_there_is_a_layout(kit):
+    assert CHANNELS_LAST.applies(kit.scope(convolution_dimensions=[3])) is None
+    assert CHANNELS_LAST.applies(kit.scope(convolution_dimensions=[1])) == (
+        "workload net has no 2-D or 3-D convolution, so no layout to choose"
+    )

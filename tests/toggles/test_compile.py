@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import pytest
+import torch
+import torch._dynamo
+from torch import nn
+
+from gpubench.errors import GpubenchError
+from gpubench.measure.trace import trace_step
+from gpubench.toggles.compile import COMPILE, graph_break_count
+from gpubench.toggles.toggle import Proof
+
+DO_NOTHING = dataclasses.replace(COMPILE, apply=lambda subject, value: None)
+
+
+class Small(nn.Module):
+    """Compiles fast: one elementwise kernel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x) * 2
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_default_compiles(kit, mode):
+    subject = kit.run({"compile": "default"}, mode=mode)
+    assert COMPILE.evidence(subject, "default") == Proof(
+        took_effect=True, detail="1 frame compiled to 1 graph; no graph break"
+    )
+    assert graph_break_count(subject) == 0
+
+
+def test_max_autotune_without_cuda_graphs_compiles_on_a_cpu(kit):
+    subject = kit.run({"compile": "max-autotune-no-cudagraphs"}, kit.workload(Small))
+    assert COMPILE.evidence(subject, "max-autotune-no-cudagraphs").took_effect is True
+
+
+@pytest.mark.parametrize("build", [lambda: nn.Sequential(nn.Conv2d(4, 2, 3), nn.ReLU()), nn.ReLU])
+def test_torchs_own_modules_are_compiled_although_dynamo_skips_their_frames(kit, build):
+    subject = kit.run({"compile": "default"}, kit.workload(build))
+    assert COMPILE.evidence(subject, "default").took_effect is True
+
+
+def test_a_bare_sequential_compiled_in_place_runs_eager_and_is_caught(kit):
+    plain = dataclasses.replace(COMPILE, apply=lambda subject, value: subject.model.compile())
+    work = kit.workload(lambda: nn.Sequential(nn.ReLU()))
+    subject = kit.run({"compile": "default"}, work, replace={"compile": plain})
+    assert COMPILE.evidence(subject, "default").took_effect is False
+
+
+def test_each_target_is_compiled_by_itself(kit):
+    work = kit.workload(compile_targets=("body", "head"))
+    subject = kit.run({"compile": "default"}, work)
+    assert COMPILE.evidence(subject, "default").detail == "2 frames compiled to 2 graphs; no graph break"
+
+
+def test_an_unknown_target_is_an_error(kit):
+    with pytest.raises(GpubenchError, match="names the compile target 'tail'") as error:
+        kit.prepare({"compile": "default"}, kit.workload(compile_targets=("tail",)))
+    assert "Name a submodule (body, head)" in error.value.hint
+
+
+def test_an_apply_that_does_nothing_is_caught(kit):
+    subject = kit.run({"compile": "default"}, replace={"compile": DO_NOTHING})
+    assert COMPILE.evidence(subject, "default") == Proof(
+        took_effect=False, detail="dynamo compiled none of 0 frames: the step ran eager"
+    )
+    assert graph_break_count(subject) is None
+
+
+def test_off_compiles_nothing(kit):
+    subject = kit.run({"compile": "off"})
+    assert COMPILE.evidence(subject, "off") == Proof(took_effect=True, detail="dynamo compiled no frame")
+    assert graph_break_count(subject) is None
+
+
+def test_off_that_compiled_is_caught(kit):
+    always = dataclasses.replace(COMPILE, apply=lambda subject, value: COMPILE.apply(subject, "default"))
+    subject = kit.run({"compile": "off"}, kit.workload(Small), replace={"compile": always})
+    assert COMPILE.evidence(subject, "off") == Proof(
+        took_effect=False, detail="compiled code ran in the step; gpubench compiled it"
+    )
+
+
+def test_off_says_where_the_workload_compiles_itself(kit):
+    def build() -> nn.Module:
+        model = Small()
+        model.compile()
+        return model
+
+    subject = kit.run({"compile": "off"}, kit.workload(build))
+    assert COMPILE.evidence(subject, "off") == Proof(
+        took_effect=True, detail="compiled code ran in the step; the workload compiles it itself"
+    )
+
+
+@pytest.mark.parametrize("logged", [True, False], ids=["logged", "log turned down"])
+def test_a_recompile_limit_that_was_hit_is_caught(kit, logged):
+    logger = logging.getLogger("torch._dynamo")
+    level = logger.level
+    logger.setLevel(logging.WARNING if logged else logging.CRITICAL)
+    try:
+        with torch._dynamo.config.patch(recompile_limit=1):
+            subject = kit.prepare({"compile": "default"}, kit.workload(Small))
+            torch._dynamo.mark_static(subject.batches[0][0])
+            kit.step(subject)
+            small = torch.randn(1, 4, 3, 3)
+            torch._dynamo.mark_static(small)
+            subject.batches = [(small, subject.batches[0][1])]
+            kit.step(subject)
+            subject.trace = trace_step(lambda: kit.step(subject), cuda=False)
+    finally:
+        logger.setLevel(level)
+    proof = COMPILE.evidence(subject, "default")
+    assert proof.took_effect is False
+    assert "1 frame compiled to 1 graph; 1 frame fell back to eager" in proof.detail
+    assert "the recompile limit was hit, what follows ran eager" in proof.detail
+    if logged:
+        assert "hit config.recompile_limit (1)" in proof.detail
+        assert "last reason: 0/0" in proof.detail
+
+
+def test_compiled_code_that_is_not_what_runs_is_caught(kit):
+    subject = kit.run({"compile": "default"}, kit.workload(Small))
+    with torch._dynamo.config.patch(disable=True):
+        torch._dynamo.reset()
+        eager = Small()
+        subject.trace = trace_step(lambda: eager(subject.batches[0][0]), cuda=False)
+    proof = COMPILE.evidence(subject, "default")
+    assert proof.took_effect is False
+    assert proof.detail.endswith("no compiled code ran in the profiled step")
+
+
+def test_no_trace_leaves_it_unknown(kit):
+    subject = kit.prepare({"compile": "default"}, kit.workload(Small))
+    kit.step(subject)
+    subject.trace_error = "no CUPTI"
+    proof = COMPILE.evidence(subject, "default")
+    assert proof.took_effect is None
+    assert proof.detail.endswith("the step could not be profiled: no CUPTI")
+
+
+def test_graph_breaks_are_counted_with_the_first_reason(kit):
+    class Breaks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.sin(x)
+            torch._dynamo.graph_break()
+            return torch.cos(x)
+
+    subject = kit.run({"compile": "default"}, kit.workload(Breaks))
+    proof = COMPILE.evidence(subject, "default")
+    assert proof.took_effect is True
+    assert "1 graph break, the first: Call to `torch._dynamo.graph_break()`" in proof.detail
+    assert graph_break_count(subject) == 1
+
+
+def test_cuda_graphs_that_were_skipped_are_caught(kit):
+    # A CPU has no CUDA graphs, so inductor really skips them here.
+    subject = kit.run({"compile": "reduce-overhead"}, kit.workload(Small))
+    proof = COMPILE.evidence(subject, "reduce-overhead")
+    assert proof.took_effect is False
+    assert "no CUDA graph was launched in the step, 1 graph skipped" in proof.detail
+
+
+def test_modes_with_cuda_graphs_need_cuda(kit):
+    for value in ("reduce-overhead", "max-autotune"):
+        assert COMPILE.unmet(kit.scope(), value) == (
+            "needs a CUDA device, this is A CPU; the mode replays CUDA graphs, and a CPU has none"
+        )
+        assert COMPILE.unmet(kit.scope(kit.AMPERE), value) is None
+    for value in ("off", "default", "max-autotune-no-cudagraphs"):
+        assert COMPILE.unmet(kit.scope(), value) is None

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from gpubench.measure.trace import Operator, Trace
+from gpubench.toggles.cudnn_benchmark import CUDNN_BENCHMARK
+from gpubench.toggles.toggle import Proof
+
+DO_NOTHING = dataclasses.replace(CUDNN_BENCHMARK, apply=lambda subject, value: None)
+
+
+def operator(name: str) -> Operator:
+    return Operator(name=name, dtypes=("float",), shapes=((),), strides=((),))
+
+
+@pytest.fixture
+def cudnn(monkeypatch):
+    """cuDNN, which a machine without a GPU lacks."""
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+
+
+@pytest.mark.parametrize("value", ["off", "on"])
+def test_the_flag_follows_the_value(kit, value):
+    torch.backends.cudnn.benchmark = value == "off"
+    kit.prepare({"cudnn_benchmark": value})
+    assert torch.backends.cudnn.benchmark is (value == "on")
+
+
+def test_an_apply_that_does_nothing_is_caught(kit):
+    subject = kit.run({"cudnn_benchmark": "on"}, replace={"cudnn_benchmark": DO_NOTHING})
+    assert CUDNN_BENCHMARK.evidence(subject, "on") == Proof(
+        took_effect=False, detail="torch.backends.cudnn.benchmark is False"
+    )
+
+
+def test_a_flag_that_stayed_on_is_caught(kit):
+    torch.backends.cudnn.benchmark = True
+    subject = kit.run({"cudnn_benchmark": "off"}, replace={"cudnn_benchmark": DO_NOTHING})
+    assert CUDNN_BENCHMARK.evidence(subject, "off").took_effect is False
+
+
+@pytest.mark.skipif(torch.backends.cudnn.is_available(), reason="needs a torch without cuDNN")
+def test_the_flag_means_nothing_without_cudnn(kit):
+    subject = kit.run({"cudnn_benchmark": "on"})
+    assert CUDNN_BENCHMARK.evidence(subject, "on") == Proof(
+        took_effect=False,
+        detail="torch.backends.cudnn.benchmark is True, but cuDNN is not available or not enabled",
+    )
+
+
+def test_convolutions_that_bypass_cudnn_are_caught(kit, cudnn):
+    subject = kit.run({"cudnn_benchmark": "on"})  # on a CPU they do
+    proof = CUDNN_BENCHMARK.evidence(subject, "on")
+    assert proof.took_effect is False
+    assert "0 cuDNN convolution operators and 0 cuDNN kernels ran in the step" in proof.detail
+
+
+@pytest.mark.parametrize(
+    ("operators", "kernels", "took_effect"),
+    [
+        (["aten::convolution", "aten::cudnn_convolution"], [], True),
+        ([], ["void cudnn::engines_precompiled::nchwToNhwcKernel<...>"], True),
+        ([], ["sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32_nhwckrsc"], True),
+        ([], ["triton_poi_fused_add"], None),
+        (["aten::convolution", "aten::_conv_depthwise2d"], [], False),
+    ],
+)
+def test_what_a_step_on_a_gpu_shows(kit, cudnn, operators, kernels, took_effect):
+    subject = kit.prepare({"cudnn_benchmark": "on"})
+    subject.trace = Trace(operators=tuple(map(operator, operators)), kernels=tuple(kernels), names=frozenset())
+    assert CUDNN_BENCHMARK.evidence(subject, "on").took_effect is took_effect
+
+
+def test_without_a_trace_nothing_is_claimed(kit, cudnn):
+    assert CUDNN_BENCHMARK.evidence(kit.prepare({"cudnn_benchmark": "on"}), "on").took_effect is None
+
+
+def test_applies_to_convolutions_on_cuda(kit):
+    assert CUDNN_BENCHMARK.applies(kit.scope(kit.AMPERE)) is None
+    assert CUDNN_BENCHMARK.applies(kit.scope()) == "cuDNN is for CUDA devices, this is A CPU"
+    assert CUDNN_BENCHMARK.applies(kit.scope(kit.AMPERE, convolution_dimensions=[])) == (
+        "workload net has no convolution"
+    )
+    assert CUDNN_BENCHMARK.unmet(kit.scope(), "on") == "needs a CUDA device, this is A CPU"

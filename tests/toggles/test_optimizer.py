@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from gpubench.toggles.optimizer import OPTIMIZER
+
+VALUES = tuple(OPTIMIZER.values)
+
+
+def do_nothing(ran: str):
+    """A toggle that always makes the optimizer `ran`, whatever it is asked for."""
+    return dataclasses.replace(OPTIMIZER, apply=lambda subject, value: OPTIMIZER.apply(subject, ran))
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("precision", ["fp32", "fp16-autocast", "bf16-weights"])
+def test_the_step_uses_the_implementation(kit, value, precision):
+    subject = kit.run({"optimizer": value, "precision": precision}, mode="training")
+    proof = OPTIMIZER.evidence(subject, value)
+    assert proof.took_effect is True, proof
+    assert f"foreach={value == 'foreach'} and fused={value == 'fused'}" in proof.detail
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("ran", VALUES)
+def test_another_implementation_is_caught(kit, value, ran):
+    if value == ran:
+        return
+    subject = kit.run({"optimizer": value}, mode="training", replace={"optimizer": do_nothing(ran)})
+    assert OPTIMIZER.evidence(subject, value).took_effect is False
+
+
+def test_an_apply_that_does_nothing_is_caught(kit):
+    faulty = dataclasses.replace(OPTIMIZER, apply=lambda subject, value: None)
+    subject = kit.prepare({"optimizer": "fused"}, mode="training", replace={"optimizer": faulty})
+    proof = OPTIMIZER.evidence(subject, "fused")
+    assert proof.took_effect is False
+    assert proof.detail == "the subject has no optimizer"
+
+
+def test_a_step_without_an_update_is_caught(kit):
+    subject = kit.prepare({"optimizer": "fused"}, mode="training")
+    from gpubench.measure.trace import trace_step
+
+    subject.trace = trace_step(lambda: subject.model(subject.batches[0][0]), cuda=False)
+    proof = OPTIMIZER.evidence(subject, "fused")
+    assert proof.took_effect is False
+    assert proof.detail.startswith("no operator of an AdamW update")
+
+
+def test_without_a_trace_nothing_is_claimed(kit):
+    assert OPTIMIZER.evidence(kit.prepare({"optimizer": "fused"}, mode="training"), "fused").took_effect is None
+
+
+def test_it_takes_the_parameters_as_they_are_after_conversion(kit):
+    subject = kit.prepare({"optimizer": "fused", "precision": "bf16-weights"}, mode="training")
+    held = [parameter for group in subject.optimizer.param_groups for parameter in group["params"]]
+    assert all(mine is theirs for mine, theirs in zip(held, subject.model.parameters(), strict=True))
+    assert {parameter.dtype for parameter in held} == {torch.bfloat16}
+
+
+def test_only_training_has_one(kit):
+    assert OPTIMIZER.applies(kit.scope(mode="training")) is None
+    assert OPTIMIZER.applies(kit.scope()) == "inference has no optimizer"
+
+
+def test_an_old_torch_has_no_fused_optimizer_on_a_cpu(kit):
+    assert OPTIMIZER.unmet(kit.scope(torch_version=(2, 3), mode="training"), "fused") == (
+        "needs torch 2.4, this is 2.3; fused AdamW runs on a CPU since torch 2.4"
+    )

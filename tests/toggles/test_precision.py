@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from gpubench.toggles.precision import PRECISION
+from gpubench.toggles.toggle import Proof
+
+DO_NOTHING = dataclasses.replace(PRECISION, apply=lambda subject, value: None)
+LOWER = ("bf16-autocast", "bf16-weights", "fp16-autocast", "fp16-weights")
+
+
+@pytest.mark.parametrize("value", ["fp32", *LOWER])
+def test_inference_runs_in_the_dtype(kit, value):
+    subject = kit.run({"precision": value})
+    proof = PRECISION.evidence(subject, value)
+    assert proof.took_effect is True, proof
+    assert "of 3 convolutions" in proof.detail
+
+
+@pytest.mark.parametrize("value", ["fp32", "bf16-autocast", "bf16-weights", "fp16-autocast"])
+def test_training_runs_in_the_dtype(kit, value):
+    subject = kit.run({"precision": value}, mode="training")
+    proof = PRECISION.evidence(subject, value)
+    assert proof.took_effect is True, proof
+    assert (subject.scaler is not None) == (value == "fp16-autocast")
+    assert ("gradient scale" in proof.detail) == (value == "fp16-autocast")
+
+
+@pytest.mark.parametrize("value", LOWER)
+def test_an_apply_that_does_nothing_is_caught(kit, value):
+    subject = kit.run({"precision": value}, replace={"precision": DO_NOTHING})
+    assert PRECISION.evidence(subject, value) == Proof(
+        took_effect=False,
+        detail=f"0 of 3 convolutions, matrix products and attentions ran in {value[:4]} (at least 80% must)",
+    )
+
+
+@pytest.mark.parametrize("ran", LOWER)
+def test_fp32_that_ran_lower_is_caught(kit, ran):
+    subject = kit.run({"precision": ran})
+    proof = PRECISION.evidence(subject, "fp32")
+    assert proof.took_effect is False
+    assert "3 of 3" in proof.detail
+    assert ran[:4] in proof.detail
+
+
+def test_one_lower_dtype_is_not_taken_for_the_other(kit):
+    subject = kit.run({"precision": "fp16-autocast"})
+    assert PRECISION.evidence(subject, "bf16-autocast").took_effect is False
+
+
+class MostlyFenced(nn.Module):
+    """A model that keeps two of its three layers out of autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layers[0](x).float()
+        with torch.autocast(x.device.type, enabled=False):
+            return self.layers[2](self.layers[1](x))
+
+
+def test_a_minority_in_the_dtype_is_not_enough(kit):
+    subject = kit.run({"precision": "bf16-autocast"}, kit.workload(MostlyFenced))
+    proof = PRECISION.evidence(subject, "bf16-autocast")
+    assert proof.took_effect is False
+    assert "1 of 3" in proof.detail
+
+
+@pytest.mark.parametrize("value", ["fp32", "bf16-autocast"])
+def test_compiled_code_can_be_read_too(kit, value):
+    subject = kit.run({"precision": value, "compile": "default"})
+    proof = PRECISION.evidence(subject, value)
+    assert proof.took_effect is True, proof
+
+
+def test_attention_counts(kit):
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.project = nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.project(x)
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    subject = kit.run({"precision": "bf16-autocast"}, kit.workload(Attention))
+    assert "2 of 2 convolutions, matrix products and attentions" in PRECISION.evidence(subject, "bf16-autocast").detail
+
+
+def test_a_model_without_arithmetic_to_read_is_unknown(kit):
+    subject = kit.run({"precision": "fp32"}, kit.workload(nn.ReLU))
+    for value in ("fp32", "bf16-autocast"):
+        assert PRECISION.evidence(subject, value) == Proof(
+            took_effect=None, detail="the profiled step shows no convolution, matrix product or attention"
+        )
+
+
+def test_without_a_trace_nothing_is_claimed(kit):
+    subject = kit.prepare({"precision": "bf16-autocast"})
+    subject.trace_error = "no CUPTI"
+    assert PRECISION.evidence(subject, "bf16-autocast") == Proof(
+        took_effect=None, detail="the step could not be profiled: no CUPTI"
+    )
+
+
+def test_weights_convert_floating_tensors_only(kit):
+    subject = kit.prepare({"precision": "bf16-weights"})
+    image, label = subject.batches[0]
+    assert {parameter.dtype for parameter in subject.model.parameters()} == {torch.bfloat16}
+    assert (image.dtype, label.dtype) == (torch.bfloat16, torch.int64)
+
+
+@pytest.mark.parametrize("value", list(PRECISION.values))
+def test_tf32_flags_follow_the_value(kit, value):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = value != "tf32"
+    kit.prepare({"precision": value})
+    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is (value == "tf32")
+
+
+def test_what_a_device_cannot_do_has_its_sentence(kit):
+    def unmet(value: str, **where) -> str | None:
+        return PRECISION.unmet(kit.scope(**where), value)
+
+    assert unmet("tf32") == ("needs a CUDA device, this is A CPU; TF32 is a mode of tensor cores from Ampere on")
+    assert unmet("tf32", device=kit.TURING) == (
+        "needs compute capability 8.0, NVIDIA T4 has 7.5; TF32 is a mode of tensor cores from Ampere on"
+    )
+    assert unmet("bf16-autocast", device=kit.TURING) == "needs compute capability 8.0, NVIDIA T4 has 7.5"
+    assert unmet("fp16-autocast") == "needs float16 arithmetic in hardware, A CPU would emulate it"
+    assert unmet("fp16-weights", device=kit.AMPERE, mode="training") == (
+        "is for inference, this is training; torch's gradient scaler refuses to unscale fp16 gradients, "
+        "and unscaled ones vanish; fp16-autocast trains"
+    )
+    for value in PRECISION.values:
+        assert unmet(value, device=kit.AMPERE) is None
+    assert unmet("bf16-weights", mode="training") is None
+    assert unmet("fp32") is None
+
+
+def test_the_scaler_really_refuses_fp16_gradients():
+    parameter = nn.Parameter(torch.ones(2, dtype=torch.float16))
+    optimizer = torch.optim.AdamW([parameter])
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(parameter.sum()).backward()
+    with pytest.raises(ValueError, match="unscale FP16 gradients"):
+        scaler.unscale_(optimizer)

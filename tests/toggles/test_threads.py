@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+import torch
+
+from gpubench.toggles.threads import THREADS
+
+DO_NOTHING = dataclasses.replace(THREADS, apply=lambda subject, value: None)
+
+
+@pytest.mark.parametrize("value", [1, 2])
+def test_the_pool_has_the_size_and_shares_the_work(kit, value):
+    subject = kit.run({"threads": value})
+    proof = THREADS.evidence(subject, value)
+    assert proof.took_effect is True
+    worked = re.search(r"is (\d+); (\d+) OS threads ran", proof.detail)
+    assert worked, proof
+    assert int(worked[1]) == value
+    assert int(worked[2]) >= 1
+
+
+def test_an_apply_that_does_nothing_is_caught(kit):
+    torch.set_num_threads(2)
+    subject = kit.run({"threads": 1}, replace={"threads": DO_NOTHING})
+    proof = THREADS.evidence(subject, 1)
+    assert proof.took_effect is False
+    assert proof.detail.startswith("torch.get_num_threads() is 2;")
+
+
+@pytest.mark.parametrize(
+    ("cores", "physical", "offered"),
+    [
+        (8, 4, (4, 1, 2, 8)),
+        (8, 8, (8, 1, 2, 4)),
+        (2, None, (2, 1)),
+        (12, 6, (6, 1, 2, 4, 12)),
+        (1, 1, (1,)),
+        (2, 4, (2, 1)),
+    ],
+)
+def test_physical_cores_are_the_baseline(kit, cores, physical, offered):
+    device = kit.CPU.__class__(kind="cpu", name="A CPU", cores=cores, physical_cores=physical)
+    assert THREADS.offered(kit.scope(device)) == offered
+
+
+def test_a_gpu_does_not_use_cpu_threads(kit):
+    assert THREADS.applies(kit.scope()) is None
+    assert THREADS.applies(kit.scope(kit.AMPERE)) == "the work is done on NVIDIA A100, not by CPU threads"
