@@ -54,18 +54,21 @@ class CpuFacts(Struct, frozen=True, kw_only=True):
 
 
 class CpuTimes(Struct, frozen=True):
-    """Seconds of CPU time since the start, of the whole machine (`steal`: taken by the hypervisor) and of us."""
+    """Seconds of CPU time since the start, on the cores that this process may use, by everybody.
+
+    The other cores are left out: what runs on a neighbour's share of a large host does not run on ours.
+    """
 
     busy: float
-    steal: float
+    steal: float  # taken by the hypervisor
     ours: float  # this process and its ended children
 
 
-def usable_cores() -> int:
-    """How many logical cores this process may run on."""
+def usable_core_ids() -> list[int]:
+    """The logical cores that this process may run on."""
     if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def read_cpu(root: Path = ROOT) -> CpuFacts:
@@ -85,7 +88,7 @@ def read_cpu(root: Path = ROOT) -> CpuFacts:
     return CpuFacts(
         name=known("name", _name) or platform.processor() or platform.machine() or "CPU",
         architecture=platform.machine(),
-        cores=usable_cores(),
+        cores=len(usable_core_ids()),
         physical_cores=known("physical_cores", _physical_cores),
         total_memory_bytes=known("total_memory_bytes", lambda root: _meminfo(root)["MemTotal"]),
         instruction_sets=known("instruction_sets", instruction_sets) or [],
@@ -103,8 +106,10 @@ def read_cpu(root: Path = ROOT) -> CpuFacts:
 def read_times(root: Path = ROOT) -> CpuTimes | Unavailable:
     """CPU time spent so far; two of these make a load."""
     try:
-        fields = (root / "proc/stat").read_text().split("\n", 1)[0].split()[1:]
-        user, nice, system, _, _, irq, softirq, steal = (int(value) for value in fields[:8])
+        mine = {f"cpu{core}" for core in usable_core_ids()}
+        rows = [line.split() for line in (root / "proc/stat").read_text().splitlines() if line.startswith("cpu")]
+        counts = [[int(value) for value in row[1:9]] for row in rows if row[0] in mine]
+        user, nice, system, _, _, irq, softirq, steal = (sum(column) for column in zip(*counts, strict=True))
         ticks = os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError) as error:
         return Unavailable(f"/proc/stat cannot be read: {error}")
@@ -130,8 +135,7 @@ def instruction_sets(root: Path = ROOT) -> list[str]:
 
 
 def _physical_cores(root: Path) -> int:
-    cores = os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)
-    topology = [root / f"sys/devices/system/cpu/cpu{core}/topology" for core in cores]
+    topology = [root / f"sys/devices/system/cpu/cpu{core}/topology" for core in usable_core_ids()]
     return len({((at / "physical_package_id").read_text(), (at / "core_id").read_text()) for at in topology})
 
 

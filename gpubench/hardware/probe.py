@@ -44,7 +44,16 @@ class Probe(Struct, frozen=True, kw_only=True):
 
     device: Device
     environment: Environment
+    present: list[str]  # devices that torch can use: "cpu", "cuda:0", ...
     architectures: list[str] = field(default_factory=list)  # GPU code inside this torch: "sm_90", "compute_90"
+
+
+def present_devices() -> list[str]:
+    """The devices that torch can use: the CPU, then each GPU."""
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return ["cpu", *(f"cuda:{index}" for index in range(gpus))]
 
 
 def choose_device(device: str = "auto") -> str:
@@ -52,11 +61,7 @@ def choose_device(device: str = "auto") -> str:
 
     Raises GpubenchError for a device that is not there, naming those that are.
     """
-    import torch
-
-    present = ["cpu"]
-    if torch.cuda.is_available():
-        present += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    present = present_devices()
     wanted = {"auto": present[1] if len(present) > 1 else "cpu", "cuda": "cuda:0"}.get(device, device)
     if wanted in present:
         return wanted
@@ -234,7 +239,12 @@ def main(arguments: list[str]) -> None:
 
     chosen = choose_device(arguments[0] if arguments else "auto")
     architectures = torch.cuda.get_arch_list() if chosen != "cpu" else []
-    probe = Probe(device=probe_device(chosen), environment=probe_environment(), architectures=architectures)
+    probe = Probe(
+        device=probe_device(chosen),
+        environment=probe_environment(),
+        present=present_devices(),
+        architectures=architectures,
+    )
     sys.stdout.write(msgspec.json.encode(probe).decode() + "\n")
 
 

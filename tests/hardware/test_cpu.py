@@ -77,9 +77,16 @@ def test_nothing_readable(tmp_path: Path) -> None:
     assert isinstance(read_times(tmp_path), Unavailable)
 
 
-def test_cpu_times(tmp_path: Path) -> None:
+def test_cpu_times_of_the_cores_that_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 12})
     ticks = os.sysconf("SC_CLK_TCK")
-    root = write(tmp_path, {"proc/stat": "cpu  1 2 3 1000 50 4 5 70 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n"})
+    rows = [
+        "cpu  9 9 9 9 9 9 9 9 9 9",
+        "cpu0 8 8 8 8 8 8 8 8 0 0",
+        "cpu1 1 2 3 1000 50 4 0 30 0 0",
+        "cpu12 0 0 0 0 0 0 5 40 0 0",
+    ]
+    root = write(tmp_path, {"proc/stat": "\n".join([*rows, "intr 12"])})
     times = read_times(root)
     assert isinstance(times, CpuTimes)
     assert (times.busy, times.steal) == (15 / ticks, 70 / ticks)

@@ -1,0 +1,62 @@
+"""`gpubench doctor`: is this machine ready for measuring, and what to do where it is not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gpubench.hardware.doctor import Finding
+
+STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+
+
+def doctor(
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda:N.")] = "auto",
+    format_: Annotated[Literal["table", "json"], typer.Option("--format", help="What is printed.")] = "table",
+) -> int:
+    """Look at device, driver, torch, compiler and load, and say what to do about each problem.
+
+    Exit code: 0, or 1 if there is a problem.
+    """
+    from rich.console import Console
+
+    from gpubench.errors import EXIT_OK, EXIT_REGRESSION
+    from gpubench.hardware.checkup import check_up
+    from gpubench.hardware.doctor import findings
+
+    found = findings(check_up(device))
+    if format_ == "json":
+        import msgspec
+
+        typer.echo(msgspec.json.format(msgspec.json.encode({"findings": found})).decode())
+    else:
+        show(Console(), found)
+    return EXIT_REGRESSION if any(finding.severity == "problem" for finding in found) else EXIT_OK
+
+
+def show(console: Console, found: list[Finding]) -> None:
+    """Prints the findings as a table, what to do beneath each, and a last line that counts them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from gpubench.text import plural, printable
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
+    for _ in range(2):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in found:
+        # Text knows no markup: what a driver, a program's name or a variable says is printed as it is.
+        what = Text(printable(finding.found))
+        if finding.advice:
+            what.append(f"\n→ {printable(finding.advice)}", style="dim")
+        table.add_row(Text(finding.severity, style=STYLES[finding.severity]), Text(printable(finding.subject)), what)
+    console.print(table)
+    problems = sum(finding.severity == "problem" for finding in found)
+    notes = sum(finding.severity == "note" for finding in found)
+    verdict = plural(problems, "problem") if problems else "No problem"
+    console.print(Text(f"\n{verdict}, {plural(notes, 'note')}.", style="bold"))

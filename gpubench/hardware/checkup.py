@@ -1,0 +1,147 @@
+"""Gathers the facts for `doctor` without importing torch here: a process of its own asks torch."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import msgspec
+
+import gpubench
+from gpubench.errors import GpubenchError
+from gpubench.hardware.cpu import CpuTimes, read_cpu, read_times
+from gpubench.hardware.doctor import Checkup, GpuNow
+from gpubench.hardware.facts import Device
+from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
+from gpubench.hardware.nvml_device import other_processes
+from gpubench.hardware.probe import Probe
+
+PROBE_LIMIT_S = 180.0  # importing torch from a cold network disk takes a minute
+LEAST_LOAD_S = 1.0  # of watching the CPU load; /proc/stat counts in ticks of 10 ms
+
+
+def check_up(requested: str) -> Checkup:
+    """The facts of this machine for `device` auto, cpu, cuda or cuda:N. Raises GpubenchError for anything else."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", requested):
+        raise GpubenchError(f"Device {requested!r} is not understood.", "Allowed: auto, cpu, cuda:N.")
+    before, started = read_times(), time.monotonic()
+    probe, device_error, torch_error = _probe(requested)
+    time.sleep(max(0.0, LEAST_LOAD_S - (time.monotonic() - started)))
+    others, steal = _load(before, read_times(), time.monotonic() - started)
+    device = probe.device if probe and not device_error else None
+    nvml = Nvml.open()
+    cards, driver, cuda, gpu = _nvml_facts(nvml, device)
+    if isinstance(nvml, Nvml):
+        nvml.close()
+    return Checkup(
+        requested=requested,
+        device=device,
+        device_error=device_error,
+        environment=probe.environment if probe else None,
+        torch_error=torch_error,
+        present=probe.present if probe else [],
+        architectures=probe.architectures if probe else [],
+        cpu=read_cpu(),
+        other_load_cores=others,
+        steal_cores=steal,
+        python_headers=Path(sysconfig.get_path("include"), "Python.h").is_file(),
+        nvml_error=nvml.reason if isinstance(nvml, Unavailable) else "",
+        cards=cards,
+        driver_version=driver,
+        driver_cuda=cuda,
+        gpu=gpu,
+    )
+
+
+def _probe(requested: str) -> tuple[Probe | None, str, str]:
+    """What torch says, why the device is not there, why torch does not work."""
+    probe, error = run_probe(requested)
+    if probe or requested == "cpu":
+        return probe, "", "" if probe else error
+    # A missing device must not hide what is known of the software.
+    fallback, broken = run_probe("cpu")
+    return (fallback, error, "") if fallback else (None, "", broken)
+
+
+def run_probe(device: str, python: str = sys.executable) -> tuple[Probe | None, str]:
+    """The `Probe` of a device from a process of its own, or None and the last line of what went wrong."""
+    root = str(Path(gpubench.__file__).parents[1])
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+    command = [python, "-P", "-m", "gpubench.hardware.probe", device]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PROBE_LIMIT_S,
+            env={**os.environ, "PYTHONPATH": path},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"no answer from torch within {PROBE_LIMIT_S:.0f} s"
+    except OSError as error:
+        return None, f"{python} cannot be run: {error}"
+    if done.returncode == 0:
+        try:
+            return msgspec.json.decode(done.stdout.splitlines()[-1], type=Probe), ""
+        except (msgspec.MsgspecError, IndexError) as error:
+            return None, f"the probe's answer cannot be read: {error}"
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    ended = f"the probe ended with signal {-done.returncode}" if done.returncode < 0 else "the probe failed"
+    return None, lines[-1].removeprefix("gpubench.errors.GpubenchError: ") if lines else ended
+
+
+def _load(
+    before: CpuTimes | Unavailable, after: CpuTimes | Unavailable, seconds: float
+) -> tuple[float | None, float | None]:
+    """Cores that others kept busy and that the hypervisor took, on average over `seconds`."""
+    if isinstance(before, Unavailable) or isinstance(after, Unavailable):
+        return None, None
+    others = (after.busy - before.busy) - (after.ours - before.ours)
+    return max(0.0, others / seconds), max(0.0, (after.steal - before.steal) / seconds)
+
+
+def _nvml_facts(
+    nvml: Nvml | Unavailable, device: Device | None
+) -> tuple[list[str], str | None, list[int] | None, GpuNow | None]:
+    if isinstance(nvml, Unavailable):
+        return [], None, None, None
+    cards, driver, cuda = nvml.devices(), nvml.driver_version(), nvml.cuda_version()
+    names = [] if isinstance(cards, Unavailable) else [card.state().name or card.uuid for card in cards]
+    gpu = None
+    if device is not None and device.kind == "cuda":
+        found = nvml.device(device.uuid) if device.uuid else nvml.cuda_device(device.index or 0)
+        gpu = GpuNow(unavailable={"device": found.reason}) if isinstance(found, Unavailable) else gpu_now(found)
+    return (
+        names,
+        None if isinstance(driver, Unavailable) else driver,
+        None if isinstance(cuda, Unavailable) else list(cuda),
+        gpu,
+    )
+
+
+def gpu_now(device: NvmlDevice) -> GpuNow:
+    """The state of `device` at this moment, while nothing of ours runs on it."""
+    sample, state = device.sample(), device.state()
+    unavailable = dict(sample.unavailable)
+    if state.power_limit_watts is None:
+        unavailable["power_limit_watts"] = state.unavailable["power_limit_watts"]
+    listed = device.processes()
+    others = listed if isinstance(listed, Unavailable) else other_processes(listed, frozenset(), we_use_it=False)
+    if isinstance(others, Unavailable):
+        unavailable["other_processes"] = others.reason
+    return GpuNow(
+        utilization_percent=sample.gpu_utilization_percent,
+        temperature_celsius=sample.temperature_celsius,
+        throttle_reasons=sample.throttle_reasons,
+        other_processes=None if isinstance(others, Unavailable) else [str(process) for process in others],
+        power_limit_watts=state.power_limit_watts,
+        default_power_limit_watts=state.default_power_limit_watts,
+        unavailable=unavailable,
+    )

@@ -1,0 +1,74 @@
+"""What `doctor` looks at and what it says: plain data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+from gpubench.hardware.cpu import CpuFacts
+from gpubench.hardware.facts import Device, Environment
+
+Severity = Literal["ok", "note", "problem"]
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """One thing that was looked at."""
+
+    severity: Severity
+    subject: str
+    found: str
+    advice: str = ""  # what to do about it; empty where there is nothing to do
+
+
+class GpuNow(Struct, frozen=True, kw_only=True):
+    """The device under test as NVML sees it at this moment."""
+
+    utilization_percent: float | None = None
+    temperature_celsius: float | None = None
+    throttle_reasons: list[str] | None = None
+    other_processes: list[str] | None = None
+    power_limit_watts: float | None = None
+    default_power_limit_watts: float | None = None
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+class Checkup(Struct, frozen=True, kw_only=True):
+    """All facts that findings are made of."""
+
+    requested: str  # device, as the user named it
+    device: Device | None
+    device_error: str  # why there is no device; empty where there is
+    environment: Environment | None
+    torch_error: str  # why torch does not work at all; empty where it does
+    present: list[str]  # devices that torch can use
+    architectures: list[str]  # GPU code inside torch: "sm_90", "compute_90"
+    cpu: CpuFacts
+    other_load_cores: float | None  # CPU time per second that others use
+    steal_cores: float | None  # taken by the hypervisor
+    python_headers: bool
+    nvml_error: str
+    cards: list[str]  # names of those that NVML sees
+    driver_version: str | None
+    driver_cuda: list[int] | None  # newest CUDA that the driver runs
+    gpu: GpuNow | None
+
+
+def ok(subject: str, found: str) -> Finding:
+    """Looked at and fine."""
+    return Finding(severity="ok", subject=subject, found=found)
+
+
+def note(subject: str, found: str, advice: str) -> Finding:
+    """Worth knowing; measuring works all the same."""
+    return Finding(severity="note", subject=subject, found=found, advice=advice)
+
+
+def problem(subject: str, found: str, advice: str) -> Finding:
+    """Measuring fails or gives figures that are not this machine's."""
+    return Finding(severity="problem", subject=subject, found=found, advice=advice)
+
+
+def on_cuda(facts: Checkup) -> bool:
+    """Whether the device under test is a GPU."""
+    return facts.device is not None and facts.device.kind == "cuda"
