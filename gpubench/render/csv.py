@@ -12,10 +12,12 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def csv(*reports: Report) -> str:
     """The tidy rows of the reports as CSV with a header; a figure that was not measured is an empty cell."""
+    import pandas as pd
+
     data = frame(*reports)
     data.columns = [inert(str(name)) for name in data.columns]
     for place in range(data.shape[1]):  # by place: two hostile names may read alike once they are inert
-        data.isetitem(place, [inert(value) for value in data.iloc[:, place]])
+        data.isetitem(place, pd.Series([inert(value) for value in data.iloc[:, place]], dtype=object))
     return str(data.to_csv(index=False, lineterminator="\n"))
 
 

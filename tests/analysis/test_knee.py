@@ -15,8 +15,8 @@ def size(
         {toggle: value},
         items=max(value, 1),
         roles=[sweep(toggle)],
-        status=status,  # type: ignore[arg-type]
-        **{key: each for key, each in options.items() if key != "tag"},  # type: ignore[arg-type]
+        status=status,
+        **{key: each for key, each in options.items() if key != "tag"},
     )
 
 

@@ -58,4 +58,4 @@ def test_every_row_that_ran_stands_in_a_group_and_rungs_follow_their_steps() -> 
         "+ channels_last = on",
         "+ compile = default",
     ]
-    assert [line.label for line in grouped["alone"]][0] == "precision = bf16-autocast"
+    assert next(line.label for line in grouped["alone"]) == "precision = bf16-autocast"

@@ -83,8 +83,14 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         (b"3", "no gpubench report"),
         (b'{"machine_info": {}}', "no gpubench report: Object missing required field `schema_version`"),
         (b'{"schema_version": 1}', "missing required field `tool`"),
-        (b'{"schema_version": 1, "tool": {"name": "pytest", "version": "8"}}', "was written by 'pytest', not by gpubench"),
-        (b'{"schema_version": "\\u001b[31m", "tool": {"name": "\\u001b[31m", "version": "8"}}', "schema_version: Expected"),
+        (
+            b'{"schema_version": 1, "tool": {"name": "pytest", "version": "8"}}',
+            "was written by 'pytest', not by gpubench",
+        ),
+        (
+            b'{"schema_version": "\\u001b[31m", "tool": {"name": "\\u001b[31m", "version": "8"}}',
+            "schema_version: Expected",
+        ),
         (b'{"schema_version": NaN}', "holds the number NaN"),
         (b'{"schema_version": 1, "x": -Infinity}', "holds the number -Infinity"),
         (b'{"schema_version": 1e999}', "out of range"),
@@ -124,7 +130,7 @@ def test_nan_in_a_figure_is_refused_on_loading() -> None:
 
 def test_a_newer_schema_says_upgrade_whatever_else_changed() -> None:
     newer = {"schema_version": SCHEMA_VERSION + 1, "tool": {"name": "gpubench", "version": "9"}, "rows": {}}
-    with pytest.raises(GpubenchError, match="newer gpubench.*schema_version is 2.*Upgrade"):
+    with pytest.raises(GpubenchError, match=r"newer gpubench.*schema_version is 2.*Upgrade"):
         store.decode(json.dumps(newer).encode(), "r.json")
 
 

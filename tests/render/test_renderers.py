@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import csv as standard_csv
+import io
+import re
+import tomllib
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from gpubench.analysis.recommend import recommend
+from gpubench.analysis.table import lines
+from gpubench.render.cells import HEADINGS, cells
+from gpubench.render.csv import csv
+from gpubench.render.heading import remarks
+from gpubench.render.markdown import escape, markdown
+from gpubench.render.profile import profile, toml
+from gpubench.render.table import show
+from gpubench.results.schema import Recommendation, Report, Summary
+from tests.reports import HOSTILE, baseline, hostile_report, ladder_report, report, row
+
+CODE = "model = model.to(memory_format=torch.channels_last)  # a line that is longer than a narrow terminal is wide"
+
+
+def chosen(found: Report) -> Recommendation:
+    recommendation = recommend(found, "fps").recommendation
+    assert recommendation is not None
+    return recommendation
+
+
+def terminal(found: Report, width: int = 120, colour: bool = False, snippet: str = CODE) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=colour, color_system="truecolor" if colour else None)
+    show(console, found, chosen(found), snippet)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_the_terminal_shows_every_row_figure_and_reason_at_any_width(width: int) -> None:
+    shown = terminal(ladder_report(), width)
+    flat = " ".join(shown.split())
+    for words in (
+        "vae inference",
+        "NVIDIA Test GPU",
+        "torch 2.13.0",
+        "batch size 8",
+        "baseline",
+        "the ladder:",
+        "alone:",
+    ):
+        assert words in shown
+    for words in ("#10 oom: tried to allocate 3.00 GiB", "skipped precision = tf32: needs compute capability 8.0"):
+        assert words in flat
+    for figure in ("80.0", "133", "1.67x", "wrong", *(("60.00", "600 MiB", "25.0") if width >= 80 else ())):
+        assert re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.])", shown), figure
+    assert CODE in shown  # never broken: it is there to be copied
+    assert all(len(line) <= width for line in shown.splitlines() if CODE not in line)
+
+
+def test_the_closing_block_says_what_how_much_versus_what_and_why() -> None:
+    shown = " ".join(terminal(ladder_report()).split())
+    assert "Recommended for fps: precision = bf16-autocast, channels_last = on, compile = default (#7)" in shown
+    assert re.search(r"Speedup 2\.4\dx \(2\.4\d to 2\.4\d\) versus baseline\.", shown)
+    assert "has paid for itself after" in shown
+
+
+def test_ladder_rungs_stand_under_one_another() -> None:
+    shown = terminal(ladder_report())
+    rungs = [line for line in shown.splitlines() if re.match(r"\s*\d+ \+ ", line)]
+    assert [re.split(r"\s{2,}", line.strip())[0] for line in rungs[:2]] == [
+        "3 + precision = bf16-autocast",
+        "6 + channels_last = on",
+    ]
+    assert "(recommended)" in rungs[2]
+
+
+def test_colours_only_on_terminals() -> None:
+    assert "\x1b[" in terminal(ladder_report(), colour=True)
+    assert "\x1b[" not in terminal(ladder_report(), colour=False)
+
+
+def test_what_was_not_measured_is_a_dash_and_never_zero() -> None:
+    line = next(line for group in lines(ladder_report()).values() for line in group if line.row.measurement.id == "oom")
+    texts = cells(line)
+    assert set(texts) == set(HEADINGS)
+    for key in ("fps", "latency", "percentiles", "speedup", "memory", "compile", "error"):
+        assert texts[key] == "-"
+
+
+def test_flags_mark_a_row_and_are_explained() -> None:
+    found = report(baseline(), row("x", 0.05, {"compile": "default"}, flags=["unsteady: 4.0 s of warm-up"]))
+    assert "ok*" in terminal(found)
+    assert "#2 ok: unsteady: 4.0 s of warm-up" in remarks(found)
+
+
+def test_an_unfinished_run_a_sweep_and_notes_are_remarked() -> None:
+    found = msgspec.structs.replace(
+        report(baseline(), finished=False),
+        notes=["The laptop is on battery."],
+        sweep=Summary(toggle="batch_size", knee=4, largest_fitting=8, reason="batch_size = 4 is the knee."),
+    )
+    plan = msgspec.structs.replace(found.plan, configurations=["baseline", "a", "b"])
+    found = msgspec.structs.replace(found, plan=plan)
+    assert remarks(found) == [
+        "The laptop is on battery.",
+        "batch_size = 4 is the knee.",
+        "The run was cut off: 2 configurations not measured. --resume goes on with it.",
+    ]
+
+
+def test_an_empty_report_renders_everywhere() -> None:
+    out = io.StringIO()
+    show(Console(file=out), report())
+    assert "vae inference" in out.getvalue()
+    assert markdown(report()).startswith("## vae inference")
+    assert csv(report()).count("\n") == 1
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_shows_as_text_on_the_terminal(text: str) -> None:
+    found = hostile_report(text)
+    shown = terminal(found, width=300)
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    if text.startswith("["):
+        assert text in shown  # markup was not read as markup
+    coloured = terminal(found, width=300, colour=True)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == shown  # only our own styles came on top; no link either
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_keeps_the_markdown_table_whole(text: str) -> None:
+    shown = markdown(hostile_report(text), chosen(hostile_report(text)), snippet=f"x = 1\n```\n{text}")
+    assert "<script" not in shown.split("````")[0]
+    assert "\x1b" not in shown
+    table = [line for line in shown.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {len(HEADINGS) + 1}
+    assert len(table) >= 5
+    assert shown.rstrip().endswith("````")
+
+
+def test_markdown_escapes() -> None:
+    assert escape("a|b `c` *d* [e](f) <g> & \\") == r"a\|b \`c\` \*d\* \[e\](f) &lt;g&gt; &amp; \\"
+
+
+def test_markdown_shows_the_same_cells_as_the_terminal() -> None:
+    found = ladder_report()
+    shown = markdown(found, chosen(found), snippet="x = 1")
+    for group in lines(found).values():
+        for line in group:
+            for text in (escape(text) for text in cells(line).values()):
+                assert text in shown
+    assert "| ---: | --- |" in shown
+    assert "**Recommended for fps:" in shown
+    assert "```\nx = 1\n```" in shown
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_in_csv_is_one_inert_cell(text: str) -> None:
+    found = hostile_report(text)
+    table = list(standard_csv.reader(io.StringIO(csv(found))))
+    assert len(table) == 1 + len(found.measurements)
+    assert len({len(line) for line in table}) == 1
+    for line in table:
+        for cell in line:
+            assert not cell.startswith(("=", "+", "@", "\t", "\r"))
+            assert not re.match(r"-[^\d]", cell)
+            assert "\x1b" not in cell
+
+
+def test_csv_figures_are_plain_numbers() -> None:
+    table = list(standard_csv.DictReader(io.StringIO(csv(ladder_report()))))
+    first, failed = table[0], next(line for line in table if line["id"] == "oom")
+    assert first["items_per_step"] == "8"
+    assert float(first["fps"]) == pytest.approx(80)
+    assert first["peak_memory_bytes"] == str(1000 * 2**20)
+    assert failed["fps"] == failed["latency_median_s"] == failed["speedup"] == ""
+
+
+def test_csv_cells_that_would_be_formulas_get_an_apostrophe_and_numbers_do_not() -> None:
+    found = report(baseline(), row("=cmd|' /C calc'!A0", 0.05, {"threads": -1, "p": " +1", "q": "-x"}))
+    line = list(standard_csv.DictReader(io.StringIO(csv(found))))[1]
+    assert line["id"] == "'=cmd|' /C calc'!A0"
+    assert line["configuration.threads"] == "-1"
+    assert line["configuration.p"] == "' +1"
+    assert line["configuration.q"] == "'-x"
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, 'quote " and \\ backslash', "\x00\x7f\x1f", "😀", "", "a.b c"])
+def test_a_profile_reads_back_as_it_was(text: str) -> None:
+    found = report(baseline(), row(text or "x", 0.05, {text: text, "batch_size": 4}), name=text, reference=text)
+    recommendation = chosen(found)
+    read = tomllib.loads(profile(found, recommendation, f"{text}.json", "2026-01-02T03:04:05+00:00"))
+    assert read["configuration"] == recommendation.configuration
+    assert read["workload"]["name"] == text
+    assert read["source"] == f"{text}.json"
+    assert read["recommendation"]["speedup"] == recommendation.speedup
+    assert read["created_at"] == "2026-01-02T03:04:05+00:00"
+
+
+def test_a_profile_leaves_out_what_is_not_known_and_replaces_what_toml_cannot_hold() -> None:
+    found = report(row("fast", 0.05))
+    read = tomllib.loads(profile(found, chosen(found), "r.json", "2026"))
+    assert "speedup" not in read["recommendation"]
+    assert tomllib.loads(f"x = {toml(chr(0xD800))}")["x"] == "\ufffd"
+    assert tomllib.loads(f"x = [{toml(True)}, {toml(1e300)}, {toml(-3)}]")["x"] == [True, 1e300, -3]
