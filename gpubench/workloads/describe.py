@@ -1,0 +1,131 @@
+"""The facts of a loaded workload that decide which toggles apply; needs torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from gpubench.errors import GpubenchError
+from gpubench.workloads.facts import Mode, WorkloadFacts
+from gpubench.workloads.loader import Loaded
+from gpubench.workloads.source import blaming
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> WorkloadFacts:
+    """The facts of a workload in one mode, at `batch_size` (None: its own).
+
+    The model is built on the meta device where its code allows that, so that even a large one takes no memory.
+    Raises GpubenchError where the mode, a batch, or a compile target does not fit the workload.
+    """
+    workload = loaded.workload
+    if mode not in workload.modes:
+        raise GpubenchError(
+            f"Workload {workload.name!r} cannot do {mode}: it has no {'loss' if mode == 'training' else 'infer'}.",
+            f"Its modes: {', '.join(workload.modes)}.",
+        )
+    count = workload.batch_size if batch_size is None else batch_size
+    if count < 1:
+        raise GpubenchError(f"The batch size is {count}.", "Give a whole number of at least 1.")
+    model = _build(loaded)
+    _check_targets(loaded, model)
+    tiling = workload.tiling if mode == "inference" else None
+    return WorkloadFacts(
+        reference=loaded.reference,
+        name=workload.name,
+        item=workload.item,
+        mode=mode,
+        modes=cast("list[Mode]", list(workload.modes)),
+        size=loaded.size,
+        parameters=dict(loaded.parameters),
+        batch_size=count,
+        parameter_count=_count_parameters(loaded, model),
+        input_shapes=_input_shapes(loaded, count),
+        convolution_dimensions=_convolution_dimensions(model),
+        attention=_has_attention(model),
+        tile_sizes=list(tiling.sizes) if tiling else [],
+        tile_multiple=tiling.multiple if tiling else 1,
+        tile_overlap=tiling.overlap if tiling else 0,
+        resolution=workload.resolution,
+        source_hash=loaded.source_hash,
+    )
+
+
+def _build(loaded: Loaded) -> nn.Module:
+    import torch
+    from torch import nn
+
+    try:
+        with torch.device("meta"):
+            model: Any = loaded.workload.build()
+    except Exception:  # noqa: BLE001 - code that reads values cannot run without any; then the CPU says what is wrong
+        with blaming(f"Building the model of {loaded.reference}", loaded.file):
+            model = loaded.workload.build()
+    if not isinstance(model, nn.Module):
+        raise GpubenchError(
+            f"The build of workload {loaded.workload.name!r} returned an object of type {type(model).__name__}.",
+            "It must return a torch.nn.Module.",
+        )
+    return model
+
+
+def _count_parameters(loaded: Loaded, model: nn.Module) -> int:
+    from torch.nn.parameter import is_lazy
+
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise GpubenchError(
+            f"The model of {loaded.reference} has lazy layers, whose parameters have no shape yet.",
+            "Call it once on an example inside build, or give the layers their sizes.",
+        )
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _check_targets(loaded: Loaded, model: nn.Module) -> None:
+    modules = dict(model.named_modules())
+    for target in loaded.workload.compile_targets:
+        if target not in modules:
+            children = ", ".join(name for name, _ in model.named_children()) or "none"
+            raise GpubenchError(
+                f"Workload {loaded.workload.name!r} names the compile target {target!r}; its model has none such.",
+                f'Its own submodules: {children}. "" is the whole model.',
+            )
+
+
+def _input_shapes(loaded: Loaded, batch_size: int) -> list[list[int]]:
+    import torch
+
+    name = loaded.workload.name
+    with blaming(f"Making the inputs of {loaded.reference}", loaded.file):
+        batch: Any = loaded.workload.inputs(batch_size, torch.Generator().manual_seed(0))
+    if not isinstance(batch, tuple) or not batch or not all(isinstance(part, torch.Tensor) for part in batch):
+        raise GpubenchError(
+            f"The inputs of workload {name!r} are of type {type(batch).__name__}.",
+            "They must be a tuple of at least one tensor.",
+        )
+    shapes = [list(tensor.shape) for tensor in batch]
+    for shape in shapes:
+        if not shape or shape[0] != batch_size:
+            raise GpubenchError(
+                f"An input of workload {name!r} has shape {shape} for a batch of {batch_size}.",
+                "The first dimension of every input must be the batch.",
+            )
+    return shapes
+
+
+def _convolution_dimensions(model: nn.Module) -> list[int]:
+    from torch import nn
+
+    kinds = {
+        1: (nn.Conv1d, nn.ConvTranspose1d),
+        2: (nn.Conv2d, nn.ConvTranspose2d),
+        3: (nn.Conv3d, nn.ConvTranspose3d),
+    }
+    return [d for d, types in kinds.items() if any(isinstance(module, types) for module in model.modules())]
+
+
+def _has_attention(model: nn.Module) -> bool:
+    """Whether a module is attention by its class: calls of functions cannot be seen without running the model."""
+    from torch import nn
+
+    return any(isinstance(m, nn.MultiheadAttention) or "Attention" in type(m).__name__ for m in model.modules())

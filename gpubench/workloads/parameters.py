@@ -1,0 +1,38 @@
+"""Checks of what a user can set on a bundled workload; every message names the value and the nearest allowed one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from gpubench.errors import GpubenchError, unknown_name
+
+T = TypeVar("T")
+
+
+def choose(kind: str, name: str, choices: Mapping[str, T]) -> T:
+    """The choice of that name. Raises GpubenchError naming the nearest and all choices."""
+    if name not in choices:
+        raise unknown_name(kind, name, choices)
+    return choices[name]
+
+
+def check_side(name: str, value: int, *, multiple: int, least: int, why: str) -> int:
+    """`value` (in pixels or voxels) itself, where it is a multiple of `multiple` and at least `least`.
+
+    Raises GpubenchError naming the nearest allowed value.
+    """
+    if value >= least and value % multiple == 0:
+        return value
+    nearest = max(least, multiple * max(1, round(value / multiple)))
+    raise GpubenchError(
+        f"{name} is {value}; it must be a multiple of {multiple} and at least {least}, because {why}.",
+        f"The nearest allowed value is {nearest}.",
+    )
+
+
+def check_count(name: str, value: int) -> int:
+    """`value` itself, where it is at least 1. Raises GpubenchError otherwise."""
+    if value < 1:
+        raise GpubenchError(f"{name} is {value}.", "Give a whole number of at least 1.")
+    return value

@@ -1,0 +1,144 @@
+"""Where a workload's code is: a bundled module, `FILE.py:NAME` or `package.module:NAME`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gpubench.errors import GpubenchError, unknown_name
+from gpubench.workloads.catalog import SUMMARIES, names
+
+FORMS = "Give a bundled name, FILE.py:NAME or package.module:NAME."
+
+
+@dataclass(frozen=True)
+class Source:
+    """The object that a reference names."""
+
+    reference: str
+    target: Any
+    file: Path | None  # of a user's code; None for a bundled workload
+    source_hash: str | None  # SHA-256 of that file
+
+
+def find(reference: str) -> Source:
+    """The object that `reference` names. Raises GpubenchError saying which part of it is wrong."""
+    place, name = _split(reference)
+    module = import_module_of(reference)
+    if not name:
+        return Source(reference, getattr(module, reference), None, None)
+    if not hasattr(module, name):
+        public = [key for key in vars(module) if not key.startswith("_")]
+        raise unknown_name(f"name in {place}", name, public)
+    file = Path(module.__file__) if module.__file__ else None
+    digest = hashlib.sha256(file.read_bytes()).hexdigest() if file else None
+    return Source(reference, getattr(module, name), file, digest)
+
+
+def import_module_of(reference: str) -> ModuleType:
+    """The module that `reference` lies in, imported once. Raises GpubenchError like `find`."""
+    place, name = _split(reference)
+    if not name:
+        return importlib.import_module(f"gpubench.workloads.{reference}")
+    return _from_file(Path(place)) if place.endswith(".py") or "/" in place else _from_package(place)
+
+
+def _split(reference: str) -> tuple[str, str]:
+    """File or package, and NAME; both empty for a bundled workload."""
+    place, colon, name = reference.rpartition(":")
+    if colon and name and place:
+        return place, name
+    if colon:
+        raise GpubenchError(f"The workload {reference!r} lacks {'a NAME' if place else 'a file or package'}.", FORMS)
+    if reference.endswith(".py") or "/" in reference:
+        raise GpubenchError(
+            f"The workload {reference!r} does not say which NAME in the file.", f"Give {reference}:NAME."
+        )
+    if reference not in SUMMARIES:
+        raise unknown_name("workload", reference, names(), "Your own: FILE.py:NAME or package.module:NAME.")
+    return "", ""
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise GpubenchError(f"The workload file {str(path)!r} {what}.", "Give the path of a Python file.")
+    full = path.resolve()
+    # A name of its own, so that a file called torch.py or vae.py hides no other module; another one once it is edited.
+    name = f"gpubench_user_{hashlib.sha256(str(full).encode() + full.read_bytes()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, full)
+    if spec is None or spec.loader is None:
+        raise GpubenchError(f"The workload file {str(path)!r} is no Python file.", "Its name must end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
+    try:
+        with _first_on_path(full.parent), blaming(f"Importing {path}", full):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _from_package(name: str) -> ModuleType:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise GpubenchError(
+            f"There is no module {name!r} to take the workload from.",
+            "Install its package, or give the file: FILE.py:NAME.",
+        )
+    file = Path(spec.origin) if spec.origin else None
+    with blaming(f"Importing {name}", file):
+        return importlib.import_module(name)
+
+
+@contextmanager
+def _first_on_path(folder: Path) -> Iterator[None]:
+    """Modules beside the file are found first while it is imported, and last afterwards, when functions import more."""
+    entry = str(folder)
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
+        if entry not in sys.path:
+            sys.path.append(entry)
+
+
+@contextmanager
+def blaming(what: str, file: Path | None) -> Iterator[None]:
+    """Turns whatever a user's code raises into one sentence with its line; a GpubenchError passes as it is."""
+    try:
+        yield
+    except GpubenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        first = (str(error).splitlines() or [""])[0]
+        where = f" at line {line}" if (line := _line(error, file)) else ""
+        text = f"{type(error).__name__}: {first}" if first else type(error).__name__
+        raise GpubenchError(
+            f"{what} failed{where}: {text}.", "Run the file with Python to see the whole error."
+        ) from error
+
+
+def _line(error: BaseException, file: Path | None) -> int | None:
+    if file is None:
+        return None
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename) == file:
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno for frame in reversed(frames) if Path(frame.filename) == file), None)
