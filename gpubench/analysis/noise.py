@@ -16,7 +16,7 @@ from gpubench.results.schema import Configuration, Measurement, Report
 NORMAL_QUANTILE = 1.96  # two-sided 95 %
 # Spread (standard deviation) of the log-ratio between two identical processes, seen over 8 pairs and 12 rounds on a
 # 2-core CPU with torch 2.13: with the allocator held steady, and with glibc's default one, whose mmap threshold moves
-# with each process's history. docs/measurement.md
+# with each process's history.
 PAIR_SPREAD_STEADY = 0.019
 PAIR_SPREAD_SYSTEM_ALLOCATOR = 0.103
 MIN_DEGREES_OF_FREEDOM = 3  # with fewer, Student's factor is above 4 and would tie everything with everything

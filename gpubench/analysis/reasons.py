@@ -37,6 +37,7 @@ class Choice:
     gain: Speedup | None
     phase: Phase
     spread: Spread
+    unconfirmed: list[Measurement]  # exploring could not tell them from its best, and no fresh process measured them
 
     @property
     def baseline(self) -> Measurement | None:
@@ -143,7 +144,7 @@ def _noise(choice: Choice) -> str:
         seen = f"only {plural(between.repeats, 'repeat')} of a configuration was measured, too few to estimate it"
     return (
         f"The noise between processes is assumed, not measured, since {seen}: two identical processes differ by "
-        f"{assumed} (standard deviation, docs/measurement.md)."
+        f"{assumed} (standard deviation over 8 pairs of them, seen while gpubench was made)."
     )
 
 
@@ -204,7 +205,11 @@ def _compile_cost(choice: Choice, baseline: Measurement) -> str:
 
 def _ties(choice: Choice) -> list[str]:
     others = [f"{row.id} ({name(choice.report, row)})" for row in choice.tied if row.id != choice.chosen.id]
-    return [f"Tied with it, within the noise: {_listing(others)}."] if others else []
+    sentences = [f"Tied with it, within the noise: {_listing(others)}."] if others else []
+    if choice.unconfirmed:
+        names = _listing([f"{row.id} ({name(choice.report, row)})" for row in choice.unconfirmed])
+        sentences.append(f"Exploring could not tell these from the best either, and they were not confirmed: {names}.")
+    return sentences
 
 
 def _listing(names: list[str]) -> str:

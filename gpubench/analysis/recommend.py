@@ -50,7 +50,8 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
     chosen = min(tied, key=lambda row: _simplicity(report, row))
     versus = find(report, report.plan.baseline)
     gain = _speedup(chosen, versus, competing.spread)
-    choice = reasons.Choice(report, objective, chosen, best, tied, gain, competing.phase, competing.spread)
+    unconfirmed = _unconfirmed(report, objective, max_memory_bytes, competing)
+    choice = reasons.Choice(report, objective, chosen, best, tied, gain, competing.phase, competing.spread, unconfirmed)
     sentences = [*reasons.reasons(choice), *reasons.left_out(report, competing.excluded)]
     recommendation = Recommendation(
         id=chosen.id,
@@ -71,6 +72,14 @@ def contenders(report: Report, objective: Objective, max_memory_bytes: int | Non
     """Ids of the rows that exploring cannot tell from the best, best first: what to confirm in fresh processes."""
     competing = _field(report, objective, max_memory_bytes, phase="explore")
     return [row.id for row in competing.rows if _tied(report, competing.rows[0], row, objective, competing)]
+
+
+def _unconfirmed(report: Report, objective: Objective, limit: int | None, competing: Field) -> list[Measurement]:
+    if competing.phase != "confirm":
+        return []
+    known = {row.id for row in competing.rows}
+    rows = (find(report, id) for id in contenders(report, objective, limit) if id not in known)
+    return [row for row in rows if row is not None]
 
 
 def _field(report: Report, objective: Objective, limit: int | None, phase: Phase | None = None) -> Field:

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from gpubench.analysis.effects import effects, ladder
+from gpubench.analysis.memory import needed_bytes, peak_bytes
 from tests.reports import CPU, GPU, MIB, baseline, ladder_report, report, row, rung
 
 FAST, LAST = {"precision": "bf16-autocast"}, {"channels_last": "on"}
@@ -69,6 +70,13 @@ def test_rungs_are_in_the_order_of_their_steps() -> None:
     rows = ladder_report()
     backwards = msgspec.structs.replace(rows, measurements=rows.measurements[::-1])
     assert [toggle for _, toggle in ladder(backwards)] == ["precision", "channels_last", "compile"]
+
+
+def test_the_peak_of_a_cpu_process_leaves_out_python_and_torch() -> None:
+    assert peak_bytes(baseline(memory_mib=1000), "cpu") == 1000 * MIB
+    assert needed_bytes(baseline(memory_mib=1000, warmup_mib=1500), "cpu") == 1500 * MIB
+    unread = msgspec.structs.replace(baseline().memory, host_resident_at_start_bytes=None)
+    assert peak_bytes(msgspec.structs.replace(baseline(), memory=unread), "cpu") is None
 
 
 def test_memory_is_reserved_bytes_on_cuda_and_resident_beyond_the_start_on_a_cpu() -> None:

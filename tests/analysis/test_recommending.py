@@ -187,6 +187,28 @@ def test_an_unconfirmed_row_cannot_beat_confirmed_ones_by_its_exploring_figure()
     found = best(report(baseline(0.1, confirm_s=[0.1] * 4), confirmed, row("other", 0.0505, FASTER)))
     assert found.id == "confirmed"
     assert found.speedup == pytest.approx(0.1 / 0.06)
+    assert "not confirmed: other (precision = bf16-autocast, compile = default)" in text(found)
+
+
+def test_where_nothing_is_faster_the_baseline_is_kept() -> None:
+    kept = 0
+    for seed in range(80):
+        chance = random.Random(seed)
+        explored = sorted(0.1 * chance.lognormvariate(0, 0.02) for _ in range(12))
+        rows = [
+            row(
+                f"row{index}",
+                step_s,
+                {"threads": index},
+                confirm_s=[0.1 * chance.lognormvariate(0, 0.02) for _ in range(3)] if index < 2 else (),
+            )
+            for index, step_s in enumerate(explored)
+        ]
+        first = baseline(
+            0.1 * chance.lognormvariate(0, 0.02), confirm_s=[0.1 * chance.lognormvariate(0, 0.02) for _ in range(3)]
+        )
+        kept += best(report(first, *rows)).id == "baseline"
+    assert kept >= 0.92 * 80
 
 
 def test_rounds_are_paired_so_that_drift_common_to_both_cancels() -> None:
