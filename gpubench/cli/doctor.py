@@ -45,16 +45,20 @@ def show(console: Console, found: list[Finding]) -> None:
 
     from gpubench.text import plural, printable
 
+    def safe(text: str) -> str:
+        # A terminal that knows ASCII only gets a question mark for "°" instead of a traceback.
+        return printable(text).encode(console.encoding, "replace").decode(console.encoding)
+
     table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
     for _ in range(2):
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in found:
         # Text knows no markup: what a driver, a program's name or a variable says is printed as it is.
-        what = Text(printable(finding.found))
+        what = Text(safe(finding.found))
         if finding.advice:
-            what.append(f"\n→ {printable(finding.advice)}", style="dim")
-        table.add_row(Text(finding.severity, style=STYLES[finding.severity]), Text(printable(finding.subject)), what)
+            what.append(f"\n-> {safe(finding.advice)}", style="dim")
+        table.add_row(Text(finding.severity, style=STYLES[finding.severity]), Text(safe(finding.subject)), what)
     console.print(table)
     problems = sum(finding.severity == "problem" for finding in found)
     notes = sum(finding.severity == "note" for finding in found)

@@ -111,7 +111,9 @@ def gpu_code(facts: Checkup) -> Iterator[Finding]:
     listed = ", ".join(facts.architectures)
     if not runs and not translated:
         found = f"this torch has no code for compute capability {major}.{minor} (it has {listed})"
-        yield problem("GPU code", found, f"Install a torch that has it. {INSTALL_TORCH}")
+        yield problem(
+            "GPU code", found, "Use a newer torch, or one for a newer CUDA: https://pytorch.org/get-started/locally/."
+        )
     elif not runs:
         found = f"this torch has only PTX for compute capability {major}.{minor}, translated when first loaded"
         yield note("GPU code", found, "The first start is slow and kernels may be too; a newer torch may have it.")

@@ -35,13 +35,20 @@ def test_the_table_shows_everything_and_fits(width: int) -> None:
     text = rendered([OK, NOTE, PROBLEM], width)
     assert max(len(line) for line in text.splitlines()) <= width
     words = " ".join(text.split())
-    for expected in ("torch 2.8.0", "→ close programs", "→ End [it].", "1 problem, 1 note."):
+    for expected in ("torch 2.8.0", "-> close programs", "-> End [it].", "1 problem, 1 note."):
         assert expected in words
 
 
 def test_text_from_outside_is_no_markup_and_moves_no_cursor() -> None:
     text = rendered([PROBLEM], 120)
     assert "[red]evil[/red]" in text and "\x1b" not in text
+
+
+def test_a_terminal_that_knows_ascii_only() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    show(Console(file=stream, width=80), [Finding(severity="note", subject="throttling", found="at 92 °C")])
+    stream.flush()
+    assert b"at 92 ?C" in stream.buffer.getvalue()  # type: ignore[attr-defined]
 
 
 def test_counts() -> None:

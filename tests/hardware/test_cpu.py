@@ -50,7 +50,9 @@ def test_an_intel_server(tmp_path: Path) -> None:
                 "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave\n",
                 "sys/devices/system/cpu/cpu0/cache/index0/level": "1\n",
                 "sys/devices/system/cpu/cpu0/cache/index0/size": "48K\n",
-                "sys/devices/system/cpu/cpu0/cache/index3/level": "3\n",
+                **{f"sys/devices/system/cpu/cpu0/cache/index{n}/level": f"{n}\n" for n in (1, 2, 3)},
+                "sys/devices/system/cpu/cpu0/cache/index1/size": "32K\n",
+                "sys/devices/system/cpu/cpu0/cache/index2/size": "200M\n",  # larger, but not the last
                 "sys/devices/system/cpu/cpu0/cache/index3/size": "105M\n",
                 **topology,
             },
@@ -100,8 +102,10 @@ def test_version_2_takes_the_narrowest_of_the_groups_above(tmp_path: Path) -> No
             "proc/self/cgroup": "0::/a/b\n",
             "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
             "sys/fs/cgroup/a/cpu.max": "150000 100000\n",
-            "sys/fs/cgroup/a/b/memory.max": "max\n",
+            "sys/fs/cgroup/cpu.max": "300000 100000\n",
+            "sys/fs/cgroup/a/b/memory.max": "2147483648\n",
             "sys/fs/cgroup/a/memory.max": "1073741824\n",
+            "sys/fs/cgroup/memory.max": "max\n",
         },
     )
     assert cpu_quota_cores(root) == 1.5

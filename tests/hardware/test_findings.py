@@ -160,7 +160,7 @@ CASES = {
     "driver a little older": (change(ON_GPU, driver_cuda=[12, 4]), ("note", "CUDA", "the driver knows 12.4", "PTX")),
     "no code for the GPU": (
         change(ON_GPU, architectures=["sm_80", "sm_90"]),
-        ("problem", "GPU code", "no code for compute capability 12.0 (it has sm_80, sm_90)", "Install a torch"),
+        ("problem", "GPU code", "no code for compute capability 12.0 (it has sm_80, sm_90)", "newer torch"),
     ),
     "only PTX for the GPU": (
         change(ON_GPU, architectures=["sm_80", "sm_90", "compute_90"]),
