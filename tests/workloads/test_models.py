@@ -8,6 +8,7 @@ from torch import nn
 
 from gpubench.errors import GpubenchError
 from gpubench.workloads import SIZES, load, names, summary
+from gpubench.workloads.resnet50 import Bottleneck, Config, ResNet
 from gpubench.workloads.workload import Batch, Workload
 
 VARIANTS = [
@@ -99,6 +100,15 @@ def test_outputs_keep_their_shape_and_order_of_one(name: str, parameters: dict[s
     assert output.shape == SHAPES[workload.name]
     assert 0.05 < output.std() < 20
     assert workload.modes == (("inference", "training") if "task" not in parameters else ("inference",))
+
+
+def test_sixteen_blocks_without_statistics_do_not_explode() -> None:
+    """Untrained norms do not normalise in inference; plain residual sums would double the variance 16 times."""
+    torch.manual_seed(0)
+    model = ResNet(Config(width=8, resolution=32, batch_size=2, classes=10)).eval()
+    assert sum(isinstance(module, Bottleneck) for module in model.modules()) == 16
+    with torch.inference_mode():
+        assert 0.1 < model(torch.randn(2, 3, 32, 32)).std() < 5
 
 
 @pytest.mark.parametrize("name", ["resnet50", "vae", "unet3d"])

@@ -9,6 +9,12 @@ import torch.nn.functional as F
 from gpubench.errors import GpubenchError
 from gpubench.workloads.tiling import apply_tiled, blend_weights, lay_side
 
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 SIDES = [(37, 16, 4), (37, 16, 9), (41, 16, 15), (16, 16, 8), (9, 16, 4), (33, 8, 0), (32, 8, 1)]
 
 
@@ -17,7 +23,7 @@ def test_identity_comes_back(size: int, tile: int, overlap: int) -> None:
     x = torch.randn(2, 3, size, size + 3, dtype=torch.float64)
     torch.testing.assert_close(apply_tiled(lambda t: t, x, tile=tile, overlap=overlap), x, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(
-        apply_tiled(lambda t: t, x.float(), tile=tile, overlap=overlap), x.float(), rtol=1e-6, atol=1e-6
+        apply_tiled(lambda t: t, x.float(), tile=tile, overlap=overlap), x.float(), rtol=1e-5, atol=1e-5
     )
 
 
