@@ -15,7 +15,10 @@ MEMORY_TOLERANCE = 0.12
 
 
 class DenseTflops(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Peak 10^12 floating-point operations per second without sparsity; 16-bit ones accumulate in float32."""
+    """Peak 10^12 floating-point operations per second without sparsity; 16-bit ones accumulate in float32.
+
+    At the published boost clock: a card that boosts higher can exceed them.
+    """
 
     float32: float | None = None
     tf32: float | None = None
