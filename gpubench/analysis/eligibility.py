@@ -13,6 +13,8 @@ GATES = {
     "contaminated": "another process was using the device",
 }
 
+MIN_ROUNDS = 3  # confirming processes that stand by themselves: Student's factor is below 5 from there on
+
 
 def find(report: Report, id: str) -> Measurement | None:
     """The row of that id, or None."""
@@ -25,14 +27,19 @@ def gate(row: Measurement) -> str | None:
         return f"{row.status}: {row.reason}" if row.reason else row.status
     for evidence in row.evidence:
         if evidence.took_effect is False:
-            return f"{evidence.toggle} = {evidence.value} took no effect: {evidence.detail}"
+            return f"{evidence.toggle}={evidence.value} took no effect: {evidence.detail}"
     for flag in row.flags:
         for start, meaning in GATES.items():
-            if flag.startswith(start):
+            if flag.startswith(start) and not (start == "unsteady" and _confirmed(row)):
                 return f"{meaning} ({flag})"
     if row.latency_s is None or row.latency_s.median <= 0 or any(part.median_s <= 0 for part in row.rounds):
         return "it has no latency above 0 s"
     return None
+
+
+def _confirmed(row: Measurement) -> bool:
+    """Whether so many fresh processes measured the row that their spread holds what one process's unsteadiness did."""
+    return sum(part.phase == "confirm" for part in row.rounds) >= MIN_ROUNDS
 
 
 def exclusion(report: Report, row: Measurement, objective: Objective, max_memory_bytes: int | None) -> str | None:

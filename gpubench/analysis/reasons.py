@@ -63,7 +63,7 @@ def left_out(report: Report, excluded: dict[str, str]) -> list[str]:
     """Why rows may not be recommended. Those with status ok each get a sentence; the others state their own reason."""
     rows = {row.id: row for row in report.measurements}
     sentences = [
-        f"Left out: {id} ({name(report, rows[id])}), {why.rstrip('.')}."
+        f"Left out: {name(report, rows[id])}, {why.rstrip('.')}."
         for id, why in excluded.items()
         if rows[id].status == "ok"
     ]
@@ -81,25 +81,26 @@ def left_out(report: Report, excluded: dict[str, str]) -> list[str]:
 
 
 def describe(configuration: Configuration) -> str:
-    """`precision = bf16, compile = default`, or `the baseline` where nothing is changed."""
-    return ", ".join(f"{toggle} = {value}" for toggle, value in configuration.items()) or "the baseline"
+    """`precision=bf16-weights, compile=default`, or `the baseline` where nothing is changed."""
+    return ", ".join(f"{toggle}={value}" for toggle, value in configuration.items()) or "the baseline"
 
 
 def name(report: Report, row: Measurement) -> str:
-    """The row's changed toggles, as `describe` writes them."""
+    """The row's changed toggles, as `describe` writes them, and its id where that says something else."""
     baseline = find(report, report.plan.baseline)
-    return describe(changed(row.configuration, baseline.configuration if baseline else None))
+    text = describe(changed(row.configuration, baseline.configuration if baseline else None))
+    return text if row.id == text.replace(", ", ",") or row is baseline else f"{text} ({row.id})"
 
 
 def _choice(choice: Choice) -> str:
     report, chosen, best = choice.report, choice.chosen, choice.best
     superlative = BEST[choice.objective].format(item=report.workload.item)
     if chosen.id == report.plan.baseline:
-        return f"Keep the baseline ({chosen.id}): no valid row is better than it by more than the noise."
+        return "Keep the baseline: no valid row is better than it by more than the noise."
     if chosen.id == best.id:
-        return f"{name(report, chosen)} ({chosen.id}) gives {superlative} of all valid rows."
+        return f"{name(report, chosen)} gives {superlative} of all valid rows."
     return (
-        f"{name(report, chosen)} ({chosen.id}) cannot be told from the row with {superlative} ({best.id}), "
+        f"{name(report, chosen)} cannot be told from the row with {superlative}, {name(report, best)}, "
         f"and is the simplest of the {len(choice.tied)} tied rows: fewest changed toggles, then least memory."
     )
 
@@ -111,16 +112,16 @@ def _speed(choice: Choice) -> list[str]:
     if gain is None:
         row = choice.baseline
         why = (gate(row) if row else "it is not in the report") or "it has no figures of the same kind"
-        return [f"Its speedup cannot be stated, because the baseline ({baseline}) gave nothing to compare with: {why}."]
+        return [f"Its speedup cannot be stated, because the baseline gave nothing to compare with: {why}."]
     interval = f"95 % interval {significant(gain.low)} to {significant(gain.high)}"
     source = (
-        f"from {plural(gain.rounds, 'fresh process', 'fresh processes')} measured in turn with the baseline after the "
-        "choice, so that the choice does not flatter it"
+        f"from {plural(gain.rounds, 'fresh process', 'fresh processes')} measured in turn with the baseline after "
+        "exploring, so that having been picked does not flatter it"
         if gain.phase == "confirm"
         else "from exploring alone: it was picked by this figure, which therefore tends to be too high, and it was "
         "not measured again in fresh processes"
     )
-    sentences = [f"It is {times(gain.value)} as fast per item as the baseline ({baseline}), {interval}; {source}."]
+    sentences = [f"It is {times(gain.value)} as fast per item as the baseline, {interval}; {source}."]
     if choice.phase == "explore" and gain.phase == "confirm" and choice.objective != "memory":
         sentences.append(
             f"The rows were ranked by exploring, since the best one under the objective {choice.objective} "
@@ -164,9 +165,11 @@ def _techniques(choice: Choice) -> list[str]:
     for toggle, value in wanted.items():
         parts = [_effect(effect) for effect in found if effect.toggle == toggle]
         if parts:
-            sentences.append(f"{toggle} = {value}: {'; '.join(parts)}.")
-        elif len(wanted) > 1:
-            sentences.append(f"{toggle} = {value}: its own part was not measured.")
+            sentences.append(f"{toggle}={value}: {'; '.join(parts)}.")
+    apart = {effect.toggle for effect in found}
+    unknown = {toggle: value for toggle, value in wanted.items() if toggle not in apart}
+    if unknown and len(wanted) > 1:
+        sentences.append(f"What each brought by itself was not measured: {describe(unknown)}.")
     return sentences
 
 
@@ -204,17 +207,17 @@ def _compile_cost(choice: Choice, baseline: Measurement) -> str:
 
 
 def _ties(choice: Choice) -> list[str]:
-    others = [f"{row.id} ({name(choice.report, row)})" for row in choice.tied if row.id != choice.chosen.id]
-    sentences = [f"Tied with it, within the noise: {_listing(others)}."] if others else []
+    others = [name(choice.report, row) for row in choice.tied if row.id != choice.chosen.id]
+    sentences = [f"Tied with it, within the noise: {_listing(others, '; ')}."] if others else []
     if choice.unconfirmed:
-        names = _listing([f"{row.id} ({name(choice.report, row)})" for row in choice.unconfirmed])
+        names = _listing([name(choice.report, row) for row in choice.unconfirmed], "; ")
         sentences.append(f"Exploring could not tell these from the best either, and they were not confirmed: {names}.")
     return sentences
 
 
-def _listing(names: list[str]) -> str:
+def _listing(names: list[str], separator: str = ", ") -> str:
     more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
-    return ", ".join(names[:MANY]) + more
+    return separator.join(names[:MANY]) + more
 
 
 def times(ratio: float) -> str:

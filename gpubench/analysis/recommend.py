@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 
 from gpubench.analysis import reasons
 from gpubench.analysis.effects import changed
-from gpubench.analysis.eligibility import exclusion, find, gate
+from gpubench.analysis.eligibility import MIN_ROUNDS, exclusion, find, gate
 from gpubench.analysis.memory import RESOLUTION_BYTES, peak_bytes
 from gpubench.analysis.noise import Spread, key, pair_noise, spread
 from gpubench.analysis.speedup import Phase, Speedup, log_latency, paired, shared_rounds, speedup
 from gpubench.results.schema import Measurement, Objective, Recommendation, Report
-
-MIN_PAIRS = 3  # confirming rounds that two rows must share for a paired interval of their own; else the pooled spread
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ def _threshold(report: Report, best: Measurement, row: Measurement, objective: O
     if objective == "memory":
         return float(max(RESOLUTION_BYTES, _memory_repeat(report)))
     differences = shared_rounds(row, best) if competing.phase == "confirm" else []
-    if len(differences) >= MIN_PAIRS:
+    if len(differences) >= MIN_ROUNDS:  # fewer have no paired interval of their own worth having
         return paired(differences)[1]
     return pair_noise(best, row, competing.phase, competing.spread)
 

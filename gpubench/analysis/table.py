@@ -85,7 +85,7 @@ def lines(report: Report) -> dict[Group, list[Line]]:
             grouped["other"].append(Line(prefix + describe(row.changed), row))
     for measurement, toggle in ladder(report):
         if measurement.id in numbered:
-            label = f"+ {toggle} = {measurement.configuration.get(toggle)}"
+            label = f"+ {toggle}={measurement.configuration.get(toggle)}"
             grouped["ladder"].append(Line(label, numbered[measurement.id]))
     return grouped
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gpubench.analysis.reasons import times
+from collections import defaultdict
+
+from gpubench.analysis.reasons import describe, times
 from gpubench.analysis.table import Line, Row
 from gpubench.text import printable
 from gpubench.units import format_bytes, significant
@@ -48,19 +50,30 @@ def status(row: Row) -> str:
 
 
 def notes(rows: list[Row]) -> list[str]:
-    """A sentence for each row that is not plainly `ok`: its status and reason, and its flags."""
-    found = []
+    """A sentence for each row that is not `ok`, with its reason, and one for each kind of flag on rows that are."""
+    found, flagged = [], defaultdict(list)
     for row in rows:
-        parts = [row.measurement.reason] if row.measurement.reason else []
-        parts += row.measurement.flags
-        if row.measurement.status == "skipped":
+        measurement, reason = row.measurement, row.measurement.reason.rstrip(".")
+        if measurement.status == "skipped":
             # It never ran and stands in no table, so it is named by what it would have changed.
-            changes = ", ".join(f"{name} = {value}" for name, value in row.changed.items())
-            found.append(printable(f"skipped {changes or row.measurement.id}: {'; '.join(parts)}"))
-        elif parts or row.measurement.status != "ok":
-            why = "; ".join(parts) or "no reason recorded"
-            found.append(printable(f"#{row.number} {row.measurement.status}: {why}"))
-    return found
+            changes = describe(row.changed)
+            name = "" if reason.startswith(changes) else f" {changes}"
+            found.append(f"skipped{name}: {reason or 'no reason recorded'}")
+        elif measurement.status != "ok":
+            found.append(f"#{row.number} {measurement.status}: {reason or 'no reason recorded'}")
+        elif reason:
+            found.append(f"#{row.number}: {reason}")
+        if measurement.status == "ok":
+            for flag in measurement.flags:
+                flagged[flag.partition(":")[0]].append((row.number, flag))
+    return [printable(text) for text in (*found, *map(_flags, flagged.values()))]
+
+
+def _flags(members: list[tuple[int, str]]) -> str:
+    """`* unsteady: 4.0 s (#2)`, or of several rows only the kind: `* unsteady (#2, #5)`; the report has the details."""
+    kinds = {flag for _, flag in members}
+    text = kinds.pop() if len(kinds) == 1 else members[0][1].partition(":")[0]
+    return f"* {text} ({', '.join(dict.fromkeys(f'#{number}' for number, _ in members))})"
 
 
 def _number(value: float | None) -> str:

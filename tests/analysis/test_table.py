@@ -54,8 +54,8 @@ def test_every_row_that_ran_stands_in_a_group_and_rungs_follow_their_steps() -> 
     shown = {line.row.measurement.id for group in grouped.values() for line in group}
     assert shown == {each.id for each in found.measurements if each.status != "skipped"}
     assert [line.label for line in grouped["ladder"]] == [
-        "+ precision = bf16-autocast",
-        "+ channels_last = on",
-        "+ compile = default",
+        "+ precision=bf16-autocast",
+        "+ channels_last=on",
+        "+ compile=default",
     ]
-    assert next(line.label for line in grouped["alone"]) == "precision = bf16-autocast"
+    assert next(line.label for line in grouped["alone"]) == "precision=bf16-autocast"

@@ -52,7 +52,7 @@ def test_recommend_shows_the_configuration_reasons_and_code(tmp_path: Path) -> N
     result = call("recommend", saved(tmp_path / "r.json"))
     assert result.exit_code == 0
     flat = " ".join(result.stdout.split())
-    assert "Recommended for fps: precision = bf16-autocast, channels_last = on, compile = default (#7)" in flat
+    assert "Recommended for fps: precision=bf16-autocast, channels_last=on, compile=default (#7)" in flat
     assert "versus baseline" in flat
     assert "torch.compile" in flat
     assert "channels_last" in flat
@@ -73,7 +73,7 @@ def test_recommend_as_json_is_one_answer_for_each_subject(tmp_path: Path) -> Non
 
 def test_recommend_as_markdown(tmp_path: Path) -> None:
     shown = call("recommend", saved(tmp_path / "r.json"), "--format", "markdown").stdout
-    assert "**Recommended for fps: precision = bf16-autocast" in shown
+    assert "**Recommended for fps: precision=bf16-autocast" in shown
     assert "```" in shown
 
 

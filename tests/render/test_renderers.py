@@ -50,7 +50,7 @@ def test_the_terminal_shows_every_row_figure_and_reason_at_any_width(width: int)
         "alone:",
     ):
         assert words in shown
-    for words in ("#10 oom: tried to allocate 3.00 GiB", "skipped precision = tf32: needs compute capability 8.0"):
+    for words in ("#10 oom: tried to allocate 3.00 GiB", "skipped precision=tf32: needs compute capability 8.0"):
         assert words in flat
     for figure in ("80.0", "133", "1.67x", "wrong", *(("60.00", "600 MiB", "25.0") if width >= 80 else ())):
         assert re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.])", shown), figure
@@ -60,7 +60,7 @@ def test_the_terminal_shows_every_row_figure_and_reason_at_any_width(width: int)
 
 def test_the_closing_block_says_what_how_much_versus_what_and_why() -> None:
     shown = " ".join(terminal(ladder_report()).split())
-    assert "Recommended for fps: precision = bf16-autocast, channels_last = on, compile = default (#7)" in shown
+    assert "Recommended for fps: precision=bf16-autocast, channels_last=on, compile=default (#7)" in shown
     assert re.search(r"Speedup 2\.4\dx \(2\.4\d to 2\.4\d\) versus baseline\.", shown)
     assert "has paid for itself after" in shown
 
@@ -69,8 +69,8 @@ def test_ladder_rungs_stand_under_one_another() -> None:
     shown = terminal(ladder_report())
     rungs = [line for line in shown.splitlines() if re.match(r"\s*\d+ \+ ", line)]
     assert [re.split(r"\s{2,}", line.strip())[0] for line in rungs[:2]] == [
-        "3 + precision = bf16-autocast",
-        "6 + channels_last = on",
+        "3 + precision=bf16-autocast",
+        "6 + channels_last=on",
     ]
     assert "(recommended)" in rungs[2]
 
@@ -91,7 +91,25 @@ def test_what_was_not_measured_is_a_dash_and_never_zero() -> None:
 def test_flags_mark_a_row_and_are_explained() -> None:
     found = report(baseline(), row("x", 0.05, {"compile": "default"}, flags=["unsteady: 4.0 s of warm-up"]))
     assert "ok*" in terminal(found)
-    assert "#2 ok: unsteady: 4.0 s of warm-up" in remarks(found)
+    assert remarks(found) == ["* unsteady: 4.0 s of warm-up (#2)"]
+
+
+def test_one_kind_of_flag_on_many_rows_is_one_remark() -> None:
+    rows = [row(f"r{index}", 0.05, {"threads": index}, flags=[f"stopped_by_time: {index} of 10"]) for index in range(3)]
+    assert remarks(report(baseline(), *rows)) == ["* stopped_by_time (#2, #3, #4)"]
+
+
+def test_the_reason_of_a_row_that_is_ok_is_shown() -> None:
+    assert remarks(report(baseline(), row("x", 0.05, reason="Measured twice."))) == ["#2: Measured twice"]
+
+
+def test_a_skip_is_named_once() -> None:
+    skip = row("s", None, {"compile": "cuda"}, status="skipped", reason="compile=cuda needs a CUDA device.")
+    other = row("o", None, {"compile": "x"}, status="skipped", reason="needs luck.")
+    assert remarks(report(baseline(), skip, other)) == [
+        "skipped: compile=cuda needs a CUDA device",
+        "skipped compile=x: needs luck",
+    ]
 
 
 def test_an_unfinished_run_a_sweep_and_notes_are_remarked() -> None:
