@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from gpubench.measure.trace import Trace
+    from gpubench.measure.trace import Operator, Trace
     from gpubench.toggles.subject import Subject
 
 
@@ -54,25 +54,31 @@ def _share(layouts: list[str | None]) -> tuple[int, int]:
     return told.count("channels_last"), len(told)
 
 
+def _inputs(operators: list[Operator]) -> tuple[int, int]:
+    """How many of the operators' activations were channels-last, of how many whose strides could tell."""
+    return _share([read.layout(each.shapes[0], each.strides[0]) for each in operators if each.shapes and each.strides])
+
+
 def evidence(subject: Subject, value: Value) -> Proof:
-    """Whether the activations that reached the convolutions of a real step had their channels innermost."""
+    """Whether the convolutions of a real step were computed on activations with their channels innermost."""
     trace = subject.trace
     if trace is None:
         return read.unreadable(subject)
-    operators = read.convolutions(trace)
-    pairs = [zip(operator.shapes[:2], operator.strides[:2], strict=False) for operator in operators]
-    layouts = [[read.layout(shape, strides) for shape, strides in pair] for pair in pairs]
-    hits, told = _share([each[0] for each in layouts if each])
-    weight_hits, weights_told = _share([each[1] for each in layouts if len(each) > 1])
+    # cuDNN and oneDNN compute channels-last where either the input or the weight is; torch reorders the other one at
+    # each call. So what they were called with decides, and what arrived tells how often that had to be done.
+    calls = read.convolutions(trace)
+    hits, told = _inputs(read.backend_convolutions(trace) or calls)
+    arrived, arrivals = _inputs(calls)
     words = (
-        f"{hits} of {told} activations and {weight_hits} of {weights_told} weights of convolutions were channels-last "
-        f"({len(operators)} convolutions ran)"
+        f"{hits} of {told} convolutions were computed in channels-last; {arrived} of {arrivals} activations arrived so"
     )
     if value == "off":
         return _as_the_model_makes_it(subject, hits, words)
-    if told:
-        return Proof(took_effect=hits >= read.MAJORITY * told, detail=f"{words}; at least {read.MAJORITY:.0%} must be")
-    return _from_kernels(subject, trace, words)
+    if not told:
+        return _from_kernels(subject, trace, words)
+    if arrived < hits:
+        words += " and the others were reordered at each call"
+    return Proof(took_effect=hits >= read.MAJORITY * told, detail=f"{words} (at least {read.MAJORITY:.0%} must be)")
 
 
 def _as_the_model_makes_it(subject: Subject, hits: int, words: str) -> Proof:

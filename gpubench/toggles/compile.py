@@ -40,7 +40,7 @@ def _one_graph_generation() -> Iterator[None]:
     # Tells CUDA graphs that a step begins, so that outputs of one step (tiles, windows) are not overwritten within it.
     import torch
 
-    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+    torch.compiler.cudagraph_mark_step_begin()
     yield
 
 

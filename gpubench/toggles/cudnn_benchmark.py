@@ -39,7 +39,7 @@ def evidence(subject: Subject, value: Value) -> Proof:
     words = f"torch.backends.cudnn.benchmark is {flag}"
     if flag != wanted:
         return Proof(took_effect=False, detail=words)
-    available: bool = torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
+    available: bool = torch.backends.cudnn.is_available()
     if not available or not torch.backends.cudnn.enabled:
         return Proof(took_effect=not wanted, detail=f"{words}, but cuDNN is not available or not enabled")
     if subject.trace is None:

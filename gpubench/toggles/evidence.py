@@ -26,6 +26,10 @@ _COMPUTE = re.compile(
     r"|mkldnn::(_convolution(_transpose)?_pointwise\w*|_linear_pointwise\w*)"
 )
 _CONVOLUTION = re.compile(r"aten::convolution|mkldnn::_convolution(_transpose)?_pointwise\w*")
+# What cuDNN and oneDNN are called with, after torch has put input and weight into one layout.
+_BACKEND_CONVOLUTION = re.compile(
+    r"aten::(cudnn_convolution\w*|mkldnn_convolution)|mkldnn::_convolution(_transpose)?_pointwise\w*"
+)
 _FLOATING = {"float": "fp32", "double": "fp64", "c10::BFloat16": "bf16", "c10::Half": "fp16"}
 
 # GPU kernels of cuBLAS, cuDNN, CUTLASS and flash attention carry their input type in their names. Needed where a CUDA
@@ -59,6 +63,11 @@ def compute_operators(trace: Trace) -> list[Operator]:
 def convolutions(trace: Trace) -> list[Operator]:
     """The forward convolutions of the step; input 0 is the activation `[B, C, *S]`, input 1 the weight."""
     return [operator for operator in trace.operators if _CONVOLUTION.fullmatch(operator.name)]
+
+
+def backend_convolutions(trace: Trace) -> list[Operator]:
+    """The calls of cuDNN and oneDNN in the step; input 0 is the activation as it was computed on."""
+    return [operator for operator in trace.operators if _BACKEND_CONVOLUTION.fullmatch(operator.name)]
 
 
 def operator_dtype(operator: Operator) -> str | None:
