@@ -70,10 +70,10 @@ def notes(rows: list[Row]) -> list[str]:
 
 
 def _flags(members: list[tuple[int, str]]) -> str:
-    """`* unsteady: 4.0 s (#2)`, or of several rows only the kind: `* unsteady (#2, #5)`; the report has the details."""
+    """`ok*: unsteady: 4.0 s (#2)`; where rows differ in the details only the kind, as `ok*: unsteady (#2, #5)`."""
     kinds = {flag for _, flag in members}
     text = kinds.pop() if len(kinds) == 1 else members[0][1].partition(":")[0]
-    return f"* {text} ({', '.join(dict.fromkeys(f'#{number}' for number, _ in members))})"
+    return f"ok*: {text} ({', '.join(dict.fromkeys(f'#{number}' for number, _ in members))})"
 
 
 def _number(value: float | None) -> str:

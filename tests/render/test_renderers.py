@@ -91,12 +91,12 @@ def test_what_was_not_measured_is_a_dash_and_never_zero() -> None:
 def test_flags_mark_a_row_and_are_explained() -> None:
     found = report(baseline(), row("x", 0.05, {"compile": "default"}, flags=["unsteady: 4.0 s of warm-up"]))
     assert "ok*" in terminal(found)
-    assert remarks(found) == ["* unsteady: 4.0 s of warm-up (#2)"]
+    assert remarks(found) == ["ok*: unsteady: 4.0 s of warm-up (#2)"]
 
 
 def test_one_kind_of_flag_on_many_rows_is_one_remark() -> None:
     rows = [row(f"r{index}", 0.05, {"threads": index}, flags=[f"stopped_by_time: {index} of 10"]) for index in range(3)]
-    assert remarks(report(baseline(), *rows)) == ["* stopped_by_time (#2, #3, #4)"]
+    assert remarks(report(baseline(), *rows)) == ["ok*: stopped_by_time (#2, #3, #4)"]
 
 
 def test_the_reason_of_a_row_that_is_ok_is_shown() -> None:
