@@ -1,6 +1,6 @@
 """How long commands that read reports take to start. Goal: <= 0.4 s each, without importing torch.
 
-    python benchmarks/startup.py REPORT.json [ROUNDS]
+python benchmarks/startup.py REPORT.json [ROUNDS]
 """
 
 from __future__ import annotations

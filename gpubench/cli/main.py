@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
     except GpubenchError as error:
         return complain(error.message, error.hint, error.exit_code)
     except ParserError as error:
-        message = str(error.format_message())
+        message = error.format_message()  # type: ignore[attr-defined]
         if not message:  # `gpubench` alone: help has been printed
             return EXIT_USAGE
         return complain(message, "See --help.", EXIT_USAGE)
@@ -93,7 +93,7 @@ def run(arguments: list[str]) -> int:
         return 128 + signal.SIGTERM
     except BrokenPipeError:
         # The reader has gone (`gpubench ... | head`): nothing to say, and no traceback at exit either.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 128 + signal.SIGPIPE
     return outcome if isinstance(outcome, int) else 0
 

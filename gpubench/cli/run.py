@@ -18,8 +18,8 @@ from gpubench.cli.options import split_assignment
 from gpubench.cli.progress import Quiet, listener
 from gpubench.cli.show import print_dry_run, print_report
 from gpubench.errors import EXIT_OK, EXIT_REGRESSION, GpubenchError
+from gpubench.matrices import load_matrix
 from gpubench.matrix import Builder, Matrix, Technique, build_matrix, sweep
-from gpubench.profiles import load_matrix
 from gpubench.results import store
 from gpubench.results.schema import SCHEMA_VERSION, Plan, Protocol, Report, Tool, Value
 from gpubench.runner.campaign import Campaign

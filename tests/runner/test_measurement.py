@@ -1,0 +1,112 @@
+"""Planted facts come out as figures: known speed, known slowdown, peaks of the steps alone, toggles that do nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runner.conftest import gpubench
+
+
+def compare(model: str, models: Path, folder: Path, *more: str) -> Any:
+    done = gpubench(
+        "compare-opts", f"{models}:{model}", "--format", "json", "--output", "report.json", *more, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_sleep_of_20_ms_gives_50_fps(models: Path, tmp_path: Path) -> None:
+    report = compare("sleeps", models, tmp_path, "--set", "threads=1", "--strategy", "each", "--confirm-rounds", "0")
+    row = report["measurements"][0]
+    # A sleep never ends early, and on a shared machine it may end late.
+    assert 40 <= row["fps"] <= 50
+    latency = row["latency_s"]
+    assert 0.020 <= latency["p5"] <= latency["median"] <= latency["p95"]
+    assert latency["ci_low"] <= latency["median"] <= latency["ci_high"]
+    assert row["fps"] == pytest.approx(1 / latency["median"])
+    assert len(row["samples_s"]) == sum(one["samples"] for one in row["rounds"])
+
+
+def test_a_technique_that_costs_is_not_recommended(models: Path, tmp_path: Path) -> None:
+    report = compare("slower_in_bf16", models, tmp_path, "--set", "precision=bf16-autocast", "--confirm-rounds", "2")
+    rows = {row["id"]: row for row in report["measurements"]}
+    ratio = rows["precision=bf16-autocast"]["latency_s"]["median"] / rows["baseline"]["latency_s"]["median"]
+    assert 1.6 <= ratio <= 2.4
+    assert report["recommendation"]["id"] == "baseline"
+    assert report["recommendation"]["speedup"] == 1.0
+
+
+def test_the_peak_of_building_is_not_the_peak_of_the_steps(models: Path, tmp_path: Path) -> None:
+    report = compare("chatty_memory", models, tmp_path, "--set", "threads=1", "--strategy", "each",
+                     "--confirm-rounds", "0")  # fmt: skip
+    memory = report["measurements"][0]["memory"]
+    built = memory["host_warmup_peak_resident_bytes"] - memory["host_resident_at_start_bytes"]
+    stepped = memory["host_peak_resident_bytes"] - memory["host_resident_at_start_bytes"]
+    assert built >= 300e6
+    assert stepped <= 200e6
+    assert memory["peak_memory_allocated_bytes"] is None
+    assert "keeps no peaks" in memory["unavailable"]["peak_memory_allocated_bytes"]
+
+
+def test_rows_carry_evidence_quality_and_utilization(models: Path, tmp_path: Path) -> None:
+    report = compare("good", models, tmp_path, "--set", "precision=bf16-autocast", "--confirm-rounds", "0")
+    for row in report["measurements"]:
+        assert row["status"] == "ok", row["reason"]
+        assert {one["toggle"] for one in row["evidence"]} == set(row["configuration"])
+        assert all(one["took_effect"] for one in row["evidence"])
+        assert row["quality"]["passed"] is True
+        assert row["utilization"]["gpu_utilization_percent"] is None
+        assert row["utilization"]["unavailable"]["gpu_utilization_percent"]
+        assert row["utilization"]["process_cpu_percent"]["mean"] > 10
+    assert (
+        report["measurements"][1]["quality"]["relative_error"] > report["measurements"][0]["quality"]["relative_error"]
+    )
+
+
+def test_training_is_compared_step_by_step(models: Path, tmp_path: Path) -> None:
+    report = compare(
+        "good", models, tmp_path, "--mode", "training", "--set", "optimizer=fused,foreach", "--strategy", "each",
+        "--confirm-rounds", "0",
+    )  # fmt: skip
+    for row in report["measurements"]:
+        assert row["status"] == "ok", row["reason"]
+        quality = row["quality"]
+        assert len(quality["losses"]) == len(quality["reference_losses"]) == report["protocol"]["quality_steps"]
+        assert quality["losses"] == pytest.approx(quality["reference_losses"], rel=1e-3)
+        assert quality["parameter_relative_error"] <= 0.01
+
+
+def test_a_toggle_that_does_nothing_is_not_effective(models: Path, tmp_path: Path) -> None:
+    # Three rows of a grid; the plant makes bf16-autocast a toggle that only claims to be applied.
+    plant = tmp_path / "sitecustomize.py"
+    plant.write_text(
+        "import dataclasses, gpubench.toggles.precision as p\n"
+        "real = p.PRECISION.apply\n"
+        "fake = lambda subject, value: real(subject, 'fp32') if value == 'bf16-autocast' else real(subject, value)\n"
+        "p.PRECISION = dataclasses.replace(p.PRECISION, apply=fake)\n"
+    )
+    done = gpubench(
+        "compare-opts", f"{models}:good", "--set", "precision=bf16-autocast", "--strategy", "each", "--confirm-rounds",
+        "0", "--format", "json", "--output", "report.json", cwd=tmp_path,
+        env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
+    )  # fmt: skip
+    report = json.loads(done.stdout)
+    row = report["measurements"][1]
+    assert row["status"] == "not_effective", row
+    assert "precision=bf16-autocast took no effect" in row["reason"]
+    assert report["recommendation"]["id"] == "baseline"
+
+
+def test_compiled_rows_are_compiled_and_pay_once(models: Path, tmp_path: Path) -> None:
+    report = compare(
+        "good", models, tmp_path, "--set", "compile=default", "--strategy", "each", "--confirm-rounds", "1"
+    )
+    row = {one["id"]: one for one in report["measurements"]}["compile=default"]
+    assert row["status"] == "ok", row["reason"]
+    evidence = next(one for one in row["evidence"] if one["toggle"] == "compile")
+    assert evidence["took_effect"] is True
+    assert row["compile_time_s"] > 20 * row["latency_s"]["median"]
