@@ -72,7 +72,8 @@ def main() -> None:
             here.append(in_process(configuration))
     worker, process = statistics.median(fresh), statistics.median(here)
     print(
-        f"fresh worker, start to end: {worker * 1e3:.1f} ms (of which its own work {statistics.median(inside) * 1e3:.1f} ms)"
+        f"fresh worker, start to end: {worker * 1e3:.1f} ms "
+        f"(of which its own work {statistics.median(inside) * 1e3:.1f} ms)"
     )
     print(f"the same work here:         {process * 1e3:.1f} ms")
     print(f"a fresh process costs:      {(worker - process) * 1e3:.1f} ms more (median of {rounds}; goal <= 150 ms)")

@@ -46,7 +46,7 @@ def compare_opts(
             max=100,
             help="Rounds in which baseline and leaders meet again in fresh processes.",
         ),
-    ] = 3,
+    ] = 5,
     seed: o.Seed = 0,
     resume: o.Resume = False,
     dry_run: o.DryRun = False,

@@ -18,10 +18,11 @@ from gpubench.cli.options import split_assignment
 from gpubench.cli.progress import Quiet, listener
 from gpubench.cli.show import print_dry_run, print_report
 from gpubench.errors import EXIT_OK, EXIT_REGRESSION, GpubenchError
+from gpubench.hardware.nvml import Nvml, Unavailable
 from gpubench.matrices import load_matrix
 from gpubench.matrix import Builder, Matrix, Technique, build_matrix, sweep
 from gpubench.results import store
-from gpubench.results.schema import SCHEMA_VERSION, Plan, Protocol, Report, Tool, Value
+from gpubench.results.schema import SCHEMA_VERSION, Configuration, Plan, Protocol, Report, Tool, Value
 from gpubench.runner.campaign import Campaign
 from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import now
@@ -78,6 +79,7 @@ def run(request: Request) -> int:
     progress = listener(request.quiet or request.dry_run)
     protocol = Protocol(timer="perf_counter", timeout_s=timeout, seed=request.seed, max_memory_bytes=max_memory)
     with Laboratory(choice_of(request), request.device, protocol) as laboratory, progress:
+        laboratory.begin_servers(likely_environments(request))
         described = laboratory.describe(request.batch_size)
         laboratory.protocol = msgspec.structs.replace(
             protocol, timer="cuda_event" if described.device.kind == "cuda" else "perf_counter"
@@ -189,6 +191,23 @@ def matrix_of(request: Request, builder: Builder) -> Matrix:
     techniques = [Technique(one.toggle, wanted.get(one.toggle, one.values)) for one in techniques]
     techniques += [Technique(name, values) for name, values in wanted.items() if name not in known]
     return build_matrix(builder, [without_base(builder, one) for one in techniques], strategy)
+
+
+def likely_environments(request: Request) -> list[Configuration]:
+    """What environment toggles a CPU run will probably try: their servers may load torch while others do."""
+    if request.sweep or request.dry_run or not (request.device == "cpu" or has_no_gpu(request.device)):
+        return []
+    texts = [split_assignment(text, "--set") for text in request.set_]
+    found = [(name, value.strip()) for name, values in texts for value in values.split(",")]
+    if request.matrix or not request.set_:
+        entries = load_matrix(request.matrix or "default").technique
+        found += [(entry.toggle, str(value)) for entry in entries for value in entry.values]
+    return [{name: value} for name, value in found if get(name).environment and value in get(name).values]
+
+
+def has_no_gpu(device: str) -> bool:
+    """Whether `auto` is sure to mean the CPU."""
+    return device == "auto" and isinstance(Nvml.open(), Unavailable)
 
 
 def without_base(builder: Builder, technique: Technique) -> Technique:

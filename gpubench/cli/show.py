@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 def print_dry_run(matrix: Matrix, format_: OutputFormat) -> None:
     """Prints every configuration and every skip with its sentence."""
     rows = [matrix.baseline, *matrix.planned]
-    ladder = [
-        f"+ {one.toggle}, at the best of {', '.join(map(str, one.values))}" for one in matrix.techniques if one.values
-    ]
+    ladder = [f"+ {name}, at the best of {', '.join(values)}" for name, values in runnable(matrix).items()]
     if format_ == "json":
         import msgspec
 
@@ -40,6 +38,16 @@ def print_dry_run(matrix: Matrix, format_: OutputFormat) -> None:
             typer.echo(printable(f"ladder   {line}"))
     for name, reason in matrix.left_out.items():
         typer.echo(printable(f"no       {name}: {reason}"))
+
+
+def runnable(matrix: Matrix) -> dict[str, list[str]]:
+    """The values of each technique that can run, in the ladder's order."""
+    found: dict[str, list[str]] = {}
+    for row in matrix.planned:
+        for role in row.roles:
+            if role.kind == "alone" and role.toggle and not row.skip:
+                found.setdefault(role.toggle, []).append(str(row.configuration[role.toggle]))
+    return found
 
 
 def print_report(report: Report, format_: OutputFormat) -> None:

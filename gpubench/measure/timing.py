@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 Step = Callable[[], object]
 
+SETTLED_SAMPLES = 16  # halves of 8: the fewest whose quartiles are not their extremes
+SETTLED_MEDIAN = 0.01  # halves' medians agree within 1 %
+SETTLED_SPREAD = 0.5  # the smaller spread is at least half of the larger
+
 
 @dataclass(frozen=True)
 class BlockTime:
@@ -119,7 +123,10 @@ def warm_up(step: Step, timer: Timer, *, min_iterations: int, max_s: float, bloc
 
 @dataclass(frozen=True)
 class Stopping:
-    """When enough samples are taken: all of the first three, or the time is up."""
+    """When enough samples are taken: enough of them, over enough time, and a spread that is small or has settled.
+
+    Or when the time is up, whatever is still unmet then.
+    """
 
     min_samples: int
     min_s: float
@@ -132,12 +139,24 @@ class Stopping:
             unmet = f"{len(samples)} of {self.min_samples} samples"
         elif elapsed_s < self.min_s:
             unmet = f"{elapsed_s:.2f} of {self.min_s:g} s of sampling"
-        elif (spread := relative_spread(samples)) > self.target_spread:
+        elif (spread := relative_spread(samples)) > self.target_spread and not has_settled(samples):
             unmet = f"spread {spread:.1%} above {self.target_spread:.1%}"
         else:
             return True, ""
         # Two samples are the fewest that have a spread at all.
         return elapsed_s >= self.max_s and len(samples) >= min(2, self.min_samples), unmet
+
+
+def has_settled(samples: list[float]) -> bool:
+    """Whether more samples would tell little more: the later half has the median and the spread of the earlier one."""
+    if len(samples) < SETTLED_SAMPLES:
+        return False
+    earlier, later = samples[: len(samples) // 2], samples[len(samples) // 2 :]
+    middles = statistics.median(earlier), statistics.median(later)
+    spreads = relative_spread(earlier), relative_spread(later)
+    return abs(middles[0] - middles[1]) <= SETTLED_MEDIAN * max(middles) and abs(
+        spreads[0] - spreads[1]
+    ) <= SETTLED_SPREAD * max(spreads)
 
 
 def relative_spread(samples: list[float]) -> float:

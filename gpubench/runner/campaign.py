@@ -20,7 +20,7 @@ from gpubench.runner import rows
 from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import ProcessResult, measure, now
 
-LEADERS = 2  # configurations that meet the baseline in the confirming rounds
+LEADERS = 2  # fastest configurations that meet the baseline in the confirming rounds, beside the simplest one
 REACH = (
     0.10  # explored once, rows within 10 % of the best may be the best: the spread between processes is of that size
 )
@@ -57,8 +57,7 @@ class Campaign:
     listener: Listener
     objective: Objective = "fps"
     max_memory_bytes: int | None = None
-    confirm_rounds: int = 3
-    _started: float = field(default_factory=time.monotonic)
+    confirm_rounds: int = 5
     _rows: dict[str, Measurement] = field(default_factory=dict)
     _position: int = 0
 
@@ -179,9 +178,16 @@ class Campaign:
     # ----- confirming on fresh data
 
     def _leaders(self) -> list[str]:
-        """The rows that may be the best, as far as one process each can tell."""
+        """The rows that may be the best, as far as one process each can tell: the first ones, and the simplest."""
         best_first = contenders(self.report, self.objective, self.max_memory_bytes)
-        return [row_id for row_id in best_first if row_id != self.matrix.baseline.id][:LEADERS]
+        ids = [row_id for row_id in best_first if row_id != self.matrix.baseline.id]
+        simplest = min(ids, key=self._changes, default=None)
+        return list(dict.fromkeys([*ids[:LEADERS], *([simplest] if simplest else [])]))
+
+    def _changes(self, row_id: str) -> int:
+        """How many toggles the row changes from the baseline."""
+        base = self.matrix.baseline.configuration
+        return sum(value != base.get(name) for name, value in self._rows[row_id].configuration.items())
 
     def _confirm(self) -> None:
         """Baseline and leaders in interleaved rounds over fresh processes, in random order, reversed in every other."""
@@ -225,18 +231,11 @@ class Campaign:
         store.save(self.report, self.path)
 
     def _conclude(self) -> Report:
-        total = time.monotonic() - self._started
-        measured = sum(
-            row.phases_s.get(part, 0.0)
-            for row in self._rows.values()
-            for part in ("build", "apply", "first step", "warm-up", "samples")
-        )
-        spent = {name: round(seconds, 3) for name, seconds in self.laboratory.spent.parts.items()}
         self.report = msgspec.structs.replace(
             self.report,
             finished_at=now(),
-            notes=[*self.report.notes, *self.laboratory.notes],
-            harness={**spent, "total": round(total, 3), "measuring": round(measured, 3)},
+            notes=list(dict.fromkeys([*self.report.notes, *self.laboratory.notes])),
+            harness=self._harness(),
         )
         advice = recommend(self.report, self.objective, self.max_memory_bytes)
         self.report = msgspec.structs.replace(self.report, recommendation=advice.recommendation)
@@ -246,6 +245,18 @@ class Campaign:
             self.report = msgspec.structs.replace(self.report, notes=[*self.report.notes, *advice.reasons])
         self._save()
         return self.report
+
+    def _harness(self) -> dict[str, float]:
+        """Where the run's seconds went: `measuring` is the rows' own work, the rest of `total` the tool's."""
+        spent = dict(self.laboratory.spent.parts)
+        # What inductor asks its compiler once would otherwise be a part of the first row's compilation.
+        measuring = spent.get("toolchain", 0.0) + sum(
+            row.phases_s.get(part, 0.0)
+            for row in self._rows.values()
+            for part in ("build", "apply", "first step", "warm-up", "samples")
+        )
+        spent |= {"total": time.monotonic() - self.laboratory.since, "measuring": measuring}
+        return {name: round(seconds, 3) for name, seconds in spent.items()}
 
     def _mark_recommended(self, row_id: str) -> None:
         marked = [

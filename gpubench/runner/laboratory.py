@@ -54,6 +54,7 @@ class Laboratory:
 
     def __init__(self, choice: WorkloadChoice, device: str, protocol: Protocol) -> None:
         self.choice, self.device, self.protocol = choice, device, protocol
+        self.since = time.monotonic()
         self.spent = Spent()
         self.notes: list[str] = []
         self._servers: dict[frozenset[tuple[str, str]], ForkServer] = {}
@@ -76,26 +77,26 @@ class Laboratory:
 
     # ----- servers and workers
 
+    def begin_servers(self, configurations: Iterable[Configuration]) -> None:
+        """Starts the servers that `configurations` will need, all at once, without waiting for them."""
+        for configuration in configurations:
+            self._server(environment_of(configuration))
+
     def start_servers(self, configurations: Iterable[Configuration]) -> None:
         """Starts the servers that `configurations` will need, all at once, and waits for them."""
         with self.spent.on("servers"):
-            servers = [self._server(environment_of(configuration)) for configuration in configurations]
-            for server in servers:
-                server.wait_ready()
+            configurations = list(configurations)
+            self.begin_servers(configurations)
+            for configuration in configurations:
+                self._server(environment_of(configuration)).wait_ready()
 
     def _server(self, environment: Mapping[str, str]) -> ForkServer:
         key = frozenset(environment.items())
         if key not in self._servers:
-            server = ForkServer({**self._common_environment(), **environment}, self.choice.reference, self.folder)
+            server = ForkServer(environment, self.choice.reference, self.folder)
             server.start()
             self._servers[key] = server
         return self._servers[key]
-
-    def _common_environment(self) -> dict[str, str]:
-        if self.device == "cpu" and "TORCHINDUCTOR_WORKER_START" not in os.environ:
-            # A forked compile worker starts at once; a new interpreter would import torch for every configuration.
-            return {"TORCHINDUCTOR_WORKER_START": "fork"}
-        return {}
 
     def worker(self, configuration: Mapping[str, Value]) -> Worker:
         """A fresh process in the environment that `configuration` asks for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -36,7 +37,7 @@ def first_row(planned: Planned, result: ProcessResult, position: int) -> Measure
         reason=result.reason,
         roles=list(planned.roles),
         flags=list(result.flags),
-        phases_s={name: round(seconds, 4) for name, seconds in result.phases_s.items()},
+        phases_s=add_up({}, result.phases_s),
         log_tail=result.log_tail,
     )
     prepared = result.prepared
@@ -59,7 +60,13 @@ def with_round(row: Measurement, result: ProcessResult, index: int, position: in
     if result.status != "ok":
         flag = f"unreliable: {result.status} in a later process: {result.reason}"
         return msgspec.structs.replace(row, status=result.status, reason=result.reason, flags=[*row.flags, flag])
+    row = msgspec.structs.replace(row, phases_s=add_up(row.phases_s, result.phases_s))
     return with_samples(row, result, "confirm", index, position)
+
+
+def add_up(phases: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by phase over several processes."""
+    return {name: round(phases.get(name, 0.0) + more.get(name, 0.0), 4) for name in dict.fromkeys([*phases, *more])}
 
 
 def with_samples(row: Measurement, result: ProcessResult, phase: RoundPhase, index: int, position: int) -> Measurement:

@@ -136,6 +136,9 @@ class Session:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = request.compile_cache
         os.environ["TRITON_CACHE_DIR"] = str(Path(request.compile_cache, "triton"))
         device = torch.device(request.device)
+        if device.type == "cpu" and "TORCHINDUCTOR_WORKER_START" not in os.environ:
+            # A forked compile worker starts at once; a new interpreter would import torch for every configuration.
+            torch._inductor.config.worker_start_method = "fork"
         memory = host_memory()
         self.host_at_start = memory.resident
         with self.phase("build"):
