@@ -34,7 +34,9 @@ def main() -> None:
     arguments = sys.argv[1:]
     if arguments and arguments[0].endswith(".json"):
         for path in arguments:
-            show(json.loads(Path(path).read_text()), path)
+            report = json.loads(Path(path).read_text())
+            if report["finished_at"]:
+                show(report, path)
         return
     workload, mode = arguments or ("resnet50", "inference")
     with tempfile.TemporaryDirectory() as folder:

@@ -31,6 +31,7 @@ from gpubench.toggles import get, parse_value
 from gpubench.toggles.toggle import Scope
 from gpubench.units import parse_bytes, parse_duration
 from gpubench.worker.messages import Described, WorkloadChoice
+from gpubench.workloads import check_reference
 
 if TYPE_CHECKING:
     from gpubench.cli.options import ModeName, ObjectiveName, OutputFormat
@@ -70,8 +71,10 @@ def run(request: Request) -> int:
     """Measures what `request` asks for; the exit code."""
     max_memory = parse_bytes(request.max_memory) if request.max_memory else None
     timeout = parse_duration(request.timeout)
+    # Complain of what can be told now, before the seconds that torch takes to load.
+    check_reference(request.workload)
     if request.matrix:
-        load_matrix(request.matrix)  # complain before the seconds that torch takes to load
+        load_matrix(request.matrix)
     for text in (*request.set_, *request.fix):
         get(split_assignment(text, "--set" if text in request.set_ else "--fix")[0])
     if request.output:

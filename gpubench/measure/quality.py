@@ -23,6 +23,9 @@ MIN_COSINE = 0.99
 NORM_TOLERANCE = 0.01  # outputs scaled by more than 1 % are wrong whatever the precision
 UPDATE_MIN_COSINE = 0.5  # AdamW's first updates are near sign(gradient): rounding flips the smallest ones' signs
 UPDATE_NORM_RANGE = (0.5, 2.0)
+# Weights kept in bfloat16 round an optimizer's small steps away. Seen with AdamW at a rate of 1e-4 after 3 steps: 17 to
+# 85 % of the parameters had not moved at all; with fp32 weights under bf16 autocast, at most 0.02 %.
+MAX_LOST_UPDATES = 0.05
 
 
 def flatten(outputs: Any, path: str = "output") -> Iterator[tuple[str, torch.Tensor]]:
@@ -138,7 +141,10 @@ def compare_training(
     )
     cosine = math.nan if changes.cosine_similarity is None else changes.cosine_similarity
     norms = math.nan if changes.norm_ratio is None else changes.norm_ratio
+    lost = lost_updates(update, reference_update)
     problems = []
+    if not lost <= MAX_LOST_UPDATES:
+        problems.append(f"{lost:.0%} of the parameters that should have moved did not: their updates were rounded away")
     if non_finite:
         problems.append(f"{non_finite} losses or parameters are not finite")
     if not error <= tolerance:
@@ -159,7 +165,18 @@ def compare_training(
         losses=[_finite(loss) for loss in losses],
         reference_losses=[_finite(loss) for loss in reference_losses],
         parameter_relative_error=changes.relative_error,
+        lost_update_share=_finite(lost),
     )
+
+
+def lost_updates(update: Tensors, reference_update: Tensors) -> float:
+    """The share of the parameters moved by the reference that did not move at all, 0..1."""
+    moved = lost = 0
+    for name, expected in reference_update.items():
+        should = expected != 0
+        moved += int(should.sum())
+        lost += int((should & (update[name].detach().cpu() == 0)).sum())
+    return lost / moved if moved else 0.0
 
 
 def worst(qualities: Sequence[Quality]) -> Quality:

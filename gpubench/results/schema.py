@@ -121,7 +121,8 @@ class Quality(Struct, frozen=True, kw_only=True):
     max_relative_error: float | None = None  # the tolerance
     losses: list[float | None] | None = None  # training: of the first seeded steps; null where not finite
     reference_losses: list[float | None] | None = None
-    parameter_relative_error: float | None = None  # training: after those steps
+    parameter_relative_error: float | None = None  # training: of the parameters' change over those steps
+    lost_update_share: float | None = None  # training: parameters that the reference moved and this one did not
 
 
 class Role(Struct, frozen=True, kw_only=True):

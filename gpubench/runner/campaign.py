@@ -21,9 +21,8 @@ from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import ProcessResult, measure, now
 
 LEADERS = 2  # fastest configurations that meet the baseline in the confirming rounds, beside the simplest one
-REACH = (
-    0.10  # explored once, rows within 10 % of the best may be the best: the spread between processes is of that size
-)
+FEWEST_ROUNDS = 3  # the fewest processes whose spread says anything (two degrees of freedom)
+CONFIRM_S = 60.0  # seconds after which no further confirming round begins: a run on a CPU is to end within minutes
 
 
 class Listener(Interface):
@@ -196,7 +195,11 @@ class Campaign:
             return
         order = random.Random(self.report.protocol.seed)
         sequence: list[str] = []
+        begun = time.monotonic()
         for index in range(1, self.confirm_rounds + 1):
+            if index > FEWEST_ROUNDS and time.monotonic() - begun > CONFIRM_S:
+                self.listener.note(f"Confirmed in {index - 1} of {self.confirm_rounds} rounds, which took long enough.")
+                break
             if index % 2:
                 sequence = order.sample(ids, len(ids))
             else:

@@ -17,7 +17,8 @@ from gpubench.hardware.facts import Device
 from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
 from gpubench.measure.quality import FP32_TOLERANCE
 from gpubench.results.schema import Configuration, Protocol, Value
-from gpubench.runner.launcher import ForkServer, Worker, WorkerError, WorkerFailed
+from gpubench.runner.launcher import Server, Worker, WorkerError, WorkerFailed
+from gpubench.runner.spawner import make_server
 from gpubench.toggles import all_toggles, get
 from gpubench.worker.messages import Describe, Described, MakeReference, ReferenceMade, WorkloadChoice
 
@@ -57,7 +58,7 @@ class Laboratory:
         self.since = time.monotonic()
         self.spent = Spent()
         self.notes: list[str] = []
-        self._servers: dict[frozenset[tuple[str, str]], ForkServer] = {}
+        self._servers: dict[frozenset[tuple[str, str]], Server] = {}
         self._references: dict[tuple[tuple[str, Value], ...], Reference] = {}
         self._toolchains: set[int] = set()
         self.nvml_device: NvmlDevice | Unavailable | None = None  # None: a CPU
@@ -90,10 +91,10 @@ class Laboratory:
             for configuration in configurations:
                 self._server(environment_of(configuration)).wait_ready()
 
-    def _server(self, environment: Mapping[str, str]) -> ForkServer:
+    def _server(self, environment: Mapping[str, str]) -> Server:
         key = frozenset(environment.items())
         if key not in self._servers:
-            server = ForkServer(environment, self.choice.reference, self.folder)
+            server = make_server(environment, self.choice.reference, self.folder)
             server.start()
             self._servers[key] = server
         return self._servers[key]
@@ -113,7 +114,7 @@ class Laboratory:
                 self.notes.append(note)
         return worker
 
-    def _prepare_toolchain(self, server: ForkServer) -> None:
+    def _prepare_toolchain(self, server: Server) -> None:
         if self.device != "cpu" or id(server) in self._toolchains:
             return
         with self.spent.on("toolchain"):

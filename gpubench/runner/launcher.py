@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -75,10 +75,37 @@ def tail(path: Path) -> str:
         return ""
 
 
+class Server(Protocol):
+    """Gives fresh workers in one environment."""
+
+    preload_problem: str
+
+    def start(self) -> None:
+        """Begins to load torch, without waiting for it."""
+
+    def wait_ready(self) -> None:
+        """Waits until workers can be had; GpubenchError where that fails."""
+
+    def prepare_toolchain(self, folder: Path) -> ToolchainReady:
+        """Has inductor probe its compiler."""
+
+    def fork(self) -> Worker:
+        """A fresh worker; WorkerError where there can be none."""
+
+    def wait(self, pid: int, timeout: float) -> int | None:
+        """The exit code of a worker, or None where it does not end."""
+
+    def forget(self, pid: int) -> None:
+        """That worker has ended."""
+
+    def close(self) -> None:
+        """Ends the server and every worker of it."""
+
+
 class Worker:
     """One measured process."""
 
-    def __init__(self, server: ForkServer, pid: int, channel: Channel[WorkerReply], log: Path) -> None:
+    def __init__(self, server: Server, pid: int, channel: Channel[WorkerReply], log: Path) -> None:
         self.server, self.pid, self.channel, self.log = server, pid, channel, log
         self.phase = "start"
 
@@ -130,7 +157,7 @@ class Worker:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
             code = self.server.wait(self.pid, EXIT_WAIT_S)
-        self.server.workers.pop(self.pid, None)
+        self.server.forget(self.pid)
         return code
 
     def log_tail(self) -> str:
@@ -259,6 +286,10 @@ class ForkServer:
             if isinstance(reply, Exited):
                 self._exits[reply.pid] = reply.code
         return self._exits.pop(pid)
+
+    def forget(self, pid: int) -> None:
+        """That worker has ended."""
+        self.workers.pop(pid, None)
 
     def close(self) -> None:
         """Ends the server and every worker of it."""

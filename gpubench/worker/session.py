@@ -155,9 +155,7 @@ class Session:
         with self.phase("first step"):
             self.channel.send(Phase("compile" if self.subject.compiled else "first step"))
             first = self.timer.block(lambda: self.stepper.run(0), 1).wall_s
-        with self.phase("quality"):
-            losses = [] if self.stepper.loss is None else [float(self.stepper.loss)]
-            quality = self.check(before, losses)
+        quality = self.check(before)
         with self.phase("warm-up"):
             warm = warm_up(
                 self.stepper.step,
@@ -182,21 +180,26 @@ class Session:
             phases_s=dict(self.phases),
         )
 
-    def check(self, before: dict[str, torch.Tensor], losses: list[float]) -> Quality:
-        """The quality of the outputs on every batch (training: of the first steps)."""
+    def check(self, before: dict[str, torch.Tensor]) -> Quality:
+        """The quality of the outputs on every batch (training: of the first steps, which warm up as well)."""
         folder, tolerance = self.request.reference_folder, self.request.tolerance
         if self.subject.mode == "training":
-            losses, update = reference.training_steps(
-                self.stepper, before, len(losses), self.protocol.quality_steps, losses
-            )
-            if folder:
-                return reference.check_training(Path(folder), losses, update, tolerance)
+            with self.phase("warm-up"):
+                losses = [] if self.stepper.loss is None else [float(self.stepper.loss)]
+                losses, update = reference.training_steps(
+                    self.stepper, before, len(losses), self.protocol.quality_steps, losses
+                )
+            with self.phase("quality"):
+                if folder:
+                    return reference.check_training(Path(folder), losses, update, tolerance)
         elif folder:
             outputs = {}
-            for index in range(len(self.subject.batches)):
-                self.stepper.run(index)
-                outputs[index] = reference.snapshot(self.stepper.output)
-            return reference.check_inference(Path(folder), outputs, tolerance)
+            with self.phase("warm-up"):
+                for index in range(len(self.subject.batches)):
+                    self.stepper.run(index)
+                    outputs[index] = reference.snapshot(self.stepper.output)
+            with self.phase("quality"):
+                return reference.check_inference(Path(folder), outputs, tolerance)
         return Quality(passed=None, reason=self.request.reference_problem, reference=reference.WHAT)
 
     def prove(self) -> list[Evidence]:

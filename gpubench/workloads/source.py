@@ -44,6 +44,13 @@ def find(reference: str) -> Source:
     return Source(reference, getattr(module, name), file, digest)
 
 
+def check_reference(reference: str) -> None:
+    """Raises GpubenchError where `reference` names nothing, as far as can be told without importing anything."""
+    place, _ = _split(reference)
+    if place.endswith(".py") or "/" in place:
+        _check_file(Path(place))
+
+
 def import_module_of(reference: str) -> ModuleType:
     """The module that `reference` lies in, imported once. Raises GpubenchError like `find`."""
     place, name = _split(reference)
@@ -68,10 +75,14 @@ def _split(reference: str) -> tuple[str, str]:
     return "", ""
 
 
-def _from_file(path: Path) -> ModuleType:
+def _check_file(path: Path) -> None:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise GpubenchError(f"The workload file {str(path)!r} {what}.", "Give the path of a Python file.")
+
+
+def _from_file(path: Path) -> ModuleType:
+    _check_file(path)
     full = path.resolve()
     # A name of its own, so that a file called torch.py or vae.py hides no other module; another one once it is edited.
     name = f"gpubench_user_{hashlib.sha256(str(full).encode() + full.read_bytes()).hexdigest()[:12]}"

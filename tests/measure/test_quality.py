@@ -96,6 +96,18 @@ def test_an_optimizer_that_does_nothing_is_caught() -> None:
     assert "moved 0.000 times" in quality.reason
 
 
+def test_updates_that_were_rounded_away_are_caught() -> None:
+    update = REFERENCE.clone()
+    update.flatten()[::8] = 0
+    quality = train([1.0, 0.9, 0.8], update)
+    assert quality.lost_update_share == pytest.approx(1 / 8)
+    assert quality.passed is False
+    assert "rounded away" in quality.reason
+    update = REFERENCE.clone()
+    update.flatten()[::80] = 0
+    assert train([1.0, 0.9, 0.8], update).passed is True
+
+
 @pytest.mark.parametrize(
     ("losses", "update"),
     [

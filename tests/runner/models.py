@@ -3,11 +3,14 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from gpubench import Workload
+
+Action = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Linear(nn.Module):
@@ -33,85 +36,82 @@ def good() -> Workload:
     return Workload(name="good", item="row", batch_size=4, build=Linear, inputs=inputs, loss=loss)
 
 
-def _with_step(name: str, action) -> Workload:  # type: ignore[no-untyped-def]
-    """A workload whose step does `action(model, x)` beside the matrix product, once it is autocast to bf16."""
-
-    def infer(model, batch, options):  # type: ignore[no-untyped-def]
-        out = model(batch[0])
-        return action(model, out) if out.dtype == torch.bfloat16 else out
-
-    return Workload(name=name, item="row", batch_size=4, build=Linear, inputs=inputs, infer=infer)
-
-
-def _die(signal_number: int):  # type: ignore[no-untyped-def]
-    def action(model: nn.Module, out: torch.Tensor) -> torch.Tensor:
+def _die(signal_number: int) -> Action:
+    def action(out: torch.Tensor) -> torch.Tensor:
         os.kill(os.getpid(), signal_number)
         return out
 
     return action
 
 
-def segfault() -> Workload:
-    return _with_step("segfault", _die(signal.SIGSEGV))
+def _raise(out: torch.Tensor) -> torch.Tensor:
+    print("about to fail")
+    raise ValueError("the [red]user's[/red] own mistake")
 
 
-def killed() -> Workload:
-    return _with_step("killed", _die(signal.SIGKILL))
+def _kill_server(out: torch.Tensor) -> torch.Tensor:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+    return out
 
 
-def leaves() -> Workload:
-    return _with_step("leaves", lambda model, out: os._exit(3))
+def _hang(out: torch.Tensor) -> torch.Tensor:
+    time.sleep(3600)
+    return out
 
 
-def kills_server() -> Workload:
-    def action(model: nn.Module, out: torch.Tensor) -> torch.Tensor:
-        os.kill(os.getppid(), signal.SIGKILL)
-        return out
-
-    return _with_step("kills-server", action)
+def _take_all_memory(out: torch.Tensor) -> torch.Tensor:
+    torch.ones(1 << 40)
+    return out
 
 
-def hang() -> Workload:
-    return _with_step("hang", lambda model, out: time.sleep(3600))
+def _leave(out: torch.Tensor) -> torch.Tensor:
+    os._exit(3)
 
 
-def raises() -> Workload:
-    def action(model: nn.Module, out: torch.Tensor) -> torch.Tensor:
-        print("about to fail")
-        raise ValueError("the [red]user's[/red] own mistake")
-
-    return _with_step("raises", action)
+_seen: list[torch.Tensor] = []
 
 
-def out_of_memory() -> Workload:
-    def action(model: nn.Module, out: torch.Tensor) -> torch.Tensor:
-        torch.ones(1 << 40)
-        return out
-
-    return _with_step("out-of-memory", action)
+def _stale(out: torch.Tensor) -> torch.Tensor:
+    """Right for the first step and once for each input, then the first output for ever."""
+    _seen.append(out)
+    return out if len(_seen) <= 3 else _seen[0] + 1
 
 
-def nan() -> Workload:
-    return _with_step("nan", lambda model, out: out * float("nan"))
+# What the step does, by the number of threads that it runs with: numbers that are nobody's default.
+FAULTS: dict[int, Action] = {
+    41: _die(signal.SIGSEGV),
+    42: _die(signal.SIGKILL),
+    43: _leave,
+    44: _kill_server,
+    45: _raise,
+    46: _take_all_memory,
+    47: lambda out: out * float("nan"),
+    48: torch.zeros_like,
+    49: lambda out: out * 2,
+    50: _stale,
+    51: lambda out: out[:2],
+    52: _hang,
+    53: lambda out: out,  # the last one is good: nothing before it has left a trace
+}
 
 
-def zeros() -> Workload:
-    return _with_step("zeros", lambda model, out: torch.zeros_like(out))
+def faults() -> Workload:
+    """One row of a matrix product, spoiled in the way that the number of threads says."""
+
+    def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> torch.Tensor:
+        out = model(batch[0])
+        return FAULTS.get(torch.get_num_threads(), lambda out: out)(out)
+
+    return Workload(name="faults", item="row", batch_size=4, build=Linear, inputs=inputs, infer=infer)
 
 
-def double() -> Workload:
-    return _with_step("double", lambda model, out: out * 2)
+def hangs_in_bf16() -> Workload:
+    def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> torch.Tensor:
+        out = model(batch[0])
+        return _hang(out) if out.dtype == torch.bfloat16 else out
 
-
-def stale() -> Workload:
-    """Right once for each input, then the first output for ever: only the last timed output shows it."""
-    seen: list[torch.Tensor] = []
-
-    def action(model: nn.Module, out: torch.Tensor) -> torch.Tensor:
-        seen.append(out)
-        return out if len(seen) <= 3 else seen[0] + 1
-
-    return _with_step("stale", action)
+    return Workload(name="hangs", item="row", batch_size=4, build=Linear, inputs=inputs, infer=infer)
 
 
 class Hungry(nn.Module):

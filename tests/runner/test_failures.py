@@ -10,66 +10,77 @@ import jsonschema
 import pytest
 
 from gpubench.results.store import json_schema
-from tests.runner.conftest import gpubench
+from tests.runner.conftest import MODELS, gpubench
+
+CASES = {
+    41: ("crashed", "SIGSEGV"),
+    42: ("crashed", "SIGKILL"),
+    43: ("crashed", "code 3"),
+    44: ("crashed", "worker"),
+    45: ("failed", "ValueError: the [red]user's[/red] own mistake"),
+    46: ("oom", "allocate"),
+    47: ("wrong", "not finite"),
+    48: ("wrong", "relative error"),
+    49: ("wrong", "norm"),
+    50: ("wrong", "last timed step"),
+    51: ("wrong", "shape"),
+    52: ("timeout", "15 s"),
+}
 
 
-def rows_of(model: str, models: Path, folder: Path, *more: str, techniques: str = "precision=bf16-autocast") -> Any:
-    """The rows of `compare-opts` on models.py:MODEL by id; the baseline, the technique, and a good row after it."""
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One run in which every row but the first and the last misbehaves in its own way."""
+    folder, numbers = tmp_path_factory.mktemp("faults"), ",".join(map(str, [*CASES, 53]))
     done = gpubench(
-        "compare-opts", f"{models}:{model}", "--set", techniques, "--set", "threads=1", "--strategy", "each",
-        "--confirm-rounds", "0", "--format", "json", "--output", "report.json", *more, cwd=folder,
+        "compare-opts", f"{MODELS}:faults", "--set", f"threads={numbers}", "--strategy", "each", "--timeout", "15s",
+        "--confirm-rounds", "1", "--format", "json", "--output", "report.json", cwd=folder, timeout=280,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    report = json.loads(done.stdout)
-    jsonschema.validate(report, json_schema())
-    assert report == json.loads((folder / "report.json").read_text())
-    return {row["id"]: row for row in report["measurements"]}
+    found = json.loads(done.stdout)
+    assert found == json.loads((folder / "report.json").read_text())
+    return found
 
 
-CASES = [
-    ("segfault", "crashed", "SIGSEGV"),
-    ("killed", "crashed", "SIGKILL"),
-    ("leaves", "crashed", "code 3"),
-    ("kills_server", "crashed", "worker"),
-    ("raises", "failed", "ValueError: the [red]user's[/red] own mistake"),
-    ("out_of_memory", "oom", "allocate"),
-    ("nan", "wrong", "not finite"),
-    ("zeros", "wrong", "relative error"),
-    ("double", "wrong", "norm"),
-    ("stale", "wrong", "last timed step"),
-]
+def row_of(report: Any, threads: int) -> Any:
+    return next(row for row in report["measurements"] if row["id"] == f"threads={threads}")
 
 
-@pytest.mark.parametrize(("model", "status", "words"), CASES, ids=[case[0] for case in CASES])
-def test_a_failure_is_a_row_and_the_run_goes_on(
-    model: str, status: str, words: str, models: Path, tmp_path: Path
-) -> None:
-    rows = rows_of(model, models, tmp_path)
-    assert rows["baseline"]["status"] == "ok"
-    row = rows["precision=bf16-autocast"]
+@pytest.mark.parametrize("threads", CASES)
+def test_a_failure_is_a_row(threads: int, report: Any) -> None:
+    row, (status, words) = row_of(report, threads), CASES[threads]
     assert row["status"] == status
     assert words in row["reason"]
     assert row["reason"].endswith(".")
     assert "\n" not in row["reason"]
-    after = rows["threads=1"]
-    assert after["status"] == "ok"
-    assert after["fps"] > 0
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["recommendation"]["id"] != "precision=bf16-autocast"
+    if status != "wrong":
+        assert row["fps"] is None
+        assert row["samples_s"] == []
 
 
-def test_the_log_of_a_failed_row_is_kept(models: Path, tmp_path: Path) -> None:
-    row = rows_of("raises", models, tmp_path)["precision=bf16-autocast"]
+def test_the_rows_around_failures_are_good(report: Any) -> None:
+    assert report["measurements"][0]["status"] == "ok"
+    last = row_of(report, 53)
+    assert last["status"] == "ok"
+    assert last["fps"] > 0
+    assert last["quality"]["relative_error"] == report["measurements"][0]["quality"]["relative_error"]
+    assert report["finished_at"] is not None
+
+
+def test_a_failed_row_is_never_recommended(report: Any) -> None:
+    assert report["recommendation"]["id"] in ("baseline", "threads=53")
+    assert not set(report["recommendation"]["tied_with"]) & {f"threads={number}" for number in CASES}
+
+
+def test_the_log_of_a_failed_row_is_kept(report: Any) -> None:
+    row = row_of(report, 45)
     assert "about to fail" in row["log_tail"]
     assert "ValueError" in row["log_tail"]
 
 
-def test_a_hang_ends_at_the_timeout(models: Path, tmp_path: Path) -> None:
-    row = rows_of("hang", models, tmp_path, "--timeout", "8s")["precision=bf16-autocast"]
-    assert row["status"] == "timeout"
-    assert "8 s" in row["reason"]
-    assert row["fps"] is None
-    assert row["samples_s"] == []
+def test_the_report_fits_its_schema(report: Any) -> None:
+    jsonschema.validate(report, json_schema())
 
 
 def test_memory_is_limited_on_a_cpu(models: Path, tmp_path: Path) -> None:
@@ -89,7 +100,7 @@ def test_no_worker_or_scratch_folder_is_left(models: Path, tmp_path: Path) -> No
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     done = gpubench(
-        "compare-opts", f"{models}:segfault", "--set", "precision=bf16-autocast", "--strategy", "each",
+        "compare-opts", f"{models}:faults", "--set", "threads=41", "--strategy", "each",
         "--confirm-rounds", "0", "--output", "report.json", cwd=tmp_path, env={"TMPDIR": str(scratch)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -110,3 +110,12 @@ def test_compiled_rows_are_compiled_and_pay_once(models: Path, tmp_path: Path) -
     evidence = next(one for one in row["evidence"] if one["toggle"] == "compile")
     assert evidence["took_effect"] is True
     assert row["compile_time_s"] > 20 * row["latency_s"]["median"]
+
+
+def test_without_fork_everything_else_is_the_same(models: Path, tmp_path: Path) -> None:
+    done = gpubench(
+        "compare-opts", f"{models}:good", "--set", "precision=bf16-autocast", "--strategy", "each", "--confirm-rounds",
+        "0", "--format", "json", "--output", "report.json", cwd=tmp_path, env={"GPUBENCH_WORKERS": "spawn"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [row["status"] for row in json.loads(done.stdout)["measurements"]] == ["ok", "ok"]
