@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # Runs on any machine with an NVIDIA GPU, from a plain checkout: the GPU tests, then the main commands on real sizes.
 # Reports and logs are left in the folder named by the first argument (default: gpu-acceptance). Python: $PYTHON.
-# SECONDS_MAX (default 540) bounds the whole; a part that does not fit any more is skipped and named.
+# SECONDS_MAX (default 540) bounds the whole; a part that does not fit any more is skipped and named. PARTS, a pattern
+# such as 'tests|doctor|compare-resnet50.*', runs some parts only, so that several calls can share the work.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 OUT=$(mkdir -p "${1:-gpu-acceptance}" && cd "${1:-gpu-acceptance}" && pwd)
 SECONDS_MAX=${SECONDS_MAX:-540}
+PARTS=${PARTS:-.*}
 export PYTHONUNBUFFERED=1
 failed=0
 
 part() { # part NAME SECONDS COMMAND...: runs a part if its time is left, and keeps its output
     local name=$1 limit=$2 left=$((SECONDS_MAX - SECONDS)); shift 2
+    [[ $name =~ ^($PARTS)$ ]] || return 0
     if ((left < 20)); then echo "SKIPPED $name: ${left} s left"; failed=1; return; fi
     ((limit < left)) || limit=$left
     echo "=== $name (at ${SECONDS} s, limit ${limit} s)"
@@ -26,7 +29,7 @@ part tests 200 "$PYTHON" -m pytest -q -m gpu tests -p no:cacheprovider
 part doctor 60 "$PYTHON" -m gpubench doctor
 for workload in resnet50 vae unet3d; do
     for mode in inference training; do
-        part "compare-$workload-$mode" 150 "$PYTHON" -m gpubench compare-opts "$workload" --mode "$mode" \
+        part "compare-$workload-$mode" 400 "$PYTHON" -m gpubench compare-opts "$workload" --mode "$mode" \
             --output "$OUT/$workload-$mode.json"
     done
 done

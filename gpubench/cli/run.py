@@ -84,9 +84,7 @@ def run(request: Request) -> int:
     with Laboratory(choice_of(request), request.device, protocol) as laboratory, progress:
         laboratory.begin_servers(likely_environments(request))
         described = laboratory.describe(request.batch_size)
-        laboratory.protocol = msgspec.structs.replace(
-            protocol, timer="cuda_event" if described.device.kind == "cuda" else "perf_counter"
-        )
+        laboratory.protocol = protocol_for(described.device.kind, protocol)
         builder = Builder(scope_of(described), fixed(request, described))
         matrix = matrix_of(request, builder)
         if request.dry_run:
@@ -132,6 +130,13 @@ def measure(
             text = f"Stopped. What was measured is in {path}; go on with: --resume --output {path}"
             print(text, file=sys.stderr)  # noqa: T201
         raise
+
+
+def protocol_for(device_kind: str, protocol: Protocol) -> Protocol:
+    """`protocol` for a CPU or a GPU, whose sampling must be long enough for NVML's averages over up to 1 s."""
+    if device_kind != "cuda":
+        return protocol
+    return msgspec.structs.replace(protocol, timer="cuda_event", min_sampling_s=2.5, max_sampling_s=5.0)
 
 
 def choice_of(request: Request) -> WorkloadChoice:

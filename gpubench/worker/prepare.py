@@ -49,6 +49,16 @@ def make_batches(loaded: Loaded, batch_size: int, count: int, seed: int) -> list
     ]
 
 
+def use_device(name: str) -> torch.device:
+    """The device of that name, made the current one, on which streams, events and memory figures are by default."""
+    import torch
+
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 def build(loaded: Loaded, mode: Mode, device: torch.device, configuration: dict[str, Value], seed: int) -> Subject:
     """A subject on the CPU with the model in fp32, as its workload builds it."""
     seed_everything(seed)

@@ -36,7 +36,7 @@ from gpubench.worker.messages import (
     WorkerReply,
     WorkerRequest,
 )
-from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of
+from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
 from gpubench.worker.step import Stepper
 from gpubench.workloads.catalog import resolve_size
 
@@ -135,7 +135,7 @@ class Session:
         self.request, self.protocol = request, request.protocol
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = request.compile_cache
         os.environ["TRITON_CACHE_DIR"] = str(Path(request.compile_cache, "triton"))
-        device = torch.device(request.device)
+        device = use_device(request.device)
         if device.type == "cpu" and "TORCHINDUCTOR_WORKER_START" not in os.environ:
             # A forked compile worker starts at once; a new interpreter would import torch for every configuration.
             torch._inductor.config.worker_start_method = "fork"
@@ -311,10 +311,8 @@ def describe(request: Describe) -> Described:
 
 def make_reference(request: MakeReference) -> ReferenceMade:
     """Runs the plain fp32 model on the same inputs and keeps what it gives."""
-    import torch
-
     started = time.monotonic()
-    device = torch.device(request.device)
+    device = use_device(request.device)
     loaded, mode = load_choice(request.choice)
     subject = build(loaded, mode, device, request.configuration, request.protocol.seed)
     batches = make_batches(loaded, subject.batch_size, request.protocol.input_batches, request.protocol.seed)

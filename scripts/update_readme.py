@@ -1,0 +1,67 @@
+"""Puts the real results under results/ into the README, between its two markers; `--check` only tells if they differ.
+
+python scripts/update_readme.py [--check]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from gpubench.render.markdown import markdown
+from gpubench.results.schema import Report
+from gpubench.results.store import load
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- results:begin -->\n", "<!-- results:end -->\n"
+SHOWN = "resnet50-inference.json"  # the report whose whole table is shown
+
+
+def summary(reports: dict[Path, Report]) -> str:
+    """One line for each report: what is recommended, and the speed-up with its interval."""
+    lines = [
+        "| device | workload | recommended for FPS | speed-up (95 %) | report |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for path, report in reports.items():
+        found = report.recommendation
+        if report.plan.command != "compare-opts" or found is None:
+            continue
+        gain = "-"
+        if found.speedup is not None and found.speedup_low is not None and found.speedup_high is not None:
+            gain = f"{found.speedup:.2f}x ({found.speedup_low:.2f} to {found.speedup_high:.2f})"
+        name = f"{report.workload.name} {report.workload.mode}, {report.workload.size}"
+        file = path.relative_to(ROOT).as_posix()
+        lines.append(f"| {report.device.name} | {name} | {found.id.replace(',', ', ')} | {gain} | [json]({file}) |")
+    return "\n".join(lines)
+
+
+def block() -> str:
+    """The text between the markers."""
+    reports = {path: load(path) for path in sorted((ROOT / "results").glob("*/*.json"))}
+    shown = next(path for path in reports if path.name == SHOWN)
+    table = markdown(reports[shown]).replace("\n## ", "\n### ").removeprefix("## ")
+    title, _, rest = table.partition("\n")
+    name = shown.relative_to(ROOT).as_posix()
+    return (
+        f"This is a real run of `gpubench compare-opts resnet50` ([{name}]({name})):\n\n"
+        f"**{title.strip()}**\n{rest.strip()}\n\n"
+        f"And what the real reports under `results/` recommend:\n\n{summary(reports)}\n"
+    )
+
+
+def main() -> int:
+    """Writes the README, or compares; the exit code."""
+    path = ROOT / "README.md"
+    text = path.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    wanted = f"{before}{BEGIN}{block()}{END}{after}"
+    if "--check" in sys.argv:
+        return 0 if wanted == text else 1
+    path.write_text(wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
