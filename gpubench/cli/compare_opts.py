@@ -10,6 +10,7 @@ from gpubench.cli import options as o
 
 
 def compare_opts(
+    ctx: typer.Context,
     workload: o.WorkloadArgument = None,
     workload_option: o.WorkloadOption = None,
     mode: o.Mode = None,
@@ -59,30 +60,7 @@ def compare_opts(
     The default matrix is a ladder: the baseline, each technique alone, then the techniques one upon the other, and
     at last the leaders against the baseline on fresh data.
     """
-    from gpubench.cli.run import Request, run
+    from gpubench.cli.planning import request_of
+    from gpubench.cli.run import run
 
-    request = Request(
-        command="compare-opts",
-        workload=o.which_workload(workload, workload_option),
-        mode=mode,
-        size=size,
-        parameters=param or [],
-        resolution=resolution,
-        batch_size=batch_size,
-        device=device,
-        matrix=matrix,
-        strategy=strategy,
-        set_=set_ or [],
-        fix=fix or [],
-        objective=objective,
-        max_memory=max_memory,
-        timeout=timeout,
-        confirm_rounds=confirm_rounds,
-        seed=seed,
-        resume=resume,
-        dry_run=dry_run,
-        output=output,
-        format=format_,
-        quiet=quiet,
-    )
-    return run(request)
+    return run(request_of("compare-opts", ctx.params))

@@ -12,6 +12,7 @@ DEFAULT_BATCHES = ["1", "2", "4", "8", "16", "32"]
 
 
 def batch_sweep(
+    ctx: typer.Context,
     workload: o.WorkloadArgument = None,
     workload_option: o.WorkloadOption = None,
     sizes: Annotated[
@@ -34,32 +35,16 @@ def batch_sweep(
     quiet: o.Quiet = False,
 ) -> int:
     """Measure several batch sizes: the knee (smallest within 5 % of the best FPS) and the largest that fits."""
-    from gpubench.cli.run import Request, run
+    from gpubench.cli.planning import request_of
+    from gpubench.cli.run import run
 
-    request = Request(
-        command="batch-sweep",
-        workload=o.which_workload(workload, workload_option),
-        mode=mode,
-        size=size,
-        parameters=param or [],
-        resolution=resolution,
-        device=device,
-        fix=fix or [],
-        objective=objective,
-        max_memory=max_memory,
-        timeout=timeout,
-        seed=seed,
-        resume=resume,
-        dry_run=dry_run,
-        output=output,
-        format=format_,
-        quiet=quiet,
-        sweep=("batch_size", o.split_numbers(sizes or DEFAULT_BATCHES, "--sizes")),
-    )
-    return run(request)
+    options = {name: value for name, value in ctx.params.items() if name != "sizes"}
+    values = o.split_numbers(sizes or DEFAULT_BATCHES, "--sizes")
+    return run(request_of("batch-sweep", options, sweep=("batch_size", values)))
 
 
 def tile_sweep(
+    ctx: typer.Context,
     workload: o.WorkloadArgument = None,
     workload_option: o.WorkloadOption = None,
     sizes: Annotated[
@@ -86,28 +71,12 @@ def tile_sweep(
     quiet: o.Quiet = False,
 ) -> int:
     """Measure tile sizes and overlaps of a workload that can be tiled: speed against memory."""
-    from gpubench.cli.run import Request, run
+    from gpubench.cli.planning import request_of
+    from gpubench.cli.run import run
 
-    request = Request(
-        command="tile-sweep",
-        workload="vae" if not (workload or workload_option) else o.which_workload(workload, workload_option),
-        mode="inference",
-        size=size,
-        parameters=param or [],
-        resolution=resolution,
-        batch_size=batch_size,
-        device=device,
-        fix=fix or [],
-        objective=objective,
-        max_memory=max_memory,
-        timeout=timeout,
-        seed=seed,
-        resume=resume,
-        dry_run=dry_run,
-        output=output,
-        format=format_,
-        quiet=quiet,
-        sweep=("tile_size", o.split_numbers(sizes, "--sizes") if sizes else []),
-        overlaps=tuple(o.split_numbers(overlaps, "--overlaps")) if overlaps else (),
-    )
-    return run(request)
+    options = {name: value for name, value in ctx.params.items() if name not in ("sizes", "overlaps")}
+    if not (workload or workload_option):
+        options["workload"] = "vae"
+    values = o.split_numbers(sizes, "--sizes") if sizes else []
+    apart = tuple(o.split_numbers(overlaps, "--overlaps")) if overlaps else ()
+    return run(request_of("tile-sweep", options, mode="inference", sweep=("tile_size", values), overlaps=apart))

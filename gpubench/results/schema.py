@@ -33,7 +33,7 @@ class Protocol(Struct, frozen=True, kw_only=True):
     """How each row was measured; rows under unlike protocols are not compared."""
 
     timer: Literal["perf_counter", "cuda_event"]
-    interval: str = "exact order-statistic 95 % interval of the median over one process's samples"
+    interval: str = "exact order-statistic 95 % interval of the median over the row's samples"
     block_s: float = 0.05  # least length of one sample: measurement guide, "blocks of >= 50 ms"
     min_samples: int = 10
     min_sampling_s: float = 0.5
@@ -50,7 +50,7 @@ class Protocol(Struct, frozen=True, kw_only=True):
 
 
 class Latency(Struct, frozen=True, kw_only=True):
-    """Seconds per step over `samples_s`; the interval is over one process's samples only."""
+    """Seconds per step over `samples_s`, of however many processes; not an interval over processes: see docs."""
 
     median: NonNegative
     p5: NonNegative

@@ -262,12 +262,11 @@ class Campaign:
         return {name: round(seconds, 3) for name, seconds in spent.items()}
 
     def _mark_recommended(self, row_id: str) -> None:
-        marked = [
-            msgspec.structs.replace(row, roles=[*row.roles, rows.RECOMMENDED])
-            if row.id == row_id and rows.RECOMMENDED not in row.roles
-            else row
-            for row in self.report.measurements
-        ]
+        marked = []
+        for row in self.report.measurements:
+            roles = [role for role in row.roles if role != rows.RECOMMENDED]  # of a run that this one goes on with
+            roles += [rows.RECOMMENDED] if row.id == row_id else []
+            marked.append(msgspec.structs.replace(row, roles=roles))
         self.report = msgspec.structs.replace(self.report, measurements=marked)
 
 

@@ -17,8 +17,8 @@ from gpubench.hardware.facts import Device
 from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
 from gpubench.measure.quality import FP32_TOLERANCE
 from gpubench.results.schema import Configuration, Protocol, Value
-from gpubench.runner.launcher import Server, Worker, WorkerError, WorkerFailed
 from gpubench.runner.spawner import make_server
+from gpubench.runner.workers import Server, Worker, WorkerError, WorkerFailed
 from gpubench.toggles import all_toggles, get
 from gpubench.worker.messages import Describe, Described, MakeReference, ReferenceMade, WorkloadChoice
 

@@ -13,7 +13,7 @@ from gpubench.hardware.nvml import Unavailable
 from gpubench.measure.monitor import Monitor
 from gpubench.results.schema import Evidence, Quality, Status, Utilization, Value
 from gpubench.runner.laboratory import Laboratory, tolerance_of
-from gpubench.runner.launcher import OnPhase, Worker, WorkerError, WorkerFailed
+from gpubench.runner.workers import OnPhase, Worker, WorkerError, WorkerFailed
 from gpubench.worker.messages import Finish, MemoryRead, Prepare, Prepared, Sample, Sampled
 
 VMSTAT = Path("/proc/vmstat")

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from gpubench.runner.launcher import ForkServer, Server, Worker, server_environment
+from gpubench.runner.fork_server import ForkServer, server_environment
+from gpubench.runner.workers import Server, Worker
 from gpubench.worker.messages import Channel, ToolchainReady, WorkerReply
 
 CHOICE = "GPUBENCH_WORKERS"  # environment variable: "fork" or "spawn", where the default is not wanted

@@ -11,8 +11,6 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from gpubench.errors import GpubenchError
 from gpubench.measure.memory import device_memory, host_memory, reset_device_peak, reset_host_peak
 from gpubench.measure.timing import CudaTimer, Stopping, Timer, WallTimer, calibrate, sample, warm_up
@@ -22,7 +20,6 @@ from gpubench.worker.messages import (
     Channel,
     Closed,
     Describe,
-    Described,
     Failed,
     Finish,
     MakeReference,
@@ -30,15 +27,14 @@ from gpubench.worker.messages import (
     Phase,
     Prepare,
     Prepared,
-    ReferenceMade,
     Sample,
     Sampled,
     WorkerReply,
     WorkerRequest,
 )
+from gpubench.worker.once import describe, make_reference
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
 from gpubench.worker.step import Stepper
-from gpubench.workloads.catalog import resolve_size
 
 if TYPE_CHECKING:
     import torch
@@ -291,42 +287,3 @@ class _PhaseTimer:
     def __exit__(self, *_: object) -> None:
         sys.stdout.flush()
         self.phases[self.name] = self.phases.get(self.name, 0.0) + time.monotonic() - self.started
-
-
-def describe(request: Describe) -> Described:
-    """The facts of workload, device and software, found in this process."""
-    from gpubench.hardware.probe import choose_device, probe_device, probe_environment
-    from gpubench.workloads.describe import describe as facts_of
-
-    device = choose_device(request.device)
-    choice = request.choice
-    size = resolve_size(choice.reference, choice.size, device.partition(":")[0])
-    loaded, mode = load_choice(msgspec.structs.replace(choice, size=size))
-    return Described(
-        workload=facts_of(loaded, mode, request.batch_size),
-        device=probe_device(device),
-        environment=probe_environment(),
-    )
-
-
-def make_reference(request: MakeReference) -> ReferenceMade:
-    """Runs the plain fp32 model on the same inputs and keeps what it gives."""
-    started = time.monotonic()
-    device = use_device(request.device)
-    loaded, mode = load_choice(request.choice)
-    subject = build(loaded, mode, device, request.configuration, request.protocol.seed)
-    batches = make_batches(loaded, subject.batch_size, request.protocol.input_batches, request.protocol.seed)
-    apply_toggles(subject, batches)
-    stepper = Stepper(subject)
-    folder = Path(request.folder)
-    if mode == "training":
-        before = reference.parameters(subject.model)
-        losses, update = reference.training_steps(stepper, before, 0, request.protocol.quality_steps, [])
-        reference.save_training(folder, losses, update)
-    else:
-        outputs = []
-        for index in range(len(subject.batches)):
-            stepper.run(index)
-            outputs.append(reference.snapshot(stepper.output))
-        reference.save_inference(folder, outputs)
-    return ReferenceMade(time.monotonic() - started)
