@@ -33,6 +33,12 @@ def changed(configuration: Configuration, baseline: Configuration | None) -> Con
     return {name: value for name, value in configuration.items() if (baseline or {}).get(name) != value}
 
 
+def shown(row: Measurement, baseline: Measurement | None) -> Configuration:
+    """What names a row to a reader: the toggles that differ from the baseline's, and in a sweep the one swept."""
+    swept = {role.toggle: row.configuration[role.toggle] for role in row.roles if role.kind == "sweep" and role.toggle}
+    return {**swept, **changed(row.configuration, baseline.configuration if baseline else None)}
+
+
 def effects(report: Report) -> list[Effect]:
     """All techniques' effects: alone against the baseline, then each rung of the ladder against the one below it."""
     between = spread(report)

@@ -12,6 +12,7 @@ from gpubench.analysis.effects import (
     effects,
     memory_difference,
     payback_iterations,
+    shown,
 )
 from gpubench.analysis.eligibility import find, gate
 from gpubench.analysis.memory import MEANING, RESOLUTION_BYTES, peak_bytes
@@ -88,14 +89,14 @@ def describe(configuration: Configuration) -> str:
 def name(report: Report, row: Measurement) -> str:
     """The row's changed toggles, as `describe` writes them, and its id where that says something else."""
     baseline = find(report, report.plan.baseline)
-    text = describe(changed(row.configuration, baseline.configuration if baseline else None))
+    text = describe(shown(row, baseline))
     return text if row.id == text.replace(", ", ",") or row is baseline else f"{text} ({row.id})"
 
 
 def _choice(choice: Choice) -> str:
     report, chosen, best = choice.report, choice.chosen, choice.best
     superlative = BEST[choice.objective].format(item=report.workload.item)
-    if chosen.id == report.plan.baseline:
+    if chosen.id == report.plan.baseline and not any(role.kind == "sweep" for role in chosen.roles):
         return "Keep the baseline: no valid row is better than it by more than the noise."
     if chosen.id == best.id:
         return f"{name(report, chosen)} gives {superlative} of all valid rows."

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from gpubench.analysis.effects import changed, ladder
+from gpubench.analysis.effects import ladder, shown
 from gpubench.analysis.eligibility import find, gate
 from gpubench.analysis.memory import peak_bytes
 from gpubench.analysis.noise import spread
@@ -27,7 +27,7 @@ class Row:
 
     number: int
     measurement: Measurement
-    changed: Configuration  # against the baseline
+    changed: Configuration  # against the baseline; in a sweep always with the toggle that is swept
     speedup: Speedup | None  # versus the baseline; None for the baseline itself
     memory_bytes: int | None
 
@@ -57,7 +57,7 @@ def rows(report: Report) -> list[Row]:
         Row(
             number=number,
             measurement=row,
-            changed=changed(row.configuration, baseline.configuration if baseline else None),
+            changed=shown(row, baseline),
             # A row that is wrong or had no effect did not do the same work: its ratio would be a false number.
             speedup=speedup(row, usable, between) if usable and gate(row) is None else None,
             memory_bytes=peak_bytes(row, report.device.kind),
@@ -72,14 +72,14 @@ def lines(report: Report) -> dict[Group, list[Line]]:
     grouped: dict[Group, list[Line]] = {"baseline": [], "alone": [], "ladder": [], "sweep": [], "other": []}
     for row in numbered.values():
         kinds = {role.kind for role in row.measurement.roles}
-        if row.measurement.id == report.plan.baseline:
+        if "sweep" in kinds:
+            grouped["sweep"].append(Line(describe(row.changed), row))
+        elif row.measurement.id == report.plan.baseline:
             grouped["baseline"].append(Line("baseline", row))
         elif "control" in kinds:
             grouped["baseline"].append(Line("baseline again, to see the noise", row))
         elif "alone" in kinds:
             grouped["alone"].append(Line(describe(row.changed), row))
-        elif "sweep" in kinds:
-            grouped["sweep"].append(Line(describe(row.changed), row))
         elif "ladder" not in kinds:
             prefix = "all: " if "all" in kinds else ""
             grouped["other"].append(Line(prefix + describe(row.changed), row))

@@ -108,8 +108,9 @@ def matrix_of(request: Request, builder: Builder) -> Matrix:
     if request.sweep:
         toggle, values = request.sweep
         builder.require(toggle)
-        chosen = [parse_value(get(toggle), str(value), scope) for value in values] or list(get(toggle).offered(scope))
-        overlaps = tuple(parse_value(get("tile_overlap"), str(value), scope) for value in request.overlaps)
+        # Without the scope: a size that this input does not allow is a row with its sentence, not the sweep's end.
+        chosen = [parse_value(get(toggle), str(value)) for value in values] or list(get(toggle).offered(scope))
+        overlaps = tuple(parse_value(get("tile_overlap"), str(value)) for value in request.overlaps)
         return sweep(builder, toggle, chosen, [Technique("tile_overlap", overlaps)] if overlaps else [])
     wanted: dict[str, tuple[Value, ...]] = {}
     for text in request.set_:

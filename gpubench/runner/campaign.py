@@ -237,7 +237,7 @@ class Campaign:
         self.report = msgspec.structs.replace(
             self.report,
             finished_at=now(),
-            notes=list(dict.fromkeys([*self.report.notes, *self.laboratory.notes])),
+            notes=list(dict.fromkeys([*self.report.notes, *self.laboratory.notes, *self._warnings()])),
             harness=self._harness(),
         )
         advice = recommend(self.report, self.objective, self.max_memory_bytes)
@@ -248,6 +248,13 @@ class Campaign:
             self.report = msgspec.structs.replace(self.report, notes=[*self.report.notes, *advice.reasons])
         self._save()
         return self.report
+
+    def _warnings(self) -> list[str]:
+        busy = [row.id for row in self._rows.values() if any(flag.startswith("busy_machine") for flag in row.flags)]
+        if not busy:
+            return []
+        many = f"{len(busy)} of {len(self._rows)} rows were"
+        return [f"{many} timed while other processes kept the machine busy: their figures may be far off. Run it again."]
 
     def _harness(self) -> dict[str, float]:
         """Where the run's seconds went: `measuring` is the rows' own work, the rest of `total` the tool's."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gpubench.hardware.cpu import CpuTimes, read_times
 from gpubench.hardware.nvml import Unavailable
 from gpubench.measure.monitor import Monitor
 from gpubench.results.schema import Evidence, Quality, Status, Utilization, Value
@@ -16,6 +17,7 @@ from gpubench.runner.laboratory import Laboratory, tolerance_of
 from gpubench.runner.workers import OnPhase, Worker, WorkerError, WorkerFailed
 from gpubench.worker.messages import Finish, MemoryRead, Prepare, Prepared, Sample, Sampled
 
+BUSY_CORES = 0.25  # a quarter of a core: the system's own housekeeping stays below 0.1 (seen on an idle machine)
 VMSTAT = Path("/proc/vmstat")
 
 
@@ -85,7 +87,7 @@ def measure(
         return ProcessResult(status, sentence(reason), started_at, log_tail=worker.log_tail())
     finally:
         worker.end()
-    utilization, process_memory, problem = monitored
+    utilization, process_memory, problem, busy = monitored
     phases = {
         **prepared.phases_s,
         "samples": sampled.ended - sampled.started,
@@ -101,7 +103,7 @@ def measure(
         process_memory,
         problem,
         utilization,
-        flags_of(prepared, sampled),
+        flags_of(prepared, sampled, busy),
         "",
         phases,
     )
@@ -110,7 +112,7 @@ def measure(
     return ProcessResult(**{**vars(result), "status": status, "reason": sentence(reason), "log_tail": tail})
 
 
-Monitored = tuple[Utilization, int | None, str]
+Monitored = tuple[Utilization, int | None, str, float | None]
 
 
 def _run(
@@ -119,13 +121,27 @@ def _run(
     deadline = time.monotonic() + request.protocol.timeout_s
     with Monitor(worker.pid, laboratory.nvml_device, hz=request.protocol.monitor_hz) as monitor:
         prepared = worker.ask(request, Prepared, deadline, on_phase)
+        before = read_times()
         sampled = worker.ask(Sample(), Sampled, deadline, on_phase)
+        after = read_times()
         process_memory = monitor.device_process_memory_bytes()
         memory = worker.ask(Finish(), MemoryRead, deadline, on_phase)
         utilization = monitor.window(sampled.started, sampled.ended)
+    busy = others(before, after, utilization, sampled.ended - sampled.started)
     if isinstance(process_memory, Unavailable):
-        return prepared, sampled, memory, (utilization, None, process_memory.reason)
-    return prepared, sampled, memory, (utilization, process_memory, "")
+        return prepared, sampled, memory, (utilization, None, process_memory.reason, busy)
+    return prepared, sampled, memory, (utilization, process_memory, "", busy)
+
+
+def others(
+    before: CpuTimes | Unavailable, after: CpuTimes | Unavailable, utilization: Utilization, seconds: float
+) -> float | None:
+    """Cores that other processes and the hypervisor kept busy over `seconds`; None where that cannot be read."""
+    own = utilization.process_cpu_percent
+    if isinstance(before, Unavailable) or isinstance(after, Unavailable) or own is None or seconds <= 0:
+        return None
+    total = after.busy - before.busy + after.steal - before.steal
+    return max(0.0, (total - (after.ours - before.ours)) / seconds - own.mean / 100)
 
 
 def verdict(result: ProcessResult) -> tuple[Status, str]:
@@ -144,13 +160,15 @@ def _evidence(result: ProcessResult) -> list[Evidence]:
     return result.prepared.evidence if result.prepared else []
 
 
-def flags_of(prepared: Prepared, sampled: Sampled) -> tuple[str, ...]:
+def flags_of(prepared: Prepared, sampled: Sampled, busy: float | None) -> tuple[str, ...]:
     """What a reader should know of a row beside its status."""
     flags = list(prepared.flags)
     if prepared.steady is False:
         flags.append(f"unsteady: the warm-up's {prepared.warmup_iterations} iterations did not settle")
     elif prepared.steady is None:
         flags.append(f"short_warmup: {prepared.warmup_iterations} iterations are too few to tell whether it is steady")
+    if busy is not None and busy > BUSY_CORES:
+        flags.append(f"busy_machine: other processes kept {busy:.1f} cores busy while it was timed")
     if sampled.unmet:
         flags.append(f"stopped_by_time: {sampled.unmet}")
     if prepared.quality.passed is None:
