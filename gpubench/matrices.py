@@ -68,4 +68,6 @@ def load_matrix(name: str) -> MatrixProfile:
         toggle = get(entry.toggle)
         for value in entry.values:
             parse_value(toggle, str(value))
+    for fixed, value in profile.fix.items():
+        parse_value(get(fixed), str(value))
     return profile

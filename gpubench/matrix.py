@@ -40,6 +40,7 @@ class Matrix:
     baseline: Planned
     planned: tuple[Planned, ...]  # without the baseline
     techniques: tuple[Technique, ...]
+    fixed: Configuration = field(default_factory=dict)  # held in every row
     left_out: dict[str, str] = field(default_factory=dict)  # toggle -> why it does not apply here
 
 
@@ -65,7 +66,8 @@ class Builder:
         self.defaults: Configuration = {name: toggle.baseline(scope) for name, toggle in self.toggles.items()}
         for name in fix or {}:
             self.require(name)
-        self.base: Configuration = {**self.defaults, **(fix or {})}
+        self.fixed: Configuration = dict(fix or {})
+        self.base: Configuration = {**self.defaults, **self.fixed}
 
     def require(self, name: str) -> Toggle:
         """The toggle `name`; GpubenchError where it is unknown or does not apply here."""
@@ -98,7 +100,8 @@ def merge(rows: Iterable[Planned]) -> tuple[Planned, ...]:
     found: dict[str, Planned] = {}
     for row in rows:
         known = found.get(row.id)
-        found[row.id] = Planned(row.id, row.configuration, (known.roles if known else ()) + row.roles, row.skip)
+        roles = (known.roles if known else ()) + row.roles
+        found[row.id] = Planned(row.id, row.configuration, tuple(dict.fromkeys(roles)), row.skip)
     return tuple(found.values())
 
 
@@ -125,7 +128,7 @@ def build_matrix(builder: Builder, techniques: Sequence[Technique], strategy: st
             for value in one.values:
                 rows.append(builder.plan({one.toggle: value}, Role(kind="alone", toggle=one.toggle)))
     planned = tuple(row for row in merge(rows) if row.id != baseline.id)
-    return Matrix(strategy, baseline, planned, tuple(usable), dict(builder.left_out))
+    return Matrix(strategy, baseline, planned, tuple(usable), builder.fixed, dict(builder.left_out))
 
 
 def rungs(builder: Builder, techniques: Sequence[Technique], chosen: Mapping[str, Value]) -> tuple[Planned, ...]:
@@ -156,7 +159,9 @@ def sweep(builder: Builder, toggle: str, values: Sequence[Value], also: Sequence
     if runnable is None:
         raise GpubenchError(f"No value of the sweep can run: {rows[0].skip}.", "Choose other values.")
     baseline = Planned(runnable.id, runnable.configuration, (Role(kind="baseline"), *runnable.roles))
-    return Matrix("sweep", baseline, tuple(row for row in rows if row.id != baseline.id), (), dict(builder.left_out))
+    others = tuple(row for row in rows if row.id != baseline.id)
+    swept = (Technique(toggle, tuple(values)), *also)
+    return Matrix("sweep", baseline, others, swept, builder.fixed, dict(builder.left_out))
 
 
 def _without_idle_overlap(changes: Configuration) -> Configuration:

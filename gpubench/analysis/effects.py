@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gpubench.analysis.eligibility import find
+from gpubench.analysis.eligibility import find, gate
 from gpubench.analysis.memory import peak_bytes
 from gpubench.analysis.noise import Spread, spread
 from gpubench.analysis.speedup import Speedup, speedup
@@ -52,7 +52,7 @@ def effects(report: Report) -> list[Effect]:
     below = baseline
     for row, toggle in ladder(report):
         found.append(_effect(row, below, "ladder", toggle, report.device.kind, between))
-        if row.status == "ok":  # a rung that failed is no ground to compare the next one with
+        if gate(row) is None:  # a rung that failed is no ground to compare the next one with
             below = row
     return found
 
@@ -79,7 +79,9 @@ def _effect(
     reason = ""
     if row.status != "ok":
         reason = f"{row.status}: {row.reason}" if row.reason else row.status
-    elif versus is None or versus.status != "ok":
+    elif why := gate(row):
+        reason = why
+    elif versus is None or gate(versus) is not None:
         reason = "there is no valid row to compare it with"
     comparable = None if reason else versus
     return Effect(

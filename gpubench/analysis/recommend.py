@@ -41,6 +41,11 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
     changed toggles, then to the least memory.
     """
     competing = _field(report, objective, max_memory_bytes)
+    baseline = find(report, report.plan.baseline)
+    if baseline is not None and baseline.status == "ok" and (why := gate(baseline)):
+        # Whatever came out on top may only look better than a baseline whose figure is not to be relied on.
+        sentence = f"Nothing is recommended, because there is no baseline to rely on: {why}. Measure again."
+        return Advice(None, [sentence], {**competing.excluded, baseline.id: why})
     if not competing.rows:
         return Advice(None, reasons.nothing(report, competing.excluded), competing.excluded)
     best = competing.rows[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from typing import Annotated
@@ -75,16 +76,20 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """The exit code of the command line `arguments`; errors are printed to standard error as one sentence."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its number
     try:
         outcome = app(arguments, standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except GpubenchError as error:
         return complain(error.message, error.hint, error.exit_code)
     except ParserError as error:
         message = error.format_message()  # type: ignore[attr-defined]
         if not message:  # `gpubench` alone: help has been printed
             return EXIT_USAGE
-        return complain(message, "See --help.", EXIT_USAGE)
+        return complain(f"{message.rstrip('.')}.", "See --help.", EXIT_USAGE)
     except typer.Abort:
         return complain("Stopped.", "", 130)
     except KeyboardInterrupt:
@@ -95,6 +100,9 @@ def run(arguments: list[str]) -> int:
         # The reader has gone (`gpubench ... | head`): nothing to say, and no traceback at exit either.
         sys.stdout = None
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        sys.stdout = None  # what is still in its buffer cannot be written either
+        return complain(f"The system refused: {error}.", "Check the current folder and the output.", EXIT_USAGE)
     return outcome if isinstance(outcome, int) else 0
 
 

@@ -81,7 +81,9 @@ MaxMemory = Annotated[
 Objective = Annotated[
     ObjectiveName, typer.Option("--objective", help="What the recommendation is best at.", rich_help_panel=RUN)
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of weights, inputs and schedule.", rich_help_panel=RUN)]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of weights, inputs and schedule.", rich_help_panel=RUN)
+]
 Resume = Annotated[
     bool,
     typer.Option(

@@ -90,6 +90,8 @@ def scope_of(described: Described) -> Scope:
 def fixed(request: Request, described: Described) -> dict[str, Value]:
     """The toggles held at one value in every row."""
     scope, values = scope_of(described), dict[str, Value]()
+    if request.matrix:
+        values.update(load_matrix(request.matrix).fix)
     for text in request.fix:
         name, value = split_assignment(text, "--fix")
         values[name] = parse_value(get(name), value, scope)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -68,9 +69,24 @@ def _write_profile(output: Path, useful: list[Answer]) -> None:
     answer = useful[0]
     if answer.advice.recommendation is not None:
         created_at = datetime.now(UTC).isoformat(timespec="seconds")
+        _refuse_to_replace(output)
         text = profile(answer.report, answer.advice.recommendation, answer.source, created_at)
         write(output, text.encode())
         typer.echo(f"Wrote {printable(str(output))}", err=True)
+
+
+def _refuse_to_replace(output: Path) -> None:
+    """Raises GpubenchError where `output` holds anything but a profile that gpubench wrote."""
+    if not output.exists() or not output.stat().st_size:
+        return
+    try:
+        known = "configuration" in tomllib.loads(output.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        known = False
+    if not known:
+        raise GpubenchError(
+            f"{printable(str(output))} exists and is no gpubench profile.", "Choose another --output, or remove it."
+        )
 
 
 def _show(found: list[Answer], format_: AnswerFormat) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from gpubench.runner.campaign import Campaign
 from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import now
 from gpubench.runner.resume import refuse_unlike
+from gpubench.text import printable
 from gpubench.toggles import get
 from gpubench.units import parse_bytes, parse_duration
 from gpubench.worker.messages import Described
@@ -35,10 +37,13 @@ if TYPE_CHECKING:
     pass
 
 
+LONGEST_S = 30 * 24 * 3600.0  # a month: beyond it the system's own clocks overflow
+
+
 def run(request: Request) -> int:
     """Measures what `request` asks for; the exit code."""
     max_memory = parse_bytes(request.max_memory) if request.max_memory else None
-    timeout = parse_duration(request.timeout)
+    timeout = min(parse_duration(request.timeout), LONGEST_S)
     # Complain of what can be told now, before the seconds that torch takes to load.
     check_reference(request.workload)
     if request.matrix:
@@ -59,14 +64,17 @@ def run(request: Request) -> int:
             print_dry_run(matrix, request.format)
             return EXIT_OK
         report, path = begin(request, described, laboratory.protocol, matrix)
-        report = measure(request, laboratory, builder, matrix, report, path, progress, max_memory)
+        campaign = campaign_of(request, laboratory, builder, matrix, report, path, progress, max_memory)
+        report = measure(request, campaign)
     print_report(report, request.format)
+    if campaign.unsaved:
+        raise GpubenchError(f"The report could not be saved: {campaign.unsaved}", "What is printed above is all of it.")
     if not request.quiet:
-        print(f"Report: {path}", file=sys.stderr)  # noqa: T201
+        print(printable(f"Report: {path}"), file=sys.stderr)  # noqa: T201
     return EXIT_OK if any(row.status == "ok" for row in report.measurements) else EXIT_REGRESSION
 
 
-def measure(
+def campaign_of(
     request: Request,
     laboratory: Laboratory,
     builder: Builder,
@@ -75,9 +83,9 @@ def measure(
     path: Path,
     progress: Quiet,
     max_memory: int | None,
-) -> Report:
-    """Runs the campaign; on interruption the report on disk is valid and its place is told."""
-    campaign = Campaign(
+) -> Campaign:
+    """The run that `request` asks for."""
+    return Campaign(
         laboratory=laboratory,
         builder=builder,
         matrix=matrix,
@@ -88,15 +96,19 @@ def measure(
         max_memory_bytes=max_memory,
         confirm_rounds=request.confirm_rounds,
     )
+
+
+def measure(request: Request, campaign: Campaign) -> Report:
+    """Runs the campaign; on interruption the report on disk is valid and its place is told."""
     try:
         if request.sweep is None:
             return campaign.compare()
         toggle = request.sweep[0]
         return campaign.sweep(lambda done: knee(done, toggle))
-    except BaseException as error:
-        if not isinstance(error, GpubenchError):
-            text = f"Stopped. What was measured is in {path}; go on with: --resume --output {path}"
-            print(text, file=sys.stderr)  # noqa: T201
+    except BaseException:
+        where = shlex.quote(str(campaign.path))
+        text = f"Stopped. What was measured is in {where}; go on with: --resume --output {where}"
+        print(printable(text), file=sys.stderr)  # noqa: T201
         raise
 
 
@@ -125,6 +137,8 @@ def begin(request: Request, described: Described, protocol: Protocol, matrix: Ma
             strategy=matrix.strategy,
             baseline=matrix.baseline.id,
             objective=request.objective,
+            set={one.toggle: list(one.values) for one in matrix.techniques},
+            fix=matrix.fixed,
             configurations=[matrix.baseline.id, *(row.id for row in matrix.planned)],
         ),
         measurements=[],
@@ -132,7 +146,7 @@ def begin(request: Request, described: Described, protocol: Protocol, matrix: Ma
     stem = f"{slug(described.workload.name)}-{described.workload.mode}"
     folder = Path("results", described.device.slug)
     if request.resume:
-        path = request.output or newest_unfinished(folder, stem)
+        path = request.output or newest_unfinished(folder, stem, request.command)
         if path.exists():
             earlier = store.load(path)
             refuse_unlike(earlier, report, path)
@@ -140,21 +154,25 @@ def begin(request: Request, described: Described, protocol: Protocol, matrix: Ma
             return msgspec.structs.replace(earlier, plan=plan, finished_at=None, recommendation=None, sweep=None), path
         raise GpubenchError(f"There is no report {path} to go on with.", "Leave --resume out to begin it.")
     path = request.output or folder / f"{stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
-    if request.output and path.exists() and path.stat().st_size and not is_replaceable(path):
-        raise GpubenchError(f"{path} exists and is no gpubench report.", "Choose another --output, or remove it.")
+    if request.output and path.exists() and path.stat().st_size:
+        refuse_to_replace(path)
     if not request.output:
         make_folder(folder)
     store.check_writable(path)
     return report, path
 
 
-def is_replaceable(path: Path) -> bool:
-    """Whether writing over `path` loses nothing but a report."""
+def refuse_to_replace(path: Path) -> None:
+    """Raises GpubenchError where `path` is a foreign file or an unfinished run; keeps a finished one as `.bak`."""
     try:
-        store.load(path)
-    except GpubenchError:
-        return False
-    return True
+        finished = store.load(path).finished_at is not None
+    except GpubenchError as error:
+        raise GpubenchError(
+            f"{path} exists and is no gpubench report.", "Choose another --output, or remove it."
+        ) from error
+    if not finished:
+        raise GpubenchError(f"{path} holds an unfinished run.", "Go on with it by --resume, or remove it.")
+    path.replace(path.with_name(f"{path.name}.bak"))
 
 
 def make_folder(folder: Path) -> None:
@@ -167,10 +185,14 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def newest_unfinished(folder: Path, stem: str) -> Path:
+def newest_unfinished(folder: Path, stem: str, command: str) -> Path:
     """The newest report of this workload that was cut off; GpubenchError where there is none."""
     for path in sorted(folder.glob(f"{stem}-*.json"), reverse=True):
-        if store.load(path).finished_at is None:
+        try:
+            report = store.load(path)
+        except GpubenchError:
+            continue  # damaged or foreign: not what is looked for
+        if report.finished_at is None and report.plan.command == command:
             return path
     raise GpubenchError(f"No unfinished report {folder}/{stem}-*.json is here.", "Name one with --output FILE.")
 

@@ -20,6 +20,7 @@ Configuration = dict[str, Value]  # toggle name -> value, for every toggle that 
 Status = Literal["ok", "skipped", "not_effective", "wrong", "oom", "timeout", "crashed", "failed"]
 Objective = Literal["fps", "latency", "memory"]
 NonNegative = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # 30 years: beyond it figures overflow
 
 
 class Tool(Struct, frozen=True, kw_only=True):
@@ -52,11 +53,11 @@ class Protocol(Struct, frozen=True, kw_only=True):
 class Latency(Struct, frozen=True, kw_only=True):
     """Seconds per step over `samples_s`, of however many processes; not an interval over processes: see docs."""
 
-    median: NonNegative
-    p5: NonNegative
-    p95: NonNegative
-    ci_low: NonNegative
-    ci_high: NonNegative
+    median: Seconds
+    p5: Seconds
+    p95: Seconds
+    ci_low: Seconds
+    ci_high: Seconds
 
 
 class Memory(Struct, frozen=True, kw_only=True):
@@ -143,8 +144,8 @@ class Round(Struct, frozen=True, kw_only=True):
     samples: int
     iterations_per_sample: int
     warmup_iterations: int
-    median_s: float
-    wall_median_s: float | None = None  # CUDA: by the wall clock around the same blocks
+    median_s: Seconds
+    wall_median_s: Seconds | None = None  # CUDA: by the wall clock around the same blocks
 
 
 class Measurement(Struct, frozen=True, kw_only=True):
@@ -158,9 +159,9 @@ class Measurement(Struct, frozen=True, kw_only=True):
     items_per_step: int | None = None
     fps: NonNegative | None = None  # items per second
     latency_s: Latency | None = None
-    samples_s: list[float] = field(default_factory=list)  # seconds per step, raw
+    samples_s: list[Seconds] = field(default_factory=list)  # seconds per step, raw
     rounds: list[Round] = field(default_factory=list)
-    compile_time_s: NonNegative | None = None  # the first call, apart from all later ones
+    compile_time_s: Seconds | None = None  # the first call, apart from all later ones
     memory: Memory | None = None
     utilization: Utilization | None = None
     quality: Quality | None = None

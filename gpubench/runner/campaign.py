@@ -13,6 +13,7 @@ import msgspec
 
 from gpubench.analysis.memory import peak_bytes
 from gpubench.analysis.recommend import contenders, recommend
+from gpubench.errors import GpubenchError
 from gpubench.matrix import Builder, Matrix, Planned, rungs
 from gpubench.results import store
 from gpubench.results.schema import Measurement, Objective, Report, Summary, Value
@@ -21,6 +22,7 @@ from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import ProcessResult, measure, now
 
 LEADERS = 2  # fastest configurations that meet the baseline in the confirming rounds, beside the simplest one
+MEASURING = ("build", "apply", "first step", "warm-up", "samples")
 FEWEST_ROUNDS = 3  # the fewest processes whose spread says anything (two degrees of freedom)
 CONFIRM_S = 60.0  # seconds after which no further confirming round begins: a run on a CPU is to end within minutes
 
@@ -58,7 +60,9 @@ class Campaign:
     max_memory_bytes: int | None = None
     confirm_rounds: int = 5
     _rows: dict[str, Measurement] = field(default_factory=dict)
+    unsaved: str = ""  # why the newest report is not on disk
     _position: int = 0
+    _measuring: float = 0.0  # seconds of this session's processes in build, apply, first step, warm-up and samples
 
     def __post_init__(self) -> None:
         self._rows = {row.id: row for row in self.report.measurements}
@@ -68,26 +72,24 @@ class Campaign:
 
     def compare(self) -> Report:
         """Baseline, each technique alone, the ladder, the best combination; then the leaders on fresh data."""
-        self._save()
+        self._save(first=True)
         todo = [self.matrix.baseline, *self.matrix.planned]
         ladder = self.matrix.strategy == "ladder"
         self._expect(todo, len(self.matrix.techniques) if ladder else 0)
         self.laboratory.start_servers(row.configuration for row in todo if not row.skip)
         self._explore([self.matrix.baseline])
         baseline = self._rows[self.matrix.baseline.id]
-        if baseline.status == "ok" or ladder is False:
-            self._explore(self.matrix.planned)
-        else:
-            self.listener.note(f"The baseline is {baseline.status}, so nothing can be compared with it.")
-        if ladder and baseline.status == "ok":
+        if baseline.status != "ok":
+            self.listener.note(f"The baseline is {baseline.status}: what runs is still ranked, without a speed-up.")
+        self._explore(self.matrix.planned)
+        if ladder:
             self._climb()
-        if baseline.status == "ok":
-            self._confirm()
+        self._confirm()
         return self._conclude()
 
     def sweep(self, conclude: Callable[[Report], Summary]) -> Report:
         """Every value of one toggle, in the order given; a value that does not fit does not end it."""
-        self._save()
+        self._save(first=True)
         todo = [self.matrix.baseline, *self.matrix.planned]
         self.confirm_rounds = 0
         self._expect(todo, 0)
@@ -109,19 +111,17 @@ class Campaign:
                 self.listener.finished(self._rows[one.id])
             else:
                 result = self._measure(one, "")
+                if result.status == "ok" and result.prepared and result.prepared.steady is False:
+                    result = self._measure(one, "again, it had not settled")
                 self._put(rows.first_row(one, result, self._position))
                 self._position += 1
                 self.listener.finished(self._rows[one.id])
 
     def _measure(self, one: Planned, note: str) -> ProcessResult:
         self.listener.started(self._position + 1, one, note)
-        return measure(
-            self.laboratory,
-            one.id,
-            one.configuration,
-            self.builder.defaults,
-            self.listener.phase,
-        )
+        result = measure(self.laboratory, one.id, one.configuration, self.builder.defaults, self.listener.phase)
+        self._measuring += sum(result.phases_s.get(part, 0.0) for part in MEASURING)
+        return result
 
     def _climb(self) -> None:
         """The ladder, each technique with the value that did best alone; then the combination of what helped."""
@@ -165,7 +165,7 @@ class Campaign:
 
     def _cost(self, row: Measurement) -> float:
         """What the objective wants small: seconds per item, seconds per step, or bytes."""
-        if row.latency_s is None or row.items_per_step is None:
+        if row.status != "ok" or row.latency_s is None or row.items_per_step is None:
             return float("inf")
         if self.objective == "latency":
             return row.latency_s.median
@@ -219,7 +219,8 @@ class Campaign:
         """Tells how much is due, and notes the configurations in the report's plan."""
         waiting = [one for one in planned if not one.skip and one.id not in self._rows]
         compiled = sum(is_compiled(one) for one in waiting)
-        rounds = self.confirm_rounds * (1 + LEADERS)
+        done = sum(one.phase == "confirm" for row in self._rows.values() for one in row.rounds)
+        rounds = max(0, self.confirm_rounds * (1 + LEADERS) - done)
         self.listener.planned(len(waiting) - compiled + rungs_to_come + rounds, compiled + (rungs_to_come > 0))
         ids = dict.fromkeys([*self.report.plan.configurations, *(one.id for one in planned)])
         plan = msgspec.structs.replace(self.report.plan, configurations=list(ids))
@@ -230,8 +231,18 @@ class Campaign:
         self.report = msgspec.structs.replace(self.report, measurements=list(self._rows.values()))
         self._save()
 
-    def _save(self) -> None:
-        store.save(self.report, self.path)
+    def _save(self, *, first: bool = False) -> None:
+        """Writes the report; after the first time, a full disk does not end the run, which goes on in memory."""
+        try:
+            store.save(self.report, self.path)
+        except GpubenchError as error:
+            if first:
+                raise
+            if not self.unsaved:
+                self.listener.note(f"The report cannot be saved for now, the run goes on: {error.message}")
+            self.unsaved = error.message
+        else:
+            self.unsaved = ""
 
     def _conclude(self) -> Report:
         self.report = msgspec.structs.replace(
@@ -254,17 +265,13 @@ class Campaign:
         if not busy:
             return []
         many = f"{len(busy)} of {len(self._rows)} rows were"
-        return [f"{many} timed while other processes kept the machine busy: their figures may be far off. Run it again."]
+        return [f"{many} timed while other processes kept the machine busy: the figures may be far off. Run it again."]
 
     def _harness(self) -> dict[str, float]:
         """Where the run's seconds went: `measuring` is the rows' own work, the rest of `total` the tool's."""
         spent = dict(self.laboratory.spent.parts)
         # What inductor asks its compiler once would otherwise be a part of the first row's compilation.
-        measuring = spent.get("toolchain", 0.0) + sum(
-            row.phases_s.get(part, 0.0)
-            for row in self._rows.values()
-            for part in ("build", "apply", "first step", "warm-up", "samples")
-        )
+        measuring = spent.get("toolchain", 0.0) + self._measuring
         spent |= {"total": time.monotonic() - self.laboratory.since, "measuring": measuring}
         return {name: round(seconds, 3) for name, seconds in spent.items()}
 

@@ -51,7 +51,7 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         log = self.folder / f"server-{os.getpid()}-{id(self)}.log"
         self.log = log
-        arguments = [sys.executable, "-m", "gpubench.worker.server", str(theirs.fileno())]
+        arguments = [sys.executable, "-P", "-m", "gpubench.worker.server", str(theirs.fileno())]
         if self._preload:
             arguments.append(self.reference)
         with log.open("ab") as output:
@@ -160,20 +160,24 @@ class ForkServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # what the workload's import has started
         self.workers.clear()
 
 
 def server_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """The environment of a fork server: the user's own, what toggles add, and what keeps fork safe."""
-    package_parent = str(Path(gpubench.__file__).parent.parent)
-    path = os.environ.get("PYTHONPATH")
+    parent = Path(gpubench.__file__).parent.parent
+    # A checkout is not importable by itself; site-packages must not come before the standard library.
+    paths = [] if parent.name in ("site-packages", "dist-packages") else [str(parent)]
+    paths += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     return {
         # NVML answers torch.cuda.is_available() then; the CUDA runtime's answer would break the forked children.
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
         # The same device numbers in NVML, nvidia-smi and torch.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         **os.environ,
-        "PYTHONPATH": f"{package_parent}{os.pathsep}{path}" if path else package_parent,
+        "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
         **extra,
     }

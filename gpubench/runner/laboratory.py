@@ -152,6 +152,7 @@ class Laboratory:
             size=known_size(facts.size),
             parameters=self.choice.parameters,
             mode=facts.mode,
+            source_hash=facts.source_hash,
         )
         device = described.device
         if device.kind == "cuda":

@@ -54,7 +54,7 @@ class SpawnServer:
         log = self.folder / f"worker-{id(self)}-{self._count}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "gpubench.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "gpubench.worker", str(theirs.fileno())],
                 env=server_environment(self.environment),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

@@ -96,6 +96,8 @@ class Worker:
     def __init__(self, server: Server, pid: int, channel: Channel[WorkerReply], log: Path) -> None:
         self.server, self.pid, self.channel, self.log = server, pid, channel, log
         self.phase = "start"
+        self._ended = False
+        self._code: int | None = None
 
     def ask(
         self,
@@ -139,6 +141,9 @@ class Worker:
 
     def end(self) -> int | None:
         """Closes the connection and waits for the end; the exit code, negative for a signal, None if unknown."""
+        if self._ended:
+            return self._code
+        self._ended = True
         self.channel.socket.close()
         code = self.server.wait(self.pid, EXIT_WAIT_S)
         if code is None:
@@ -146,6 +151,7 @@ class Worker:
                 os.killpg(self.pid, signal.SIGKILL)
             code = self.server.wait(self.pid, EXIT_WAIT_S)
         self.server.forget(self.pid)
+        self._code = code
         return code
 
     def log_tail(self) -> str:

@@ -116,8 +116,10 @@ CHANNELS_LAST = Toggle(
     apply=apply,
     evidence=evidence,
     usage=lambda value: (
-        """model = model.to(memory_format=torch.channels_last)  # 3-D convolutions: torch.channels_last_3d
-inputs = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs]"""
+        """formats = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions
+for parameter in model.parameters():
+    parameter.data = parameter.data.to(memory_format=formats.get(parameter.dim(), torch.preserve_format))
+inputs = [x.to(memory_format=formats.get(x.dim(), torch.preserve_format)) for x in inputs]"""
         if value == "on"
         else "model = model.to(memory_format=torch.contiguous_format)"
     ),

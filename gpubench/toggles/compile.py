@@ -134,8 +134,22 @@ def evidence(subject: Subject, value: Value) -> Proof:
     if not ran:
         return Proof(took_effect=False, detail=f"{words}; no compiled code ran in the profiled step")
     if value in _CUDA_GRAPH_MODES:
-        return _cuda_graphs(subject.trace, counters, messages, words)
-    return Proof(took_effect=True, detail=words)
+        return _cuda_graphs(subject, subject.trace, words, total - ok)
+    return Proof(took_effect=True, detail=words, flag=_partly(subject, total - ok, 0))
+
+
+def _partly(subject: Subject, eager_frames: int, graph_skips: int) -> str:
+    """What was left uncompiled or without a CUDA graph, as a flag; empty where nothing was."""
+    parts = [
+        plural(count, one, many)
+        for count, one, many in (
+            (graph_break_count(subject) or 0, "graph break", "graph breaks"),
+            (eager_frames, "frame ran eager", "frames ran eager"),
+            (graph_skips, "CUDA graph skipped", "CUDA graphs skipped"),
+        )
+        if count
+    ]
+    return f"partly_compiled: {', '.join(parts)}" if parts else ""
 
 
 def _what_was_compiled(subject: Subject, counters: dict[str, dict[str, int]], total: int, ok: int) -> str:
@@ -152,8 +166,9 @@ def _what_was_compiled(subject: Subject, counters: dict[str, dict[str, int]], to
     return "; ".join(words)
 
 
-def _cuda_graphs(trace: Trace, counters: dict[str, dict[str, int]], messages: list[str], words: str) -> Proof:
-    skips = counters.get("inductor", {}).get("cudagraph_skips", 0)
+def _cuda_graphs(subject: Subject, trace: Trace, words: str, eager_frames: int) -> Proof:
+    messages = subject.notes.get(_MESSAGES, [])
+    skips = _counters().get("inductor", {}).get("cudagraph_skips", 0)
     why = next((_first_line(message) for message in messages if "cudagraph" in message.lower()), "no reason logged")
     if not replays_graph(trace):
         return Proof(
@@ -162,9 +177,11 @@ def _cuda_graphs(trace: Trace, counters: dict[str, dict[str, int]], messages: li
         )
     if skips:
         return Proof(
-            took_effect=True, detail=f"{words}; CUDA graphs replayed, but {plural(skips, 'graph')} skipped: {why}"
+            took_effect=True,
+            detail=f"{words}; CUDA graphs replayed, but {plural(skips, 'graph')} skipped: {why}",
+            flag=_partly(subject, eager_frames, skips),
         )
-    return Proof(took_effect=True, detail=f"{words}; CUDA graphs replayed")
+    return Proof(took_effect=True, detail=f"{words}; CUDA graphs replayed", flag=_partly(subject, eager_frames, 0))
 
 
 _NEEDS_CUDA_GRAPHS = Requirement(device_kinds=("cuda",), why="the mode replays CUDA graphs, and a CPU has none")

@@ -102,6 +102,7 @@ class Proof:
 
     took_effect: bool | None
     detail: str
+    flag: str = ""  # what a reader of the table must know although it took effect: `partly_compiled: 3 graph breaks`
 
 
 def always(_: Scope) -> str | None:
@@ -131,7 +132,7 @@ class Toggle:
     evidence: Callable[[Subject, Value], Proof]
     tolerance: Mapping[Value, float] = field(default_factory=dict)  # relative output error allowed, where above fp32's
     changes_problem: bool = False  # the reference outputs are made with the same value (batch size, tiles)
-    claims: tuple[str, ...] = ()  # guides in claims.toml whose promise this is
+    claims: tuple[str, ...] = ()  # published guides that promise something of it
     source: str  # where the method and its facts are from
 
     def offered(self, scope: Scope) -> tuple[Value, ...]:

@@ -1,7 +1,9 @@
-"""Memory limits of the measured process, so that a greedy configuration fails alone."""
+"""Memory limits of the measured process, so that a greedy configuration fails alone, and how running out shows."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +21,41 @@ def limit_memory(device: torch.device, limit_bytes: int) -> None:
     import resource
 
     # Since Linux 4.7 the data limit counts private writable mappings too, and so malloc's mmap (setrlimit(2)).
+    used = data_bytes()
+    if used is not None and limit_bytes <= used:
+        raise MemoryError(f"the limit of {limit_bytes} bytes is below the {used} that Python and torch take already")
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     limit = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def data_bytes() -> int | None:
+    """The data segment of this process in bytes (VmData); None where the system does not tell."""
+    try:
+        found = re.search(r"^VmData:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found.group(1)) * 1024 if found else None
+
+
+def is_limited() -> bool:
+    """Whether this process has a limit on its data segment."""
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error`, or what caused it, says that memory ran out, on the device or on the host."""
+    import torch
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError | torch.OutOfMemoryError):
+            return True
+        if re.search(r"can't allocate memory|out of memory|bad_alloc|Cannot allocate memory", str(seen), re.IGNORECASE):
+            return True
+        if "could not create a primitive" in str(seen) and is_limited():
+            return True  # all that oneDNN says when it gets no memory
+        seen = seen.__cause__ or seen.__context__
+    return False

@@ -67,6 +67,7 @@ class WorkloadChoice(Struct, frozen=True, kw_only=True):
     size: str | None
     parameters: dict[str, str]
     mode: Mode | None  # None: the first it has
+    source_hash: str | None = None  # of the user's file, once known: another one is another model
 
 
 class Describe(Struct, frozen=True, tag=True):

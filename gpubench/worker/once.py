@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from gpubench.worker import reference
+from gpubench.worker import limits, reference
 from gpubench.worker.messages import Describe, Described, MakeReference, ReferenceMade
-from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, use_device
+from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, seed_everything, use_device
 from gpubench.worker.step import Stepper
 from gpubench.workloads.catalog import resolve_size
+
+if TYPE_CHECKING:
+    import torch
 
 
 def describe(request: Describe) -> Described:
@@ -31,23 +35,56 @@ def describe(request: Describe) -> Described:
 
 
 def make_reference(request: MakeReference) -> ReferenceMade:
-    """Runs the plain fp32 model on the same inputs and keeps what it gives."""
+    """Runs the plain fp32 model on the same inputs and keeps what it gives, and how much of that is chance."""
     started = time.monotonic()
     device = use_device(request.device)
+    if request.protocol.max_memory_bytes and device.type == "cpu":
+        limits.limit_memory(device, request.protocol.max_memory_bytes)
     loaded, mode = load_choice(request.choice)
-    subject = build(loaded, mode, device, request.configuration, request.protocol.seed)
-    batches = make_batches(loaded, subject.batch_size, request.protocol.input_batches, request.protocol.seed)
-    apply_toggles(subject, batches)
-    stepper = Stepper(subject)
-    folder = Path(request.folder)
+    folder, seed = Path(request.folder), request.protocol.seed
+
+    def plain() -> Stepper:
+        subject = build(loaded, mode, device, request.configuration, seed)
+        apply_toggles(subject, make_batches(loaded, subject.batch_size, request.protocol.input_batches, seed))
+        return Stepper(subject)
+
+    stepper = plain()
     if mode == "training":
-        before = reference.parameters(subject.model)
-        losses, update = reference.training_steps(stepper, before, 0, request.protocol.quality_steps, [])
-        reference.save_training(folder, losses, update)
+        steps = request.protocol.quality_steps
+        losses, update = train(stepper, steps)
+        stepper = plain()
+        seed_everything(seed + 1)  # the same weights and inputs; what differs now is drawn in the step (dropout)
+        again, _ = train(stepper, steps)
+        reference.save_training(folder, losses, update, reference.loss_spread(losses, again))
     else:
-        outputs = []
-        for index in range(len(subject.batches)):
-            stepper.run(index)
-            outputs.append(reference.snapshot(stepper.output))
-        reference.save_inference(folder, outputs)
+        outputs = [infer_in_parts(stepper, index) for index in range(len(stepper.subject.batches))]
+        seed_everything(seed + 1)
+        again_first = infer_in_parts(stepper, 0)
+        reference.save_inference(folder, outputs, reference.output_spread(outputs[0], again_first))
     return ReferenceMade(time.monotonic() - started)
+
+
+def train(stepper: Stepper, steps: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The losses of the first `steps` steps and the change of the parameters over them."""
+    before = reference.parameters(stepper.subject.model)
+    return reference.training_steps(stepper, before, 0, steps, [])
+
+
+def infer_in_parts(stepper: Stepper, index: int) -> dict[str, torch.Tensor]:
+    """The outputs for batch `index`, in as few parts as fit: fp32 needs more memory than what it is compared with."""
+    subject, parts = stepper.subject, 1
+    batch = subject.batches[index]
+    while True:
+        try:
+            found = []
+            for part in zip(*(tensor.chunk(parts) for tensor in batch), strict=True):
+                subject.batches[index] = part
+                stepper.run(index)
+                found.append(reference.snapshot(stepper.output))
+            return found[0] if len(found) == 1 else reference.join(found)
+        except (RuntimeError, MemoryError) as error:
+            if parts >= subject.batch_size or not limits.is_out_of_memory(error):
+                raise
+            parts *= 2
+        finally:
+            subject.batches[index] = batch

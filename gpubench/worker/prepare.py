@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 def load_choice(choice: WorkloadChoice) -> tuple[Loaded, Mode]:
     """The workload that `choice` names and the mode; GpubenchError where it lacks the mode."""
     loaded = load(choice.reference, choice.size, choice.parameters)
+    if choice.source_hash and loaded.source_hash != choice.source_hash:
+        raise GpubenchError(
+            f"The file of workload {choice.reference!r} was changed during the run.",
+            "Begin again, so that every row measures the same model.",
+        )
     modes = loaded.workload.modes
     mode = choice.mode or modes[0]
     if mode not in modes:

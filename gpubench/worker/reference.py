@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpubench.errors import GpubenchError
 from gpubench.measure.quality import compare, compare_training, flatten, load_tensors, save_tensors, worst
 from gpubench.results.schema import Quality
 
@@ -15,12 +16,23 @@ if TYPE_CHECKING:
 
     from gpubench.worker.step import Stepper
 
+# Relative. Sums in another order differ by some 1e-7 in fp32; what draws random numbers differs by per cents.
+RANDOM = 1e-4
 WHAT = "the same model, plain, in fp32 on the same device"
 
 
 def snapshot(outputs: Any) -> dict[str, torch.Tensor]:
-    """A copy of the outputs on the CPU, so that a later step cannot overwrite it."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in flatten(outputs)}
+    """A copy of the outputs on the CPU, so that a later step cannot overwrite it.
+
+    Raises GpubenchError where they hold no tensor: there would be nothing to compare.
+    """
+    found = {name: tensor.detach().cpu().clone() for name, tensor in flatten(outputs)}
+    if not found:
+        raise GpubenchError(
+            f"The inference step returned no tensor but a {type(outputs).__name__}.",
+            "Return a tensor, or tensors in tuples, lists, mappings or dataclasses.",
+        )
+    return found
 
 
 def parameters(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -35,20 +47,44 @@ def change(after: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -> d
     return {name: value - before[name] for name, value in after.items()}
 
 
-def save_inference(folder: Path, outputs: list[dict[str, torch.Tensor]]) -> None:
-    """Keeps the outputs of each batch."""
+def join(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The outputs of a batch from those of its parts, whose first dimension is the batch."""
+    import torch
+
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def output_spread(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """The relative difference of two plain runs on the same input under other random numbers."""
+    return compare(second, first, tolerance=0.0, what=WHAT).relative_error or 0.0
+
+
+def loss_spread(first: list[float], second: list[float]) -> float:
+    """The largest relative difference of two plain trainings under other random numbers."""
+    pairs = zip(first, second, strict=True)
+    return max((abs(one - other) / abs(one) for one, other in pairs if one), default=0.0)
+
+
+def save_inference(folder: Path, outputs: list[dict[str, torch.Tensor]], spread: float) -> None:
+    """Keeps the outputs of each batch, and by how much chance changes them."""
     for index, one in enumerate(outputs):
         save_tensors(one, folder / f"batch-{index}")
+    (folder / "facts.json").write_text(json.dumps({"spread": repr(spread)}))
 
 
-def save_training(folder: Path, losses: list[float], update: dict[str, torch.Tensor]) -> None:
-    """Keeps the losses and the change of the parameters."""
+def save_training(folder: Path, losses: list[float], update: dict[str, torch.Tensor], spread: float) -> None:
+    """Keeps the losses and the change of the parameters, and by how much chance changes the losses."""
     save_tensors(update, folder / "update")
-    (folder / "losses.json").write_text(json.dumps([repr(loss) for loss in losses]))
+    facts = {"losses": [repr(loss) for loss in losses], "spread": repr(spread)}  # repr: JSON has no NaN
+    (folder / "facts.json").write_text(json.dumps(facts))
 
 
 def check_inference(folder: Path, outputs: dict[int, dict[str, torch.Tensor]], tolerance: float) -> Quality:
-    """The worst quality over the batches in `outputs` (index -> outputs)."""
+    """The worst quality over the batches in `outputs` (index -> outputs); undecided where outputs are random."""
+    spread = float(json.loads((folder / "facts.json").read_text())["spread"])
+    if spread > RANDOM:
+        reason = f"the model draws random numbers: two plain fp32 runs on one input differ by {spread:.2g}"
+        return Quality(passed=None, reason=f"{reason}; make them a part of the inputs", reference=WHAT)
     return worst(
         [
             compare(one, load_tensors(folder / f"batch-{index}"), tolerance=tolerance, what=WHAT)
@@ -58,9 +94,18 @@ def check_inference(folder: Path, outputs: dict[int, dict[str, torch.Tensor]], t
 
 
 def check_training(folder: Path, losses: list[float], update: dict[str, torch.Tensor], tolerance: float) -> Quality:
-    """The quality of the first seeded training steps."""
-    expected = [float(loss) for loss in json.loads((folder / "losses.json").read_text())]
-    return compare_training(losses, expected, update, load_tensors(folder / "update"), tolerance=tolerance, what=WHAT)
+    """The quality of the first seeded training steps; with dropout, within what other random numbers change too."""
+    facts = json.loads((folder / "facts.json").read_text())
+    expected, spread = [float(loss) for loss in facts["losses"]], float(facts["spread"])
+    return compare_training(
+        losses,
+        expected,
+        update,
+        load_tensors(folder / "update"),
+        tolerance=tolerance,
+        what=WHAT,
+        spread=spread if spread > RANDOM else 0.0,
+    )
 
 
 def training_steps(

@@ -110,6 +110,7 @@ class Server:
         except Closed:
             for pid in self.children:
                 kill_group(pid)
+            kill_group(os.getpid())  # itself too, and what the workload's import has started
 
     def answer(self) -> None:
         """Handles one request."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import sys
 import time
 import traceback
@@ -69,23 +68,17 @@ def failure(error: BaseException) -> Failed:
     """What went wrong, in one sentence and by kind."""
     if isinstance(error, GpubenchError):
         return Failed("usage", error.message, error.hint)
-    lines = str(error).strip().splitlines() or [""]
+    lines = said(error).strip().splitlines() or [""]
     text = f"{type(error).__name__}: {lines[0]}".strip().removesuffix(":")
-    return Failed("oom" if is_out_of_memory(error) else "failed", text[:500], "\n".join(lines)[:4000])
+    return Failed("oom" if limits.is_out_of_memory(error) else "failed", text[:500], "\n".join(lines)[:4000])
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error`, or what caused it, says that memory ran out, on the device or on the host."""
-    import torch
-
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MemoryError | torch.OutOfMemoryError):
-            return True
-        if re.search(r"can't allocate memory|out of memory|bad_alloc|Cannot allocate memory", str(seen), re.IGNORECASE):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+def said(error: BaseException) -> str:
+    """The error's text as it can be sent: a user's exception may hold half characters, or fail to be printed."""
+    try:
+        return str(error).encode("utf-8", "replace").decode()
+    except Exception as second:  # noqa: BLE001 - whatever its __str__ raises
+        return f"(its text cannot be had: {type(second).__name__})"
 
 
 class Session:
@@ -94,6 +87,7 @@ class Session:
     def __init__(self, channel: Channel[WorkerRequest]) -> None:
         self.channel = channel
         self.phases: dict[str, float] = {}
+        self.flags: list[str] = []
         self.subject: Subject
         self.stepper: Stepper
         self.timer: Timer
@@ -172,7 +166,7 @@ class Session:
             steady=warm.steady,
             evidence=evidence,
             quality=quality,
-            flags=[],
+            flags=self.flags,
             phases_s=dict(self.phases),
         )
 
@@ -210,6 +204,8 @@ class Session:
         found = []
         for toggle, value in toggles_of(subject.configuration):
             proof = toggle.evidence(subject, value)
+            if proof.flag:
+                self.flags.append(proof.flag)
             found.append(Evidence(toggle=toggle.name, value=value, took_effect=proof.took_effect, detail=proof.detail))
         return found
 

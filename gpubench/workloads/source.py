@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -103,6 +105,9 @@ def _from_file(path: Path) -> ModuleType:
 
 
 def _from_package(name: str) -> ModuleType:
+    with contextlib.suppress(OSError):  # a deleted current folder holds no module
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)  # last, so that a file named like a module of the standard library hides nothing
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -122,8 +127,10 @@ def _first_on_path(folder: Path) -> Iterator[None]:
     """Modules beside the file are found first while it is imported, and last afterwards, when functions import more."""
     entry = str(folder)
     sys.path.insert(0, entry)
+    here = os.getcwd()  # noqa: PTH109 - to go back to, should the file change it
     try:
         yield
+        os.chdir(here)
     finally:
         sys.path.remove(entry)
         if entry not in sys.path:

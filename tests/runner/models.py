@@ -1,5 +1,6 @@
 """User workloads that misbehave in one way each, for the tests of the runner. Loaded as FILE.py:NAME."""
 
+import dataclasses
 import os
 import signal
 import time
@@ -160,3 +161,65 @@ def chatty_memory() -> Workload:
         return Linear()
 
     return Workload(name="chatty", item="row", batch_size=1, build=build, inputs=inputs)
+
+
+class Dropped(nn.Module):
+    """Draws random numbers while it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.dropout = nn.Linear(32, 32), nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.layer(x))
+
+
+def with_dropout() -> Workload:
+    return Workload(name="dropout", item="row", batch_size=4, build=Dropped, inputs=inputs, loss=loss)
+
+
+def draws_in_inference() -> Workload:
+    def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> torch.Tensor:
+        return model(batch[0]) + torch.rand(1)
+
+    return Workload(name="draws", item="row", batch_size=4, build=Linear, inputs=inputs, infer=infer)
+
+
+class Broken(Linear):
+    """Its forward breaks the graph."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        torch._dynamo.graph_break()
+        return self.layer(y)
+
+
+@dataclasses.dataclass
+class Answer:
+    values: torch.Tensor
+    name: str = "answer"
+
+
+def breaks_graph() -> Workload:
+    """Answers with a dataclass, and breaks the graph."""
+
+    def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> Answer:
+        return Answer(model(batch[0]))
+
+    return Workload(name="breaks", item="row", batch_size=4, build=Broken, inputs=inputs, infer=infer)
+
+
+def returns_nothing() -> Workload:
+    return Workload(
+        name="nothing", item="row", batch_size=4, build=Linear, inputs=inputs, infer=lambda model, batch, options: 3.0
+    )
+
+
+def greedy_in_fp32() -> Workload:
+    """Its baseline takes more memory than any machine has; bf16 does not."""
+
+    def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> torch.Tensor:
+        out = model(batch[0])
+        return out if out.dtype == torch.bfloat16 else _take_all_memory(out)
+
+    return Workload(name="greedy", item="row", batch_size=1, build=Linear, inputs=inputs, infer=infer)

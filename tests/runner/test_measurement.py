@@ -119,3 +119,41 @@ def test_without_fork_everything_else_is_the_same(models: Path, tmp_path: Path) 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [row["status"] for row in json.loads(done.stdout)["measurements"]] == ["ok", "ok"]
+
+
+def test_dropout_is_no_error_of_a_compiled_training(models: Path, tmp_path: Path) -> None:
+    report = compare("with_dropout", models, tmp_path, "--mode", "training", "--set", "compile=default", "--strategy",
+                     "each", "--confirm-rounds", "0")  # fmt: skip
+    for row in report["measurements"]:
+        assert row["status"] == "ok", row["reason"]
+        assert row["quality"]["max_relative_error"] > 1.1e-3  # widened by what chance changes
+
+
+def test_random_outputs_are_undecided_and_said_to_be(models: Path, tmp_path: Path) -> None:
+    report = compare("draws_in_inference", models, tmp_path, "--set", "threads=1", "--strategy", "each",
+                     "--confirm-rounds", "0")  # fmt: skip
+    for row in report["measurements"]:
+        assert row["quality"]["passed"] is None
+        assert any(flag.startswith("quality_unchecked: the model draws random numbers") for flag in row["flags"])
+
+
+def test_graph_breaks_are_flagged_and_dataclasses_are_outputs(models: Path, tmp_path: Path) -> None:
+    report = compare("breaks_graph", models, tmp_path, "--set", "compile=default", "--strategy", "each",
+                     "--confirm-rounds", "0")  # fmt: skip
+    plain, compiled = report["measurements"]
+    assert not any(flag.startswith("partly_compiled") for flag in plain["flags"])
+    assert "partly_compiled: 1 graph break" in compiled["flags"]
+    assert compiled["quality"]["passed"] is True
+
+
+def test_a_step_that_returns_nothing_is_said_so(models: Path, tmp_path: Path) -> None:
+    report = compare("returns_nothing", models, tmp_path, "--set", "threads=1", "--strategy", "each",
+                     "--confirm-rounds", "0")  # fmt: skip
+    assert "returned no tensor but a float" in report["measurements"][0]["quality"]["reason"]
+
+
+def test_a_baseline_that_does_not_fit_ends_nothing(models: Path, tmp_path: Path) -> None:
+    report = compare("greedy_in_fp32", models, tmp_path, "--set", "precision=bf16-autocast", "--confirm-rounds", "0")
+    rows = {row["id"]: row["status"] for row in report["measurements"]}
+    assert rows == {"baseline": "oom", "precision=bf16-autocast": "ok"}
+    assert report["recommendation"] is None or report["recommendation"]["speedup"] is None
