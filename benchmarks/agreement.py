@@ -1,13 +1,15 @@
 """Whether a median from gpubench agrees with torch.utils.benchmark on the same step. Goal: within 2 %.
 
-Both time the same model in this one process, in turns (gpubench, torch, torch, gpubench, ...), because two processes
-of the same program differ by more than the goal for reasons that are none of the timers'.
+Both time the same model in this one process, in turns (gpubench, torch, torch, gpubench, ...), because two processes of the
+same program differ by more than the goal for reasons that are none of the timers'. On a CPU the allocator is held steady
+for the same reason: glibc's default one alone moves single medians by some per cent.
 
     python benchmarks/agreement.py [ROUNDS]
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 
@@ -15,6 +17,7 @@ import torch
 from torch.utils.benchmark import Timer as TorchTimer
 
 from gpubench.measure.timing import CudaTimer, Stopping, WallTimer, calibrate, sample, warm_up
+from gpubench.toggles.allocator import ALLOCATOR
 from gpubench.worker.messages import WorkloadChoice
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches
 from gpubench.worker.step import Stepper
@@ -22,7 +25,10 @@ from gpubench.worker.step import Stepper
 
 def main() -> None:
     """Prints both medians for each workload, and their ratio."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 8
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 12
+    if not torch.cuda.is_available() and "GLIBC_TUNABLES" not in os.environ:
+        os.environ.update(ALLOCATOR.environment("tuned") if ALLOCATOR.environment else {})
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # the allocator reads it before Python starts
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     for name, mode in (("resnet50", "inference"), ("vae", "inference"), ("unet3d", "training")):
         size = "base" if device.type == "cuda" else "small"
