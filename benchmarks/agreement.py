@@ -1,8 +1,8 @@
 """Whether a median from gpubench agrees with torch.utils.benchmark on the same step. Goal: within 2 %.
 
-Both time the same model in this one process, in turns (gpubench, torch, torch, gpubench, ...), because two processes of the
-same program differ by more than the goal for reasons that are none of the timers'. On a CPU the allocator is held steady
-for the same reason: glibc's default one alone moves single medians by some per cent.
+Both time the same model in this one process, in turns (gpubench, torch, torch, gpubench, ...), because two processes
+of the same program differ by more than the goal for reasons that are none of the timers'. On a CPU the allocator is
+held steady for the same reason: glibc's default one alone moves single medians by some per cent.
 
     python benchmarks/agreement.py [ROUNDS]
 """
