@@ -44,6 +44,8 @@ def device(facts: Checkup) -> Iterator[Finding]:
     elif facts.environment.cuda and facts.nvml_error:
         found = f"torch is built for CUDA, but no GPU can be used: {facts.nvml_error}"
         yield note("GPU", found, "Nothing to do where there is no GPU; else install or repair its driver.")
+    elif facts.nvml_error:
+        yield ok("GPU", f"none found ({facts.nvml_error}), so there is no driver, CUDA or cuDNN to look at")
 
 
 def _device_line(it: Device) -> str:

@@ -281,3 +281,9 @@ def test_machine_code_runs_on_later_minor_versions_of_its_major_only() -> None:
 def test_one_thread_under_a_small_quota() -> None:
     advice = [finding.advice for finding in findings(cpu(cpu_quota_cores=0.5)) if finding.subject == "CPU quota"]
     assert advice == ["Use at most 1 thread: --fix threads=1."]
+
+
+def test_a_machine_without_a_gpu_is_told_that_nothing_of_it_was_looked_at() -> None:
+    said = [one for one in findings(change(ON_CPU, requested="auto", nvml_error="no driver")) if one.subject == "GPU"]
+    assert [(one.severity, "no driver" in one.found) for one in said] == [("ok", True)]
+    assert not [one for one in findings(change(ON_CPU, requested="cpu", nvml_error="")) if one.subject == "GPU"]
