@@ -145,7 +145,7 @@ class Laboratory:
                     f"The end of its output: {last_lines(worker.log_tail())}",
                 ) from error
             finally:
-                worker.end()
+                worker.kill()
         facts = described.workload
         self.choice = WorkloadChoice(
             reference=self.choice.reference,
@@ -199,7 +199,7 @@ class Laboratory:
         except WorkerError as error:
             return Reference(None, f"the fp32 reference could not be made: {error.reason}")
         finally:
-            worker.end()
+            worker.kill()
         return Reference(str(folder))
 
     def compile_cache(self, row_id: str) -> str:

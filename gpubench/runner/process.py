@@ -77,7 +77,6 @@ def measure(
     try:
         prepared, sampled, memory, monitored = _run(laboratory, worker, request, on_phase)
     except WorkerFailed as error:
-        worker.kill()
         failed = error.failed
         status: Status = "oom" if failed.kind == "oom" else "failed"
         reason = f"{failed.reason} (during {error.phase})"
@@ -86,7 +85,7 @@ def measure(
         status, reason = ended(error, laboratory.protocol.timeout_s, oom_kills() > kills)
         return ProcessResult(status, sentence(reason), started_at, log_tail=worker.log_tail())
     finally:
-        worker.end()
+        worker.kill()  # it has nothing left to say; waiting would make Ctrl-C wait for a compilation
     utilization, process_memory, problem, busy = monitored
     phases = {
         **prepared.phases_s,

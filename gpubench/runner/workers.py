@@ -134,7 +134,9 @@ class Worker:
             raise WorkerError("crashed", f"its answer was not understood: {error}", self.phase) from None
 
     def kill(self) -> None:
-        """Ends the worker and all that it started."""
+        """Ends the worker and all that it started, at once; nothing where it has ended already."""
+        if self._ended:
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self.end()

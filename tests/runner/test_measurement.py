@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
+from gpubench.results.store import json_schema
 from tests.runner.conftest import gpubench
 
 
@@ -16,7 +18,9 @@ def compare(model: str, models: Path, folder: Path, *more: str) -> Any:
         "compare-opts", f"{models}:{model}", "--format", "json", "--output", "report.json", *more, cwd=folder
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    report = json.loads(done.stdout)
+    jsonschema.validate(report, json_schema())
+    return report
 
 
 def test_a_sleep_of_20_ms_gives_50_fps(models: Path, tmp_path: Path) -> None:
