@@ -146,7 +146,13 @@ def likely_environments(request: Request) -> list[Configuration]:
 
 def has_no_gpu(device: str) -> bool:
     """Whether `auto` is sure to mean the CPU."""
-    return device == "auto" and isinstance(Nvml.open(), Unavailable)
+    if device != "auto":
+        return False
+    nvml = Nvml.open()
+    if isinstance(nvml, Unavailable):
+        return True
+    nvml.close()
+    return False
 
 
 def without_base(builder: Builder, technique: Technique) -> Technique:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol as Interface
 
@@ -91,7 +91,6 @@ class Campaign:
         """Every value of one toggle, in the order given; a value that does not fit does not end it."""
         self._save(first=True)
         todo = [self.matrix.baseline, *self.matrix.planned]
-        self.confirm_rounds = 0
         self._expect(todo, 0)
         self.laboratory.start_servers(row.configuration for row in todo if not row.skip)
         self._explore(todo)
@@ -112,7 +111,8 @@ class Campaign:
             else:
                 result = self._measure(one, "")
                 if result.status == "ok" and result.prepared and result.prepared.steady is False:
-                    result = self._measure(one, "again, it had not settled")
+                    again = self._measure(one, "again, it had not settled")
+                    result = replace(again, flags=(*again.flags, "remeasured: a first process did not settle"))
                 self._put(rows.first_row(one, result, self._position))
                 self._position += 1
                 self.listener.finished(self._rows[one.id])

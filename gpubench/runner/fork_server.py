@@ -39,7 +39,6 @@ class ForkServer:
         self.reference, self.folder = reference, folder
         self.workers: dict[int, Worker] = {}
         self.preload_problem = ""
-        self.start_s = 0.0
         self._exits: dict[int, int] = {}
         self._count = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -83,7 +82,7 @@ class ForkServer:
                 f"The measuring process could not start: {last}", "Run `gpubench doctor` to see what is missing."
             ) from error
         ready = expect(reply, Ready)
-        self._ready, self.start_s = True, ready.seconds
+        self._ready = True
         if ready.preload_problem and self._preload:
             # Workers of this server would inherit a broken CUDA or threads that fork has lost: begin again without.
             self.preload_problem = ready.preload_problem

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gpubench.errors import GpubenchError
 from gpubench.hardware.cpu import CpuTimes, read_times
 from gpubench.hardware.nvml import Unavailable
 from gpubench.measure.monitor import Monitor
@@ -63,6 +64,8 @@ def measure(
         worker = laboratory.worker(configuration)
     except WorkerError as error:
         return ProcessResult("crashed", sentence(error.reason), started_at)
+    except GpubenchError as error:  # a server in this configuration's environment (a preloaded allocator) cannot start
+        return ProcessResult("crashed", sentence(error.message), started_at)
     request = Prepare(
         choice=laboratory.choice,
         device=laboratory.device,
@@ -73,7 +76,6 @@ def measure(
         reference_folder=reference.folder,
         reference_problem=reference.problem,
     )
-    prepared: Prepared | None = None
     try:
         prepared, sampled, memory, monitored = _run(laboratory, worker, request, on_phase)
     except WorkerFailed as error:
@@ -93,22 +95,21 @@ def measure(
         "total": time.monotonic() - started,
     }
     result = ProcessResult(
-        "ok",
-        "",
-        started_at,
-        prepared,
-        sampled,
-        memory,
-        process_memory,
-        problem,
-        utilization,
-        flags_of(prepared, sampled, busy),
-        "",
-        phases,
+        status="ok",
+        reason="",
+        started_at=started_at,
+        prepared=prepared,
+        sampled=sampled,
+        memory=memory,
+        device_process_memory_bytes=process_memory,
+        device_process_memory_problem=problem,
+        utilization=utilization,
+        flags=flags_of(prepared, sampled, busy),
+        phases_s=phases,
     )
     status, reason = verdict(result)
     tail = worker.log_tail() if status != "ok" else ""
-    return ProcessResult(**{**vars(result), "status": status, "reason": sentence(reason), "log_tail": tail})
+    return replace(result, status=status, reason=sentence(reason), log_tail=tail)
 
 
 Monitored = tuple[Utilization, int | None, str, float | None]

@@ -60,8 +60,18 @@ def with_round(row: Measurement, result: ProcessResult, index: int, position: in
     if result.status != "ok":
         flag = f"unreliable: {result.status} in a later process: {result.reason}"
         return msgspec.structs.replace(row, status=result.status, reason=result.reason, flags=[*row.flags, flag])
-    row = msgspec.structs.replace(row, phases_s=add_up(row.phases_s, result.phases_s))
+    kinds = {kind(flag) for flag in row.flags}
+    row = msgspec.structs.replace(
+        row,
+        phases_s=add_up(row.phases_s, result.phases_s),
+        flags=[*row.flags, *(flag for flag in result.flags if kind(flag) not in kinds)],
+    )
     return with_samples(row, result, "confirm", index, position)
+
+
+def kind(flag: str) -> str:
+    """A flag without its details."""
+    return flag.partition(":")[0]
 
 
 def add_up(phases: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import time
@@ -13,6 +14,7 @@ from gpubench.cli.main import run
 from gpubench.errors import GpubenchError
 from gpubench.results import store
 from gpubench.runner import campaign
+from gpubench.toggles import all_toggles, get
 from tests.runner.conftest import gpubench
 from tests.runner.test_failures import processes_mentioning
 
@@ -102,3 +104,17 @@ def test_recommend_overwrites_nothing_but_its_own_profiles(models: Path, tmp_pat
     assert (tmp_path / "report.json").read_bytes() == before
     for _ in range(2):
         assert gpubench("recommend", "report.json", "--output", "best.toml", cwd=tmp_path).returncode == 0
+
+
+def test_an_environment_that_cannot_start_is_a_row(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    broken = dataclasses.replace(
+        get("allocator"), environment=lambda value: {"PYTHONHOME": "/nowhere"} if value == "tuned" else {}
+    )
+    monkeypatch.setitem(all_toggles(), "allocator", broken)
+    command = ["compare-opts", f"{models}:good", "--device", "cpu", "--set", "allocator=tuned", "--set", "threads=1"]
+    assert run([*command, "--strategy", "each", "--confirm-rounds", "0", "--output", "report.json", "--quiet"]) == 0
+    statuses = {row.id: row.status for row in store.load(tmp_path / "report.json").measurements}
+    assert statuses == {"baseline": "ok", "allocator=tuned": "crashed", "threads=1": "ok"}
