@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 
 Value = str | int  # of a toggle
 Configuration = dict[str, Value]  # toggle name -> value, for every toggle that applies
-Status = Literal["ok", "skipped", "not_effective", "wrong", "oom", "timeout", "crashed", "failed"]
+Status = Literal["ok", "skipped", "not_effective", "unproven", "wrong", "oom", "timeout", "crashed", "failed"]
 Objective = Literal["fps", "latency", "memory"]
 NonNegative = Annotated[float, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # 30 years: beyond it figures overflow
@@ -70,6 +70,8 @@ class Memory(Struct, frozen=True, kw_only=True):
     host_peak_resident_bytes: int | None = None
     host_warmup_peak_resident_bytes: int | None = None
     host_resident_at_start_bytes: int | None = None  # Python and torch, before the model is built
+    allocation_retries: int | None = None  # of torch's CUDA allocator: cached blocks were given back to make room
+    growth_bytes_per_iteration: int | None = None  # median over the steps of the memory pass; a leak, if it stays
     unavailable: dict[str, str] = field(default_factory=dict)
 
 
@@ -89,14 +91,32 @@ class Utilization(Struct, frozen=True, kw_only=True):
     memory_utilization_percent: Reading | None = None
     memory_used_bytes: Reading | None = None
     power_watts: Reading | None = None
-    energy_joules: float | None = None
+    energy_joules: float | None = None  # over the window, of the whole device
+    energy_per_item_joules: float | None = None
     temperature_celsius: Reading | None = None
     sm_clock_mhz: Reading | None = None
     memory_clock_mhz: Reading | None = None
+    sm_activity_percent: Reading | None = None  # NVML GPM (Hopper and newer): share of multiprocessors with a warp
+    tensor_activity_percent: Reading | None = None  # NVML GPM: share of tensor cores' peak
+    dram_activity_percent: Reading | None = None  # NVML GPM: share of peak DRAM bandwidth
     throttle_reasons: list[str] | None = None
     other_processes: list[str] | None = None
     process_cpu_percent: Reading | None = None  # 100 = one core busy
     process_resident_bytes: Reading | None = None
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+class HostUse(Struct, frozen=True, kw_only=True):
+    """What the host did while samples were taken; see `unavailable` for what is None and why."""
+
+    seconds: Seconds
+    steal_cores: float | None = None  # taken by the hypervisor, on the cores that this run may use
+    other_cores: float | None = None  # kept busy by processes that are not this run's
+    busiest_other: str | None = None  # the process among them that used most CPU time; None too where there is none
+    involuntary_switches: int | None = None  # times that the kernel took a core away from the worker
+    major_faults: int | None = None  # pages of the worker that had to be read from disk or swap
+    swapped_bytes: int | None = None  # of the worker, at the end
+    quota_throttled_s: float | None = None  # the control group's CPU quota held its processes back for so long
     unavailable: dict[str, str] = field(default_factory=dict)
 
 

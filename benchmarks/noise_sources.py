@@ -1,0 +1,107 @@
+"""What makes identical processes differ: the spread of log(latency) between fresh processes, cause by cause.
+
+Each variant changes one thing about how a process is started; the variants are interleaved in rounds, in random order,
+so that what the machine does meanwhile falls on all of them alike.
+
+    python benchmarks/noise_sources.py [WORKLOAD] [PROCESSES]
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from gpubench.results.schema import Protocol
+from gpubench.runner.laboratory import environment_of
+from gpubench.runner.fork_server import ForkServer
+from gpubench.worker.messages import Describe, Described, Prepare, Prepared, Sample, Sampled, WorkloadChoice
+
+ADDR_NO_RANDOMIZE = 0x0040000  # personality(2)
+TUNED = environment_of({"allocator": "tuned"})
+HUGE = environment_of({"allocator": "tuned-huge-pages"})
+# name: environment, a new server for each process, address space layout randomized
+VARIANTS: dict[str, tuple[dict[str, str], bool, bool]] = {
+    "glibc's allocator": ({}, False, True),
+    "tuned allocator": (TUNED, False, True),
+    "tuned, a new server each": (TUNED, True, True),
+    "tuned, a new server each, no ASLR": (TUNED, True, False),
+    "tuned, threads bound to cores": ({**TUNED, "OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}, False, True),
+    "tuned, huge pages": (HUGE, False, True),
+    "tuned, huge pages, bound": ({**HUGE, "OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}, False, True),
+    "tuned, active waiting": ({**TUNED, "OMP_WAIT_POLICY": "active"}, False, True),
+}
+
+
+def start(environment: dict[str, str], randomized: bool, workload: str, folder: Path) -> ForkServer:
+    """A server that has torch loaded."""
+    libc = ctypes.CDLL(None)
+    before = libc.personality(0xFFFFFFFF)
+    if not randomized:
+        libc.personality(before | ADDR_NO_RANDOMIZE)
+    server = ForkServer(environment, workload, folder)
+    server.start()
+    libc.personality(before)
+    server.wait_ready()
+    return server
+
+
+def measure(server: ForkServer, choice: WorkloadChoice, protocol: Protocol, folder: Path) -> tuple[float, float]:
+    """log(median seconds per step) of one fresh process, and the relative interquartile range inside it."""
+    worker = server.fork()
+    try:
+        request = Prepare(
+            choice=choice, device="cpu", configuration={}, protocol=protocol, tolerance=1.0,
+            compile_cache=str(folder / "cache"), reference_folder=None, reference_problem="not compared",
+        )  # fmt: skip
+        worker.ask(request, Prepared, time.monotonic() + 120)
+        sampled = worker.ask(Sample(), Sampled, time.monotonic() + 120)
+    finally:
+        worker.kill()
+    low, middle, high = statistics.quantiles(sampled.samples_s, n=4, method="inclusive")
+    return math.log(middle), (high - low) / middle
+
+
+def main() -> None:
+    """Prints one line a variant."""
+    workload = sys.argv[1] if len(sys.argv) > 1 else "resnet50"
+    processes = int(sys.argv[2]) if len(sys.argv) > 2 else 12
+    order = random.Random(0)
+    logs: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    within: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        protocol = Protocol(timer="perf_counter", max_sampling_s=1.0)
+        servers = {name: start(env, aslr, workload, folder) for name, (env, new, aslr) in VARIANTS.items() if not new}
+        first = next(iter(servers.values())).fork()
+        described = first.ask(Describe(WorkloadChoice(reference=workload, size=None, parameters={}, mode=None), "cpu"), Described)
+        first.kill()
+        choice = WorkloadChoice(reference=workload, size=described.workload.size, parameters={}, mode="inference")
+        for _ in range(processes):
+            for name in order.sample(list(VARIANTS), len(VARIANTS)):
+                environment, new, randomized = VARIANTS[name]
+                server = start(environment, randomized, workload, folder) if new else servers[name]
+                middle, inside = measure(server, choice, protocol, folder)
+                logs[name].append(middle)
+                within[name].append(inside)
+                if new:
+                    server.close()
+        for server in servers.values():
+            server.close()
+    print(f"{workload}, {processes} fresh processes a variant")
+    print(f"{'':36} {'median':>9} {'spread':>8} {'range':>8} {'inside':>8}")
+    for name, values in logs.items():
+        middle = math.exp(statistics.median(values)) * 1e3
+        spread, wide = statistics.stdev(values), max(values) - min(values)
+        print(f"{name:36} {middle:6.2f} ms {spread:8.2%} {math.expm1(wide):8.1%} {statistics.median(within[name]):8.2%}")
+
+
+if __name__ == "__main__":
+    main()
