@@ -17,11 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import msgspec
-
 from gpubench.results.schema import Protocol
-from gpubench.runner.laboratory import environment_of
 from gpubench.runner.fork_server import ForkServer
+from gpubench.runner.laboratory import environment_of
 from gpubench.worker.messages import Describe, Described, Prepare, Prepared, Sample, Sampled, WorkloadChoice
 
 ADDR_NO_RANDOMIZE = 0x0040000  # personality(2)
@@ -58,11 +56,11 @@ def measure(server: ForkServer, choice: WorkloadChoice, protocol: Protocol, fold
     worker = server.fork()
     try:
         request = Prepare(
-            choice=choice, device="cpu", configuration={}, protocol=protocol, tolerance=1.0,
+            resident=0, choice=choice, device="cpu", configuration={}, protocol=protocol, tolerance=1.0,
             compile_cache=str(folder / "cache"), reference_folder=None, reference_problem="not compared",
         )  # fmt: skip
         worker.ask(request, Prepared, time.monotonic() + 120)
-        sampled = worker.ask(Sample(), Sampled, time.monotonic() + 120)
+        sampled = worker.ask(Sample(0), Sampled, time.monotonic() + 120)
     finally:
         worker.kill()
     low, middle, high = statistics.quantiles(sampled.samples_s, n=4, method="inclusive")
@@ -78,10 +76,12 @@ def main() -> None:
     within: dict[str, list[float]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        protocol = Protocol(timer="perf_counter", max_sampling_s=1.0)
+        protocol = Protocol(max_sampling_s=1.0)
         servers = {name: start(env, aslr, workload, folder) for name, (env, new, aslr) in VARIANTS.items() if not new}
         first = next(iter(servers.values())).fork()
-        described = first.ask(Describe(WorkloadChoice(reference=workload, size=None, parameters={}, mode=None), "cpu"), Described)
+        described = first.ask(
+            Describe(WorkloadChoice(reference=workload, size=None, parameters={}, mode=None), "cpu"), Described
+        )
         first.kill()
         choice = WorkloadChoice(reference=workload, size=described.workload.size, parameters={}, mode="inference")
         for _ in range(processes):
@@ -100,7 +100,9 @@ def main() -> None:
     for name, values in logs.items():
         middle = math.exp(statistics.median(values)) * 1e3
         spread, wide = statistics.stdev(values), max(values) - min(values)
-        print(f"{name:36} {middle:6.2f} ms {spread:8.2%} {math.expm1(wide):8.1%} {statistics.median(within[name]):8.2%}")
+        print(
+            f"{name:36} {middle:6.2f} ms {spread:8.2%} {math.expm1(wide):8.1%} {statistics.median(within[name]):8.2%}"
+        )
 
 
 if __name__ == "__main__":

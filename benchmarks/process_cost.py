@@ -16,12 +16,12 @@ import torch
 
 from gpubench.results.schema import Protocol
 from gpubench.runner.laboratory import Laboratory
-from gpubench.worker.messages import Finish, MemoryRead, Prepare, Prepared, WorkloadChoice
+from gpubench.worker.messages import Prepare, Prepared, WorkloadChoice
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches
 from gpubench.worker.step import Stepper
 
 CHOICE = WorkloadChoice(reference="resnet50", size="tiny", parameters={}, mode="inference")
-PROTOCOL = Protocol(timer="perf_counter", warmup_min_iterations=10, warmup_max_s=0.0, block_s=1e-9)
+PROTOCOL = Protocol(warmup_min_iterations=10, warmup_min_s=60.0, warmup_max_s=0.0, block_s=1e-9)
 
 
 def in_worker(laboratory: Laboratory, configuration: dict[str, str | int]) -> tuple[float, float]:
@@ -29,6 +29,7 @@ def in_worker(laboratory: Laboratory, configuration: dict[str, str | int]) -> tu
     started = time.perf_counter()
     worker = laboratory.worker(configuration)
     request = Prepare(
+        resident=0,
         choice=CHOICE,
         device="cpu",
         configuration=configuration,
@@ -38,7 +39,6 @@ def in_worker(laboratory: Laboratory, configuration: dict[str, str | int]) -> tu
         reference_folder=None,
     )
     phases = worker.ask(request, Prepared).phases_s
-    worker.ask(Finish(), MemoryRead)
     worker.end()
     # Evidence and quality are no part of the work compared here.
     extra = phases.get("evidence", 0.0) + phases.get("quality", 0.0)

@@ -21,6 +21,12 @@ NOT_SUPPORTED = pynvml.NVML_ERROR_NOT_SUPPORTED
 NO_PERMISSION = pynvml.NVML_ERROR_NO_PERMISSION
 FUNCTION_NOT_FOUND = pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
 
+ACTIVITY = {
+    pynvml.NVML_GPM_METRIC_SM_UTIL: 80.0,
+    pynvml.NVML_GPM_METRIC_ANY_TENSOR_UTIL: 45.0,
+    pynvml.NVML_GPM_METRIC_DRAM_BW_UTIL: 30.0,
+}
+
 
 @dataclass
 class FakeGpu:
@@ -44,6 +50,11 @@ class FakeGpu:
     memory_clock: int = 14001
     reasons: int = 0
     processes: list[tuple[int, int | None]] = field(default_factory=list)  # pid, bytes
+    gpm_supported: bool = True
+    activity: dict[int, float] = field(default_factory=lambda: dict(ACTIVITY))  # GPM metric -> percent
+    activity_fails: dict[int, int] = field(default_factory=dict)  # GPM metric -> NVML error code
+    gpu_instance_id: int = 3  # of a MIG instance
+    slices: tuple[int, int] = (2, 2)  # of its GPU instance, and of its compute instance in that
     fails: dict[str, int] = field(default_factory=dict)  # function -> NVML error code
 
 
@@ -64,6 +75,8 @@ class FakeNvml:
         self.driver = "570.86.15"
         self.cuda = 12080
         self.calls: list[str] = []
+        self.gpm_buffers: dict[int, tuple[int, FakeGpu] | None] = {}  # address -> reading's number and its device
+        self.gpm_readings = 0
 
     def add(self, gpu: FakeGpu) -> FakeGpu:
         (self.instances if gpu.card else self.gpus).append(gpu)
@@ -161,6 +174,71 @@ def _card_of(nvml: FakeNvml, gpu: FakeGpu, target: Any) -> int:
     return nvml.give(gpu.card, target) if gpu.card else pynvml.NVML_ERROR_INVALID_ARGUMENT
 
 
+def _attributes(_: FakeNvml, gpu: FakeGpu, target: Any) -> int:
+    target._obj.gpuInstanceSliceCount, target._obj.computeInstanceSliceCount = gpu.slices
+    return SUCCESS
+
+
+def _gpm_support(_: FakeNvml, gpu: FakeGpu, target: Any) -> int:
+    assert target._obj.version == pynvml.NVML_GPM_SUPPORT_VERSION
+    target._obj.isSupportedDevice = int(gpm_of(gpu).gpm_supported)
+    return SUCCESS
+
+
+def gpm_of(gpu: FakeGpu) -> FakeGpu:
+    """GPM is asked of whole cards only."""
+    assert gpu.card is None, "GPM was given the handle of a MIG instance"
+    return gpu
+
+
+def _address(buffer: Any) -> int:
+    address = ctypes.cast(buffer, ctypes.c_void_p).value
+    assert address, "the code under test passed a buffer that NVML never gave"
+    return address
+
+
+def _gpm_alloc(nvml: FakeNvml, target: Any) -> int:
+    address = 4096 + len(nvml.calls)
+    nvml.gpm_buffers[address] = None
+    ctypes.cast(target, ctypes.POINTER(ctypes.c_void_p))[0] = address
+    return SUCCESS
+
+
+def _gpm_free(nvml: FakeNvml, buffer: Any) -> int:
+    del nvml.gpm_buffers[_address(buffer)]  # a second time is a KeyError, as it is a crash in NVML
+    return SUCCESS
+
+
+def _gpm_sample(nvml: FakeNvml, gpu: FakeGpu, buffer: Any) -> int:
+    return _gpm_store(nvml, gpm_of(gpu), buffer)
+
+
+def _gpm_mig_sample(nvml: FakeNvml, gpu: FakeGpu, instance: Any, buffer: Any) -> int:
+    for known in nvml.instances:
+        if known.card is gpm_of(gpu) and known.gpu_instance_id == _value(instance):
+            return _gpm_store(nvml, known, buffer)
+    return int(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+
+
+def _gpm_store(nvml: FakeNvml, source: FakeGpu, buffer: Any) -> int:
+    assert _address(buffer) in nvml.gpm_buffers, "read into a buffer that was freed"
+    nvml.gpm_readings += 1
+    nvml.gpm_buffers[_address(buffer)] = (nvml.gpm_readings, source)
+    return SUCCESS
+
+
+def _gpm_metrics(nvml: FakeNvml, target: Any) -> int:
+    request = target._obj
+    assert request.version == pynvml.NVML_GPM_METRICS_GET_VERSION
+    first, second = (nvml.gpm_buffers[_address(buffer)] for buffer in (request.sample1, request.sample2))
+    assert first and second, "a buffer that was never read into"
+    assert first[0] + 1 == second[0] and first[1] is second[1], "not two neighbouring readings of one device"
+    for metric in request.metrics[: request.numMetrics]:
+        metric.nvmlReturn = second[1].activity_fails.get(metric.metricId, SUCCESS)
+        metric.value = second[1].activity[metric.metricId]
+    return SUCCESS
+
+
 def _init(nvml: FakeNvml, *_: Any) -> int:
     return SUCCESS
 
@@ -216,6 +294,11 @@ DEVICE_FUNCTIONS: dict[str, Callable[..., int]] = {
     "nvmlDeviceGetMigMode": _set_both(lambda gpu: int(gpu.mig)),
     "nvmlDeviceGetEccMode": _set_both(lambda gpu: int(gpu.ecc)),
     "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": _card_of,
+    "nvmlDeviceGetAttributes_v2": _attributes,
+    "nvmlDeviceGetGpuInstanceId": _set(lambda gpu: gpu.gpu_instance_id),
+    "nvmlGpmQueryDeviceSupport": _gpm_support,
+    "nvmlGpmSampleGet": _gpm_sample,
+    "nvmlGpmMigSampleGet": _gpm_mig_sample,
 }
 FUNCTIONS: dict[str, Callable[..., int]] = {
     **DEVICE_FUNCTIONS,
@@ -227,6 +310,9 @@ FUNCTIONS: dict[str, Callable[..., int]] = {
     "nvmlDeviceGetCount_v2": _count,
     "nvmlDeviceGetHandleByIndex_v2": _by_index,
     "nvmlDeviceGetHandleByUUID": _by_uuid,
+    "nvmlGpmSampleAlloc": _gpm_alloc,
+    "nvmlGpmSampleFree": _gpm_free,
+    "nvmlGpmMetricsGet": _gpm_metrics,
 }
 
 

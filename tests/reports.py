@@ -73,7 +73,9 @@ def row(
     reason: str = "",
     items: int = 8,
     explore_s: Sequence[float] | None = None,
-    confirm_s: Sequence[float] = (),
+    race_s: Sequence[float] = (),
+    duel_s: Sequence[float] = (),
+    round_flags: Sequence[Sequence[str]] = (),
     memory_mib: float | None = 1000,
     warmup_mib: float | None = None,
     compile_s: float | None = 0.2,
@@ -84,9 +86,10 @@ def row(
     configuration: Configuration | None = None,
     noise: float = 0.002,
 ) -> Measurement:
-    """One measurement. `step_s` None: no figures, as of a failed row. `explore_s`, `confirm_s`: process medians.
+    """One measurement. `step_s` None: no figures, as of a failed row. `explore_s`, `race_s`, `duel_s`: process medians.
 
-    Without `explore_s` one exploring process gave `step_s`. Headline figures are of the exploring samples.
+    Without `explore_s` one exploring process gave `step_s`. Headline figures are of the latest of these.
+    `round_flags`: of the first processes; without them every process carries `flags`.
     """
     configuration = {**BASELINE, **(changes or {})} if configuration is None else configuration
     base: dict[str, Any] = {
@@ -99,19 +102,24 @@ def row(
     }
     if step_s is None:
         return Measurement(**base)
-    processes = [("explore", 0, value) for value in (explore_s or [step_s])]
-    processes += [("confirm", index, value) for index, value in enumerate(confirm_s)]
+    processes = [("explore", index, value) for index, value in enumerate(explore_s or [step_s], start=1)]
+    processes += [("race", index, value) for index, value in enumerate(race_s, start=1)]
+    processes += [("duel", index, value) for index, value in enumerate(duel_s, start=1)]
     rounds, flat = [], []
     for position, (phase, index, median) in enumerate(processes):
         part = samples(median, spread=noise)
         flat += part
-        rounds.append(_round(phase, index, position, len(part), median))
-    explored = samples(step_s, spread=noise)
+        carried = list(round_flags[position]) if position < len(round_flags) else list(flags)
+        rounds.append(_round(phase, index, position, len(part), median, carried))
+    latest = [(phase, value) for phase, _, value in processes if phase == processes[-1][0]]
+    figures = latency(
+        [value for _, median in latest for value in samples(median, spread=noise)], [value for _, value in latest]
+    )
     return Measurement(
         **base,
         items_per_step=items,
-        fps=items / step_s if step_s else None,
-        latency_s=latency(explored),
+        fps=items / figures.median if figures.median else None,
+        latency_s=figures,
         samples_s=flat,
         rounds=rounds,
         compile_time_s=compile_s,
@@ -124,7 +132,7 @@ def row(
     )
 
 
-def _round(phase: Any, index: int, position: int, count: int, median_s: float) -> Round:
+def _round(phase: Any, index: int, position: int, count: int, median_s: float, flags: list[str]) -> Round:
     return Round(
         phase=phase,
         index=index,
@@ -134,6 +142,7 @@ def _round(phase: Any, index: int, position: int, count: int, median_s: float) -
         iterations_per_sample=1,
         warmup_iterations=3,
         median_s=median_s,
+        flags=flags,
     )
 
 
@@ -198,7 +207,7 @@ def report(
         device=device,
         environment=Environment(platform="Linux", python="3.11.2", torch="2.13.0"),
         workload=WorkloadFacts(**{**facts, **workload}),
-        protocol=Protocol(timer="cuda_event" if device.kind == "cuda" else "perf_counter"),
+        protocol=Protocol(device_timer="cuda_event" if device.kind == "cuda" else None),
         plan=Plan(
             command="compare-opts",
             matrix="default",
@@ -212,7 +221,7 @@ def report(
 
 
 def ladder_report(**options: Any) -> Report:
-    """A whole run: baseline, control, three techniques alone, the ladder, failures, finalists confirmed."""
+    """A whole run: baseline, control, three techniques alone, the ladder, failures, race and duel."""
     chance = random.Random(0)
 
     def rounds(step_s: float) -> list[float]:
@@ -220,7 +229,7 @@ def ladder_report(**options: Any) -> Report:
 
     half, last, compiled = {"precision": "bf16-autocast"}, {"channels_last": "on"}, {"compile": "default"}
     return report(
-        baseline(0.100, confirm_s=rounds(0.100)),
+        baseline(0.100, race_s=rounds(0.100), duel_s=rounds(0.100)),
         row("control", 0.1004, roles=[ROLES["control"]]),
         row("bf16", 0.060, half, roles=[alone("precision"), rung("precision", 1)], memory_mib=600),
         row("last", 0.097, last, roles=[alone("channels_last")]),
@@ -233,7 +242,8 @@ def ladder_report(**options: Any) -> Report:
             roles=[rung("compile", 3), ROLES["all"], ROLES["recommendation"]],
             compile_s=40.0,
             memory_mib=580,
-            confirm_s=rounds(0.041),
+            race_s=rounds(0.041),
+            duel_s=rounds(0.041),
         ),
         row(
             "wrong",

@@ -44,14 +44,14 @@ def effects(report: Report) -> list[Effect]:
     between = spread(report)
     baseline = find(report, report.plan.baseline)
     found = [
-        _effect(row, baseline, "alone", role.toggle, report.device.kind, between)
+        _effect(row, baseline, "alone", role.toggle, report, between)
         for row in report.measurements
         for role in row.roles
         if role.kind == "alone" and role.toggle
     ]
     below = baseline
     for row, toggle in ladder(report):
-        found.append(_effect(row, below, "ladder", toggle, report.device.kind, between))
+        found.append(_effect(row, below, "ladder", toggle, report, between))
         if gate(row) is None:  # a rung that failed is no ground to compare the next one with
             below = row
     return found
@@ -73,7 +73,7 @@ def _effect(
     versus: Measurement | None,
     scope: Literal["alone", "ladder"],
     toggle: str,
-    kind: str,
+    report: Report,
     between: Spread,
 ) -> Effect:
     reason = ""
@@ -90,8 +90,8 @@ def _effect(
         value=row.configuration.get(toggle),
         id=row.id,
         versus=versus.id if versus else None,
-        speedup=speedup(row, comparable, between) if comparable else None,
-        memory_bytes=memory_difference(row, comparable, kind),
+        speedup=speedup(row, comparable, between, report.measurements) if comparable else None,
+        memory_bytes=memory_difference(row, comparable, report.device.kind),
         compile_time_s=compile_difference(row, comparable),
         payback_iterations=payback_iterations(row, comparable, between),
         reason=reason,

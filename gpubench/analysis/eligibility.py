@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from gpubench.analysis.memory import needed_bytes
+from gpubench.analysis.phases import flagged, latest_phase, of_phase
 from gpubench.results.schema import Measurement, Objective, Report
 from gpubench.units import format_bytes
 
-# A flag that starts with one of these makes a row's figure unfit to be relied on.
+# Flags that make a figure unfit to be relied on, where at least half of the processes behind it carry them.
 GATES = {
-    "unproven": "it is not proven that every toggle took effect",
     "unsteady": "its speed had not settled when it was measured",
-    "contaminated": "another process was using the device",
+    "contaminated": "others used the machine while it was measured",
+    "swapped": "its memory was being swapped while it was measured",
+}
+# Flags that leave the figure valid and that whoever takes the recommendation should know of.
+CAUTIONS = {
+    "noisy": "its processes differ so much that small effects cannot be seen",
+    "throttled": "the device was held back by heat or power supply; those samples were discarded and taken again",
+    "power_capped": "the device ran at its power limit",
+    "host_bound": "the GPU waited for the host in a good part of each step, so the figure depends on this CPU too",
+    "growing_memory": "memory grows with every step",
+    "warm_cache": "its compile time is not known",
+    "partly_compiled": "not all of the model was compiled",
 }
 
-MIN_ROUNDS = 3  # confirming processes that stand by themselves: Student's factor is below 5 from there on
+MIN_ROUNDS = 3  # processes whose spread stands by itself: Student's factor is below 5 from there on
 
 
 def find(report: Report, id: str) -> Measurement | None:
@@ -28,18 +39,22 @@ def gate(row: Measurement) -> str | None:
     for evidence in row.evidence:
         if evidence.took_effect is False:
             return f"{evidence.toggle}={evidence.value} took no effect: {evidence.detail}"
-    for flag in row.flags:
-        for start, meaning in GATES.items():
-            if flag.startswith(start) and not (start == "unsteady" and _confirmed(row)):
-                return f"{meaning} ({flag})"
+    for kind, meaning in GATES.items():
+        if flagged(row, kind) and not (kind == "unsteady" and _replicated(row)):
+            return f"{meaning} ({next(flag for flag in row.flags if flag.startswith(kind))})"
     if row.latency_s is None or row.latency_s.median <= 0 or any(part.median_s <= 0 for part in row.rounds):
         return "it has no latency above 0 s"
     return None
 
 
-def _confirmed(row: Measurement) -> bool:
+def cautions(row: Measurement) -> list[str]:
+    """What should be known of a row that may be recommended, as clauses with the flags that say so."""
+    return [f"{CAUTIONS[kind]} ({flag})" for flag in row.flags if (kind := flag.partition(":")[0]) in CAUTIONS]
+
+
+def _replicated(row: Measurement) -> bool:
     """Whether so many fresh processes measured the row that their spread holds what one process's unsteadiness did."""
-    return sum(part.phase == "confirm" for part in row.rounds) >= MIN_ROUNDS
+    return len(of_phase(row, latest_phase(row))) >= MIN_ROUNDS
 
 
 def exclusion(report: Report, row: Measurement, objective: Objective, max_memory_bytes: int | None) -> str | None:

@@ -1,16 +1,18 @@
 """How far two rows may differ by chance alone, as a difference of log-latencies (0.02 is about 2 %).
 
-One process's interval says nothing about the spread between processes, which is far larger. So the spread is
-estimated from configurations that were measured in several processes, and assumed where there are too few of them.
+One process's samples say nothing of the spread between processes, which is far larger. So the spread is estimated
+from configurations that were measured in several processes, and assumed where there are too few of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpubench.analysis.statistics import relative_noise, t_quantile
+from gpubench.analysis.phases import Phase, of_phase
+from gpubench.analysis.statistics import t_quantile
 from gpubench.results.schema import Configuration, Measurement, Report
 
 NORMAL_QUANTILE = 1.96  # two-sided 95 %
@@ -20,6 +22,8 @@ NORMAL_QUANTILE = 1.96  # two-sided 95 %
 PAIR_SPREAD_STEADY = 0.019
 PAIR_SPREAD_SYSTEM_ALLOCATOR = 0.103
 MIN_DEGREES_OF_FREEDOM = 3  # with fewer, Student's factor is above 4 and would tie everything with everything
+P5_TO_P95 = 3.29  # in standard deviations of a normal distribution
+MEDIAN_FACTOR = 1.2533  # standard error of a median over that of a mean, normal distribution
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Spread:
     deviation: float | None
     repeats: int
     device_kind: str
+    calibrated: float | None = None  # of the log-ratio of two identical processes, measured on this machine before
 
     @property
     def measured(self) -> bool:
@@ -36,10 +41,29 @@ class Spread:
         return self.deviation is not None and self.repeats >= MIN_DEGREES_OF_FREEDOM
 
 
-def process_values(row: Measurement, phase: str | None = None) -> list[float]:
+@dataclass(frozen=True)
+class Interleaved:
+    """What is left of log-latency in interleaved rounds once rows' and rounds' own means are taken away."""
+
+    deviation: float  # of one process
+    freedom: int
+    rounds: int
+
+    @property
+    def half_width(self) -> float:
+        """95 % half-width of the difference between two rows' means over the rounds."""
+        return t_quantile(self.freedom) * self.deviation * math.sqrt(2 / self.rounds)
+
+    @property
+    def pair_spread(self) -> float:
+        """Standard deviation of the log-ratio of two rows within one round."""
+        return math.sqrt(2) * self.deviation
+
+
+def process_values(row: Measurement, phase: Phase | None = None) -> list[float]:
     """Seconds per item, one figure for each process of `phase` (None: of any); empty where none is above 0."""
     items = row.items_per_step or 1
-    medians = [part.median_s for part in row.rounds if phase in (None, part.phase)]
+    medians = [part.median_s for part in of_phase(row, phase)]
     if not row.rounds and row.latency_s and phase in (None, "explore"):
         medians = [row.latency_s.median]
     return [median / items for median in medians if median > 0]
@@ -62,21 +86,51 @@ def spread(report: Report) -> Spread:
             mean = math.fsum(logs) / len(logs)
             squares += math.fsum((value - mean) ** 2 for value in logs)
             freedom += len(logs) - 1
-    return Spread(math.sqrt(squares / freedom) if freedom else None, freedom, report.device.kind)
+    calibrated = report.calibration.between_processes if report.calibration else None
+    return Spread(math.sqrt(squares / freedom) if freedom else None, freedom, report.device.kind, calibrated)
+
+
+def interleaved(rows: Sequence[Measurement], phase: Phase) -> Interleaved | None:
+    """The noise of `phase`, pooled over those of `rows` that took part in most of its rounds; None below 2 by 2.
+
+    Two-way layout without interaction: the round's mean holds what the machine did meanwhile, the row's its speed.
+    """
+    logs = [{part.index: math.log(part.median_s) for part in of_phase(row, phase)} for row in rows]
+    most = max((len(values) for values in logs), default=0)
+    complete = [values for values in logs if len(values) == most]
+    indexes = sorted(set.intersection(*(set(values) for values in complete))) if complete else []
+    if len(complete) < 2 or len(indexes) < 2:
+        return None
+    table = [[values[index] for index in indexes] for values in complete]
+    grand = math.fsum(map(math.fsum, table)) / (len(table) * len(indexes))
+    by_row = [math.fsum(values) / len(indexes) for values in table]
+    by_round = [math.fsum(values[column] for values in table) / len(table) for column in range(len(indexes))]
+    squares = math.fsum(
+        (value - by_row[line] - by_round[column] + grand) ** 2
+        for line, values in enumerate(table)
+        for column, value in enumerate(values)
+    )
+    freedom = (len(table) - 1) * (len(indexes) - 1)
+    return Interleaved(math.sqrt(squares / freedom), freedom, len(indexes))
 
 
 def assumed_pair_spread(spread: Spread, *rows: Measurement) -> float:
-    """The log-ratio's spread assumed between two of `rows` where too little was repeated to measure it."""
+    """The log-ratio's spread between two of `rows` where too little was repeated to measure it.
+
+    This machine's own, where it was calibrated; else what was seen elsewhere.
+    """
+    if spread.calibrated is not None:
+        return spread.calibrated
     steady = spread.device_kind != "cpu" or all(
         row.configuration.get("allocator", "system") != "system" for row in rows
     )
     return PAIR_SPREAD_STEADY if steady else PAIR_SPREAD_SYSTEM_ALLOCATOR
 
 
-def pair_noise(first: Measurement, second: Measurement, phase: str, spread: Spread) -> float:
-    """The largest |log(latency ratio)| that chance explains between two rows at 95 %.
+def pair_noise(first: Measurement, second: Measurement, phase: Phase, spread: Spread) -> float:
+    """The largest |log(latency ratio)| that chance explains at 95 % between rows that were not measured in rounds.
 
-    The larger of the rows' own intervals, combined in quadrature, and the spread between processes.
+    The larger of the rows' own unrest inside their processes, combined in quadrature, and the spread between processes.
     """
     counts = [max(len(process_values(row, phase)), 1) for row in (first, second)]
     shrink = math.sqrt(1 / counts[0] + 1 / counts[1])
@@ -85,6 +139,13 @@ def pair_noise(first: Measurement, second: Measurement, phase: str, spread: Spre
     else:
         assumed = assumed_pair_spread(spread, first, second) / math.sqrt(2)  # of one process
         between = NORMAL_QUANTILE * max(assumed, spread.deviation or 0.0) * shrink
-    within = [relative_noise(row.latency_s) for row in (first, second) if row.latency_s]
-    # An interval that touches 0 s has no width on a log scale; such a row has no usable figure and is left out before.
-    return max(between, math.hypot(*(width for width in within if math.isfinite(width))))
+    return max(between, math.hypot(*(_inside(row) for row in (first, second))))
+
+
+def _inside(row: Measurement) -> float:
+    """95 % half-width of the row's median over its samples, on a log scale; 0 where it has none."""
+    figures, count = row.latency_s, len(row.samples_s)
+    if figures is None or figures.p5 <= 0 or not count:
+        return 0.0
+    deviation = math.log(figures.p95 / figures.p5) / P5_TO_P95
+    return NORMAL_QUANTILE * MEDIAN_FACTOR * deviation / math.sqrt(count)

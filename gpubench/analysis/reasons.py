@@ -14,15 +14,23 @@ from gpubench.analysis.effects import (
     payback_iterations,
     shown,
 )
-from gpubench.analysis.eligibility import find, gate
+from gpubench.analysis.eligibility import cautions, find, gate
 from gpubench.analysis.memory import MEANING, RESOLUTION_BYTES, peak_bytes
 from gpubench.analysis.noise import Spread, assumed_pair_spread
-from gpubench.analysis.speedup import Phase, Speedup
+from gpubench.analysis.phases import Phase
+from gpubench.analysis.speedup import Speedup
 from gpubench.results.schema import Configuration, Measurement, Objective, Report
 from gpubench.text import plural
 from gpubench.units import format_bytes, format_duration, significant
 
 BEST = {"fps": "the most {item}s per second", "latency": "the shortest step", "memory": "the least memory"}
+SOURCES = {
+    "duel": "from a duel with the baseline over N rounds of fresh processes that began after it was chosen, so that "
+    "having been picked does not flatter it",
+    "race": "from a race over N rounds of fresh processes, by which it was also picked: it may be a little high",
+    "explore": "from exploring alone: it was picked by this figure, which therefore tends to be too high, and it was "
+    "not measured again in fresh processes",
+}
 MANY = 5  # names beyond these are only counted: a reason is a sentence, not a listing
 
 
@@ -38,7 +46,8 @@ class Choice:
     gain: Speedup | None
     phase: Phase
     spread: Spread
-    unconfirmed: list[Measurement]  # exploring could not tell them from its best, and no fresh process measured them
+    unconfirmed: list[Measurement]  # exploring could not tell them from its best, and they were not in the race
+    beaten: Measurement | None = None  # was chosen, until the duel showed that the baseline is faster
 
     @property
     def baseline(self) -> Measurement | None:
@@ -49,7 +58,8 @@ class Choice:
 def reasons(choice: Choice) -> list[str]:
     """Sentences: the choice, its speed and where the figure is from, noise, its parts, its cost, ties."""
     noise = _memory_noise() if choice.objective == "memory" else _noise(choice)
-    return [_choice(choice), *_speed(choice), noise, *_techniques(choice), *_cost(choice), *_ties(choice)]
+    known = [f"Know that {caution}." for caution in cautions(choice.chosen)]
+    return [_choice(choice), *_speed(choice), noise, *known, *_techniques(choice), *_cost(choice), *_ties(choice)]
 
 
 def nothing(report: Report, excluded: dict[str, str]) -> list[str]:
@@ -96,6 +106,11 @@ def name(report: Report, row: Measurement) -> str:
 def _choice(choice: Choice) -> str:
     report, chosen, best = choice.report, choice.chosen, choice.best
     superlative = BEST[choice.objective].format(item=report.workload.item)
+    if choice.beaten is not None:
+        return (
+            f"Keep the baseline: {name(report, choice.beaten)} was chosen for its figures, and the duel on fresh data "
+            "showed that it is slower."
+        )
     if chosen.id == report.plan.baseline and not any(role.kind == "sweep" for role in chosen.roles):
         return "Keep the baseline: no valid row is better than it by more than the noise."
     if chosen.id == best.id:
@@ -115,18 +130,13 @@ def _speed(choice: Choice) -> list[str]:
         why = (gate(row) if row else "it is not in the report") or "it has no figures of the same kind"
         return [f"Its speedup cannot be stated, because the baseline gave nothing to compare with: {why}."]
     interval = f"95 % interval {significant(gain.low)} to {significant(gain.high)}"
-    source = (
-        f"from {plural(gain.rounds, 'fresh process', 'fresh processes')} measured in turn with the baseline after "
-        "exploring, so that having been picked does not flatter it"
-        if gain.phase == "confirm"
-        else "from exploring alone: it was picked by this figure, which therefore tends to be too high, and it was "
-        "not measured again in fresh processes"
-    )
-    sentences = [f"It is {times(gain.value)} as fast per item as the baseline, {interval}; {source}."]
-    if choice.phase == "explore" and gain.phase == "confirm" and choice.objective != "memory":
+    sentences = [f"It is {times(gain.value)} as fast per item as the baseline, {interval}; {SOURCES[gain.phase]}."]
+    if gain.phase != "explore":
+        sentences[0] = sentences[0].replace("N rounds", plural(gain.rounds, "round"))
+    if choice.phase == "explore" and gain.phase == "race" and choice.objective != "memory":
         sentences.append(
             f"The rows were ranked by exploring, since the best one under the objective {choice.objective} "
-            "was not confirmed."
+            "was not in the race."
         )
     if gain.low <= 1 <= gain.high:
         sentences.append("The interval includes 1: it may be no faster at all.")
@@ -144,9 +154,12 @@ def _noise(choice: Choice) -> str:
     seen = "no configuration was measured in more than one process"
     if between.repeats:
         seen = f"only {plural(between.repeats, 'repeat')} of a configuration was measured, too few to estimate it"
+    source = "seen over 8 pairs of them while gpubench was made; `gpubench doctor --calibrate` measures it here"
+    if between.calibrated is not None:
+        source = "measured on this machine by `gpubench doctor --calibrate`"
     return (
-        f"The noise between processes is assumed, not measured, since {seen}: two identical processes differ by "
-        f"{assumed} (standard deviation over 8 pairs of them, seen while gpubench was made)."
+        f"The noise between processes is assumed, not measured in this run, since {seen}: two identical processes "
+        f"differ by {assumed} (standard deviation, {source})."
     )
 
 
@@ -212,7 +225,7 @@ def _ties(choice: Choice) -> list[str]:
     sentences = [f"Tied with it, within the noise: {_listing(others, '; ')}."] if others else []
     if choice.unconfirmed:
         names = _listing([name(choice.report, row) for row in choice.unconfirmed], "; ")
-        sentences.append(f"Exploring could not tell these from the best either, and they were not confirmed: {names}.")
+        sentences.append(f"Exploring could not tell these from the best, and they were not in the race: {names}.")
     return sentences
 
 

@@ -9,8 +9,10 @@ from gpubench.analysis import reasons
 from gpubench.analysis.effects import changed
 from gpubench.analysis.eligibility import MIN_ROUNDS, exclusion, find, gate
 from gpubench.analysis.memory import RESOLUTION_BYTES, peak_bytes
-from gpubench.analysis.noise import Spread, key, pair_noise, spread
-from gpubench.analysis.speedup import Phase, Speedup, log_latency, paired, shared_rounds, speedup
+from gpubench.analysis.noise import Spread, interleaved, key, pair_noise, spread
+from gpubench.analysis.phases import Phase
+from gpubench.analysis.speedup import Speedup, log_latency, paired_half_width, shared_rounds, speedup
+from gpubench.analysis.statistics import detectable
 from gpubench.results.schema import Measurement, Objective, Recommendation, Report
 
 
@@ -52,9 +54,15 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
     tied = [row for row in competing.rows if _tied(report, best, row, objective, competing)]
     chosen = min(tied, key=lambda row: _simplicity(report, row))
     versus = find(report, report.plan.baseline)
-    gain = _speedup(chosen, versus, competing.spread)
+    gain = _speedup(report, chosen, versus, competing.spread)
+    beaten = None
+    if versus is not None and gain is not None and gain.high < 1 and versus in competing.rows and objective != "memory":
+        # The duel, on data that picked nothing, says that the choice is slower than what it was to improve on.
+        beaten, chosen, tied, gain = chosen, versus, [versus], _speedup(report, versus, versus, competing.spread)
     unconfirmed = _unconfirmed(report, objective, max_memory_bytes, competing)
-    choice = reasons.Choice(report, objective, chosen, best, tied, gain, competing.phase, competing.spread, unconfirmed)
+    choice = reasons.Choice(
+        report, objective, chosen, best, tied, gain, competing.phase, competing.spread, unconfirmed, beaten
+    )
     sentences = [*reasons.reasons(choice), *reasons.left_out(report, competing.excluded)]
     recommendation = Recommendation(
         id=chosen.id,
@@ -66,23 +74,33 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
         versus=report.plan.baseline,
         reasons=sentences,
         tied_with=[row.id for row in tied if row.id != chosen.id],
+        rounds=gain.rounds if gain and gain.phase != "explore" else 0,
+        detectable=_detectable(report, gain, chosen, versus),
         noise=_noise(report, best, competing, objective),
     )
     return Advice(recommendation, sentences, competing.excluded)
 
 
 def contenders(report: Report, objective: Objective, max_memory_bytes: int | None = None) -> list[str]:
-    """Ids of the rows that exploring cannot tell from the best, best first: what to confirm in fresh processes."""
+    """Ids of the rows that exploring cannot tell from the best, best first: those that race in fresh processes."""
     competing = _field(report, objective, max_memory_bytes, phase="explore")
     return [row.id for row in competing.rows if _tied(report, competing.rows[0], row, objective, competing)]
 
 
 def _unconfirmed(report: Report, objective: Objective, limit: int | None, competing: Field) -> list[Measurement]:
-    if competing.phase != "confirm":
+    if competing.phase != "race":
         return []
     known = {row.id for row in competing.rows}
     rows = (find(report, id) for id in contenders(report, objective, limit) if id not in known)
     return [row for row in rows if row is not None]
+
+
+def _detectable(report: Report, gain: Speedup | None, chosen: Measurement, versus: Measurement | None) -> float | None:
+    """The smallest effect that the rounds behind `gain` would have found; None where there were no rounds."""
+    if gain is None or versus is None or gain.phase == "explore":
+        return None
+    noise = interleaved([chosen, versus], gain.phase)
+    return detectable(noise.pair_spread, noise.rounds) if noise else None
 
 
 def _field(report: Report, objective: Objective, limit: int | None, phase: Phase | None = None) -> Field:
@@ -98,12 +116,12 @@ def _field(report: Report, objective: Objective, limit: int | None, phase: Phase
         else:
             excluded[row.id] = why
     explored = _ranked(report, [row for row in rows if log_latency(row, "explore") is not None], objective, "explore")
-    confirmed = [row for row in rows if log_latency(row, "confirm") is not None]
-    # Confirmed figures decide only where the row that exploring puts first was confirmed: rows confirmed under another
+    raced = [row for row in rows if log_latency(row, "race") is not None]
+    # The race decides only where the row that exploring puts first took part in it: rows that raced under another
     # objective or memory limit are not the best candidates of this one.
-    use_confirmed = bool(confirmed) and (not explored or explored[0] in confirmed)
-    if phase != "explore" and use_confirmed and objective != "memory":
-        return Field(_ranked(report, confirmed, objective, "confirm"), "confirm", spread(report), excluded)
+    use_race = bool(raced) and (not explored or explored[0] in raced)
+    if phase != "explore" and use_race and objective != "memory":
+        return Field(_ranked(report, raced, objective, "race"), "race", spread(report), excluded)
     return Field(explored, "explore", spread(report), excluded)
 
 
@@ -117,9 +135,9 @@ def _score(report: Report, row: Measurement, objective: Objective, phase: Phase)
         peak = peak_bytes(row, report.device.kind)
         return math.inf if peak is None else float(peak)
     baseline = find(report, report.plan.baseline)
-    differences = shared_rounds(row, baseline) if phase == "confirm" and baseline else []
+    differences = shared_rounds(row, baseline, phase) if baseline else []
     if differences and baseline:
-        anchor = log_latency(baseline, "confirm") or 0.0
+        anchor = log_latency(baseline, phase) or 0.0
         return anchor - math.fsum(differences) / len(differences)
     figure = log_latency(row, phase)
     return math.inf if figure is None else figure
@@ -136,9 +154,8 @@ def _threshold(report: Report, best: Measurement, row: Measurement, objective: O
     """What chance explains: bytes for the objective memory, else a difference of log-latencies."""
     if objective == "memory":
         return float(max(RESOLUTION_BYTES, _memory_repeat(report)))
-    differences = shared_rounds(row, best) if competing.phase == "confirm" else []
-    if len(differences) >= MIN_ROUNDS:  # fewer have no paired interval of their own worth having
-        return paired(differences)[1]
+    if len(shared_rounds(row, best, competing.phase)) >= MIN_ROUNDS:  # fewer have no interval worth having
+        return paired_half_width(row, best, competing.phase, report.measurements)
     return pair_noise(best, row, competing.phase, competing.spread)
 
 
@@ -168,10 +185,10 @@ def _simplicity(report: Report, row: Measurement) -> tuple[int, float, str]:
     return len(toggles), math.inf if peak is None else peak, row.id
 
 
-def _speedup(row: Measurement, versus: Measurement | None, between: Spread) -> Speedup | None:
+def _speedup(report: Report, row: Measurement, versus: Measurement | None, between: Spread) -> Speedup | None:
     """None also where the baseline has no figure to rely on: a ratio to it would be a false number."""
     if versus is None or gate(versus) is not None:
         return None
     if row.id == versus.id:
         return Speedup(1.0, 1.0, 1.0, versus.id, "explore", len(row.rounds) or 1)
-    return speedup(row, versus, between)
+    return speedup(row, versus, between, report.measurements)

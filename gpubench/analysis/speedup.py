@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from gpubench.analysis.noise import Spread, pair_noise, process_values
-from gpubench.analysis.statistics import t_quantile
+from gpubench.analysis.noise import Spread, interleaved, pair_noise, process_values
+from gpubench.analysis.phases import PHASES, Phase, of_phase
 from gpubench.results.schema import Measurement
-
-Phase = Literal["explore", "confirm"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +23,12 @@ class Speedup:
     rounds: int  # processes of the row behind it
 
 
-def shared_rounds(row: Measurement, versus: Measurement) -> list[float]:
-    """log(versus / row) in seconds per item for each confirming round that has both."""
-    theirs = {part.index: part.median_s for part in versus.rounds if part.phase == "confirm" and part.median_s > 0}
+def shared_rounds(row: Measurement, versus: Measurement, phase: Phase) -> list[float]:
+    """log(versus / row) in seconds per item for each round of `phase` that has both."""
+    theirs = {part.index: part.median_s for part in of_phase(versus, phase)}
     scale = (row.items_per_step or 1) / (versus.items_per_step or 1)
     return [
-        math.log(theirs[part.index] / part.median_s * scale)
-        for part in row.rounds
-        if part.phase == "confirm" and part.index in theirs and part.median_s > 0
+        math.log(theirs[part.index] / part.median_s * scale) for part in of_phase(row, phase) if part.index in theirs
     ]
 
 
@@ -42,33 +38,46 @@ def log_latency(row: Measurement, phase: Phase) -> float | None:
     return math.fsum(math.log(value) for value in values) / len(values) if values else None
 
 
-def speedup(row: Measurement, versus: Measurement, spread: Spread, phase: Phase | None = None) -> Speedup | None:
+def speedup(
+    row: Measurement,
+    versus: Measurement,
+    spread: Spread,
+    rows: Sequence[Measurement] = (),
+    phases: Sequence[Phase] = PHASES,
+) -> Speedup | None:
     """The speed-up of `row` over `versus`, or None where either has no figure.
 
-    From fresh confirming processes alone where both have them (a figure from exploring overstates the winner, which was
-    picked for it); paired by round where there are at least 2. `phase` asks for one kind of data only.
+    From the freshest of `phases` in which both were measured: a figure from exploring overstates the winner, which was
+    picked for it. Paired by round where there are at least 2, with the noise of all `rows` of those rounds.
     """
     if versus.id == row.id:
         return None
-    differences = shared_rounds(row, versus) if phase != "explore" else []
-    if len(differences) >= 2:
-        mean, half = paired(differences)
-        return _from_logs(mean, half, versus, "confirm", len(differences))
-    for kind in ("confirm", "explore") if phase is None else (phase,):
-        mine, theirs = log_latency(row, kind), log_latency(versus, kind)
+    for phase in phases:
+        differences = shared_rounds(row, versus, phase)
+        if len(differences) >= 2:
+            mean = math.fsum(differences) / len(differences)
+            return _from_logs(mean, paired_half_width(row, versus, phase, rows), versus, phase, len(differences))
+    for phase in phases:
+        mine, theirs = log_latency(row, phase), log_latency(versus, phase)
         if mine is not None and theirs is not None:
-            half = pair_noise(row, versus, kind, spread)
-            return _from_logs(theirs - mine, half, versus, kind, len(process_values(row, kind)))
+            half = pair_noise(row, versus, phase, spread)
+            return _from_logs(theirs - mine, half, versus, phase, len(process_values(row, phase)))
     return None
 
 
-def paired(differences: list[float]) -> tuple[float, float]:
-    """Mean and 95 % half-width (Student's t) of at least 2 paired differences."""
-    count = len(differences)
-    mean = math.fsum(differences) / count
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in differences) / (count - 1))
-    return mean, t_quantile(count - 1) * deviation / math.sqrt(count)
+def paired_half_width(row: Measurement, versus: Measurement, phase: Phase, rows: Sequence[Measurement]) -> float:
+    """95 % half-width of the mean log-ratio over shared rounds.
+
+    In the duel from these two rows alone; else from all that ran in the same rounds, which would be too few for two.
+    Infinite below 2 shared rounds.
+    """
+    noise = interleaved([row, versus], phase)
+    if noise is None:
+        return math.inf
+    pooled = interleaved(rows, phase) if phase != "duel" else None
+    return pooled.half_width if pooled and pooled.rounds == noise.rounds else noise.half_width
 
 
 def _from_logs(mean: float, half: float, versus: Measurement, phase: Phase, rounds: int) -> Speedup:
-    return Speedup(math.exp(mean), math.exp(mean - half), math.exp(mean + half), versus.id, phase, rounds)
+    high = math.exp(min(mean + half, 700.0))  # beyond this the exponential overflows
+    return Speedup(math.exp(mean), math.exp(mean - half), high, versus.id, phase, rounds)

@@ -1,14 +1,17 @@
-"""Figures from the raw samples of one process. Pure functions."""
+"""Figures from raw samples and from the medians of processes. Pure functions."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 from gpubench.errors import GpubenchError
 from gpubench.results.schema import Latency
 
 CONFIDENCE = 0.95
+MIN_PROCESSES = 3  # with 2, Student's factor of 12.7 makes an interval that says nothing
+DETECTION_FACTOR = 3.17  # z(0.99) + z(0.80), standard normal quantiles
 # scipy.special.stdtrit(n, 0.975) for n = 1, 2, ...: kept here because commands that only read reports must start at
 # once, and scipy takes 0.2 s to import. A test holds the table against scipy.
 # fmt: off
@@ -21,13 +24,12 @@ T_QUANTILES = (
 # fmt: on
 
 
-def latency(samples_s: Sequence[float]) -> Latency:
-    """Seconds per step: median, 5th and 95th percentile, and the exact distribution-free 95 % interval of the median.
+def latency(samples_s: Sequence[float], medians_s: Sequence[float] | None = None) -> Latency:
+    """Seconds per step from the samples of some processes and those processes' medians (None: of one process).
 
-    The interval runs between two order statistics chosen from the binomial distribution (W. J. Conover, Practical
-    Nonparametric Statistics, 3rd ed., section 3.2). Fewer than 6 samples have no such interval: it is then their
-    whole range, which covers the median with less than 95 %.
-    It speaks of this one process only: between processes the spread is larger.
+    `median` is the geometric mean of the medians; the 95 % interval is Student's t over their logarithms, since the
+    process is the unit of replication: samples of one process say nothing of how far the next one will be off. With
+    fewer than `MIN_PROCESSES` there is none. `p5` and `p95` are percentiles of all samples.
 
     Raises GpubenchError for no samples, and for samples that are negative or not finite.
     """
@@ -38,36 +40,35 @@ def latency(samples_s: Sequence[float]) -> Latency:
             raise GpubenchError(f"A sample is {sample} s.", "Samples are finite numbers of seconds, at least 0.")
     import numpy as np
 
-    ordered = np.sort(np.asarray(samples_s, dtype=float))
-    p5, median, p95 = np.quantile(ordered, (0.05, 0.5, 0.95))
-    low = _interval_index(len(ordered))
-    return Latency(
-        median=float(median),
-        p5=float(p5),
-        p95=float(p95),
-        ci_low=float(ordered[low]),
-        ci_high=float(ordered[-1 - low]),
-    )
+    p5, p95 = np.quantile(np.asarray(samples_s, dtype=float), (0.05, 0.95))
+    medians = [statistics.median(samples_s)] if medians_s is None else list(medians_s)
+    middle, low, high = center(medians)
+    return Latency(median=middle, p5=float(p5), p95=float(p95), ci_low=low, ci_high=high, processes=len(medians))
 
 
-def _interval_index(count: int) -> int:
-    """How many order statistics to leave out at either end; 0 where `count` is too small to leave out any."""
-    # scipy.special instead of scipy.stats.quantile_test, which says the same (a test holds that): stats takes 0.5 s
-    # to import, and every measured process would pay for it.
-    from scipy.special import bdtr
+def center(medians_s: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Geometric mean of positive figures and its 95 % interval by Student's t over their logarithms.
 
-    tail = (1 - CONFIDENCE) / 2
-    index = -1
-    while bdtr(index + 1, count, 0.5) < tail:
-        index += 1
-    return max(index, 0)
+    The interval is None with fewer than `MIN_PROCESSES` figures, and where one of them is 0.
+    """
+    if min(medians_s) <= 0:
+        return statistics.median(medians_s), None, None
+    logs = [math.log(value) for value in medians_s]
+    mean = math.fsum(logs) / len(logs)
+    if len(logs) == 1:
+        return medians_s[0], None, None
+    if len(logs) < MIN_PROCESSES:
+        return math.exp(mean), None, None
+    half = t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
 
-def relative_noise(figure: Latency) -> float:
-    """Half the width of the interval of the median on a log scale: 0.01 is 1 %. Infinite where it touches 0."""
-    if figure.ci_low <= 0:
-        return math.inf
-    return math.log(figure.ci_high / figure.ci_low) / 2
+def detectable(spread: float, rounds: int) -> float:
+    """The smallest relative slowdown that `rounds` paired rounds find, for paired log-ratios of that spread.
+
+    One-sided at 0.01 with power 0.8: exp(3.17 s / sqrt(n)) - 1, where 3.17 = z(0.99) + z(0.80).
+    """
+    return math.expm1(DETECTION_FACTOR * spread / math.sqrt(rounds))
 
 
 def t_quantile(degrees_of_freedom: int) -> float:

@@ -59,7 +59,7 @@ def rows(report: Report) -> list[Row]:
             measurement=row,
             changed=shown(row, baseline),
             # A row that is wrong or had no effect did not do the same work: its ratio would be a false number.
-            speedup=speedup(row, usable, between) if usable and gate(row) is None else None,
+            speedup=speedup(row, usable, between, report.measurements) if usable and gate(row) is None else None,
             memory_bytes=peak_bytes(row, report.device.kind),
         )
         for number, row in enumerate(report.measurements, start=1)
@@ -109,6 +109,9 @@ COLUMNS = (
     Column("speedup_high", lambda row: row.speedup.high if row.speedup else None),
     Column("speedup_versus", lambda row: row.speedup.versus if row.speedup else None),
     Column("speedup_phase", lambda row: row.speedup.phase if row.speedup else None),
+    Column("speedup_rounds", lambda row: row.speedup.rounds if row.speedup else None),
+    Column("processes", lambda row: row.measurement.latency_s.processes if row.measurement.latency_s else None),
+    Column("host_bound_fraction", lambda row: row.measurement.host_bound_fraction),
     Column("peak_memory_bytes", lambda row: row.memory_bytes),
     Column("compile_time_s", lambda row: row.measurement.compile_time_s),
     Column("quality_passed", lambda row: row.measurement.quality.passed if row.measurement.quality else None),

@@ -39,15 +39,27 @@ def compare_opts(
     objective: o.Objective = "fps",
     max_memory: o.MaxMemory = None,
     timeout: o.Timeout = "10min",
-    confirm_rounds: Annotated[
+    rounds: o.Rounds = 1,
+    duel_rounds: Annotated[
         int,
         typer.Option(
-            "--confirm-rounds",
+            "--duel-rounds",
             min=0,
-            max=100,
-            help="Rounds in which baseline and leaders meet again in fresh processes.",
+            max=1000,
+            help="Rounds in which the baseline and the choice meet on fresh data; 0: neither race nor duel.",
+            rich_help_panel=o.RUN,
         ),
-    ] = 5,
+    ] = 6,
+    pair: Annotated[
+        o.PairName,
+        typer.Option(
+            "--pair",
+            help="Race and duel: inside one process where two configurations can share it, or one process each.",
+            rich_help_panel=o.RUN,
+        ),
+    ] = "process",
+    strict: o.Strict = False,
+    allow: o.Allow = None,
     seed: o.Seed = 0,
     resume: o.Resume = False,
     dry_run: o.DryRun = False,
@@ -58,7 +70,7 @@ def compare_opts(
     """Measure a matrix of settings on a model and recommend the best.
 
     The default matrix is a ladder: the baseline, each technique alone, then the techniques one upon the other, and
-    at last the leaders against the baseline on fresh data.
+    at last the leaders race, and the one chosen meets the baseline in a duel on fresh data.
     """
     from gpubench.cli.planning import request_of
     from gpubench.cli.run import run

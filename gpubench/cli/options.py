@@ -112,6 +112,36 @@ Format = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notes.", rich_help_panel=OUTPUT)]
 
 
+PairName = Literal["process", "round"]
+Rounds = Annotated[
+    int,
+    typer.Option(
+        "--rounds",
+        min=1,
+        max=1000,
+        help="Fresh processes of every configuration, in random order within a round, reversed in every other.",
+        rich_help_panel=RUN,
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Rows that are unsteady, noisy, throttled, contaminated, host-bound or swapped fail, and so the run.",
+        rich_help_panel=RUN,
+    ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="FLAG",
+        help="Recommend in spite of unsteady, contaminated or swapped; may be repeated.",
+        rich_help_panel=RUN,
+    ),
+]
+
+
 def split_assignment(text: str, option: str) -> tuple[str, str]:
     """`NAME=VALUE` in two; GpubenchError where there is no `=` or a side is empty."""
     name, equals, value = (part.strip() for part in text.partition("="))

@@ -19,7 +19,7 @@ from gpubench.toggles.toggle import Scope
 from gpubench.worker.messages import Described, WorkloadChoice
 
 if TYPE_CHECKING:
-    from gpubench.cli.options import ModeName, ObjectiveName, OutputFormat
+    from gpubench.cli.options import ModeName, ObjectiveName, OutputFormat, PairName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,11 @@ class Request:
     matrix: str | None = None
     strategy: str | None = None
     set_: list[str] = field(default_factory=list)
-    confirm_rounds: int = 0
+    rounds: int = 1
+    duel_rounds: int = 0
+    pair: PairName = "process"
+    strict: bool = False
+    allow: list[str] = field(default_factory=list)
     sweep: tuple[str, list[int]] | None = None  # toggle and values; no values: what the toggle offers
     overlaps: tuple[int, ...] = ()
 
@@ -61,6 +65,7 @@ def request_of(command: str, options: Mapping[str, Any], **more: Any) -> Request
         "parameters": found.pop("param") or [],
         "fix": found.pop("fix") or [],
         "set_": found.pop("set_", None) or [],
+        "allow": found.pop("allow", None) or [],
         "format": found.pop("format_"),
         **found,
     }

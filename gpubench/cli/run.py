@@ -8,21 +8,23 @@ import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 import gpubench
+from gpubench.analysis.eligibility import GATES
 from gpubench.analysis.knee import knee
 from gpubench.cli.options import split_assignment
 from gpubench.cli.planning import Request, choice_of, fixed, likely_environments, matrix_of, scope_of
 from gpubench.cli.progress import Quiet, listener
 from gpubench.cli.show import print_dry_run, print_report
-from gpubench.errors import EXIT_OK, EXIT_REGRESSION, GpubenchError
+from gpubench.errors import EXIT_OK, EXIT_REGRESSION, GpubenchError, unknown_name
 from gpubench.matrices import load_matrix
 from gpubench.matrix import Builder, Matrix
-from gpubench.results import store
+from gpubench.results import calibrations, store
 from gpubench.results.schema import SCHEMA_VERSION, Plan, Protocol, Report, Tool
+from gpubench.runner.bench import Bench
+from gpubench.runner.calibrate import fingerprint
 from gpubench.runner.campaign import Campaign
 from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import now
@@ -32,10 +34,6 @@ from gpubench.toggles import get
 from gpubench.units import parse_bytes, parse_duration
 from gpubench.worker.messages import Described
 from gpubench.workloads import check_reference
-
-if TYPE_CHECKING:
-    pass
-
 
 LONGEST_S = 30 * 24 * 3600.0  # a month: beyond it the system's own clocks overflow
 
@@ -50,10 +48,20 @@ def run(request: Request) -> int:
         load_matrix(request.matrix)
     for text in (*request.set_, *request.fix):
         get(split_assignment(text, "--set" if text in request.set_ else "--fix")[0])
+    for flag in request.allow:
+        if flag not in GATES:
+            raise unknown_name("flag", flag, list(GATES))
     if request.output:
         store.check_writable(request.output)
     progress = listener(request.quiet or request.dry_run)
-    protocol = Protocol(timer="perf_counter", timeout_s=timeout, seed=request.seed, max_memory_bytes=max_memory)
+    protocol = Protocol(
+        timeout_s=timeout,
+        seed=request.seed,
+        max_memory_bytes=max_memory,
+        rounds=request.rounds,
+        duel_rounds=request.duel_rounds,
+        pair=request.pair,
+    )
     with Laboratory(choice_of(request), request.device, protocol) as laboratory, progress:
         laboratory.begin_servers(likely_environments(request))
         described = laboratory.describe(request.batch_size)
@@ -71,7 +79,9 @@ def run(request: Request) -> int:
         raise GpubenchError(f"The report could not be saved: {campaign.unsaved}", "What is printed above is all of it.")
     if not request.quiet:
         print(printable(f"Report: {path}"), file=sys.stderr)  # noqa: T201
-    return EXIT_OK if any(row.status == "ok" for row in report.measurements) else EXIT_REGRESSION
+    failed = [row for row in report.measurements if request.strict and row.reason.startswith("--strict")]
+    fine = any(row.status == "ok" for row in report.measurements) and not failed
+    return EXIT_OK if fine else EXIT_REGRESSION
 
 
 def campaign_of(
@@ -87,6 +97,7 @@ def campaign_of(
     """The run that `request` asks for."""
     return Campaign(
         laboratory=laboratory,
+        bench=Bench(laboratory, builder.defaults, progress.phase),
         builder=builder,
         matrix=matrix,
         report=report,
@@ -94,7 +105,7 @@ def campaign_of(
         listener=progress,
         objective=request.objective,
         max_memory_bytes=max_memory,
-        confirm_rounds=request.confirm_rounds,
+        strict=request.strict,
     )
 
 
@@ -116,7 +127,7 @@ def protocol_for(device_kind: str, protocol: Protocol) -> Protocol:
     """`protocol` for a CPU or a GPU, whose sampling must be long enough for NVML's averages over up to 1 s."""
     if device_kind != "cuda":
         return protocol
-    return msgspec.structs.replace(protocol, timer="cuda_event", min_sampling_s=2.5, max_sampling_s=5.0)
+    return msgspec.structs.replace(protocol, device_timer="cuda_event", min_sampling_s=2.5, max_sampling_s=5.0)
 
 
 def begin(request: Request, described: Described, protocol: Protocol, matrix: Matrix) -> tuple[Report, Path]:
@@ -137,11 +148,13 @@ def begin(request: Request, described: Described, protocol: Protocol, matrix: Ma
             strategy=matrix.strategy,
             baseline=matrix.baseline.id,
             objective=request.objective,
+            allow=request.allow,
             set={one.toggle: list(one.values) for one in matrix.techniques},
             fix=matrix.fixed,
             configurations=[matrix.baseline.id, *(row.id for row in matrix.planned)],
         ),
         measurements=[],
+        calibration=calibrations.load(fingerprint(described.device, described.environment)),
     )
     stem = f"{slug(described.workload.name)}-{described.workload.mode}"
     folder = Path("results", described.device.slug)
@@ -150,7 +163,7 @@ def begin(request: Request, described: Described, protocol: Protocol, matrix: Ma
         if path.exists():
             earlier = store.load(path)
             refuse_unlike(earlier, report, path)
-            plan = msgspec.structs.replace(earlier.plan, objective=request.objective)
+            plan = msgspec.structs.replace(earlier.plan, objective=request.objective, allow=request.allow)
             return msgspec.structs.replace(earlier, plan=plan, finished_at=None, recommendation=None, sweep=None), path
         raise GpubenchError(f"There is no report {path} to go on with.", "Leave --resume out to begin it.")
     path = request.output or folder / f"{stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"

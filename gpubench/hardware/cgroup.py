@@ -69,3 +69,21 @@ def memory_limit_bytes(root: Path = Path("/")) -> int | Unavailable:
         return narrowest if isinstance(narrowest, Unavailable) else int(narrowest)
     except (OSError, ValueError) as error:
         return Unavailable(f"the control group cannot be read: {error}")
+
+
+def cpu_throttled_s(root: Path = Path("/")) -> float | Unavailable:
+    """Seconds so far in which a CPU quota held back this process's control group or one above it."""
+    seconds: list[float] = []
+    try:
+        for folder in _folders(root, "cpu"):
+            if not (folder / "cpu.stat").is_file():
+                continue
+            rows = (line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+            counts = {row[0]: int(row[1]) for row in rows if len(row) == 2}
+            # Each group counts its own quota only, so they add up. Microseconds in version 2, nanoseconds in 1.
+            for name, unit in (("throttled_usec", 1e6), ("throttled_time", 1e9)):
+                if name in counts:
+                    seconds.append(counts[name] / unit)
+    except (OSError, ValueError) as error:
+        return Unavailable(f"the control group cannot be read: {error}")
+    return sum(seconds) if seconds else Unavailable("no control group file tells for how long a quota held it back")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,9 +85,11 @@ class Nvml:
         if entry.startswith("MIG-"):
             return self.device(entry)
         if entry.startswith("GPU-"):
-            matching = [card for card in cards if card.uuid.startswith(entry)]  # CUDA allows an unambiguous beginning
-            if len(matching) != 1:
-                return Unavailable(f"{len(matching)} cards have a UUID that begins with {entry}")
+            # CUDA allows an unambiguous beginning, and stops counting at an entry that is none.
+            for named in entries[: index + 1]:
+                matching = [card for card in cards if card.uuid.startswith(named)]
+                if len(matching) != 1:
+                    return Unavailable(f"{len(matching)} cards have a UUID that begins with {named}")
             return _whole_card(matching[0])
         if environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID" and len({card.state().name for card in cards}) > 1:
             return Unavailable(
@@ -97,13 +100,26 @@ class Nvml:
 
 
 def visible_entries(value: str | None, count: int) -> list[str]:
-    """The devices that CUDA would offer, in order: numbers as text, or UUIDs. Like CUDA it stops at an invalid one."""
+    """The devices that CUDA would offer, in order: numbers as text, or UUIDs.
+
+    As CUDA and torch (torch.cuda._parse_visible_devices) read it: the first entry decides which kind all have, the
+    first invalid one ends the list, one that comes twice empties it, and a number may have letters behind it.
+    """
     if value is None:
         return [str(index) for index in range(count)]
+    parts = [part.strip() for part in value.split(",")]
+    kind = next((prefix for prefix in PREFIXES if parts[0].startswith(prefix)), "")
     entries: list[str] = []
-    for entry in (part.strip() for part in value.split(",")):
-        if not (entry.startswith(PREFIXES) or (entry.isdecimal() and int(entry) < count)) or entry in entries:
+    for part in parts:
+        if kind:
+            entry = part if part.startswith(kind) else ""
+        else:
+            digits = re.match(r"\+?(\d+)", part, re.ASCII)
+            entry = str(int(digits[1])) if digits and int(digits[1]) < count else ""
+        if not entry:
             break
+        if entry in entries:
+            return []
         entries.append(entry)
     return entries
 

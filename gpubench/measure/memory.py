@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,3 +71,28 @@ def reset_device_peak(device: torch.device) -> None:
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def in_use(device: torch.device) -> int | None:
+    """Bytes held now: by torch's allocator on a GPU, by the whole process on a CPU."""
+    import torch
+
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else host_memory().resident
+
+
+def allocation_retries(device: torch.device) -> int | None:
+    """How often torch's CUDA allocator had to give cached blocks back to make room; None on a CPU."""
+    import torch
+
+    return int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0)) if device.type == "cuda" else None
+
+
+def growth(levels: Sequence[int | None]) -> int | None:
+    """Bytes by which memory grows from one step to the next: the median, so that one late allocation says nothing.
+
+    None where fewer than two steps were read.
+    """
+    known = [level for level in levels if level is not None]
+    if len(known) < 2:
+        return None
+    return round(statistics.median(after - before for before, after in itertools.pairwise(known)))

@@ -7,19 +7,22 @@ import time
 from types import TracebackType
 from typing import Self
 
-from gpubench.hardware.nvml import NvmlDevice, Unavailable
-from gpubench.hardware.nvml_device import Process
+from gpubench.hardware.monitored import SLOWDOWNS, Activity, ActivityMeter, MonitoredDevice, Process
+from gpubench.hardware.nvml_call import Unavailable
 from gpubench.measure.process_usage import Usage, read_usage
 from gpubench.measure.readings import Sample, summarize
+from gpubench.measure.slowdowns import slowdowns
 from gpubench.results.schema import Utilization
 
 PROCESS_LIST_S = 0.5  # between two looks at the process list, which costs more than all other readings together
+ACTIVITY_S = 0.2  # between two readings of the activity counters, which need 0.1 s to change
+NO_CLOCKS = "a CPU tells no clock event reasons"
 
 
 class Monitor:
     """A thread that reads `hz` times per second from `start` (or `with`) until `stop`.
 
-    pid: the worker's. device: its GPU in NVML, `Unavailable` where NVML cannot reach it, None on a CPU.
+    pid: the worker's. device: its GPU, `Unavailable` where its maker's library cannot reach it, None on a CPU.
     ours: process ids that are no strangers on the GPU; the worker's own is added.
     A worker that ends is no error: its readings end there.
     """
@@ -27,7 +30,7 @@ class Monitor:
     def __init__(
         self,
         pid: int,
-        device: NvmlDevice | Unavailable | None = None,
+        device: MonitoredDevice | Unavailable | None = None,
         *,
         hz: float = 20.0,
         ours: frozenset[int] = frozenset(),
@@ -38,6 +41,8 @@ class Monitor:
         self.ours = ours | {pid}
         self._samples: list[Sample] = []
         self._next_process_list = 0.0
+        self._next_activity = 0.0
+        self._meter: ActivityMeter | Unavailable | None = None  # None: not opened yet
         self._error: tuple[float, str] | None = None  # when, and what
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -56,6 +61,10 @@ class Monitor:
             self._stopping.set()
             self._thread.join()
             self._thread = None
+        with self._lock:
+            if self._meter is not None and not isinstance(self._meter, Unavailable):
+                self._meter.close()
+            self._meter = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -68,14 +77,31 @@ class Monitor:
 
     def window(self, start: float, end: float) -> Utilization:
         """What was read between two `time.monotonic()` times, which on Linux all processes share."""
-        with self._lock:
-            running = self._thread is not None and self._error is None
-            late = not self._samples or self._samples[-1].at < end
-        if running and late:
-            self._read_guarded()  # so that the window's end lies between two readings
-        with self._lock:
-            samples, error = list(self._samples), self._error
+        samples, error = self._readings_until(end)
         return summarize(samples, start, end, pid=self.pid, device=self.device, ours=self.ours, error=error)
+
+    def slowdowns(self, start: float, end: float) -> list[str] | Unavailable:
+        """Why heat or the power supply held the clocks down in the window; empty where nothing did.
+
+        Each with how many readings had it, such as "hw_thermal_slowdown (3 of 40 readings)".
+        """
+        samples, error = self._readings_until(end)
+        if self.device is None:
+            return Unavailable(NO_CLOCKS)
+        if isinstance(self.device, Unavailable):
+            return self.device
+        if error is not None and error[0] <= end:
+            return Unavailable(error[1])
+        return slowdowns(samples, start, end)
+
+    def slowdowns_now(self) -> list[str] | Unavailable:
+        """Why heat or the power supply holds the clocks down at this moment; empty where nothing does."""
+        if self.device is None:
+            return Unavailable(NO_CLOCKS)
+        if isinstance(self.device, Unavailable):
+            return self.device
+        reasons = self.device.throttle_reasons()
+        return reasons if isinstance(reasons, Unavailable) else [name for name in reasons if name in SLOWDOWNS]
 
     def device_process_memory_bytes(self, pid: int | None = None) -> int | Unavailable:
         """Device memory that the worker (or `pid`) holds now, in bytes, its CUDA context included."""
@@ -84,6 +110,16 @@ class Monitor:
         if isinstance(self.device, Unavailable):
             return self.device
         return self.device.process_memory_bytes(self.pid if pid is None else pid)
+
+    def _readings_until(self, end: float) -> tuple[list[Sample], tuple[float, str] | None]:
+        """All readings so far and the error that ended them, with one after `end` where the thread still runs."""
+        with self._lock:
+            running = self._thread is not None and self._error is None
+            late = not self._samples or self._samples[-1].at < end
+        if running and late:
+            self._read_guarded()  # so that the window's end lies between two readings
+        with self._lock:
+            return list(self._samples), self._error
 
     def _run(self) -> None:
         due = time.monotonic()
@@ -107,10 +143,20 @@ class Monitor:
     def _read(self) -> Sample:
         usage: Usage | Unavailable = read_usage(self.pid)
         at = time.monotonic()
-        if not isinstance(self.device, NvmlDevice):
+        if self.device is None or isinstance(self.device, Unavailable):
             return Sample(at=at, usage=usage)
         processes: list[Process] | Unavailable | None = None
         if at >= self._next_process_list:
             processes = self.device.processes()
             self._next_process_list = at + PROCESS_LIST_S
-        return Sample(at=time.monotonic(), usage=usage, usage_at=at, gpu=self.device.sample(), processes=processes)
+        activity = self._read_activity(self.device, at)
+        gpu = self.device.sample()
+        return Sample(at=time.monotonic(), usage=usage, usage_at=at, gpu=gpu, processes=processes, activity=activity)
+
+    def _read_activity(self, device: MonitoredDevice, at: float) -> Activity | Unavailable | None:
+        if at < self._next_activity:
+            return None
+        self._next_activity = at + ACTIVITY_S
+        if self._meter is None:
+            self._meter = device.activity_meter()
+        return self._meter if isinstance(self._meter, Unavailable) else self._meter.read()

@@ -6,14 +6,17 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpubench.hardware.nvml import NvmlDevice, Unavailable
-from gpubench.hardware.nvml_device import (
+from gpubench.hardware.monitored import (
+    Activity,
     GpuSample,
+    MonitoredDevice,
     Process,
     decode_reasons,
     energy_joules,
     other_processes,
 )
+from gpubench.hardware.nvml_call import Unavailable
+from gpubench.measure.activity import ACTIVITY_FIELDS, activity_reading
 from gpubench.measure.process_usage import Usage
 from gpubench.results.schema import Reading, Utilization
 
@@ -24,7 +27,7 @@ LEAST_WINDOW_S = 2 * AVERAGED_S
 LEAST_STEP_S = 0.01  # a CPU clock's difference over less says more about the reading than about the process
 AVERAGED = ("gpu_utilization_percent", "memory_utilization_percent", "power_watts")
 INSTANT = ("memory_used_bytes", "temperature_celsius", "sm_clock_mhz", "memory_clock_mhz")
-GPU_FIELDS = (*AVERAGED, *INSTANT, "energy_joules", "throttle_reasons", "other_processes")
+GPU_FIELDS = (*AVERAGED, *INSTANT, *ACTIVITY_FIELDS, "energy_joules", "throttle_reasons", "other_processes")
 PROCESS_FIELDS = ("process_cpu_percent", "process_resident_bytes")
 
 
@@ -37,6 +40,7 @@ class Sample:
     usage_at: float | None = None  # where that was noticeably earlier
     gpu: GpuSample | None = None
     processes: list[Process] | Unavailable | None = None  # None: not looked at this time
+    activity: Activity | Unavailable | None = None  # of the time since the reading before; None: none ended here
 
 
 def summarize(
@@ -45,7 +49,7 @@ def summarize(
     end: float,
     *,
     pid: int,
-    device: NvmlDevice | Unavailable | None,
+    device: MonitoredDevice | Unavailable | None,
     ours: frozenset[int],
     error: tuple[float, str] | None = None,
 ) -> Utilization:
@@ -65,6 +69,9 @@ def summarize(
         gathered.put(name, _gpu_reading(inside, name, start, end))
     for name in AVERAGED:
         gathered.put(name, _averaged(inside, name, start, end))
+    activities = [sample.activity for sample in samples]
+    for name in ACTIVITY_FIELDS:
+        gathered.put(name, activity_reading(activities, name, start, end))
     gathered.put("energy_joules", _energy(samples, start, end))
     gathered.put("throttle_reasons", _throttle(inside, start, end))
     gathered.put("other_processes", _others(samples, start, end, ours))
@@ -173,6 +180,8 @@ def _energy(samples: Sequence[Sample], start: float, end: float) -> float | Unav
     for before, after in itertools.pairwise(values):
         if isinstance(step := energy_joules(before, after), Unavailable):
             return step
+    if values[-1] == values[0]:  # no device runs on nothing
+        return Unavailable(f"the energy counter did not move within the window of {end - start:.2f} s")
     return energy_joules(values[0], values[-1])
 
 

@@ -1,13 +1,17 @@
-"""One profiled step, as a list of operators with the dtypes and strides they really saw."""
+"""One profiled step, as a list of operators with the dtypes and strides they really saw, and of GPU kernels."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# What the profiler calls work on a GPU. Its other categories there are annotations, which span idle time as well.
+_ON_DEVICE = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
+_MICROSECOND = 1e-6  # chrome traces give start and duration in microseconds, with fractions
 
 
 @dataclass(frozen=True)
@@ -21,16 +25,45 @@ class Operator:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """One run of a GPU kernel."""
+
+    name: str  # as the library calls it, C++ template arguments included
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Trace:
-    """What ran in one step: CPU-side operators (also those that compiled code calls) and GPU kernel names."""
+    """What ran in one step: CPU-side operators (also those that compiled code calls) and GPU kernels."""
 
     operators: tuple[Operator, ...]
-    kernels: tuple[str, ...]
-    names: frozenset[str]  # of every event, operators and annotations alike
+    kernels: tuple[Kernel, ...]
+    names: frozenset[str]  # of all that ran: operators, kernels, calls of CUDA, annotations
+    device_busy_s: float | None = None  # see `busy_seconds`
 
     def named(self, *parts: str) -> list[Operator]:
         """The operators whose name contains any of `parts`."""
         return [operator for operator in self.operators if any(part in operator.name for part in parts)]
+
+
+def busy_seconds(events: Iterable[Mapping[str, Any]]) -> float | None:
+    """Seconds in which at least one GPU kernel, copy or fill ran; None where the chrome-trace `events` hold none.
+
+    The length of the union of their intervals: streams overlap, so that a sum could exceed the step itself.
+    """
+    spans = sorted(
+        (float(event["ts"]), float(event["ts"]) + float(event["dur"]))
+        for event in events
+        if event.get("cat") in _ON_DEVICE and "dur" in event
+    )
+    if not spans:
+        return None
+    busy, reached = 0.0, spans[0][0]
+    for start, end in spans:
+        if end > reached:
+            busy += end - max(start, reached)
+            reached = end
+    return busy * _MICROSECOND
 
 
 def _nest(values: Any) -> tuple[tuple[int, ...], ...]:
@@ -41,33 +74,47 @@ def _nest(values: Any) -> tuple[tuple[int, ...], ...]:
     )
 
 
+def from_events(events: list[dict[str, Any]]) -> Trace:
+    """The `Trace` of the events of a chrome trace, as torch.profiler writes them."""
+    return Trace(
+        operators=tuple(
+            Operator(
+                name=event["name"],
+                dtypes=tuple(event["args"]["Input type"]),
+                shapes=_nest(event["args"].get("Input Dims")),
+                strides=_nest(event["args"].get("Input Strides")),
+            )
+            for event in events
+            if "Input type" in event.get("args", {})
+        ),
+        kernels=tuple(
+            Kernel(name=event["name"], seconds=float(event.get("dur", 0)) * _MICROSECOND)
+            for event in events
+            if event.get("cat") == "kernel"
+        ),
+        # Only events that last, without the profiler's own: its notes on processes are there even where nothing ran.
+        names=frozenset(event["name"] for event in events if event.get("ph") == "X" and event.get("cat") != "Trace"),
+        device_busy_s=busy_seconds(events),
+    )
+
+
 def trace_step(step: Callable[[], object], *, cuda: bool) -> Trace:
     """The `Trace` of one call of `step`.
 
     Read from torch.profiler's own trace file, because strides and dtypes of arguments are in no public attribute.
     Raises RuntimeError where the profiler cannot run (CUPTI missing, say).
     """
+    import torch
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])
+    if cuda:  # else kernels that earlier steps have launched would be counted to this one
+        torch.cuda.synchronize()
     with profile(activities=activities, record_shapes=True) as profiler:
         step()
+        if cuda:
+            torch.cuda.synchronize()
     with tempfile.TemporaryDirectory(prefix="gpubench-trace-") as folder:
         path = Path(folder, "trace.json")
         profiler.export_chrome_trace(str(path))
-        events = json.loads(path.read_text())["traceEvents"]
-    operators = tuple(
-        Operator(
-            name=event["name"],
-            dtypes=tuple(event["args"]["Input type"]),
-            shapes=_nest(event["args"].get("Input Dims")),
-            strides=_nest(event["args"].get("Input Strides")),
-        )
-        for event in events
-        if "Input type" in event.get("args", {})
-    )
-    return Trace(
-        operators=operators,
-        kernels=tuple(event["name"] for event in events if event.get("cat") == "kernel"),
-        names=frozenset(event["name"] for event in events if "name" in event),
-    )
+        return from_events(json.loads(path.read_text())["traceEvents"])

@@ -33,31 +33,43 @@ class Tool(Struct, frozen=True, kw_only=True):
 class Protocol(Struct, frozen=True, kw_only=True):
     """How each row was measured; rows under unlike protocols are not compared."""
 
-    timer: Literal["perf_counter", "cuda_event"]
-    interval: str = "exact order-statistic 95 % interval of the median over the row's samples"
+    timer: Literal["perf_counter"] = "perf_counter"  # of `samples_s`; blocks are synchronized on both sides
+    device_timer: Literal["cuda_event"] | None = None  # beside it, around the same blocks
+    interval: str = "Student's t, 95 %, over the logarithms of the processes' medians"
     block_s: float = 0.05  # least length of one sample: measurement guide, "blocks of >= 50 ms"
     min_samples: int = 10
     min_sampling_s: float = 0.5
     max_sampling_s: float = 3.0
     target_spread: float = 0.005  # stop when the samples' relative interquartile range is below this
-    warmup_min_iterations: int = 3
+    warmup_min_iterations: int = 25  # a start that is slow for 20 iterations must not reach the samples
+    warmup_min_s: float = 1.5  # or for so long, where steps are long
     warmup_max_s: float = 4.0
     input_batches: int = 2  # rotated, so that a stale output shows
     quality_steps: int = 3  # training steps whose losses and parameters are compared
     timeout_s: float = 600.0
+    rounds: int = 1  # processes of every configuration while exploring
+    duel_rounds: int = 0  # rounds of the duel between baseline and choice; 0: no race and no duel
+    pair: Literal["process", "round"] = "process"  # configurations that can live in one process do so in the rounds
+    cool_down_s: float = 60.0  # the longest wait for a device that throttles before it is sampled again
+    throttle_retries: int = 3
     monitor_hz: float = 20.0
     seed: int = 0
     max_memory_bytes: int | None = None
 
 
 class Latency(Struct, frozen=True, kw_only=True):
-    """Seconds per step over `samples_s`, of however many processes; not an interval over processes: see docs."""
+    """Seconds per step by the wall clock, over the processes of the row's latest phase.
+
+    `median` is the geometric mean of the processes' medians, `p5` and `p95` are of all their samples. The interval is
+    over processes, and None below 3 of them: samples of one process say nothing of the next one's.
+    """
 
     median: Seconds
     p5: Seconds
     p95: Seconds
-    ci_low: Seconds
-    ci_high: Seconds
+    ci_low: Seconds | None
+    ci_high: Seconds | None
+    processes: int = 1
 
 
 class Memory(Struct, frozen=True, kw_only=True):
@@ -97,7 +109,7 @@ class Utilization(Struct, frozen=True, kw_only=True):
     sm_clock_mhz: Reading | None = None
     memory_clock_mhz: Reading | None = None
     sm_activity_percent: Reading | None = None  # NVML GPM (Hopper and newer): share of multiprocessors with a warp
-    tensor_activity_percent: Reading | None = None  # NVML GPM: share of tensor cores' peak
+    tensor_activity_percent: Reading | None = None  # NVML GPM: share of time in which tensor cores worked
     dram_activity_percent: Reading | None = None  # NVML GPM: share of peak DRAM bandwidth
     throttle_reasons: list[str] | None = None
     other_processes: list[str] | None = None
@@ -157,15 +169,18 @@ class Role(Struct, frozen=True, kw_only=True):
 class Round(Struct, frozen=True, kw_only=True):
     """One fresh process's share of `samples_s`, in order."""
 
-    phase: Literal["explore", "confirm"]
-    index: int  # the round
-    position: int  # how many processes were measured before this one in the whole run
+    phase: Literal["explore", "race", "duel"]
+    index: int  # the round within its phase, from 1
+    position: int  # how many processes of configurations were measured before this one in the whole run
     started_at: str
     samples: int
     iterations_per_sample: int
     warmup_iterations: int
-    median_s: Seconds
-    wall_median_s: Seconds | None = None  # CUDA: by the wall clock around the same blocks
+    median_s: Seconds  # of the samples
+    device_median_s: Seconds | None = None  # between CUDA events around the same blocks
+    turns: list[int] = field(default_factory=list)  # interleaved with others: samples of each turn; else empty
+    shared_with: list[str] = field(default_factory=list)  # ids of the rows that lived in the same process
+    flags: list[str] = field(default_factory=list)
 
 
 class Measurement(Struct, frozen=True, kw_only=True):
@@ -179,16 +194,31 @@ class Measurement(Struct, frozen=True, kw_only=True):
     items_per_step: int | None = None
     fps: NonNegative | None = None  # items per second
     latency_s: Latency | None = None
-    samples_s: list[Seconds] = field(default_factory=list)  # seconds per step, raw
+    samples_s: list[Seconds] = field(default_factory=list)  # seconds per step, raw, wall clock, round after round
     rounds: list[Round] = field(default_factory=list)
     compile_time_s: Seconds | None = None  # the first call, apart from all later ones
+    device_busy_s: Seconds | None = None  # of one step: kernels and copies ran on the GPU for so long
+    host_bound_fraction: Annotated[float, Meta(ge=0, le=1)] | None = None  # of the step, in which the GPU did nothing
     memory: Memory | None = None
     utilization: Utilization | None = None
+    host: HostUse | None = None
     quality: Quality | None = None
     evidence: list[Evidence] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     phases_s: dict[str, float] = field(default_factory=dict)  # where this row's time went
+    unavailable: dict[str, str] = field(default_factory=dict)  # why figures of this row itself are None
     log_tail: str = ""
+
+
+class Calibration(Struct, frozen=True, kw_only=True):
+    """This machine's own noise, measured on identical configurations (A/A): standard deviations of log-ratios."""
+
+    created_at: str
+    fingerprint: str  # of device and software
+    workload: str
+    rounds: int  # of either kind
+    between_processes: NonNegative  # of two fresh processes in one round, in ABBA order
+    inside_process: NonNegative | None  # of two copies in one process, in ABBA order; None where it failed
 
 
 class Recommendation(Struct, frozen=True, kw_only=True):
@@ -203,6 +233,8 @@ class Recommendation(Struct, frozen=True, kw_only=True):
     versus: str  # the id of the row that speedup is relative to
     reasons: list[str]
     tied_with: list[str]
+    rounds: int = 0  # of the duel that the speedup is from; 0: from exploring alone
+    detectable: float | None = None  # the smallest slowdown or speedup that so many rounds would find (0.02: 2 %)
     noise: float  # relative difference below which two rows count as tied
 
 
@@ -214,6 +246,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     strategy: str
     baseline: str  # id of the baseline row
     objective: Objective
+    allow: list[str] = field(default_factory=list)  # flags that do not keep a row from being recommended
     set: dict[str, list[Value]] = field(default_factory=dict)
     fix: dict[str, Value] = field(default_factory=dict)
     configurations: list[str] = field(default_factory=list)  # ids, in order
@@ -243,5 +276,6 @@ class Report(Struct, frozen=True, kw_only=True):
     measurements: list[Measurement]
     recommendation: Recommendation | None = None
     sweep: Summary | None = None
+    calibration: Calibration | None = None  # of this machine, where it was made (`gpubench doctor --calibrate`)
     harness: dict[str, float] = field(default_factory=dict)  # seconds the tool itself took, by part
     notes: list[str] = field(default_factory=list)

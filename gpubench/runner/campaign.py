@@ -1,8 +1,7 @@
-"""A whole run: which configuration is measured when, saved after each one."""
+"""A whole run: what is explored, who races and who duels, saved after every process."""
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,20 +10,27 @@ from typing import Protocol as Interface
 
 import msgspec
 
-from gpubench.analysis.memory import peak_bytes
+from gpubench.analysis.eligibility import find
+from gpubench.analysis.memory import needed_bytes, peak_bytes
+from gpubench.analysis.noisy import with_noise_flags
+from gpubench.analysis.phases import Phase, is_disturbed
 from gpubench.analysis.recommend import contenders, recommend
 from gpubench.errors import GpubenchError
 from gpubench.matrix import Builder, Matrix, Planned, rungs
 from gpubench.results import store
-from gpubench.results.schema import Measurement, Objective, Report, Summary, Value
+from gpubench.results.schema import Configuration, Measurement, Objective, Report, Summary, Value
 from gpubench.runner import rows
-from gpubench.runner.laboratory import Laboratory
-from gpubench.runner.process import ProcessResult, measure, now
+from gpubench.runner.flags import kind
+from gpubench.runner.process import ProcessResult, now
+from gpubench.runner.schedule import Schedule
 
-LEADERS = 2  # fastest configurations that meet the baseline in the confirming rounds, beside the simplest one
-MEASURING = ("build", "apply", "first step", "warm-up", "samples")
+LEADERS = 2  # fastest configurations that race with the baseline, beside the simplest one that may be as fast
+MEASURING = ("build", "apply", "first step", "warm-up", "samples", "memory")
+RACE_ROUNDS = 3  # to choose; what the choice is worth is then measured in the duel
 FEWEST_ROUNDS = 3  # the fewest processes whose spread says anything (two degrees of freedom)
-CONFIRM_S = 60.0  # seconds after which no further confirming round begins: a run on a CPU is to end within minutes
+MORE_ROUNDS = 3  # at most so many take the place of rounds in which others used the machine
+ROUNDS_S = 45.0  # seconds after which no further round of race or duel begins: a run on a CPU is to end in minutes
+AGAIN = ("unsteady", "contaminated", "swapped")  # a first process with one of these flags is measured once more
 
 
 class Listener(Interface):
@@ -46,11 +52,34 @@ class Listener(Interface):
         """Something the user should know."""
 
 
+class Measurer(Interface):
+    """Measures configurations; `Bench` does so in fresh processes."""
+
+    def alone(self, row_id: str, configuration: Configuration) -> ProcessResult:
+        """One by itself."""
+
+    def together(self, asked: Sequence[tuple[str, Configuration]], needs: int | None) -> dict[str, ProcessResult]:
+        """One round of several in turns, which take `needs` bytes together."""
+
+
+class Costs(Interface):
+    """What the run keeps account of beside its rows; `Laboratory` does so."""
+
+    notes: list[str]
+
+    def harness(self, measuring: float) -> dict[str, float]:
+        """Where the seconds went."""
+
+    def start_servers(self, configurations: Iterable[Configuration]) -> None:
+        """Makes ready what those configurations need."""
+
+
 @dataclass
 class Campaign:
     """One run's state. `report` is what is on disk, but for the configuration under way."""
 
-    laboratory: Laboratory
+    laboratory: Costs
+    bench: Measurer
     builder: Builder
     matrix: Matrix
     report: Report
@@ -58,72 +87,107 @@ class Campaign:
     listener: Listener
     objective: Objective = "fps"
     max_memory_bytes: int | None = None
-    confirm_rounds: int = 5
+    strict: bool = False
     _rows: dict[str, Measurement] = field(default_factory=dict)
     unsaved: str = ""  # why the newest report is not on disk
     _position: int = 0
-    _measuring: float = 0.0  # seconds of this session's processes in build, apply, first step, warm-up and samples
+    _measuring: float = 0.0  # seconds of this session's processes in MEASURING
 
     def __post_init__(self) -> None:
         self._rows = {row.id: row for row in self.report.measurements}
         self._position = sum(len(row.rounds) for row in self._rows.values())
+        self.schedule = Schedule(self.report.protocol.seed)
 
     # ----- the two kinds of run
 
     def compare(self) -> Report:
-        """Baseline, each technique alone, the ladder, the best combination; then the leaders on fresh data."""
-        self._save(first=True)
-        todo = [self.matrix.baseline, *self.matrix.planned]
-        ladder = self.matrix.strategy == "ladder"
-        self._expect(todo, len(self.matrix.techniques) if ladder else 0)
-        self.laboratory.start_servers(row.configuration for row in todo if not row.skip)
-        self._explore([self.matrix.baseline])
+        """Baseline, each technique alone, the ladder, the best combination; then race and duel on fresh data."""
+        self._begin(len(self.matrix.techniques) if self.matrix.strategy == "ladder" else 0)
+        order = self._explore([self.matrix.baseline])
         baseline = self._rows[self.matrix.baseline.id]
         if baseline.status != "ok":
             self.listener.note(f"The baseline is {baseline.status}: what runs is still ranked, without a speed-up.")
-        self._explore(self.matrix.planned)
-        if ladder:
-            self._climb()
-        self._confirm()
+        order += self._explore(self.matrix.planned)
+        if self.matrix.strategy == "ladder":
+            order += self._climb()
+        self._more_rounds(order)
+        if self.report.protocol.duel_rounds:
+            self._race()
+            self._duel()
         return self._conclude()
 
     def sweep(self, conclude: Callable[[Report], Summary]) -> Report:
-        """Every value of one toggle, in the order given; a value that does not fit does not end it."""
-        self._save(first=True)
-        todo = [self.matrix.baseline, *self.matrix.planned]
-        self._expect(todo, 0)
-        self.laboratory.start_servers(row.configuration for row in todo if not row.skip)
-        self._explore(todo)
+        """Every value of one toggle; a value that does not fit does not end it."""
+        self._begin(0)
+        order = self._explore([self.matrix.baseline])
+        order += self._explore(self.matrix.planned)
+        self._more_rounds(order)
+        self._flag_noise()
         self.report = msgspec.structs.replace(self.report, sweep=conclude(self.report))
         return self._conclude()
 
+    def _begin(self, rungs_to_come: int) -> None:
+        self._save(first=True)
+        todo = [self.matrix.baseline, *self.matrix.planned]
+        self._expect(todo, rungs_to_come)
+        self.laboratory.start_servers(row.configuration for row in todo if not row.skip)
+
     # ----- exploring
 
-    def _explore(self, planned: Iterable[Planned]) -> None:
-        for one in planned:
-            known = self._rows.get(one.id)
-            if known is not None:
+    def _explore(self, planned: Iterable[Planned]) -> list[str]:
+        """Measures those that have no row yet, in random order; their ids in that order."""
+        by_id = {one.id: one for one in planned}
+        for one in by_id.values():
+            if known := self._rows.get(one.id):
                 roles = [*known.roles, *(role for role in one.roles if role not in known.roles)]
                 self._put(msgspec.structs.replace(known, roles=roles))
             elif one.skip:
                 self._put(rows.skipped(one))
                 self.listener.finished(self._rows[one.id])
-            else:
-                result = self._measure(one, "")
-                if result.status == "ok" and result.prepared and result.prepared.steady is False:
-                    again = self._measure(one, "again, it had not settled")
-                    result = replace(again, flags=(*again.flags, "remeasured: a first process did not settle"))
-                self._put(rows.first_row(one, result, self._position))
-                self._position += 1
-                self.listener.finished(self._rows[one.id])
+        order = self.schedule.shuffled([row_id for row_id in by_id if row_id not in self._rows])
+        for row_id in order:
+            one = by_id[row_id]
+            result = self._alone(one, "")
+            why = next((kind(flag) for flag in result.flags if kind(flag) in AGAIN), None)
+            if result.status == "ok" and why:
+                again = self._alone(one, f"again, it was {why}")
+                result = replace(again, flags=(*again.flags, f"remeasured: a first process was {why}"))
+            self._put(rows.first_row(one, result, self._position))
+            self._position += 1
+            self.listener.finished(self._rows[row_id])
+        return order
 
-    def _measure(self, one: Planned, note: str) -> ProcessResult:
+    def _alone(self, one: Planned, note: str) -> ProcessResult:
         self.listener.started(self._position + 1, one, note)
-        result = measure(self.laboratory, one.id, one.configuration, self.builder.defaults, self.listener.phase)
-        self._measuring += sum(result.phases_s.get(part, 0.0) for part in MEASURING)
-        return result
+        return self._account(self.bench.alone(one.id, one.configuration))
 
-    def _climb(self) -> None:
+    def _account(self, result: ProcessResult) -> ProcessResult:
+        self._measuring += sum(result.phases_s.get(part, 0.0) for part in MEASURING)
+        return rows.allowed(result, self.report.plan.allow)
+
+    def _more_rounds(self, order: list[str]) -> None:
+        """The rest of the rounds that every configuration is explored in; `order` is that of the first."""
+        ids = [row_id for row_id, row in self._rows.items() if row.rounds]
+        self.schedule.remember(order if sorted(order) == sorted(ids) else ids)
+        for index in range(2, self.report.protocol.rounds + 1):
+            for row_id in self.schedule.round(index, ids):
+                if self._is_due(row_id, "explore", index):
+                    note = f"round {index} of {self.report.protocol.rounds}"
+                    self._add(row_id, self._alone(self._planned(row_id), note), "explore", index)
+
+    def _is_due(self, row_id: str, phase: Phase, index: int) -> bool:
+        row = self._rows[row_id]
+        return row.status == "ok" and not any(one.phase == phase and one.index == index for one in row.rounds)
+
+    def _add(self, row_id: str, result: ProcessResult, phase: Phase, index: int) -> None:
+        self._put(rows.with_round(self._rows[row_id], result, phase, index, self._position))
+        self._position += 1
+
+    def _planned(self, row_id: str) -> Planned:
+        row = self._rows[row_id]
+        return Planned(row.id, row.configuration, tuple(row.roles))
+
+    def _climb(self) -> list[str]:
         """The ladder, each technique with the value that did best alone; then the combination of what helped."""
         chosen = {}
         for technique in self.matrix.techniques:
@@ -132,12 +196,13 @@ class Campaign:
                 chosen[technique.toggle] = value
         ladder = rungs(self.builder, self.matrix.techniques, chosen)
         self._expect(ladder, 1)
-        self._explore(ladder)
+        order = self._explore(ladder)
         kept = self._worth_keeping(ladder, chosen)
         candidate = self.builder.plan(kept)
         if kept and candidate.id not in self._rows:
             self._expect([candidate], 0)
-            self._explore([candidate])
+            order += self._explore([candidate])
+        return order
 
     def _best_alone(self, toggle: str) -> Value | None:
         """The value of `toggle` that was best by itself among the valid rows; None where none is valid."""
@@ -174,10 +239,23 @@ class Campaign:
             return float("inf") if used is None else float(used)
         return row.latency_s.median / row.items_per_step
 
-    # ----- confirming on fresh data
+    # ----- race and duel, on fresh data
+
+    def _race(self) -> None:
+        """Baseline and leaders in interleaved rounds, to choose; nothing to race where only one may be the best."""
+        leaders = self._leaders()
+        if len(leaders) > 1:
+            self._rounds("race", [self.matrix.baseline.id, *leaders], RACE_ROUNDS)
+
+    def _duel(self) -> None:
+        """The baseline and the choice in interleaved rounds that begin after it was chosen."""
+        choice = recommend(self.report, self.objective, self.max_memory_bytes).recommendation
+        baseline = self.matrix.baseline.id
+        if choice is not None and choice.id != baseline and self._rows[baseline].status == "ok":
+            self._rounds("duel", [baseline, choice.id], self.report.protocol.duel_rounds)
 
     def _leaders(self) -> list[str]:
-        """The rows that may be the best, as far as one process each can tell: the first ones, and the simplest."""
+        """The rows that may be the best, as far as exploring can tell: the first ones, and the simplest."""
         best_first = contenders(self.report, self.objective, self.max_memory_bytes)
         ids = [row_id for row_id in best_first if row_id != self.matrix.baseline.id]
         simplest = min(ids, key=self._changes, default=None)
@@ -188,48 +266,62 @@ class Campaign:
         base = self.matrix.baseline.configuration
         return sum(value != base.get(name) for name, value in self._rows[row_id].configuration.items())
 
-    def _confirm(self) -> None:
-        """Baseline and leaders in interleaved rounds over fresh processes, in random order, reversed in every other."""
-        ids = [self.matrix.baseline.id, *self._leaders()]
-        if len(ids) < 2:
-            return
-        order = random.Random(self.report.protocol.seed)
-        sequence: list[str] = []
+    def _rounds(self, phase: Phase, ids: list[str], count: int) -> None:
         begun = time.monotonic()
-        for index in range(1, self.confirm_rounds + 1):
-            if index > FEWEST_ROUNDS and time.monotonic() - begun > CONFIRM_S:
-                self.listener.note(f"Confirmed in {index - 1} of {self.confirm_rounds} rounds, which took long enough.")
-                break
-            if index % 2:
-                sequence = order.sample(ids, len(ids))
-            else:
-                sequence = sequence[::-1]
-            for row_id in sequence:
-                row = self._rows[row_id]
-                if row.status != "ok" or any(one.phase == "confirm" and one.index == index for one in row.rounds):
-                    continue
-                planned = Planned(row.id, row.configuration, tuple(row.roles))
-                result = self._measure(planned, f"round {index} of {self.confirm_rounds}")
-                self._put(rows.with_round(self._rows[row_id], result, index, self._position))
-                self._position += 1
+        for index in range(1, count + MORE_ROUNDS + 1):
+            if index > count and self._undisturbed(phase, ids) >= count:
+                return
+            order = self.schedule.round(index, ids)
+            due = [row_id for row_id in order if self._is_due(row_id, phase, index)]
+            if not due:
+                continue
+            if index > FEWEST_ROUNDS and time.monotonic() - begun > ROUNDS_S:
+                note = f"The {phase} ended after {index - 1} of {count} rounds: {ROUNDS_S:.0f} s had passed."
+                self.report = msgspec.structs.replace(self.report, notes=[*self.report.notes, note])
+                self.listener.note(note)
+                return
+            self.listener.started(self._position + 1, self._planned(due[0]), f"{phase}, round {index} of {count}")
+            asked = [(row_id, self._rows[row_id].configuration) for row_id in due]
+            for row_id, result in self.bench.together(asked, self._needs(due)).items():
+                self._add(row_id, self._account(result), phase, index)
+
+    def _undisturbed(self, phase: Phase, ids: list[str]) -> int:
+        """How many rounds of `phase` nobody else disturbed."""
+        parts = [part for row_id in ids for part in self._rows[row_id].rounds if part.phase == phase]
+        return len({part.index for part in parts} - {part.index for part in parts if is_disturbed(part)})
+
+    def _needs(self, ids: Sequence[str]) -> int | None:
+        """Bytes that those rows take together; None where one's memory is not known."""
+        needed = [needed_bytes(self._rows[row_id], self.report.device.kind) for row_id in ids]
+        known = [value for value in needed if value is not None]
+        return sum(known) if len(known) == len(needed) else None
 
     # ----- keeping the report
 
     def _expect(self, planned: Sequence[Planned], rungs_to_come: int) -> None:
         """Tells how much is due, and notes the configurations in the report's plan."""
+        protocol = self.report.protocol
         waiting = [one for one in planned if not one.skip and one.id not in self._rows]
         compiled = sum(is_compiled(one) for one in waiting)
-        done = sum(one.phase == "confirm" for row in self._rows.values() for one in row.rounds)
-        rounds = max(0, self.confirm_rounds * (1 + LEADERS) - done)
+        again = (protocol.rounds - 1) * (len(waiting) + len(self._rows) + rungs_to_come)
+        done = sum(one.phase != "explore" for row in self._rows.values() for one in row.rounds)
+        racing = RACE_ROUNDS * (1 + LEADERS) + 2 * protocol.duel_rounds if protocol.duel_rounds else 0
+        rounds = max(0, racing - done) + again
         self.listener.planned(len(waiting) - compiled + rungs_to_come + rounds, compiled + (rungs_to_come > 0))
         ids = dict.fromkeys([*self.report.plan.configurations, *(one.id for one in planned)])
         plan = msgspec.structs.replace(self.report.plan, configurations=list(ids))
         self.report = msgspec.structs.replace(self.report, plan=plan)
 
     def _put(self, row: Measurement) -> None:
-        self._rows[row.id] = row
-        self.report = msgspec.structs.replace(self.report, measurements=list(self._rows.values()))
+        self._rows[row.id] = rows.strict(row) if self.strict else row
+        self._arrange()
         self._save()
+
+    def _arrange(self) -> None:
+        # The order of the plan, whatever the order of measuring.
+        place = {row_id: index for index, row_id in enumerate(self.report.plan.configurations)}
+        ordered = sorted(self._rows.values(), key=lambda one: place.get(one.id, len(place)))
+        self.report = msgspec.structs.replace(self.report, measurements=ordered)
 
     def _save(self, *, first: bool = False) -> None:
         """Writes the report; after the first time, a full disk does not end the run, which goes on in memory."""
@@ -244,12 +336,20 @@ class Campaign:
         else:
             self.unsaved = ""
 
+    def _flag_noise(self) -> None:
+        baseline = find(self.report, self.report.plan.baseline)
+        for row_id, row in self._rows.items():
+            flagged = with_noise_flags(row, baseline)
+            self._rows[row_id] = rows.strict(flagged) if self.strict else flagged
+        self._arrange()
+
     def _conclude(self) -> Report:
+        self._flag_noise()
         self.report = msgspec.structs.replace(
             self.report,
             finished_at=now(),
             notes=list(dict.fromkeys([*self.report.notes, *self.laboratory.notes, *self._warnings()])),
-            harness=self._harness(),
+            harness=self.laboratory.harness(self._measuring),
         )
         advice = recommend(self.report, self.objective, self.max_memory_bytes)
         self.report = msgspec.structs.replace(self.report, recommendation=advice.recommendation)
@@ -261,19 +361,14 @@ class Campaign:
         return self.report
 
     def _warnings(self) -> list[str]:
-        busy = [row.id for row in self._rows.values() if any(flag.startswith("busy_machine") for flag in row.flags)]
+        busy = [row.id for row in self._rows.values() if any(kind(flag) == "contaminated" for flag in row.flags)]
         if not busy:
             return []
         many = f"{len(busy)} of {len(self._rows)} rows were"
-        return [f"{many} timed while other processes kept the machine busy: the figures may be far off. Run it again."]
-
-    def _harness(self) -> dict[str, float]:
-        """Where the run's seconds went: `measuring` is the rows' own work, the rest of `total` the tool's."""
-        spent = dict(self.laboratory.spent.parts)
-        # What inductor asks its compiler once would otherwise be a part of the first row's compilation.
-        measuring = spent.get("toolchain", 0.0) + self._measuring
-        spent |= {"total": time.monotonic() - self.laboratory.since, "measuring": measuring}
-        return {name: round(seconds, 3) for name, seconds in spent.items()}
+        return [
+            f"{many} measured while others used the machine: the figures may be far off. Run it again on a quiet "
+            "machine, or accept it with --allow contaminated."
+        ]
 
     def _mark_recommended(self, row_id: str) -> None:
         marked = []

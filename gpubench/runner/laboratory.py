@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -13,8 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpubench.errors import GpubenchError
-from gpubench.hardware.facts import Device
-from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
+from gpubench.hardware.find_device import Found, find_device
+from gpubench.hardware.free_memory import available_memory_bytes
+from gpubench.hardware.monitored import MonitoredDevice
+from gpubench.hardware.nvml_call import Unavailable
+from gpubench.measure.device_free import busy_before
 from gpubench.measure.quality import FP32_TOLERANCE
 from gpubench.results.schema import Configuration, Protocol, Value
 from gpubench.runner.spawner import make_server
@@ -22,6 +26,7 @@ from gpubench.runner.workers import Server, Worker, WorkerError, WorkerFailed
 from gpubench.toggles import all_toggles, get
 from gpubench.worker.messages import Describe, Described, MakeReference, ReferenceMade, WorkloadChoice
 
+FREE_SHARE = 0.8  # of the free memory may be planned with: peaks of warming up are above those of the steps
 SCRATCH_PREFIX = "gpubench-run-"
 DESCRIBE_TIMEOUT_S = 300.0  # a user's module may import half the world
 
@@ -61,8 +66,8 @@ class Laboratory:
         self._servers: dict[frozenset[tuple[str, str]], Server] = {}
         self._references: dict[tuple[tuple[str, Value], ...], Reference] = {}
         self._toolchains: set[int] = set()
-        self.nvml_device: NvmlDevice | Unavailable | None = None  # None: a CPU
-        self._nvml: Nvml | None = None
+        self._found = Found(None)
+        self.busy_before = ""  # why the device was not free before the run
 
     def __enter__(self) -> Laboratory:
         remove_abandoned_scratch()
@@ -72,8 +77,7 @@ class Laboratory:
     def __exit__(self, *_: object) -> None:
         for server in self._servers.values():
             server.close()
-        if self._nvml is not None:
-            self._nvml.close()
+        self._found.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # ----- servers and workers
@@ -156,19 +160,29 @@ class Laboratory:
             source_hash=facts.source_hash,
         )
         device = described.device
-        if device.kind == "cuda":
-            self.nvml_device = self._find_nvml_device(device)
+        self._found = find_device(device.kind, device.uuid, device.index or 0)
+        busy = busy_before(self.monitored)
+        if isinstance(busy, str) and busy:
+            self.busy_before = busy
+            self.notes.append(f"The device was not free before the run: {busy}. Its figures may be far off.")
         self.device = device.kind if device.index is None else f"{device.kind}:{device.index}"
         return described
 
-    def _find_nvml_device(self, device: Device) -> NvmlDevice | Unavailable:
-        nvml = Nvml.open()
-        if isinstance(nvml, Unavailable):
-            return nvml
-        self._nvml = nvml
-        if device.uuid and not isinstance(found := nvml.device(device.uuid), Unavailable):
-            return found
-        return nvml.cuda_device(device.index or 0)
+    @property
+    def monitored(self) -> MonitoredDevice | Unavailable | None:
+        """The GPU in its maker's library, or why it cannot be monitored; None on a CPU."""
+        return self._found.device
+
+    def free_memory_bytes(self) -> float:
+        """Bytes free on the device, less a margin; infinite where that cannot be read."""
+        device = self.monitored
+        if isinstance(device, Unavailable):
+            return math.inf
+        if device is not None:
+            total, used = device.state().total_memory_bytes, device.sample().memory_used_bytes
+            return math.inf if total is None or used is None else FREE_SHARE * (total - used)
+        free = available_memory_bytes()
+        return math.inf if isinstance(free, Unavailable) else FREE_SHARE * free
 
     def reference(self, configuration: Mapping[str, Value], defaults: Mapping[str, Value]) -> Reference:
         """The fp32 outputs of the problem that `configuration` computes, made on the first call."""
@@ -201,6 +215,14 @@ class Laboratory:
         except (WorkerFailed, WorkerError) as error:
             return Reference(None, f"the fp32 reference could not be made: {error}")
         return Reference(str(folder))
+
+    def harness(self, measuring: float) -> dict[str, float]:
+        """Where the run's seconds went: `measuring` is the rows' own work, the rest of `total` the tool's."""
+        spent = dict(self.spent.parts)
+        # What inductor asks its compiler once would otherwise be a part of the first row's compilation.
+        measuring += spent.get("toolchain", 0.0)
+        spent |= {"total": time.monotonic() - self.since, "measuring": measuring}
+        return {name: round(seconds, 3) for name, seconds in spent.items()}
 
     def compile_cache(self, row_id: str) -> str:
         """A compile cache of this configuration's own: cold the first time, warm for its later processes."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import replace
 
 import msgspec
 
+from gpubench.analysis.phases import Phase, latest
 from gpubench.analysis.statistics import latency
 from gpubench.matrix import Planned
-from gpubench.results.schema import Measurement, Memory, Role, Round
+from gpubench.results.schema import Measurement, Memory, Role, Round, Utilization
+from gpubench.runner.flags import host_bound_fraction, kind, merged
 from gpubench.runner.process import ProcessResult
 
-RoundPhase = Literal["explore", "confirm"]
 RECOMMENDED = Role(kind="recommendation")
+STRICT = ("unsteady", "noisy", "throttled", "contaminated", "host_bound", "swapped")
 
 
 def skipped(planned: Planned) -> Measurement:
@@ -47,31 +49,37 @@ def first_row(planned: Planned, result: ProcessResult, position: int) -> Measure
         row,
         items_per_step=prepared.items_per_step,
         compile_time_s=prepared.compile_time_s,
+        device_busy_s=prepared.device_busy_s,
         memory=memory(result),
-        utilization=result.utilization,
+        utilization=utilization(result),
+        host=result.host,
         quality=result.quality,
         evidence=prepared.evidence,
     )
-    return with_samples(row, result, "explore", 0, position)
+    return with_samples(host_bound(row, result), result, "explore", 1, position)
 
 
-def with_round(row: Measurement, result: ProcessResult, index: int, position: int) -> Measurement:
+def with_round(row: Measurement, result: ProcessResult, phase: Phase, index: int, position: int) -> Measurement:
     """`row` with one more process's samples; a process that failed changes the row's status."""
     if result.status != "ok":
         flag = f"unreliable: {result.status} in a later process: {result.reason}"
         return msgspec.structs.replace(row, status=result.status, reason=result.reason, flags=[*row.flags, flag])
-    kinds = {kind(flag) for flag in row.flags}
-    row = msgspec.structs.replace(
-        row,
-        phases_s=add_up(row.phases_s, result.phases_s),
-        flags=[*row.flags, *(flag for flag in result.flags if kind(flag) not in kinds)],
-    )
-    return with_samples(row, result, "confirm", index, position)
+    row = msgspec.structs.replace(row, phases_s=add_up(row.phases_s, result.phases_s))
+    return with_samples(row, result, phase, index, position)
 
 
-def kind(flag: str) -> str:
-    """A flag without its details."""
-    return flag.partition(":")[0]
+def strict(row: Measurement) -> Measurement:
+    """`row` as failed where one of its flags speaks against its figures, as `--strict` asks for."""
+    found = [flag for flag in row.flags if kind(flag) in STRICT]
+    if row.status != "ok" or not found:
+        return row
+    return msgspec.structs.replace(row, status="failed", reason=f"--strict: {'; '.join(found)}.")
+
+
+def allowed(result: ProcessResult, allow: list[str]) -> ProcessResult:
+    """`result` with the flags of the kinds in `allow` renamed, so that they are shown and gate nothing."""
+    flags = (flag.replace(":", " (allowed):", 1) if kind(flag) in allow else flag for flag in result.flags)
+    return replace(result, flags=tuple(flags))
 
 
 def add_up(phases: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
@@ -79,12 +87,11 @@ def add_up(phases: Mapping[str, float], more: Mapping[str, float]) -> dict[str, 
     return {name: round(phases.get(name, 0.0) + more.get(name, 0.0), 4) for name in dict.fromkeys([*phases, *more])}
 
 
-def with_samples(row: Measurement, result: ProcessResult, phase: RoundPhase, index: int, position: int) -> Measurement:
+def with_samples(row: Measurement, result: ProcessResult, phase: Phase, index: int, position: int) -> Measurement:
     """`row` with the samples of `result` added, and the figures that follow from all samples."""
     sampled, prepared = result.sampled, result.prepared
     if sampled is None or prepared is None or row.items_per_step is None:
         return row
-    samples = [*row.samples_s, *sampled.samples_s]
     one = Round(
         phase=phase,
         index=index,
@@ -94,16 +101,43 @@ def with_samples(row: Measurement, result: ProcessResult, phase: RoundPhase, ind
         iterations_per_sample=sampled.iterations_per_sample,
         warmup_iterations=prepared.warmup_iterations,
         median_s=statistics.median(sampled.samples_s),
-        wall_median_s=statistics.median(sampled.wall_samples_s),
+        device_median_s=statistics.median(sampled.device_samples_s) if sampled.device_samples_s else None,
+        turns=list(result.turns),
+        shared_with=list(result.shared_with),
+        flags=list(result.flags),
     )
-    figures = latency(samples)
+    row = msgspec.structs.replace(row, samples_s=[*row.samples_s, *sampled.samples_s], rounds=[*row.rounds, one])
+    figures = latency(*latest(row))
     return msgspec.structs.replace(
         row,
-        samples_s=samples,
-        rounds=[*row.rounds, one],
         latency_s=figures,
-        fps=row.items_per_step / figures.median if figures.median > 0 else None,
+        fps=row.items_per_step / figures.median if row.items_per_step and figures.median > 0 else None,
+        flags=merged([part.flags for part in row.rounds]),
     )
+
+
+def host_bound(row: Measurement, result: ProcessResult) -> Measurement:
+    """`row` with the fraction of its step in which the GPU did nothing, or why there is none."""
+    fraction = host_bound_fraction(result.prepared, result.sampled)
+    if fraction is not None:
+        return msgspec.structs.replace(row, host_bound_fraction=fraction)
+    on_cpu = result.sampled is not None and result.sampled.device_samples_s is None
+    reason = "a CPU is host and device at once" if on_cpu else "the profiler saw no GPU kernel in the step"
+    missing = ("host_bound_fraction", "device_busy_s")
+    return msgspec.structs.replace(row, unavailable={**row.unavailable, **dict.fromkeys(missing, reason)})
+
+
+def utilization(result: ProcessResult) -> Utilization | None:
+    """What the monitor saw, with the energy of one item."""
+    seen, prepared, sampled = result.utilization, result.prepared, result.sampled
+    if seen is None or prepared is None or sampled is None:
+        return seen
+    if seen.energy_joules is None:
+        reason = seen.unavailable.get("energy_joules", "the energy was not read")
+        unavailable = {**seen.unavailable, "energy_per_item_joules": reason}
+        return msgspec.structs.replace(seen, unavailable=unavailable)
+    items = len(sampled.samples_s) * sampled.iterations_per_sample * prepared.items_per_step
+    return msgspec.structs.replace(seen, energy_per_item_joules=seen.energy_joules / items)
 
 
 def memory(result: ProcessResult) -> Memory | None:
@@ -116,6 +150,10 @@ def memory(result: ProcessResult) -> Memory | None:
         unavailable["device_process_memory_bytes"] = result.device_process_memory_problem
     if read.warmup_allocated is None:
         unavailable.setdefault("warmup_peak_memory_allocated_bytes", "torch's CPU allocator keeps no peaks")
+    if read.retries is None:
+        unavailable["allocation_retries"] = "torch's CPU allocator counts none"
+    if read.growth_per_iteration is None:
+        unavailable["growth_bytes_per_iteration"] = "memory could not be read after each step"
     return Memory(
         peak_memory_allocated_bytes=read.allocated,
         peak_memory_reserved_bytes=read.reserved,
@@ -124,5 +162,7 @@ def memory(result: ProcessResult) -> Memory | None:
         host_peak_resident_bytes=read.host_peak,
         host_warmup_peak_resident_bytes=read.host_warmup_peak,
         host_resident_at_start_bytes=read.host_at_start,
+        allocation_retries=read.retries,
+        growth_bytes_per_iteration=read.growth_per_iteration,
         unavailable=unavailable,
     )

@@ -199,6 +199,7 @@ ALLOCATOR = Toggle(
         "tcmalloc": _needs_library("tcmalloc"),
     },
     environment=environment,
+    process_state=environment,
     apply=apply,
     evidence=evidence,
     usage=_usage,

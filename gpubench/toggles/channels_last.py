@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from gpubench.toggles import evidence as read
+from gpubench.toggles import kernels
 from gpubench.toggles.toggle import Proof, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
     from gpubench.measure.trace import Operator, Trace
     from gpubench.toggles.subject import Subject
+
+
+_NAMES = ("nhwc", "ndhwc")
 
 
 def has_convolutions(scope: Scope) -> str | None:
@@ -61,9 +66,16 @@ def _inputs(operators: list[Operator]) -> tuple[int, int]:
 
 def evidence(subject: Subject, value: Value) -> Proof:
     """Whether the convolutions of a real step were computed on activations with their channels innermost."""
-    trace = subject.trace
-    if trace is None:
-        return read.unreadable(subject)
+    trace = read.recorded(subject)
+    if isinstance(trace, Proof):
+        return trace
+    proof = _from_trace(subject, trace, value)
+    if subject.device.type != "cuda":  # oneDNN's choice of algorithm is in no trace
+        return proof
+    return dataclasses.replace(proof, detail=f"{proof.detail}; {kernels.algorithms(trace)}")
+
+
+def _from_trace(subject: Subject, trace: Trace, value: Value) -> Proof:
     # cuDNN and oneDNN compute channels-last where either the input or the weight is; torch reorders the other one at
     # each call. So what they were called with decides, and what arrived tells how often that had to be done.
     calls = read.convolutions(trace)
@@ -73,7 +85,7 @@ def evidence(subject: Subject, value: Value) -> Proof:
         f"{hits} of {told} convolutions were computed in channels-last; {arrived} of {arrivals} activations arrived so"
     )
     if value == "off":
-        return _as_the_model_makes_it(subject, hits, words)
+        return _as_the_model_makes_it(subject, hits, words if told else f"no tensor's strides tell a layout: {words}")
     if not told:
         return _from_kernels(subject, trace, words)
     if arrived < hits:
@@ -93,14 +105,15 @@ def _as_the_model_makes_it(subject: Subject, hits: int, words: str) -> Proof:
 def _from_kernels(subject: Subject, trace: Trace, words: str) -> Proof:
     weights = [module.weight for module in _convolutions(subject.model)]
     laid, told = _share([read.layout(weight.shape, weight.stride()) for weight in weights])  # type: ignore[operator, arg-type]
-    named = sum("nhwc" in name.lower() or "ndhwc" in name.lower() for name in trace.kernels)
+    # Only kernels that compute: those that reorder NCHW to NHWC have both in their names.
+    named = sum(any(part in kernel.name.lower() for part in _NAMES) for kernel in kernels.compute_kernels(trace))
     if told and laid < read.MAJORITY * told:
         return Proof(took_effect=False, detail=f"{words}; {laid} of the model's {told} weights are laid out so")
     hidden = "a CUDA graph hides them" if read.replays_graph(trace) else "no tensor's strides could tell"
     return Proof(
         took_effect=True if told and named else None,
-        detail=f"{words}: {hidden}; {laid} of the model's {told} weights are laid out so and {named} GPU kernels "
-        "have NHWC in their names",
+        detail=f"{words}: {hidden}; {laid} of the model's {told} weights whose strides tell are laid out so and "
+        f"{named} compute kernels have NHWC in their names",
     )
 
 

@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import GpubenchError
+from gpubench.measure.trace import Trace
 from gpubench.text import plural
-from gpubench.toggles.evidence import replays_graph
+from gpubench.toggles import evidence as read
 from gpubench.toggles.toggle import Proof, Requirement, Stage, Toggle, Value
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from gpubench.measure.trace import Trace
     from gpubench.toggles.subject import Subject
 
 _CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 # What the profiler calls compiled code: dynamo's region, inductor's call, and both in one autograd function.
 _COMPILED_EVENTS = ("Torch-Compiled Region", "## Call CompiledFxGraph", "CompiledFunction")
-_MESSAGES = "compile.messages"
+_START = "compile.start"
 
 
 class _Listener(logging.Handler):
     """Keeps what dynamo and inductor only log: a recompile limit that was hit, CUDA graphs that were skipped."""
 
-    def __init__(self, messages: list[str]) -> None:
+    def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.messages = messages
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(record.getMessage())
+
+
+_LISTENER = _Listener()  # one for the process; each configuration remembers from which message on they are its own
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where dynamo's counters and the messages stood when the toggle was applied: what was before is not its own."""
+
+    counters: dict[str, dict[str, int]]
+    messages: int
 
 
 @contextlib.contextmanager
@@ -46,12 +60,12 @@ def _one_graph_generation() -> Iterator[None]:
 
 def apply(subject: Subject, value: Value) -> None:
     """Compiles each of the workload's compile targets by itself, in place."""
+    subject.notes[_START] = _Start(_all_counters(), len(_LISTENER.messages))
     if value == "off":
         return
     subject.compiled = True
-    messages: list[str] = subject.notes.setdefault(_MESSAGES, [])
     for name in ("torch._dynamo", "torch._inductor"):
-        logging.getLogger(name).addHandler(_Listener(messages))
+        logging.getLogger(name).addHandler(_LISTENER)  # which does nothing where it is there already
     if value in _CUDA_GRAPH_MODES:
         subject.contexts.append(_one_graph_generation)
     for target in subject.workload.compile_targets:
@@ -85,15 +99,26 @@ def _compile(module: nn.Module, mode: str) -> None:
     module.forward = torch.compile(call, mode=mode)
 
 
-def _counters() -> dict[str, dict[str, int]]:
+def _all_counters() -> dict[str, dict[str, int]]:
     from torch._dynamo.utils import counters
 
     return {group: dict(counts) for group, counts in counters.items()}
 
 
+def _counters(subject: Subject) -> dict[str, dict[str, int]]:
+    """What dynamo has counted since the toggle was applied to `subject`; counts that did not grow are left out."""
+    start = subject.notes.get(_START, _Start({}, 0)).counters
+    # Counters keep the positive part of a difference only.
+    return {group: dict(Counter(now) - Counter(start.get(group))) for group, now in _all_counters().items()}
+
+
+def _messages(subject: Subject) -> list[str]:
+    return _LISTENER.messages[subject.notes.get(_START, _Start({}, 0)).messages :]
+
+
 def graph_break_count(subject: Subject) -> int | None:
-    """The number of graph breaks that dynamo counted in this process; None where nothing was compiled."""
-    return sum(_counters().get("graph_break", {}).values()) if subject.compiled else None
+    """The number of graph breaks that dynamo counted since `subject` was compiled; None where it was not."""
+    return sum(_counters(subject).get("graph_break", {}).values()) if subject.compiled else None
 
 
 def _first_line(text: str) -> str:
@@ -114,28 +139,35 @@ def _recompile_limit(counters: dict[str, dict[str, int]], messages: list[str]) -
 
 def evidence(subject: Subject, value: Value) -> Proof:
     """Whether compiled code ran in a real step, and what dynamo and inductor left uncompiled."""
-    counters = _counters()
+    counters, trace = _counters(subject), read.recorded(subject)
     frames = counters.get("frames", {})
     total, ok = frames.get("total", 0), frames.get("ok", 0)
-    ran = subject.trace is not None and any(event in name for name in subject.trace.names for event in _COMPILED_EVENTS)
+    ran = isinstance(trace, Trace) and any(event in name for name in trace.names for event in _COMPILED_EVENTS)
     if value == "off":
-        if ran or ok:
-            by_us = "; gpubench compiled it" if subject.compiled else "; the workload compiles it itself"
-            return Proof(took_effect=not subject.compiled, detail=f"compiled code ran in the step{by_us}")
-        return Proof(took_effect=True, detail="dynamo compiled no frame")
+        return trace if isinstance(trace, Proof) else _uncompiled(subject, ran, ok)
     if ok == 0:
         return Proof(took_effect=False, detail=f"dynamo compiled none of {plural(total, 'frame')}: the step ran eager")
-    messages = subject.notes.get(_MESSAGES, [])
     words = _what_was_compiled(subject, counters, total, ok)
-    if limit := _recompile_limit(counters, messages):
+    if limit := _recompile_limit(counters, _messages(subject)):
         return Proof(took_effect=False, detail=f"{words}; the recompile limit was hit, what follows ran eager: {limit}")
-    if subject.trace is None:
-        return Proof(took_effect=None, detail=f"{words}; the step could not be profiled: {subject.trace_error}")
+    if isinstance(trace, Proof):
+        return dataclasses.replace(trace, detail=f"{words}; {trace.detail}")
     if not ran:
         return Proof(took_effect=False, detail=f"{words}; no compiled code ran in the profiled step")
     if value in _CUDA_GRAPH_MODES:
-        return _cuda_graphs(subject, subject.trace, words, total - ok)
+        return _cuda_graphs(subject, trace, words, total - ok)
     return Proof(took_effect=True, detail=words, flag=_partly(subject, total - ok, 0))
+
+
+def _uncompiled(subject: Subject, ran: bool, ok: int) -> Proof:
+    # The profiled step decides: dynamo's counters are the whole process's, and others may compile in it.
+    if ran:
+        by_us = "gpubench compiled it" if subject.compiled else "the workload compiles it itself"
+        return Proof(took_effect=not subject.compiled, detail=f"compiled code ran in the step; {by_us}")
+    if ok:
+        words = f"no compiled code ran in the step, although dynamo compiled {plural(ok, 'frame')} in this process"
+        return Proof(took_effect=True, detail=words)
+    return Proof(took_effect=True, detail="dynamo compiled no frame")
 
 
 def _partly(subject: Subject, eager_frames: int, graph_skips: int) -> str:
@@ -167,10 +199,10 @@ def _what_was_compiled(subject: Subject, counters: dict[str, dict[str, int]], to
 
 
 def _cuda_graphs(subject: Subject, trace: Trace, words: str, eager_frames: int) -> Proof:
-    messages = subject.notes.get(_MESSAGES, [])
-    skips = _counters().get("inductor", {}).get("cudagraph_skips", 0)
-    why = next((_first_line(message) for message in messages if "cudagraph" in message.lower()), "no reason logged")
-    if not replays_graph(trace):
+    skips = _counters(subject).get("inductor", {}).get("cudagraph_skips", 0)
+    logged = (_first_line(message) for message in _messages(subject) if "cudagraph" in message.lower())
+    why = next(logged, "no reason logged")
+    if not read.replays_graph(trace):
         return Proof(
             took_effect=False,
             detail=f"{words}; no CUDA graph was launched in the step, {plural(skips, 'graph')} skipped: {why}",

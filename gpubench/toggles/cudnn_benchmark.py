@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from gpubench.toggles.evidence import convolutions, unreadable
+from gpubench.toggles import kernels
+from gpubench.toggles.evidence import convolutions, recorded
 from gpubench.toggles.toggle import Proof, Requirement, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
@@ -42,15 +43,19 @@ def evidence(subject: Subject, value: Value) -> Proof:
     available: bool = torch.backends.cudnn.is_available()
     if not available or not torch.backends.cudnn.enabled:
         return Proof(took_effect=not wanted, detail=f"{words}, but cuDNN is not available or not enabled")
-    if subject.trace is None:
-        return unreadable(subject)
-    operators = sum(operator.name.startswith(_OPERATOR) for operator in subject.trace.operators)
-    kernels = sum(bool(_KERNEL.search(name)) for name in subject.trace.kernels)
-    words += f"; {operators} cuDNN convolution operators and {kernels} cuDNN kernels ran in the step"
-    if operators or kernels or not wanted:
+    trace = recorded(subject)
+    if isinstance(trace, Proof):
+        return trace
+    operators = sum(operator.name.startswith(_OPERATOR) for operator in trace.operators)
+    ran = sum(bool(_KERNEL.search(kernel.name)) for kernel in trace.kernels)
+    words += f"; {operators} cuDNN convolution operators and {ran} cuDNN kernels ran in the step"
+    words += f"; {kernels.algorithms(trace)}"
+    if operators or ran or not wanted:
         return Proof(took_effect=True, detail=words)
     # Operators that can be seen and are not cuDNN's: the flag changed nothing. Hidden ones could be either.
-    return Proof(took_effect=False if convolutions(subject.trace) else None, detail=words)
+    if convolutions(trace):
+        return Proof(took_effect=False, detail=words)
+    return Proof(took_effect=None, detail=f"{words}; no convolution can be seen, so whether cuDNN ran cannot be read")
 
 
 _CUDA_ONLY = Requirement(device_kinds=("cuda",))
@@ -65,6 +70,7 @@ CUDNN_BENCHMARK = Toggle(
     stage=Stage.BACKEND,
     applies=cudnn_convolves,
     requires={"off": _CUDA_ONLY, "on": _CUDA_ONLY},
+    process_state=lambda value: value,
     apply=apply,
     evidence=evidence,
     usage=lambda value: f"torch.backends.cudnn.benchmark = {value == 'on'}",

@@ -1,4 +1,4 @@
-"""What a trace says about dtypes and layouts: the readings that several toggles prove themselves with."""
+"""What a trace's operators say of dtypes, layouts and attention: the readings that several toggles share."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ _COMPUTE = re.compile(
     r"aten::(convolution|convolution_backward|_?addmm(_activation)?|mm|bmm|baddbmm|addbmm|mv|addmv"
     r"|_cudnn_rnn|mkldnn_rnn_layer|_scaled_dot_product_(flash|efficient|cudnn|fused)\w*)"
     r"|mkldnn::(_convolution(_transpose)?_pointwise\w*|_linear_pointwise\w*)"
+    r"|triton_tem_\w+"  # inductor's Triton templates are launched with their arguments told, like operators
 )
 _CONVOLUTION = re.compile(r"aten::convolution|mkldnn::_convolution(_transpose)?_pointwise\w*")
 # What cuDNN and oneDNN are called with, after torch has put input and weight into one layout.
@@ -32,22 +33,29 @@ _BACKEND_CONVOLUTION = re.compile(
 )
 _FLOATING = {"float": "fp32", "double": "fp64", "c10::BFloat16": "bf16", "c10::Half": "fp16"}
 
-# GPU kernels of cuBLAS, cuDNN, CUTLASS and flash attention carry their input type in their names. Needed where a CUDA
-# graph replays: then no operator is seen, only kernels. nvjet is cuBLAS's Hopper family: t is bf16, h is fp16.
-_COMPUTE_KERNEL = re.compile(r"gemm|conv|xmma|cutlass|nvjet|wgrad|dgrad|fprop|flash|fmha|winograd", re.IGNORECASE)
-_KERNEL_DTYPES = (
-    ("bf16", re.compile(r"bf16|bfloat16|nvjet_(sm\d+_)?t", re.IGNORECASE)),
-    ("fp16", re.compile(r"fp16|(?<!b)f16|half|hmma|(?<![a-z])h(884|1688|16816)|nvjet_(sm\d+_)?h", re.IGNORECASE)),
-    ("tf32", re.compile(r"tf32|(?<![a-z])s1688", re.IGNORECASE)),
-    ("fp32", re.compile(r"sgemm|scudnn|f32f32_f32f32|fp32|simt_s", re.IGNORECASE)),
+# Attention's backends with the operator of the forward pass and, where a CUDA graph hides that, the kernel's name.
+# The one that is plain operators ("math") has no kernel of its own. cuDNN's kernels have "flash" in their names too.
+_ATTENTIONS = (
+    ("cudnn", "aten::_scaled_dot_product_cudnn_attention", re.compile(r"cudnn\w*(sdpa|flash)", re.I)),
+    ("flash", "aten::_scaled_dot_product_flash_attention", re.compile(r"(?<!_)flash(_fwd|::)", re.I)),
+    ("flash", "aten::_scaled_dot_product_flash_attention_for_cpu", None),
+    ("efficient", "aten::_scaled_dot_product_efficient_attention", re.compile(r"fmha_cutlassF", re.I)),
+    ("math", "aten::_scaled_dot_product_attention_math", None),
 )
 
+_PROFILERS_OWN = frozenset({"cudaDeviceSynchronize"})  # it is there even where nothing of a step was recorded
 
-def unreadable(subject: Subject) -> Proof:
-    """What evidence says where there is no trace: nothing could be read, and why."""
-    return Proof(
-        took_effect=None, detail=f"the step could not be profiled: {subject.trace_error or 'no trace was taken'}"
-    )
+
+def recorded(subject: Subject) -> Trace | Proof:
+    """The trace of the profiled step or, where that shows nothing at all, the proof that says why nothing is proven."""
+    trace = subject.trace
+    if trace is None:
+        return Proof(
+            took_effect=None, detail=f"the step could not be profiled: {subject.trace_error or 'no trace was taken'}"
+        )
+    if not (trace.operators or trace.kernels or trace.names - _PROFILERS_OWN):
+        return Proof(took_effect=None, detail="the profiler recorded nothing of the step")
+    return trace
 
 
 def replays_graph(trace: Trace) -> bool:
@@ -75,14 +83,23 @@ def operator_dtype(operator: Operator) -> str | None:
     return next((_FLOATING[dtype] for dtype in operator.dtypes if dtype in _FLOATING), None)
 
 
-def compute_kernels(trace: Trace) -> list[str]:
-    """The GPU kernels of convolutions, matrix products and attentions."""
-    return [name for name in trace.kernels if _COMPUTE_KERNEL.search(name)]
+def launched_dtypes(trace: Trace) -> dict[str, str | None]:
+    """The dtypes of those compute operators that launch a kernel of their own name, by that name."""
+    return {each.name: operator_dtype(each) for each in compute_operators(trace) if each.name.startswith("triton_")}
 
 
-def kernel_dtype(name: str) -> str | None:
-    """The dtype that a GPU kernel's name tells, or None where it tells none."""
-    return next((dtype for dtype, pattern in _KERNEL_DTYPES if pattern.search(name)), None)
+def attention_backends(trace: Trace) -> tuple[str, ...]:
+    """The backends that ran scaled dot-product attention: `cudnn`, `flash`, `efficient`, `math`; empty if none is seen.
+
+    Compiled code calls the first three as they are, but takes `math` apart, which then cannot be told from other code.
+    """
+    operators = {operator.name for operator in trace.operators}
+    found = [
+        backend
+        for backend, operator, kernel in _ATTENTIONS
+        if operator in operators or (kernel and any(kernel.search(each.name) for each in trace.kernels))
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 def layout(shape: Sequence[int], strides: Sequence[int]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpubench.text import plural
-from gpubench.toggles.evidence import unreadable
+from gpubench.toggles.evidence import recorded
 from gpubench.toggles.toggle import Proof, Requirement, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ _FLAGS = {
 # The part of AdamW that each implementation does in an operator of its own. `aten::_foreach_add_` would not tell: the
 # fused one uses it for its step counters, and the gradient scaler has `_foreach_` operators too.
 _OPERATORS = {"for-loop": "aten::addcdiv_", "foreach": "aten::_foreach_addcdiv_", "fused": "aten::_fused_adamw_"}
+
+# The GPU kernels of both grouped implementations; the fused one has the whole update in its functor.
+_GROUPED, _FUSED = "multi_tensor_apply", "FusedAdam"
 
 
 def is_training(scope: Scope) -> str | None:
@@ -44,20 +47,31 @@ def _implementation(trace: Trace) -> str | None:
 
 
 def evidence(subject: Subject, value: Value) -> Proof:
-    """Whether the update of a real step went through the implementation's own operators."""
+    """Whether the update of a real step went through the implementation's own operators and, on a GPU, kernels."""
     if subject.optimizer is None:
         return Proof(took_effect=False, detail="the subject has no optimizer")
-    if subject.trace is None:
-        return unreadable(subject)
-    group = subject.optimizer.param_groups[0]
-    ran = _implementation(subject.trace)
-    count = sum(operator.name == _OPERATORS[ran] for operator in subject.trace.operators) if ran else 0
+    trace = recorded(subject)
+    if isinstance(trace, Proof):
+        return trace
+    ran = _implementation(trace)
+    count = sum(operator.name == _OPERATORS[ran] for operator in trace.operators) if ran else 0
     words = f"{plural(count, 'call')} of {_OPERATORS[ran]}" if ran else "no operator of an AdamW update"
-    return Proof(
-        took_effect=ran == value,
-        detail=f"{words} in the step; {type(subject.optimizer).__name__} has foreach={group.get('foreach')} "
-        f"and fused={group.get('fused')}",
-    )
+    group = subject.optimizer.param_groups[0]
+    words += f" in the step; {type(subject.optimizer).__name__} has foreach={group.get('foreach')} "
+    proof = Proof(took_effect=ran == value, detail=f"{words}and fused={group.get('fused')}")
+    return _kernels_too(trace, str(value), proof) if proof.took_effect and subject.device.type == "cuda" else proof
+
+
+def _kernels_too(trace: Trace, value: str, proof: Proof) -> Proof:
+    # On a GPU the operator alone does not tell: where parameters differ in dtype or device, torch's `_foreach_`
+    # operators quietly go through them one by one.
+    if not trace.kernels:
+        return Proof(took_effect=None, detail=f"{proof.detail}; no GPU kernel was recorded to tell how it ran")
+    grouped = [kernel.name for kernel in trace.kernels if _GROUPED in kernel.name]
+    fused = sum(_FUSED in name for name in grouped)
+    words = f"{proof.detail}; {fused} fused and {len(grouped) - fused} other {_GROUPED} kernels ran"
+    ran = {"fused": fused > 0, "foreach": len(grouped) > fused, "for-loop": True}[value]
+    return Proof(took_effect=ran, detail=words)
 
 
 OPTIMIZER = Toggle(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gpubench.toggles import evidence as read
-from gpubench.toggles.tf32_probe import tf32_in_use
+from gpubench.toggles import kernels
+from gpubench.toggles.tf32_probe import Probe, tf32_in_use
 from gpubench.toggles.toggle import Proof, Requirement, Stage, Toggle, Value
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from gpubench.toggles.subject import Subject
 
 _LOWER_THAN_FP32 = ("bf16", "fp16")
+_KIND = "convolutions, matrix products and attentions"
+_NOTHING = "the profiled step shows no convolution, matrix product or attention"
 
 _USAGE = {
     "fp32": """torch.backends.cuda.matmul.allow_tf32 = False
@@ -65,47 +68,85 @@ def apply(subject: Subject, value: Value) -> None:
 
 def evidence(subject: Subject, value: Value) -> Proof:
     """Whether the convolutions, matrix products and attentions of a real step ran in the dtype."""
-    trace = subject.trace
-    if trace is None:
-        return read.unreadable(subject)
-    dtypes = [read.operator_dtype(operator) for operator in read.compute_operators(trace)]
-    kind = "convolutions, matrix products and attentions"
-    if not dtypes:
-        kernels = read.compute_kernels(trace)
-        dtypes = [dtype for dtype in map(read.kernel_dtype, kernels) if dtype]
-        kind = f"GPU kernels whose name tells a dtype (of {len(kernels)}; a CUDA graph hides the operators)"
+    trace = read.recorded(subject)
+    if isinstance(trace, Proof):
+        return trace
     if value in ("fp32", "tf32"):
-        return _full_precision(subject.device, trace, str(value), dtypes, kind)
-    if not dtypes:
-        return Proof(took_effect=None, detail="the profiled step shows no convolution, matrix product or attention")
-    wanted = str(value).split("-", maxsplit=1)[0]
-    hits = sum(dtype == wanted for dtype in dtypes)
-    scale = f"; the gradient scale is {subject.scaler.get_scale():g}" if subject.scaler is not None else ""
-    return Proof(
-        took_effect=hits >= read.MAJORITY * len(dtypes),
-        detail=f"{hits} of {len(dtypes)} {kind} ran in {wanted} (at least {read.MAJORITY:.0%} must){scale}",
-    )
+        proof = _full_precision(subject.device, trace, str(value))
+    else:
+        proof = _lower_precision(trace, str(value).split("-", maxsplit=1)[0])
+    silent = subject.device.type == "cuda" and not trace.kernels
+    words = [proof.detail, "no GPU kernel was recorded" if silent else kernels.top(trace)]
+    if backends := read.attention_backends(trace):
+        words.append(f"attention ran in {' and '.join(backends)}")
+    if subject.scaler is not None:
+        words.append(f"the gradient scale is {subject.scaler.get_scale():g}")
+    return dataclasses.replace(proof, detail="; ".join(filter(None, words)))
 
 
-def _full_precision(device: torch.device, trace: Trace, value: str, dtypes: Sequence[str | None], kind: str) -> Proof:
+def _lower_precision(trace: Trace, wanted: str) -> Proof:
+    # Time decides where kernels tell their dtype: two operators of three may be a tenth of the work. Operators decide
+    # where there are no kernels (a CPU) or too many are silent, unless a CUDA graph hides which operators it replays.
+    dtypes = [read.operator_dtype(operator) for operator in read.compute_operators(trace)]
+    share = kernels.share_in(trace, wanted, read.launched_dtypes(trace))
+    words, by_count, by_time = [], None, None
+    if not dtypes and share is None:
+        words.append(_NOTHING)
+    if dtypes:
+        hits = dtypes.count(wanted)
+        by_count = hits >= read.MAJORITY * len(dtypes)
+        words.append(f"{hits} of {len(dtypes)} {_KIND} ran in {wanted} (at least {read.MAJORITY:.0%} must)")
+    if share is not None:
+        by_time = True if share.low >= read.MAJORITY else False if share.high < read.MAJORITY else None
+        words.append(_in_time(share, wanted))
+    if read.replays_graph(trace):
+        by_count = None
+        words.append("a CUDA graph hides its operators")
+    return Proof(took_effect=by_time if by_time is not None else by_count, detail="; ".join(words))
+
+
+def _in_time(share: kernels.Share, dtype: str) -> str:
+    unknown = f", {share.high - share.low:.0%} in kernels whose name tells no dtype" if share.high > share.low else ""
+    return f"{share.low:.0%} of the compute kernels' time in {dtype}{unknown}"
+
+
+def _full_precision(device: torch.device, trace: Trace, value: str) -> Proof:
+    dtypes, kind = [read.operator_dtype(operator) for operator in read.compute_operators(trace)], _KIND
+    computing = kernels.compute_kernels(trace)
+    if computing and (not dtypes or read.replays_graph(trace)):
+        dtypes = [kernels.kernel_dtype(kernel.name) for kernel in computing]
+        kind = "GPU kernels that compute"
     lower = Counter(dtype for dtype in dtypes if dtype in _LOWER_THAN_FP32)
     words = f"{lower.total()} of {len(dtypes)} {kind} ran below fp32"
     if lower:
         return Proof(took_effect=False, detail=f"{words}: {', '.join(lower)}")
+    if not dtypes:
+        words = f"{_NOTHING}, so nothing ran below fp32"
     if device.type != "cuda":
-        return Proof(
-            took_effect=True if dtypes else None,
-            detail=words if dtypes else "the profiled step shows no convolution, matrix product or attention",
-        )
-    named = [name for name in read.compute_kernels(trace) if read.kernel_dtype(name) == "tf32"]
+        return Proof(took_effect=True, detail=words)
+    named = sum(kernels.kernel_dtype(kernel.name) == "tf32" for kernel in computing)
+    share = kernels.share_in(trace, "tf32")
     probe = tf32_in_use(device)
-    words += f"; {len(named)} GPU kernels are named TF32; {probe.detail}"
-    if probe.matmul is None or probe.convolution is None:
-        return Proof(took_effect=None, detail=words)
+    words += f"; {named} GPU kernels are named TF32" + (f", {_in_time(share, 'tf32')}" if share else "")
+    words += f"; {probe.detail}"
     if value == "tf32":
-        # cuDNN may take another algorithm for the probe's shape than for the model's, which its kernels then show.
-        return Proof(took_effect=probe.matmul and (probe.convolution or bool(named)), detail=words)
-    return Proof(took_effect=not (probe.matmul or probe.convolution or named), detail=words)
+        return Proof(took_effect=_tf32_ran(probe, named, share, bool(dtypes)), detail=words)
+    if named or probe.matmul or probe.convolution:
+        return Proof(took_effect=False, detail=words)
+    return Proof(took_effect=None if probe.matmul is None or probe.convolution is None else True, detail=words)
+
+
+def _tf32_ran(probe: Probe, named: int, share: kernels.Share | None, computed: bool) -> bool | None:
+    if probe.matmul is None or probe.convolution is None:
+        return None
+    # cuDNN may take another algorithm for the probe's shape than for the model's, which its kernels then show.
+    if not probe.matmul or not (probe.convolution or named):
+        return False
+    # TF32 is a permission: the libraries may keep part of the work in fp32, and how much is told. But where the names
+    # tell of the work that none of it was TF32, the label would be wrong.
+    if share is not None and not named and share.high < read.MAJORITY:
+        return False
+    return True if computed else None
 
 
 # Relative (L2) error of a whole model's output. One rounding is off by half a unit in the last place: 2^-9 = 0.2 % in
@@ -146,6 +187,7 @@ PRECISION = Toggle(
     },
     apply=apply,
     evidence=evidence,
+    process_state=lambda value: value == "tf32",  # every value sets the two TF32 flags
     usage=lambda value: _USAGE[str(value)],
     tolerance=TOLERANCE,
     claims=("vae-guide", "gpu-guide", "cytodl", "bf16-guide", "mmrec-cpu"),

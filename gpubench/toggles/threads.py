@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from gpubench.toggles.toggle import Integers, Proof, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
     from gpubench.toggles.subject import Subject
+
+_BUSY_CORES = 1.2  # one thread keeps at most one core busy; the rest is for the inexactness of the clocks
 
 
 def on_cpu(scope: Scope) -> str | None:
@@ -43,32 +46,46 @@ def _run_times_ns() -> dict[str, int]:
     return times
 
 
-def _threads_that_worked() -> int | None:
-    """The number of OS threads that shared one elementwise operation; None where the kernel does not tell."""
+@dataclass(frozen=True)
+class _Trial:
+    """What one elementwise operation, repeated for a while, was computed by."""
+
+    threads: int | None  # OS threads that ran meanwhile; None where the kernel does not tell
+    cores: float  # seconds of CPU time per second
+
+    def shared(self) -> bool | None:
+        """Whether more than one thread did the work; None where that cannot be told."""
+        if self.threads is not None:
+            return self.threads > 1
+        return True if self.cores > _BUSY_CORES else None  # below it, others may have been using the cores
+
+
+def _trial() -> _Trial:
     import torch
 
     numbers = torch.ones(1 << 22)  # 16 MiB, far above the 32768 elements at which torch begins to share work
     numbers.sin()  # threads that are yet to be created are created here
-    before = _run_times_ns()
-    if not before:
-        return None
+    before, start, cpu = _run_times_ns(), time.perf_counter(), time.process_time()
     # The kernel adds a running thread's time up at its ticks, at the rarest every 10 ms (100 Hz): wait for three.
-    end = time.perf_counter() + 0.03
-    while time.perf_counter() < end:
+    while time.perf_counter() < start + 0.03:
         numbers.sin()
-    return sum(spent > before.get(task, 0) for task, spent in _run_times_ns().items())
+    cores = (time.process_time() - cpu) / (time.perf_counter() - start)
+    worked = sum(spent > before.get(task, 0) for task, spent in _run_times_ns().items())
+    return _Trial(threads=worked or None, cores=cores)  # 0: a kernel that keeps no such account shows zeros
 
 
 def evidence(subject: Subject, value: Value) -> Proof:
-    """Whether torch's thread pool has that size, and how many threads shared a trial operation."""
+    """Whether torch's thread pool has that size, and whether threads really shared a trial operation."""
     import torch
 
-    count = torch.get_num_threads()
-    worked = _threads_that_worked()
-    seen = f"{worked} OS threads ran" if worked is not None else "how many OS threads ran cannot be read here"
-    return Proof(
-        took_effect=count == value, detail=f"torch.get_num_threads() is {count}; {seen} during a trial operation"
-    )
+    count, trial = torch.get_num_threads(), _trial()
+    seen = f"{trial.threads} OS threads ran" if trial.threads else "how many OS threads ran cannot be read here"
+    words = f"torch.get_num_threads() is {count}; {seen} during a trial operation"
+    if not trial.threads:
+        words += f", which kept {trial.cores:.1f} cores busy"
+    # A pool of one cannot share anything: its size is the whole proof, since threads that do other work may run too.
+    took_effect = False if count != value else True if count == 1 else trial.shared()
+    return Proof(took_effect=took_effect, detail=words)
 
 
 THREADS = Toggle(
@@ -80,6 +97,7 @@ THREADS = Toggle(
     offers=offers,
     # 1024 is above the core count of any CPU server known to us, and low enough to catch a slip of the finger.
     integers=Integers(low=1, high=1024, meaning="threads per operator"),
+    process_state=lambda value: value,
     apply=apply,
     evidence=evidence,
     usage=lambda value: f"torch.set_num_threads({value})",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from gpubench.toggles.evidence import convolutions, unreadable
+from gpubench.toggles.evidence import convolutions, recorded
 from gpubench.toggles.toggle import Integers, Proof, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
@@ -61,11 +61,15 @@ def evidence(subject: Subject, value: Value) -> Proof:
     chosen = subject.options.get("tile_size")
     if chosen != value:
         return Proof(took_effect=False, detail=f"the workload was handed tile_size {chosen}")
-    if subject.trace is None:
-        return unreadable(subject)
-    sides = [max(operator.shapes[0][2:]) for operator in convolutions(subject.trace) if len(operator.shapes[0]) > 2]
+    trace = recorded(subject)
+    if isinstance(trace, Proof):
+        return trace
+    sides = [max(operator.shapes[0][2:]) for operator in convolutions(trace) if len(operator.shapes[0]) > 2]
     if not sides:
-        return Proof(took_effect=None, detail="the profiled step shows no convolution input to read a tile from")
+        words = "the profiled step shows no convolution input to read a tile from"
+        if value == WHOLE:
+            return Proof(took_effect=True, detail=f"the workload was handed tile_size {WHOLE}; {words}")
+        return Proof(took_effect=None, detail=words)
     largest = max(sides)
     words = f"the longest side of a convolution's input was {largest} px"
     if value == WHOLE:

@@ -79,8 +79,9 @@ class Describe(Struct, frozen=True, tag=True):
 
 
 class Prepare(Struct, frozen=True, tag=True, kw_only=True):
-    """Build, apply, warm up, prove, check."""
+    """Build, apply, warm up, prove, check: a resident of this worker, from then on called by its number."""
 
+    resident: int
     choice: WorkloadChoice
     device: str
     configuration: dict[str, Value]
@@ -102,11 +103,22 @@ class MakeReference(Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Sample(Struct, frozen=True, tag=True):
-    """Take samples by the protocol given to `Prepare`."""
+    """Take samples by the protocol given to `Prepare`; or exactly `blocks` of them, warm again after others ran."""
+
+    resident: int
+    blocks: int | None = None
 
 
-class Finish(Struct, frozen=True, tag=True):
-    """Report memory and end."""
+class CheckLast(Struct, frozen=True, tag=True):
+    """Compare the very last timed output with the reference."""
+
+    resident: int
+
+
+class MeasureMemory(Struct, frozen=True, tag=True):
+    """Run some steps for their memory alone."""
+
+    resident: int
 
 
 class Phase(Struct, frozen=True, tag=True):
@@ -135,6 +147,7 @@ class Prepared(Struct, frozen=True, tag=True, kw_only=True):
     quality: Quality
     flags: list[str]
     phases_s: dict[str, float]
+    device_busy_s: float | None = None  # of one profiled step: kernels and copies ran on the GPU for so long
 
 
 class ReferenceMade(Struct, frozen=True, tag=True):
@@ -146,25 +159,33 @@ class ReferenceMade(Struct, frozen=True, tag=True):
 class Sampled(Struct, frozen=True, tag=True, kw_only=True):
     """Samples in seconds per step, and when they were taken (CLOCK_MONOTONIC, the same in every process)."""
 
-    samples_s: list[float]
-    wall_samples_s: list[float]
+    samples_s: list[float]  # wall clock
+    device_samples_s: list[float] | None  # between CUDA events around the same blocks
     iterations_per_sample: int
     unmet: str
     started: float
     ended: float
 
 
+class Checked(Struct, frozen=True, tag=True):
+    """Answer to `CheckLast`; None where there is nothing to compare with."""
+
+    quality: Quality | None
+
+
 class MemoryRead(Struct, frozen=True, tag=True, kw_only=True):
-    """Peaks in bytes, and the quality of the last timed step's output."""
+    """Bytes: peaks of the memory pass, and what came before it."""
 
     allocated: int | None
     reserved: int | None
+    retries: int | None
+    growth_per_iteration: int | None
     warmup_allocated: int | None
     host_peak: int | None
     host_warmup_peak: int | None
     host_at_start: int | None
+    seconds: float
     unavailable: dict[str, str]
-    final_quality: Quality | None
 
 
 class Failed(Struct, frozen=True, tag=True):
@@ -175,8 +196,8 @@ class Failed(Struct, frozen=True, tag=True):
     detail: str = ""
 
 
-WorkerRequest = Describe | Prepare | MakeReference | Sample | Finish
-WorkerReply = Phase | Described | Prepared | ReferenceMade | Sampled | MemoryRead | Failed
+WorkerRequest = Describe | Prepare | MakeReference | Sample | CheckLast | MeasureMemory
+WorkerReply = Phase | Described | Prepared | ReferenceMade | Sampled | Checked | MemoryRead | Failed
 
 Incoming = TypeVar("Incoming")
 

@@ -7,35 +7,49 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gpubench.analysis.statistics import T_QUANTILES, latency, relative_noise, t_quantile
+from gpubench.analysis.statistics import T_QUANTILES, detectable, latency, t_quantile
 from gpubench.errors import GpubenchError
 
 
-@pytest.mark.parametrize("count", [6, 7, 8, 9, 10, 11, 20, 57, 199, 1000])
-def test_the_interval_is_scipys_exact_one(count: int) -> None:
-    chance = random.Random(count)
-    values = [chance.lognormvariate(0, 1) for _ in range(count)]
-    expected = stats.quantile_test(values, p=0.5).confidence_interval(0.95)
+def test_the_interval_is_students_over_the_processes() -> None:
+    medians = [0.100, 0.104, 0.097, 0.101]
+    found = latency([0.1] * 5, medians)
+    low, high = stats.t.interval(0.95, 3, np.mean(np.log(medians)), stats.sem(np.log(medians)))
+    assert (found.ci_low, found.ci_high) == pytest.approx((math.exp(low), math.exp(high)), rel=1e-5)
+    assert found.median == pytest.approx(stats.gmean(medians))
+    assert found.processes == 4
+
+
+def test_samples_of_one_process_give_no_interval() -> None:
+    chance = random.Random(0)
+    values = [chance.lognormvariate(0, 0.1) for _ in range(200)]
     found = latency(values)
-    assert (found.ci_low, found.ci_high) == (expected.low, expected.high)
+    assert (found.ci_low, found.ci_high) == (None, None)
     assert found.median == np.median(values)
     assert (found.p5, found.p95) == tuple(np.quantile(values, [0.05, 0.95]))
+    assert latency(values, [1.0, 1.1]).ci_low is None
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
-def test_too_few_samples_have_their_range_as_interval(count: int) -> None:
-    assert math.isnan(stats.quantile_test(range(count), p=0.5).confidence_interval(0.95).low)
-    found = latency([float(value) for value in range(1, count + 1)])
-    assert (found.ci_low, found.ci_high) == (1.0, float(count))
-
-
-def test_the_interval_covers_the_true_median() -> None:
+def test_the_interval_covers_what_differs_between_processes() -> None:
     chance = random.Random(1)
     covered = 0
     for _ in range(300):
-        found = latency([chance.lognormvariate(0, 1) for _ in range(15)])
+        found = latency([1.0], [chance.lognormvariate(0, 0.1) for _ in range(5)])
         covered += found.ci_low <= 1.0 <= found.ci_high
-    assert covered >= 0.93 * 300
+    assert covered >= 0.92 * 300
+
+
+def test_a_process_whose_figure_is_0_has_no_logarithm() -> None:
+    assert latency([0.0], [0.0, 0.1, 0.1]).ci_low is None
+
+
+def test_the_detectable_effect_is_what_a_test_of_that_power_finds() -> None:
+    """80 % of one-sided z-tests at 0.01 find an effect of the size that `detectable` gives."""
+    chance, spread, rounds = np.random.default_rng(0), 0.02, 10
+    effect = math.log1p(detectable(spread, rounds))
+    means = chance.normal(effect, spread / math.sqrt(rounds), 20000)
+    found = np.mean(means > stats.norm.ppf(0.99) * spread / math.sqrt(rounds))
+    assert found == pytest.approx(0.8, abs=0.01)
 
 
 def test_order_does_not_matter() -> None:
@@ -46,12 +60,6 @@ def test_order_does_not_matter() -> None:
 def test_bad_samples_are_refused(values: list[float]) -> None:
     with pytest.raises(GpubenchError, match=r"no samples|A sample is"):
         latency(values)
-
-
-def test_relative_noise_is_half_the_interval() -> None:
-    figure = latency([1.0, 1.02])
-    assert relative_noise(figure) == pytest.approx(0.01, rel=0.02)
-    assert relative_noise(latency([0.0, 1.0])) == math.inf
 
 
 def test_the_table_of_t_quantiles_is_scipys() -> None:

@@ -52,8 +52,8 @@ try:
     subject.trace = trace_step(stepper.step, cuda=subject.device.type == "cuda")
 except Exception as error:
     subject.trace_error = str(error)
-proofs = {toggle.name: dataclasses.astuple(toggle.evidence(subject, value)) for toggle, value in known}
-print("PROOFS " + json.dumps(proofs))
+proofs = {toggle.name: toggle.evidence(subject, value) for toggle, value in known}
+print("PROOFS " + json.dumps({name: (proof.took_effect, proof.detail) for name, proof in proofs.items()}))
 """
 
 
@@ -102,6 +102,12 @@ def test_precision_in_training(value):
 def test_precision_in_compiled_code(value):
     took_effect, detail = prove({"precision": value, "compile": "default"})["precision"]
     assert took_effect is True, detail
+
+
+def test_the_kernels_with_most_time_are_named():
+    _, detail = prove({"precision": "fp16-autocast"})["precision"]
+    assert "of the compute kernels' time in fp16" in detail
+    assert "most compute time: " in detail
 
 
 @ampere
@@ -186,6 +192,14 @@ def test_an_optimizer_of_another_implementation_is_caught(value, ran):
 def test_cudnn_benchmark(value, mode):
     took_effect, detail = prove({"cudnn_benchmark": value}, mode=mode)["cudnn_benchmark"]
     assert took_effect is True, detail
+
+
+def test_the_algorithms_are_told():
+    proofs = prove({"cudnn_benchmark": "on", "channels_last": "on"})
+    for took_effect, detail in proofs.values():
+        assert took_effect is True
+        assert "compute time by algorithm: " in detail
+        assert "GEMM" in detail or "Winograd" in detail or "convolution " in detail
 
 
 def test_cudnn_benchmark_that_was_not_applied_is_caught():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.hardware.cgroup import cpu_quota_cores, memory_limit_bytes
+from gpubench.hardware.cgroup import cpu_quota_cores, cpu_throttled_s, memory_limit_bytes
 from gpubench.hardware.cpu import CpuTimes, instruction_sets, read_cpu, read_times
 from gpubench.hardware.nvml_call import Unavailable
 
@@ -153,3 +153,35 @@ def test_no_control_group(tmp_path: Path) -> None:
     assert isinstance(quota, Unavailable) and quota.reason.startswith("the control group cannot be read")
     root = write(tmp_path, {"proc/self/cgroup": "0::/\n"})
     assert cpu_quota_cores(root) == Unavailable("no control group file gives the CPU quota")
+
+
+def test_throttled_time_of_the_groups_above_adds_up(tmp_path: Path) -> None:
+    root = write(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/a/b\n",
+            "sys/fs/cgroup/a/b/cpu.stat": "usage_usec 9\nnr_periods 5\nnr_throttled 2\nthrottled_usec 250000\n",
+            "sys/fs/cgroup/a/cpu.stat": "usage_usec 9\nthrottled_usec 1000000\n",
+            "sys/fs/cgroup/cpu.stat": "usage_usec 99\n",  # the root has no quota
+            "sys/fs/cgroup/a/c/cpu.stat": "throttled_usec 77000000\n",  # somebody else's
+        },
+    )
+    assert cpu_throttled_s(root) == 1.25
+
+
+def test_throttled_time_in_version_1(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "3:cpu,cpuacct:/job\n0::/\n",
+        "sys/fs/cgroup/cpu/job/cpu.stat": "nr_throttled 4\nthrottled_time 1500000000\n",
+    }
+    assert cpu_throttled_s(write(tmp_path, files)) == 1.5
+
+
+def test_throttled_time_that_is_not_told(tmp_path: Path) -> None:
+    absent = cpu_throttled_s(tmp_path)
+    assert isinstance(absent, Unavailable) and absent.reason.startswith("the control group cannot be read")
+    root = write(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.stat": "usage_usec 9\n"})
+    silent = cpu_throttled_s(root)
+    assert isinstance(silent, Unavailable) and "no control group file tells" in silent.reason
+    broken = cpu_throttled_s(write(root, {"sys/fs/cgroup/cpu.stat": "throttled_usec soon\n"}))
+    assert isinstance(broken, Unavailable)

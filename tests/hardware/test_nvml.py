@@ -6,7 +6,15 @@ import pynvml
 import pytest
 
 from gpubench.hardware.nvml import Nvml, Unavailable, visible_entries
-from tests.fake_nvml import FUNCTION_NOT_FOUND, NO_PERMISSION, FakeGpu, FakeNvml, fake_nvml
+from tests.fake_nvml import (
+    FUNCTION_NOT_FOUND,
+    FUNCTIONS,
+    NO_PERMISSION,
+    NOT_SUPPORTED,
+    FakeGpu,
+    FakeNvml,
+    fake_nvml,
+)
 
 __all__ = ["fake_nvml"]
 
@@ -113,8 +121,17 @@ def test_a_mig_instance_without_reachable_card(fake_nvml: FakeNvml) -> None:
         ("1, 0", ["1", "0"]),
         ("0,7,1", ["0"]),  # CUDA stops at the first invalid one
         ("-1,0", []),
-        ("GPU-aa,MIG-bb", ["GPU-aa", "MIG-bb"]),
-        ("0,0", ["0"]),
+        ("0,,1", ["0"]),
+        ("GPU-aa, GPU-bb", ["GPU-aa", "GPU-bb"]),
+        ("GPU-aa,MIG-bb", ["GPU-aa"]),  # the first entry decides which kind all have
+        ("GPU-aa,1", ["GPU-aa"]),
+        ("1,GPU-aa", ["1"]),
+        ("MIG-bb,MIG-cc", ["MIG-bb", "MIG-cc"]),
+        ("0,0", []),  # one that comes twice hides all
+        ("GPU-aa,GPU-aa", []),
+        ("1gpu,+0", ["1", "0"]),  # read as C's strtoul does
+        ("01,1", []),
+        ("nonsense", []),
     ],
 )
 def test_visible_entries(value: str | None, expected: list[str]) -> None:
@@ -128,6 +145,36 @@ def test_cuda_device_by_beginning_of_uuid(fake_nvml: FakeNvml) -> None:
     assert not isinstance(device, Unavailable) and device.uuid == B
     assert reason(opened().cuda_device(0, {"CUDA_VISIBLE_DEVICES": "GPU-"})) == (
         "2 cards have a UUID that begins with GPU-"
+    )
+
+
+def test_cuda_device_behind_an_entry_that_names_no_card(fake_nvml: FakeNvml) -> None:
+    fake_nvml.add(FakeGpu(uuid=A))
+    fake_nvml.add(FakeGpu(uuid=B))
+    nvml = opened()
+    assert reason(nvml.cuda_device(0, {"CUDA_VISIBLE_DEVICES": "GPU-ffff"})) == (
+        "0 cards have a UUID that begins with GPU-ffff"
+    )
+    # CUDA stops at the first entry that it does not know, so there is no second device.
+    assert "GPU-ffff" in reason(nvml.cuda_device(1, {"CUDA_VISIBLE_DEVICES": f"GPU-ffff,{B}"}))
+    second = nvml.cuda_device(1, {"CUDA_VISIBLE_DEVICES": f"{B},{A}"})
+    assert not isinstance(second, Unavailable) and second.uuid == A
+    assert "leaves 1 of 2" in reason(nvml.cuda_device(1, {"CUDA_VISIBLE_DEVICES": f"{A},2"}))
+    assert "leaves 0 of 2" in reason(nvml.cuda_device(0, {"CUDA_VISIBLE_DEVICES": "1,1"}))
+    assert "leaves 2 of 2" in reason(nvml.cuda_device(-1, {}))
+
+
+def test_unlike_cards_named_by_uuid_need_no_order(fake_nvml: FakeNvml) -> None:
+    fake_nvml.add(FakeGpu(uuid=A, name="slow"))
+    fake_nvml.add(FakeGpu(uuid=B, name="fast"))
+    device = opened().cuda_device(0, {"CUDA_VISIBLE_DEVICES": B})
+    assert not isinstance(device, Unavailable) and device.uuid == B
+
+
+def test_a_mig_instance_that_is_not_there(fake_nvml: FakeNvml) -> None:
+    fake_nvml.add(FakeGpu(uuid=A, mig=True))
+    assert reason(opened().cuda_device(0, {"CUDA_VISIBLE_DEVICES": MIG})) == (
+        f"the device {MIG} cannot be reached: NVML found no such device"
     )
 
 
@@ -163,3 +210,19 @@ def test_devices_leave_out_those_that_cannot_be_reached(fake_nvml: FakeNvml) -> 
     assert [device.uuid for device in devices] == [B]
     fake_nvml.fails["nvmlDeviceGetCount_v2"] = NO_PERMISSION
     assert reason(opened().devices()) == reason(opened().cuda_device(0, {}))
+
+
+def test_every_call_unsupported(fake_nvml: FakeNvml) -> None:
+    fake_nvml.add(FakeGpu(uuid=A))
+    nvml = opened()
+    fake_nvml.fails = dict.fromkeys(FUNCTIONS, NOT_SUPPORTED)
+    for answer in (
+        nvml.driver_version(),
+        nvml.cuda_version(),
+        nvml.devices(),
+        nvml.device(A),
+        nvml.cuda_device(0, {}),
+        Nvml.open(),
+    ):
+        assert "not supported" in reason(answer)
+    nvml.close()

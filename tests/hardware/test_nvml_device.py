@@ -62,6 +62,7 @@ def test_every_call_unsupported(device: NvmlDevice, gpu: FakeGpu, code: int) -> 
     assert sample.throttle_reasons is None
     assert isinstance(device.processes(), Unavailable)
     assert isinstance(device.process_memory_bytes(1), Unavailable)
+    assert isinstance(device.activity_meter(), Unavailable)
     state = device.state()
     assert state.power_limit_watts is None and "power_limit_watts" in state.unavailable
 
@@ -151,8 +152,29 @@ def test_in_a_container_nobody_is_accused(listed: list[Process]) -> None:
     assert isinstance(unsure, Unavailable) and "container" in unsure.reason
 
 
-def test_a_process_names_its_program_but_not_its_path(fake_nvml: FakeNvml) -> None:
+def test_a_process_names_its_program_but_not_its_path(device: NvmlDevice, gpu: FakeGpu, fake_nvml: FakeNvml) -> None:
     fake_nvml.process_names = {10: "/home/some one/bin/python3 -m train", 11: " "}
-    assert str(Process(10, 300 * 2**20)) == "pid 10 (python3), 300 MiB"
-    assert str(Process(11, None)) == "pid 11"
-    assert str(Process(12, 0)) == "pid 12"
+    gpu.processes = [(10, 300 * 2**20), (11, None), (12, 0)]
+    listed = device.processes()
+    assert not isinstance(listed, Unavailable)
+    assert [str(process) for process in listed] == ["pid 10 (python3), 300 MiB", "pid 11", "pid 12"]
+
+
+def test_a_name_is_asked_for_once_while_the_process_lives(
+    device: NvmlDevice, gpu: FakeGpu, fake_nvml: FakeNvml
+) -> None:
+    fake_nvml.process_names, gpu.processes = {10: "miner"}, [(10, None)]
+    for _ in range(3):
+        assert device.processes() == [Process(10, None, "miner")]
+    assert fake_nvml.calls.count("nvmlSystemGetProcessName") == 1
+    gpu.processes = []
+    device.processes()
+    fake_nvml.process_names, gpu.processes = {10: "another"}, [(10, None)]  # its id is used again
+    assert device.processes() == [Process(10, None, "another")]
+
+
+def test_the_throttle_reasons_of_this_moment(device: NvmlDevice, gpu: FakeGpu) -> None:
+    gpu.reasons = 0x44
+    assert device.throttle_reasons() == ["sw_power_cap", "hw_thermal_slowdown"]
+    gpu.fails = dict.fromkeys(DEVICE_FUNCTIONS, NOT_SUPPORTED)
+    assert isinstance(device.throttle_reasons(), Unavailable)

@@ -13,7 +13,8 @@ from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
 from gpubench.measure import monitor as module
 from gpubench.measure.monitor import Monitor
 from gpubench.measure.process_usage import Usage, read_usage
-from tests.fake_nvml import FakeGpu, FakeNvml, fake_nvml
+from gpubench.measure.readings import GPU_FIELDS
+from tests.fake_nvml import FUNCTIONS, NOT_SUPPORTED, FakeGpu, FakeNvml, fake_nvml
 
 __all__ = ["fake_nvml"]
 
@@ -168,13 +169,105 @@ def test_an_error_of_the_thread_is_reported(device: NvmlDevice, monkeypatch: pyt
     assert found.process_cpu_percent is None and found.temperature_celsius is None
 
 
-def test_the_end_of_a_window_lies_between_readings(device: NvmlDevice) -> None:
+def test_the_end_of_a_window_lies_between_readings(device: NvmlDevice, gpu: FakeGpu) -> None:
     with Monitor(os.getpid(), device, hz=0.5) as monitor:
         start = time.monotonic()
         time.sleep(0.1)
+        gpu.energy_millijoules += 2_000
         found = monitor.window(start, time.monotonic())  # the second regular reading is far away
-    assert found.energy_joules == 0
+    assert found.energy_joules is not None and 0 < found.energy_joules <= 2
     assert found.process_cpu_percent is not None
+
+
+def test_activity_between_readings(device: NvmlDevice, gpu: FakeGpu, fake_nvml: FakeNvml) -> None:
+    with Monitor(os.getpid(), device, hz=50) as monitor:
+        start = time.monotonic()
+        time.sleep(0.9)
+        found = monitor.window(start, time.monotonic())
+        short = monitor.window(start, start + 0.05)
+        assert len(fake_nvml.gpm_buffers) == 2
+    assert found.sm_activity_percent is not None and found.tensor_activity_percent is not None
+    assert found.sm_activity_percent.mean == pytest.approx(80)
+    assert 2 <= found.sm_activity_percent.count <= 4
+    assert fake_nvml.gpm_readings <= 6  # every 0.2 s, and not as often as the counters would allow
+    assert found.tensor_activity_percent.mean == pytest.approx(45)
+    assert found.dram_activity_percent is not None and found.dram_activity_percent.mean == pytest.approx(30)
+    assert short.sm_activity_percent is None and "0.05 s" in short.unavailable["sm_activity_percent"]
+    assert fake_nvml.gpm_buffers == {}  # given back
+
+
+def test_activity_that_the_device_does_not_have(device: NvmlDevice, gpu: FakeGpu, fake_nvml: FakeNvml) -> None:
+    gpu.gpm_supported = False
+    with Monitor(os.getpid(), device) as monitor:
+        start = time.monotonic()
+        time.sleep(0.1)
+        found = monitor.window(start, time.monotonic())
+    assert found.sm_activity_percent is None and "Hopper" in found.unavailable["sm_activity_percent"]
+    assert found.temperature_celsius is not None
+    assert fake_nvml.calls.count("nvmlGpmQueryDeviceSupport") == 1  # asked once, not at every reading
+
+
+def test_a_monitor_that_fails_at_once_gives_its_buffers_back(
+    device: NvmlDevice, fake_nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "sample", lambda: 1 / 0)
+    with Monitor(os.getpid(), device):
+        assert len(fake_nvml.gpm_buffers) == 2
+    assert fake_nvml.gpm_buffers == {}
+
+
+def test_every_call_unsupported(device: NvmlDevice, fake_nvml: FakeNvml) -> None:
+    fake_nvml.fails = dict.fromkeys(FUNCTIONS, NOT_SUPPORTED)
+    with Monitor(os.getpid(), device) as monitor:
+        start = time.monotonic()
+        time.sleep(0.25)
+        found = monitor.window(start, time.monotonic())
+        slow, now = monitor.slowdowns(start, time.monotonic()), monitor.slowdowns_now()
+        memory = monitor.device_process_memory_bytes()
+    assert all(getattr(found, name) is None for name in GPU_FIELDS)
+    assert set(found.unavailable) == set(GPU_FIELDS)
+    assert set(found.unavailable.values()) == {"this device does not support it (NVML: not supported)"}
+    assert found.process_cpu_percent is not None
+    assert isinstance(slow, Unavailable) and isinstance(now, Unavailable) and isinstance(memory, Unavailable)
+
+
+def test_slowdowns_are_named_and_counted(device: NvmlDevice, gpu: FakeGpu) -> None:
+    gpu.reasons = 0x4 | 0x1  # the power cap and idling are no faults
+    with Monitor(os.getpid(), device, hz=50) as monitor:
+        start = time.monotonic()
+        time.sleep(0.1)
+        cool = time.monotonic()
+        assert monitor.slowdowns(start, cool) == []
+        assert monitor.slowdowns_now() == []
+        gpu.reasons = 0x4 | 0x8 | 0x40
+        assert monitor.slowdowns_now() == ["hw_slowdown", "hw_thermal_slowdown"]
+        time.sleep(0.1)
+        found = monitor.slowdowns(start, time.monotonic())
+        gpu.reasons = 0
+        assert monitor.slowdowns_now() == []
+    assert not isinstance(found, Unavailable)
+    assert [entry.split(" ")[0] for entry in found] == ["hw_slowdown", "hw_thermal_slowdown"]
+    hot, _, total = found[0].partition("(")[2].removesuffix(" readings)").partition(" of ")
+    assert 1 <= int(hot) < int(total)
+
+
+def test_a_window_between_two_readings_still_shows_a_slowdown(device: NvmlDevice, gpu: FakeGpu) -> None:
+    gpu.reasons = 0x20
+    with Monitor(os.getpid(), device, hz=0.5) as monitor:
+        start = time.monotonic()
+        time.sleep(0.02)
+        found = monitor.slowdowns(start, time.monotonic())
+    assert found == ["sw_thermal_slowdown (2 of 2 readings)"]
+
+
+def test_slowdowns_without_a_device_or_after_an_error(device: NvmlDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    for absent in (None, Unavailable("the NVIDIA driver is not loaded")):
+        monitor = Monitor(os.getpid(), absent)
+        assert isinstance(monitor.slowdowns(0, 1), Unavailable) and isinstance(monitor.slowdowns_now(), Unavailable)
+    monkeypatch.setattr(device, "sample", lambda: 1 / 0)
+    with Monitor(os.getpid(), device) as monitor:
+        found = monitor.slowdowns(0, time.monotonic())
+    assert found == Unavailable("the monitor stopped: ZeroDivisionError: division by zero")
 
 
 def test_an_error_of_the_first_reading_is_reported(device: NvmlDevice, monkeypatch: pytest.MonkeyPatch) -> None:

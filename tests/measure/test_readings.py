@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from gpubench.hardware.monitored import Activity
 from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
 from gpubench.hardware.nvml_device import GpuSample, Process
 from gpubench.measure.process_usage import Usage
@@ -51,6 +52,7 @@ def samples(
             usage=Usage(cpu(at), 5000),
             gpu=dataclasses.replace(BASE, **gpu(at)),  # type: ignore[arg-type]
             processes=processes,
+            activity=Activity(at - 0.2, at, 60 + at, 50, 40),
         )
         for at in times
     ]
@@ -80,6 +82,9 @@ def test_a_full_window(device: NvmlDevice) -> None:
     assert found.process_cpu_percent.mean == pytest.approx(150)
     assert found.energy_joules == pytest.approx(1200)
     assert (found.throttle_reasons, found.other_processes) == ([], [])
+    assert found.sm_activity_percent == Reading(mean=65.5, min=63, max=68, count=6)  # from 3 s on: 2 s reaches before
+    assert found.tensor_activity_percent == Reading(mean=50, min=50, max=50, count=6)
+    assert found.dram_activity_percent == Reading(mean=40, min=40, max=40, count=6)
 
 
 def test_only_the_window_counts(device: NvmlDevice) -> None:
@@ -130,6 +135,17 @@ def test_an_energy_counter_that_goes_back(device: NvmlDevice) -> None:
     assert found.energy_joules is None and "went back" in found.unavailable["energy_joules"]
 
 
+def test_an_energy_counter_that_stands_still(device: NvmlDevice) -> None:
+    found = summary(samples(SECONDS), 2.0, 8.0, device)
+    assert found.energy_joules is None
+    assert found.unavailable["energy_joules"] == "the energy counter did not move within the window of 6.00 s"
+
+
+def test_energy_per_item_is_left_to_the_runner(device: NvmlDevice) -> None:
+    found = summary(samples(SECONDS), 2.0, 8.0, device)
+    assert found.energy_per_item_joules is None and "energy_per_item_joules" not in found.unavailable
+
+
 def test_an_unsupported_reading_keeps_its_own_reason(device: NvmlDevice) -> None:
     reasons = dict.fromkeys(("power_watts", "energy_joules", "throttle_reasons", "sm_clock_mhz"), "not supported")
     read = samples(
@@ -148,9 +164,8 @@ def test_an_unsupported_reading_keeps_its_own_reason(device: NvmlDevice) -> None
         assert all(getattr(found, name) is None for name in reasons)
 
 
-def test_foreign_process(device: NvmlDevice, fake_nvml: FakeNvml) -> None:
-    fake_nvml.process_names = {7: "/usr/bin/miner"}
-    read = samples(SECONDS, processes=[*OURS, Process(7, 2**30)])
+def test_foreign_process(device: NvmlDevice) -> None:
+    read = samples(SECONDS, processes=[*OURS, Process(7, 2**30, "miner")])
     assert summary(read, 2.0, 8.0, device).other_processes == ["pid 7 (miner), 1024 MiB"]
 
 
@@ -214,4 +229,6 @@ def test_an_error_in_the_window_leaves_no_half_truth(device: NvmlDevice) -> None
 
 
 def test_every_field_of_the_schema_is_covered() -> None:
-    assert {*GPU_FIELDS, *PROCESS_FIELDS, "unavailable"} == set(Utilization.__struct_fields__)
+    # Energy per item is the runner's to fill: the monitor knows of no items.
+    theirs = {"energy_per_item_joules", "unavailable"}
+    assert {*GPU_FIELDS, *PROCESS_FIELDS, *theirs} == set(Utilization.__struct_fields__)

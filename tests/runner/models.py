@@ -209,10 +209,13 @@ def breaks_graph() -> Workload:
     return Workload(name="breaks", item="row", batch_size=4, build=Broken, inputs=inputs, infer=infer)
 
 
+def returns_a_float(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> float:
+    model(batch[0])
+    return 3.0
+
+
 def returns_nothing() -> Workload:
-    return Workload(
-        name="nothing", item="row", batch_size=4, build=Linear, inputs=inputs, infer=lambda model, batch, options: 3.0
-    )
+    return Workload(name="nothing", item="row", batch_size=4, build=Linear, inputs=inputs, infer=returns_a_float)
 
 
 def greedy_in_fp32() -> Workload:

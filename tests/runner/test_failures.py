@@ -34,7 +34,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder, numbers = tmp_path_factory.mktemp("faults"), ",".join(map(str, [*CASES, 53]))
     done = gpubench(
         "compare-opts", f"{MODELS}:faults", "--set", f"threads={numbers}", "--strategy", "each", "--timeout", "15s",
-        "--confirm-rounds", "1", "--format", "json", "--output", "report.json", cwd=folder, timeout=280,
+        "--duel-rounds", "1", "--format", "json", "--output", "report.json", cwd=folder, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -101,7 +101,7 @@ def test_no_worker_or_scratch_folder_is_left(models: Path, tmp_path: Path) -> No
     scratch.mkdir()
     done = gpubench(
         "compare-opts", f"{models}:faults", "--set", "threads=41", "--strategy", "each",
-        "--confirm-rounds", "0", "--output", "report.json", cwd=tmp_path, env={"TMPDIR": str(scratch)},
+        "--duel-rounds", "0", "--output", "report.json", cwd=tmp_path, env={"TMPDIR": str(scratch)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert list(scratch.glob("gpubench-*")) == []

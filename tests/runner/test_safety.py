@@ -19,7 +19,7 @@ from gpubench.toggles import all_toggles, get
 from tests.runner.conftest import gpubench
 from tests.runner.test_failures import processes_mentioning
 
-SHORT = ["--set", "threads=1", "--strategy", "each", "--confirm-rounds", "0"]
+SHORT = ["--set", "threads=1", "--strategy", "each", "--duel-rounds", "0"]
 
 
 def test_a_file_that_changes_during_the_run_is_noticed(models: Path, tmp_path: Path) -> None:
@@ -115,6 +115,6 @@ def test_an_environment_that_cannot_start_is_a_row(
     )
     monkeypatch.setitem(all_toggles(), "allocator", broken)
     command = ["compare-opts", f"{models}:good", "--device", "cpu", "--set", "allocator=tuned", "--set", "threads=1"]
-    assert run([*command, "--strategy", "each", "--confirm-rounds", "0", "--output", "report.json", "--quiet"]) == 0
+    assert run([*command, "--strategy", "each", "--duel-rounds", "0", "--output", "report.json", "--quiet"]) == 0
     statuses = {row.id: row.status for row in store.load(tmp_path / "report.json").measurements}
     assert statuses == {"baseline": "ok", "allocator=tuned": "crashed", "threads=1": "ok"}

@@ -8,8 +8,8 @@ import pytest
 
 from gpubench.results.schema import Protocol
 from gpubench.runner import workers
+from gpubench.runner.bench import Bench
 from gpubench.runner.laboratory import Laboratory
-from gpubench.runner.process import measure
 from gpubench.worker.messages import WorkloadChoice
 from tests.runner.test_failures import processes_mentioning
 
@@ -27,8 +27,8 @@ def test_an_interruption_ends_a_busy_worker_at_once(
 
     configuration: dict[str, str | int] = {"precision": "bf16-autocast"}
     with (
-        Laboratory(choice, "cpu", Protocol(timer="perf_counter")) as laboratory,
+        Laboratory(choice, "cpu", Protocol()) as laboratory,
         pytest.raises(KeyboardInterrupt),
     ):
-        measure(laboratory, "row", configuration, {"precision": "fp32"}, interrupt)
+        Bench(laboratory, {"precision": "fp32"}, interrupt).alone("row", configuration)
     assert processes_mentioning(mark) == []

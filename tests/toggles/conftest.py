@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from gpubench.hardware.facts import Device
-from gpubench.measure.trace import trace_step
+from gpubench.measure.trace import Kernel, Operator, Trace, trace_step
 from gpubench.toggles import get
 from gpubench.toggles.subject import Subject
 from gpubench.toggles.toggle import Scope, Stage, Toggle, Value
@@ -142,8 +142,29 @@ def run(configuration: dict[str, Value], work: Workload | None = None, **how: An
     subject = prepare(configuration, work, **how)
     for _ in range(4):  # CUDA graphs replay from the third or fourth call on
         step(subject)
-    subject.trace = trace_step(lambda: step(subject), cuda=subject.device.type == "cuda")
+    trace_again(subject)
     return subject
+
+
+def trace_again(subject: Subject) -> None:
+    """Takes the trace of one more step."""
+    subject.trace = trace_step(lambda: step(subject), cuda=subject.device.type == "cuda")
+
+
+def trace(
+    operators: Sequence[str | tuple[str, str]] = (),
+    kernels: Sequence[str | tuple[str, float]] = (),
+    *,
+    graph: bool = False,
+) -> Trace:
+    """A trace as a GPU gives it: operators by name (and dtype), kernels by name (and seconds)."""
+    named = [each if isinstance(each, tuple) else (each, "float") for each in operators]
+    timed = [each if isinstance(each, tuple) else (each, 1e-6) for each in kernels]
+    return Trace(
+        operators=tuple(Operator(name=name, dtypes=(dtype,), shapes=((),), strides=((),)) for name, dtype in named),
+        kernels=tuple(Kernel(name, seconds) for name, seconds in timed),
+        names=frozenset({"cudaGraphLaunch"} if graph else ()),
+    )
 
 
 def facts(**changes: Any) -> WorkloadFacts:
@@ -190,6 +211,8 @@ class Kit:
     prepare = staticmethod(prepare)
     run = staticmethod(run)
     step = staticmethod(step)
+    trace = staticmethod(trace)
+    trace_again = staticmethod(trace_again)
     scope = staticmethod(scope)
 
 

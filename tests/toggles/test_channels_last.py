@@ -115,6 +115,24 @@ def test_nothing_to_read_is_unknown(kit):
     assert "no tensor's strides could tell" in proof.detail
 
 
+def test_off_where_no_layout_can_be_seen_is_not_contradicted(kit):
+    work = kit.workload(lambda: nn.Sequential(nn.Conv2d(4, 1, 1)), inputs=kit.images(side=1))
+    proof = CHANNELS_LAST.evidence(kit.run({"channels_last": "off"}, work), "off")
+    assert proof.took_effect is True
+    assert proof.detail.startswith("no tensor's strides tell a layout: 0 of 0 convolutions")
+
+
+def test_on_a_gpu_the_algorithms_are_told(kit):
+    subject = kit.run({"channels_last": "on"})
+    subject.device = torch.device("cuda")
+    assert CHANNELS_LAST.evidence(subject, "on").detail.endswith("; no kernel shows which algorithms were chosen")
+    kernels = kit.trace(kernels=[("sm80_xmma_fprop_implicit_gemm_nhwc", 4e-6), ("nchwToNhwcKernel", 1e-6)]).kernels
+    subject.trace = dataclasses.replace(subject.trace, kernels=kernels)
+    proof = CHANNELS_LAST.evidence(subject, "on")
+    assert proof.took_effect is True
+    assert "implicit GEMM 100%; beside it 25% went into reordering NCHW and NHWC" in proof.detail
+
+
 def test_without_a_trace_nothing_is_claimed(kit):
     assert CHANNELS_LAST.evidence(kit.prepare({"channels_last": "on"}), "on").took_effect is None
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from gpubench.errors import GpubenchError
 from gpubench.measure.trace import trace_step
+from gpubench.toggles import compile
 from gpubench.toggles.compile import COMPILE, graph_break_count
 from gpubench.toggles.toggle import Proof
 
@@ -142,13 +143,59 @@ def test_no_trace_leaves_it_unknown(kit):
     assert proof.detail.endswith("the step could not be profiled: no CUPTI")
 
 
-def test_graph_breaks_are_counted_with_the_first_reason(kit):
-    class Breaks(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = torch.sin(x)
-            torch._dynamo.graph_break()
-            return torch.cos(x)
+def test_no_trace_leaves_off_unknown_too(kit):
+    subject = kit.prepare({"compile": "off"}, kit.workload(Small))
+    subject.trace_error = "no CUPTI"
+    assert COMPILE.evidence(subject, "off") == Proof(
+        took_effect=None, detail="the step could not be profiled: no CUPTI"
+    )
 
+
+class Breaks(nn.Module):
+    """Cannot be compiled in one piece."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.sin(x)
+        torch._dynamo.graph_break()
+        return torch.cos(x)
+
+
+def test_what_was_counted_and_logged_before_is_not_its_own(kit):
+    earlier = kit.run({"compile": "default"}, kit.workload(Breaks))
+    assert graph_break_count(earlier) == 1
+    logging.getLogger("torch._dynamo").warning("torch._dynamo hit config.recompile_limit (8)")
+    subject = kit.run({"compile": "default"}, kit.workload(Small))
+    assert COMPILE.evidence(subject, "default") == Proof(
+        took_effect=True, detail="1 frame compiled to 1 graph; no graph break"
+    )
+    assert COMPILE.evidence(earlier, "default").took_effect is False  # to that one the message is its own
+    eager = kit.run({"compile": "off"}, kit.workload(Small))
+    assert COMPILE.evidence(eager, "off") == Proof(took_effect=True, detail="dynamo compiled no frame")
+
+
+def test_a_message_is_heard_once_however_many_were_compiled(kit):
+    kit.prepare({"compile": "default"}, kit.workload(Small))
+    subject = kit.prepare({"compile": "default"}, kit.workload(Small))
+    logging.getLogger("torch._dynamo").warning("once")
+    assert compile._messages(subject) == ["once"]
+
+
+def test_off_stays_off_while_others_compile_in_its_process(kit):
+    subject = kit.run({"compile": "off"}, kit.workload(Small))
+    kit.run({"compile": "default"}, kit.workload(Small))
+    assert COMPILE.evidence(subject, "off") == Proof(
+        took_effect=True, detail="no compiled code ran in the step, although dynamo compiled 1 frame in this process"
+    )
+
+
+def test_one_that_was_never_compiled_cannot_borrow_anothers_frames(kit):
+    kit.run({"compile": "default"}, kit.workload(Small))
+    forgetful = dataclasses.replace(COMPILE, apply=lambda subject, value: COMPILE.apply(subject, "off"))
+    subject = kit.run({"compile": "default"}, kit.workload(Small), replace={"compile": forgetful})
+    assert COMPILE.evidence(subject, "default").took_effect is False
+
+
+def test_graph_breaks_are_counted_with_the_first_reason(kit):
     subject = kit.run({"compile": "default"}, kit.workload(Breaks))
     proof = COMPILE.evidence(subject, "default")
     assert proof.took_effect is True

@@ -5,15 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from gpubench.measure.trace import Operator, Trace
 from gpubench.toggles.cudnn_benchmark import CUDNN_BENCHMARK
 from gpubench.toggles.toggle import Proof
 
 DO_NOTHING = dataclasses.replace(CUDNN_BENCHMARK, apply=lambda subject, value: None)
-
-
-def operator(name: str) -> Operator:
-    return Operator(name=name, dtypes=("float",), shapes=((),), strides=((),))
 
 
 @pytest.fixture
@@ -70,8 +65,29 @@ def test_convolutions_that_bypass_cudnn_are_caught(kit, cudnn):
 )
 def test_what_a_step_on_a_gpu_shows(kit, cudnn, operators, kernels, took_effect):
     subject = kit.prepare({"cudnn_benchmark": "on"})
-    subject.trace = Trace(operators=tuple(map(operator, operators)), kernels=tuple(kernels), names=frozenset())
+    subject.trace = kit.trace(operators, kernels)
     assert CUDNN_BENCHMARK.evidence(subject, "on").took_effect is took_effect
+
+
+def test_the_algorithms_that_ran_are_told(kit, cudnn):
+    subject = kit.prepare({"cudnn_benchmark": "on"})
+    subject.trace = kit.trace(
+        ["aten::cudnn_convolution"], [("cudnn_winograd", 3e-6), ("implicit_convolve_sgemm", 1e-6)]
+    )
+    detail = CUDNN_BENCHMARK.evidence(subject, "on").detail
+    assert "compute time by algorithm: Winograd 75%, implicit GEMM 25%" in detail
+    subject.trace = kit.trace(["aten::cudnn_convolution"])
+    assert "no kernel shows which algorithms were chosen" in CUDNN_BENCHMARK.evidence(subject, "on").detail
+
+
+def test_convolutions_that_nobody_sees_are_unknown_for_on_and_no_matter_for_off(kit, cudnn):
+    subject = kit.prepare({"cudnn_benchmark": "on"})
+    subject.trace = kit.trace(["aten::add"], ["triton_poi_fused_add"])
+    proof = CUDNN_BENCHMARK.evidence(subject, "on")
+    assert proof.took_effect is None
+    assert proof.detail.endswith("no convolution can be seen, so whether cuDNN ran cannot be read")
+    kit.prepare({"cudnn_benchmark": "off"})
+    assert CUDNN_BENCHMARK.evidence(subject, "off").took_effect is True
 
 
 def test_without_a_trace_nothing_is_claimed(kit, cudnn):

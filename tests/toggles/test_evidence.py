@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gpubench.measure.trace import Trace
+from gpubench.measure.trace import trace_step
 from gpubench.toggles.channels_last import CHANNELS_LAST
-from gpubench.toggles.evidence import kernel_dtype, layout
+from gpubench.toggles.evidence import attention_backends, layout
 from gpubench.toggles.precision import PRECISION
 
 
@@ -31,55 +33,75 @@ def test_layout(shape, strides, found):
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        ("sm80_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc", "bf16"),
-        ("ampere_bf16_s16816gemm_bf16_128x64_ldg8_f2f_tn", "bf16"),
-        ("void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, cutlass::bfloat16_t>>", "bf16"),
-        ("nvjet_tst_128x64_64x8_2x1_v_bz_TNT", "bf16"),
-        ("ampere_fp16_s16816gemm_fp16_64x64_ldg8_f2f_stages_64x5_tn", "fp16"),
-        ("sm80_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_nhwckrsc", "fp16"),
-        ("turing_fp16_s1688gemm_fp16_128x128_ldg8_f2f_tn", "fp16"),
-        ("volta_h884gemm_64x32_ldg8_tn", "fp16"),
-        ("nvjet_hsh_64x8_64x16_4x1_v_bz_TNT", "fp16"),
-        ("void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, cutlass::half_t>>", "fp16"),
-        ("sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32_nhwckrsc", "tf32"),
-        ("void cutlass::Kernel2<cutlass_80_tensorop_s1688gemm_128x64_16x6_tn_align4>", "tf32"),
-        ("ampere_sgemm_128x64_tn", "fp32"),
-        ("void cutlass::Kernel2<cutlass_80_simt_sgemm_128x64_8x5_tn_align1>", "fp32"),
-        ("void at::native::im2col_kernel<int>", None),
-    ],
-)
-def test_kernel_dtype(name, dtype):
-    assert kernel_dtype(name) == dtype
-
-
-def replay(*kernels: str) -> Trace:
-    return Trace(operators=(), kernels=kernels, names=frozenset({"cudaGraphLaunch"}))
-
-
-@pytest.mark.parametrize(
     ("kernels", "took_effect"),
     [
         (["nvjet_tst_128x64", "sm80_xmma_fprop_implicit_gemm_bf16bf16", "triton_poi_fused_silu"], True),
         (["ampere_sgemm_128x64_tn", "nvjet_tst_128x64"], False),
         (["triton_poi_fused_silu"], None),
+        (["triton_tem_fused_mm_3"], None),
+        ([("nvjet_tst_128x64", 85e-6), ("triton_tem_fused_mm_3", 15e-6)], True),  # a majority whatever the other one is
+        ([("nvjet_tst_128x64", 75e-6), ("triton_tem_fused_mm_3", 25e-6)], None),
+        ([("nvjet_tst_128x64", 75e-6), ("ampere_sgemm_128x64_tn", 25e-6)], False),
+        ([("nvjet_tst_128x64", 85e-6), ("ampere_sgemm_128x64_tn", 15e-6)], True),
     ],
 )
 def test_a_replayed_cuda_graph_is_read_from_its_kernels(kit, kernels, took_effect):
     subject = kit.prepare({"precision": "bf16-autocast"})
-    subject.trace = replay(*kernels)
+    subject.trace = kit.trace(kernels=kernels, graph=True)
     assert PRECISION.evidence(subject, "bf16-autocast").took_effect is took_effect
 
 
 @pytest.mark.parametrize(
     ("value", "kernels", "took_effect"),
-    [("on", ["sm80_xmma_fprop_nhwckrsc"], True), ("on", ["triton_poi_fused_silu"], None), ("off", ["x_nhwc"], False)],
+    [
+        ("on", ["sm80_xmma_fprop_nhwckrsc"], True),
+        ("on", ["triton_poi_fused_silu"], None),
+        ("on", ["void cudnn::ops::nchwToNhwcKernel<float>"], None),  # reorders, and computes nothing
+        ("off", ["sm80_xmma_fprop_nhwckrsc"], False),
+    ],
 )
 def test_the_layout_in_a_replayed_cuda_graph(kit, value, kernels, took_effect):
     subject = kit.prepare({"channels_last": value})
-    subject.trace = replay(*kernels)
+    subject.trace = kit.trace(kernels=kernels, graph=True)
     proof = CHANNELS_LAST.evidence(subject, "on")
     assert proof.took_effect is took_effect
     if took_effect is not False:
         assert "a CUDA graph hides them" in proof.detail
+
+
+def attend() -> None:
+    query = torch.ones(1, 2, 4, 8)
+    torch.nn.functional.scaled_dot_product_attention(query, query, query)
+
+
+@pytest.mark.parametrize(("backend", "found"), [(SDPBackend.FLASH_ATTENTION, ("flash",)), (SDPBackend.MATH, ("math",))])
+def test_the_attention_that_really_ran_on_a_cpu(backend, found):
+    with sdpa_kernel(backend):
+        assert attention_backends(trace_step(attend, cuda=False)) == found
+
+
+def test_without_attention_there_is_no_backend():
+    assert attention_backends(trace_step(lambda: torch.ones(2, 2) @ torch.ones(2, 2), cuda=False)) == ()
+
+
+@pytest.mark.parametrize(
+    ("operators", "kernels", "found"),
+    [
+        (["aten::_scaled_dot_product_flash_attention"], [], ("flash",)),
+        (["aten::_scaled_dot_product_efficient_attention"], [], ("efficient",)),
+        (["aten::_scaled_dot_product_cudnn_attention"], [], ("cudnn",)),
+        (["aten::_scaled_dot_product_attention_math"], [], ("math",)),
+        (
+            ["aten::_scaled_dot_product_attention_math", "aten::_scaled_dot_product_flash_attention"],
+            [],
+            ("flash", "math"),
+        ),
+        (["aten::scaled_dot_product_attention"], [], ()),
+        ([], ["void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64, cutlass::half_t>>"], ("flash",)),
+        ([], ["fmha_cutlassF_bf16_aligned_64x64_rf_sm80(PyTorchMemEffAttention::AttentionKernel)"], ("efficient",)),
+        ([], ["cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_3"], ("cudnn",)),
+        ([], ["ampere_sgemm_128x64_tn"], ()),
+    ],
+)
+def test_the_attention_that_ran_on_a_gpu(kit, operators, kernels, found):
+    assert attention_backends(kit.trace(operators, kernels)) == found

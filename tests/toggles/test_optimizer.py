@@ -55,6 +55,33 @@ def test_without_a_trace_nothing_is_claimed(kit):
     assert OPTIMIZER.evidence(kit.prepare({"optimizer": "fused"}, mode="training"), "fused").took_effect is None
 
 
+FUSED = (
+    "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedOptimizerTensorListMetadata<4>, "
+    "at::native::(anonymous namespace)::FusedAdamMathFunctor<float, 4>>"
+)
+GROUPED = "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<TensorListMetadata<4>, PointwiseOp<float>>"
+
+
+@pytest.mark.parametrize(
+    ("value", "operator", "kernels", "took_effect"),
+    [
+        ("fused", "aten::_fused_adamw_", [FUSED, GROUPED], True),
+        ("fused", "aten::_fused_adamw_", [GROUPED], False),
+        ("fused", "aten::_foreach_addcdiv_", [GROUPED], False),
+        ("fused", "aten::_fused_adamw_", [], None),
+        ("foreach", "aten::_foreach_addcdiv_", [GROUPED], True),
+        ("foreach", "aten::_foreach_addcdiv_", ["void vectorized_elementwise_kernel<4>"], False),  # one by one, quietly
+        ("foreach", "aten::_foreach_addcdiv_", [FUSED], False),
+        ("for-loop", "aten::addcdiv_", ["void vectorized_elementwise_kernel<4>"], True),
+    ],
+)
+def test_on_a_gpu_the_kernels_must_agree(kit, value, operator, kernels, took_effect):
+    subject = kit.prepare({"optimizer": value}, mode="training")
+    subject.device = torch.device("cuda")
+    subject.trace = kit.trace([operator], kernels)
+    assert OPTIMIZER.evidence(subject, value).took_effect is took_effect
+
+
 def test_it_takes_the_parameters_as_they_are_after_conversion(kit):
     subject = kit.prepare({"optimizer": "fused", "precision": "bf16-weights"}, mode="training")
     held = [parameter for group in subject.optimizer.param_groups for parameter in group["params"]]

@@ -91,15 +91,57 @@ def test_attention_counts(kit):
             return nn.functional.scaled_dot_product_attention(x, x, x)
 
     subject = kit.run({"precision": "bf16-autocast"}, kit.workload(Attention))
-    assert "2 of 2 convolutions, matrix products and attentions" in PRECISION.evidence(subject, "bf16-autocast").detail
+    detail = PRECISION.evidence(subject, "bf16-autocast").detail
+    assert "2 of 2 convolutions, matrix products and attentions" in detail
+    assert detail.endswith("; attention ran in flash")
 
 
-def test_a_model_without_arithmetic_to_read_is_unknown(kit):
+def test_a_model_without_arithmetic_to_read_is_unknown_and_fits_the_baseline(kit):
     subject = kit.run({"precision": "fp32"}, kit.workload(nn.ReLU))
-    for value in ("fp32", "bf16-autocast"):
-        assert PRECISION.evidence(subject, value) == Proof(
-            took_effect=None, detail="the profiled step shows no convolution, matrix product or attention"
-        )
+    nothing = "the profiled step shows no convolution, matrix product or attention"
+    assert PRECISION.evidence(subject, "bf16-autocast") == Proof(took_effect=None, detail=nothing)
+    assert PRECISION.evidence(subject, "fp32") == Proof(
+        took_effect=True, detail=f"{nothing}, so nothing ran below fp32"
+    )
+
+
+@pytest.mark.parametrize(
+    ("operators", "kernels", "took_effect", "words"),
+    [
+        # Two of three operators in bf16, but nearly all of the time; and the reverse.
+        (["bf16", "bf16", "fp32"], [("nvjet_tst_1", 9e-6), ("ampere_sgemm", 1e-6)], True, "90% of the compute kernels"),
+        (["bf16"] * 9 + ["fp32"], [("nvjet_tst_1", 5e-6), ("ampere_sgemm", 5e-6)], False, "50% of the compute kernels"),
+        # Kernels that tell nothing leave it to the operators, and so does a profiler that saw no kernel.
+        (["bf16"], [("some_gemm", 9e-6)], True, "100% in kernels whose name tells no dtype"),
+        (["fp32"], [("some_gemm", 9e-6)], False, "0 of 1 convolutions"),
+        (["bf16"], [], True, "no GPU kernel was recorded"),
+        ([], [("nvjet_tst_1", 9e-6)], True, "most compute time: nvjet_tst_1 100%"),
+        ([], ["some_copy"], None, "the profiled step shows no convolution"),
+    ],
+)
+def test_on_a_gpu_the_time_in_the_dtype_decides(kit, operators, kernels, took_effect, words):
+    subject = kit.prepare({"precision": "bf16-weights"})
+    subject.device = torch.device("cuda")
+    dtypes = {"bf16": "c10::BFloat16", "fp32": "float"}
+    subject.trace = kit.trace([("aten::mm", dtypes[each]) for each in operators], kernels)
+    proof = PRECISION.evidence(subject, "bf16-weights")
+    assert proof.took_effect is took_effect, proof
+    assert words in proof.detail
+
+
+def test_a_triton_template_is_told_by_what_it_was_launched_with(kit):
+    subject = kit.prepare({"precision": "bf16-weights"})
+    for dtype, took_effect in (("c10::BFloat16", True), ("float", False)):
+        subject.trace = kit.trace([("triton_tem_fused_mm_0", dtype)], ["triton_tem_fused_mm_0"])
+        assert PRECISION.evidence(subject, "bf16-weights").took_effect is took_effect
+
+
+def test_operators_beside_a_cuda_graph_do_not_speak_for_it(kit):
+    subject = kit.prepare({"precision": "bf16-weights"})
+    subject.trace = kit.trace([("aten::mm", "c10::BFloat16")], ["triton_tem_fused_mm_0"], graph=True)
+    proof = PRECISION.evidence(subject, "bf16-weights")
+    assert proof.took_effect is None
+    assert "a CUDA graph hides its operators" in proof.detail
 
 
 def test_without_a_trace_nothing_is_claimed(kit):

@@ -111,7 +111,11 @@ def test_without_a_trace_or_convolutions_tiles_are_unknown(kit):
     assert TILE_SIZE.evidence(kit.prepare({"tile_size": 8}, tiled(kit)), 8).took_effect is None
     work = dataclasses.replace(tiled(kit), build=nn.ReLU)
     proof = TILE_SIZE.evidence(kit.run({"tile_size": 8}, work), 8)
-    assert proof == Proof(took_effect=None, detail="the profiled step shows no convolution input to read a tile from")
+    nothing = "the profiled step shows no convolution input to read a tile from"
+    assert proof == Proof(took_effect=None, detail=nothing)
+    assert TILE_SIZE.evidence(kit.run({"tile_size": 0}, work), 0) == Proof(
+        took_effect=True, detail=f"the workload was handed tile_size 0; {nothing}"
+    )
 
 
 def test_only_tiles_smaller_than_the_input_are_offered(kit):

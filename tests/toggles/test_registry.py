@@ -26,7 +26,15 @@ ORDER = [
     "optimizer",
     "compile",
 ]
-SHARED = {"evidence", "process_memory", "subject", "tf32_probe", "toggle"}  # modules that hold no toggle
+SHARED = {
+    "evidence",
+    "kernels",
+    "process_memory",
+    "sharing",
+    "subject",
+    "tf32_probe",
+    "toggle",
+}  # modules that hold no toggle
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpubench.measure.trace import Trace
 from gpubench.toggles import precision, tf32_probe
 from gpubench.toggles.precision import PRECISION
 from gpubench.toggles.tf32_probe import Probe, tf32_in_use
+
+_TF32_KERNEL = "sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32"
 
 
 def test_fp32_arithmetic_is_not_taken_for_tf32():
@@ -44,21 +45,49 @@ def test_a_probe_that_cannot_run_says_why(monkeypatch):
     ("value", "matmul", "convolution", "kernels", "took_effect"),
     [
         ("fp32", False, False, ["ampere_sgemm_128x64_tn"], True),
+        ("fp32", False, False, [], True),
         ("fp32", False, True, ["ampere_sgemm_128x64_tn"], False),  # torch's default: TF32 in cuDNN
         ("fp32", True, False, ["ampere_sgemm_128x64_tn"], False),
-        ("fp32", False, False, ["sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32"], False),
-        ("fp32", False, False, ["ampere_fp16_s16816gemm_fp16_64x64_tn"], False),
+        ("fp32", False, False, [_TF32_KERNEL], False),
+        ("fp32", None, None, [_TF32_KERNEL], False),
         ("fp32", None, None, ["ampere_sgemm_128x64_tn"], None),
         ("tf32", True, True, [], True),
-        ("tf32", True, False, ["sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32"], True),
+        ("tf32", True, True, ["ampere_sgemm_128x64_tn"], False),  # allowed, and yet nothing was
+        ("tf32", True, True, ["ampere_sgemm_128x64_tn", _TF32_KERNEL], True),
+        ("tf32", True, True, ["a_gemm"], True),
+        ("tf32", True, False, [_TF32_KERNEL], True),
         ("tf32", True, False, [], False),
         ("tf32", False, True, [], False),
         ("tf32", None, None, [], None),
     ],
 )
 def test_what_a_gpus_probe_decides(kit, monkeypatch, value, matmul, convolution, kernels, took_effect):
-    monkeypatch.setattr(precision, "tf32_in_use", lambda device: Probe(matmul, convolution, "probed"))
+    subject = on_gpu(kit, monkeypatch, value, Probe(matmul, convolution, "probed"))
+    subject.trace = kit.trace(["aten::mm"], kernels)
+    assert PRECISION.evidence(subject, value).took_effect is took_effect
+
+
+def on_gpu(kit, monkeypatch, value: str, probe: Probe):
+    monkeypatch.setattr(precision, "tf32_in_use", lambda device: probe)
     subject = kit.prepare({"precision": value})
     subject.device = torch.device("cuda")
-    subject.trace = Trace(operators=(), kernels=tuple(kernels), names=frozenset())
-    assert PRECISION.evidence(subject, value).took_effect is took_effect
+    return subject
+
+
+@pytest.mark.parametrize(("value", "tf32", "took_effect"), [("fp32", False, True), ("tf32", True, None)])
+def test_a_step_that_computes_nothing_contradicts_the_baseline_only_if_tf32_is_on(
+    kit, monkeypatch, value, tf32, took_effect
+):
+    subject = on_gpu(kit, monkeypatch, value, Probe(tf32, tf32, "probed"))
+    subject.trace = kit.trace(["aten::relu"])
+    proof = PRECISION.evidence(subject, value)
+    assert proof.took_effect is took_effect
+    assert "the profiled step shows no convolution, matrix product or attention" in proof.detail
+
+
+def test_fp32_in_a_cuda_graph_is_read_from_its_kernels(kit, monkeypatch):
+    subject = on_gpu(kit, monkeypatch, "fp32", Probe(False, False, "probed"))
+    subject.trace = kit.trace(["aten::mm"], ["ampere_fp16_s16816gemm_fp16_64x64_tn"], graph=True)
+    proof = PRECISION.evidence(subject, "fp32")
+    assert proof.took_effect is False
+    assert "1 of 1 GPU kernels that compute ran below fp32: fp16" in proof.detail

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from gpubench.toggles import threads as toggle
 from gpubench.toggles.threads import THREADS
 
 DO_NOTHING = dataclasses.replace(THREADS, apply=lambda subject, value: None)
@@ -28,6 +29,31 @@ def test_an_apply_that_does_nothing_is_caught(kit):
     proof = THREADS.evidence(subject, 1)
     assert proof.took_effect is False
     assert proof.detail.startswith("torch.get_num_threads() is 2;")
+
+
+@pytest.mark.parametrize(
+    ("value", "threads", "cores", "took_effect", "words"),
+    [
+        (2, 2, 1.9, True, "2 OS threads ran"),
+        (2, 1, 1.0, False, "1 OS threads ran"),  # the pool says two, and one does all the work
+        (2, None, 1.9, True, "cannot be read here during a trial operation, which kept 1.9 cores busy"),
+        (2, None, 1.0, None, "cannot be read here during a trial operation, which kept 1.0 cores busy"),
+        (1, 1, 1.0, True, "1 OS threads ran"),
+        (1, 3, 1.0, True, "3 OS threads ran"),
+        (1, None, 1.0, True, "cannot be read here"),
+    ],
+)
+def test_threads_that_do_not_share_the_work_are_caught(kit, monkeypatch, value, threads, cores, took_effect, words):
+    monkeypatch.setattr(toggle, "_trial", lambda: toggle._Trial(threads=threads, cores=cores))
+    proof = THREADS.evidence(kit.prepare({"threads": value}), value)
+    assert proof.took_effect is took_effect
+    assert words in proof.detail
+
+
+def test_a_kernel_that_keeps_no_account_of_threads_is_told(kit, monkeypatch):
+    for times in ({}, {"1": 0}):
+        monkeypatch.setattr(toggle, "_run_times_ns", lambda times=times: times)
+        assert "cannot be read here" in THREADS.evidence(kit.prepare({"threads": 1}), 1).detail
 
 
 @pytest.mark.parametrize(

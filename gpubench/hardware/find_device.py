@@ -1,0 +1,46 @@
+"""Finds the device that torch measures on through the library of its maker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pynvml
+
+from gpubench.hardware.amd import AmdSmi
+from gpubench.hardware.apple import AppleDevice
+from gpubench.hardware.monitored import MonitoredDevice
+from gpubench.hardware.nvml import Nvml
+from gpubench.hardware.nvml_call import Unavailable
+
+# No NVIDIA driver on this machine: then torch's "cuda" may be an AMD GPU, which ROCm builds call so.
+ABSENT = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A device to monitor, or why there is none; `close` ends the library that it was found through."""
+
+    device: MonitoredDevice | Unavailable | None  # None: a CPU
+    close: Callable[[], None] = lambda: None
+
+
+def find_device(
+    kind: str, uuid: str | None = None, index: int = 0, environment: Mapping[str, str] = os.environ
+) -> Found:
+    """The device of `kind` ("cpu", "cuda", "mps") with torch's UUID, or else the one that it counts as `index`."""
+    if kind == "cpu":
+        return Found(None)
+    if kind == "mps":
+        return Found(AppleDevice())
+    nvml = Nvml.open()
+    if isinstance(nvml, Unavailable):
+        if nvml.code not in ABSENT:
+            return Found(nvml)
+        smi = AmdSmi.open()
+        if isinstance(smi, Unavailable):
+            return Found(Unavailable(f"{nvml.reason}; {smi.reason}"))
+        return Found(smi.device(uuid), smi.close)
+    by_uuid = nvml.device(uuid) if uuid else Unavailable("torch gave no UUID")
+    return Found(nvml.cuda_device(index, environment) if isinstance(by_uuid, Unavailable) else by_uuid, nvml.close)

@@ -1,0 +1,111 @@
+"""GPU performance monitoring (NVML's GPM): how busy the units inside the chip were between two readings."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pynvml
+
+from gpubench.hardware.monitored import Activity
+from gpubench.hardware.nvml_call import Unavailable, attempt, sentence
+
+# The counters are refreshed inside the chip about that often: two readings closer than this make no difference
+# (NVML reference, nvmlGpmMetricsGet: "should be greater than 100ms due to the internal sample refresh rate").
+LEAST_INTERVAL_S = 0.11
+NOT_THERE = "this GPU does not support it (GPM: Hopper and newer, GeForce cards from Blackwell on)"
+
+# Field -> NVML's metric id: share of multiprocessors with work, share of time in which they did tensor operations,
+# share of the peak DRAM bandwidth (nvml.h, nvmlGpmMetricId_t).
+METRICS = {
+    "sm_activity_percent": pynvml.NVML_GPM_METRIC_SM_UTIL,
+    "tensor_activity_percent": pynvml.NVML_GPM_METRIC_ANY_TENSOR_UTIL,
+    "dram_activity_percent": pynvml.NVML_GPM_METRIC_DRAM_BW_UTIL,
+}
+
+
+class GpmMeter:
+    """Two buffers of the driver's: each reading fills the older one, so that every pair of neighbours is compared.
+
+    card: handle of the whole card. instance: id of a MIG GPU instance, whose share alone is then counted.
+    """
+
+    def __init__(self, card: Any, instance: int | None, buffers: list[Any], clock: Callable[[], float]) -> None:
+        self._card, self._instance, self._clock = card, instance, clock
+        self._last, self._spare = buffers
+        self._read_at: float | None = None
+        self._open = True
+        self._request = pynvml.c_nvmlGpmMetricsGet_t()
+        self._request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
+        self._request.numMetrics = len(METRICS)
+
+    @classmethod
+    def open(
+        cls, card: Any, instance: int | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> GpmMeter | Unavailable:
+        """A meter, or why this device has none."""
+        support = attempt("nvmlGpmQueryDeviceSupport", card)
+        if isinstance(support, Unavailable):
+            return support
+        if not support.isSupportedDevice:
+            return Unavailable(NOT_THERE)
+        buffers: list[Any] = []
+        for _ in range(2):
+            buffer = attempt("nvmlGpmSampleAlloc")
+            if isinstance(buffer, Unavailable):
+                _free(buffers)
+                return buffer
+            buffers.append(buffer)
+        return cls(card, instance, buffers, clock)
+
+    def read(self) -> Activity | Unavailable | None:
+        """The means since the reading before; None at the first, or where that was less than 0.11 s ago."""
+        if not self._open:
+            return Unavailable("the meter is closed")
+        now = self._clock()
+        before = self._read_at
+        if before is not None and now - before < LEAST_INTERVAL_S:
+            return None
+        taken = self._take(self._spare)
+        if isinstance(taken, Unavailable):
+            return taken  # the reading before stays: the next one that succeeds is compared with it
+        self._last, self._spare, self._read_at = self._spare, self._last, now
+        return None if before is None else self._compare(before, now)
+
+    def _take(self, buffer: Any) -> Any:
+        if self._instance is None:
+            return attempt("nvmlGpmSampleGet", self._card, buffer)
+        return attempt("nvmlGpmMigSampleGet", self._card, self._instance, buffer)
+
+    def _compare(self, since: float, until: float) -> Activity | Unavailable:
+        request = self._request
+        request.sample1, request.sample2 = self._spare, self._last
+        for index, metric in enumerate(METRICS.values()):
+            request.metrics[index].metricId = metric
+        failed = attempt("nvmlGpmMetricsGet", request)
+        if isinstance(failed, Unavailable):
+            return failed
+        values: dict[str, float] = {}
+        unavailable: dict[str, str] = {}
+        for index, name in enumerate(METRICS):
+            found = request.metrics[index]
+            if found.nvmlReturn != pynvml.NVML_SUCCESS:
+                unavailable[name] = sentence(found.nvmlReturn)
+            elif not math.isfinite(found.value):
+                unavailable[name] = "NVML gave no finite number"
+            else:
+                values[name] = float(found.value)
+        return Activity(since, until, **values, unavailable=unavailable)
+
+    def close(self) -> None:
+        """Gives the driver's buffers back."""
+        if self._open:
+            self._open = False
+            _free([self._last, self._spare])
+
+
+def _free(buffers: list[Any]) -> None:
+    for buffer in buffers:
+        attempt("nvmlGpmSampleFree", buffer)

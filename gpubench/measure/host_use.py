@@ -1,0 +1,183 @@
+"""What the host did while samples were taken, read from outside the measured processes at both ends of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpubench.hardware.cgroup import cpu_throttled_s
+from gpubench.hardware.cpu import ROOT, CpuTimes, read_times
+from gpubench.hardware.monitored import Gatherer
+from gpubench.hardware.nvml_call import Unavailable
+from gpubench.measure.process_table import Span, parse, read_stats
+from gpubench.results.schema import HostUse
+
+# More than the kernel's own work on an idle machine, which no process accounts for (seen: below 0.1 core).
+UNSEEN_CORES = 0.1
+
+
+@dataclass(frozen=True)
+class WorkerReading:
+    """What is read of one worker beside its line in the process table."""
+
+    switches: Mapping[int, int] | Unavailable  # thread -> times that the kernel took its core away
+    swapped_bytes: int | Unavailable
+
+
+@dataclass(frozen=True)
+class HostReading:
+    """The host at one moment; `host_use` makes sense of two."""
+
+    at: float  # time.monotonic()
+    times: CpuTimes | Unavailable
+    stats: Mapping[int, bytes] | Unavailable  # process id -> /proc/[pid]/stat
+    workers: Mapping[int, WorkerReading]
+    ours: frozenset[int]
+    throttled_s: float | Unavailable
+
+
+def read_host(pids: Iterable[int], ours: frozenset[int] = frozenset(), root: Path = ROOT) -> HostReading:
+    """Reads the host now; below 10 ms for 500 processes.
+
+    pids: the workers. ours: other processes of this run; it and the workers are known, and what descends from them.
+    root: stands in front of /proc and /sys.
+    """
+    workers = list(pids)
+    return HostReading(
+        at=time.monotonic(),
+        times=read_times(root),
+        stats=read_stats(root),
+        workers={pid: WorkerReading(_switches(root, pid), _swapped(root, pid)) for pid in workers},
+        ours=ours | {os.getpid(), *workers},
+        throttled_s=cpu_throttled_s(root),
+    )
+
+
+def host_use(before: HostReading, after: HostReading) -> HostUse:
+    """What happened between two readings; a figure that could not be read is None with its reason."""
+    seconds = after.at - before.at
+    span = _span(before, after)
+    got = Gatherer()
+    if isinstance(span, Unavailable):
+        for name in ("other_cores", "busiest_other", "major_faults"):
+            got.put(name, span)
+    else:
+        cores = _other_cores(before.times, after.times, span, seconds)
+        got.put("other_cores", cores)
+        got.put("busiest_other", _busiest(span, cores))
+        got.put("major_faults", _total([span.major_faults(pid) for pid in after.workers]))
+    got.put("steal_cores", _steal_cores(before.times, after.times, seconds))
+    got.put("involuntary_switches", _switched(before.workers, after.workers))
+    got.put("swapped_bytes", _total([worker.swapped_bytes for worker in after.workers.values()]))
+    got.put("quota_throttled_s", _difference(before.throttled_s, after.throttled_s))
+    return HostUse(seconds=max(0.0, seconds), **got.values, unavailable=got.unavailable)
+
+
+def _span(before: HostReading, after: HostReading) -> Span | Unavailable:
+    if isinstance(before.stats, Unavailable):
+        return before.stats
+    if isinstance(after.stats, Unavailable):
+        return after.stats
+    return Span(parse(before.stats), parse(after.stats), before.ours | after.ours)
+
+
+def _other_cores(
+    before: CpuTimes | Unavailable, after: CpuTimes | Unavailable, span: Span, seconds: float
+) -> float | Unavailable:
+    """Cores kept busy by all but our own processes, which are taken off one by one."""
+    if isinstance(before, Unavailable):
+        return before
+    if isinstance(after, Unavailable):
+        return after
+    return _rate(after.busy - before.busy - span.our_cpu_s(), seconds)
+
+
+def _steal_cores(before: CpuTimes | Unavailable, after: CpuTimes | Unavailable, seconds: float) -> float | Unavailable:
+    if isinstance(before, Unavailable):
+        return before
+    return after if isinstance(after, Unavailable) else _rate(after.steal - before.steal, seconds)
+
+
+def _rate(spent_s: float, seconds: float) -> float | Unavailable:
+    if seconds <= 0:
+        return Unavailable("no time passed between the two readings")
+    return max(0.0, spent_s) / seconds
+
+
+def _busiest(span: Span, cores: float | Unavailable) -> str | Unavailable | None:
+    busiest = span.busiest_other()
+    if busiest is not None:
+        return f"pid {busiest.pid} ({busiest.name})"
+    if isinstance(cores, float) and cores > UNSEEN_CORES:
+        return Unavailable(
+            f"what kept {cores:.1f} cores busy cannot be seen from here (another container or user, or it has ended)"
+        )
+    return None
+
+
+def _difference(before: float | Unavailable, after: float | Unavailable) -> float | Unavailable:
+    if isinstance(before, Unavailable):
+        return before
+    return after if isinstance(after, Unavailable) else max(0.0, after - before)
+
+
+def _switched(before: Mapping[int, WorkerReading], after: Mapping[int, WorkerReading]) -> int | Unavailable:
+    """Over the threads that still live: those of ended ones are told nowhere."""
+    total = 0
+    for pid, worker in after.items():
+        first = before[pid].switches if pid in before else {}
+        if isinstance(worker.switches, Unavailable):
+            return worker.switches
+        if isinstance(first, Unavailable):
+            return first
+        total += sum(max(0, count - first.get(thread, 0)) for thread, count in worker.switches.items())
+    return total if after else Unavailable("no worker was watched")
+
+
+def _total(values: list[int | Unavailable]) -> int | Unavailable:
+    total = 0
+    for value in values:
+        if isinstance(value, Unavailable):
+            return value
+        total += value
+    return total if values else Unavailable("no worker was watched")
+
+
+def _switches(root: Path, pid: int) -> dict[int, int] | Unavailable:
+    counts: dict[int, int] = {}
+    folder = root / f"proc/{pid}/task"
+    try:
+        for thread in folder.iterdir():
+            try:
+                count = _row((thread / "status").read_bytes(), b"nonvoluntary_ctxt_switches:")
+            except OSError:  # the thread has ended since it was listed
+                continue
+            if count is None:
+                return Unavailable("this kernel does not count involuntary switches")
+            counts[int(thread.name)] = count
+    except OSError:
+        return _gone(root, pid)
+    return counts
+
+
+def _swapped(root: Path, pid: int) -> int | Unavailable:
+    try:
+        kilobytes = _row((root / f"proc/{pid}/status").read_bytes(), b"VmSwap:")
+    except OSError:
+        return _gone(root, pid)
+    if kilobytes is None:  # a process without memory is a zombie
+        return Unavailable(f"process {pid} has ended, or this kernel does not tell swapped memory by process")
+    return kilobytes * 1024
+
+
+def _row(text: bytes, name: bytes) -> int | None:
+    start = text.find(name)
+    return int(text[start + len(name) :].split(maxsplit=1)[0]) if start >= 0 else None
+
+
+def _gone(root: Path, pid: int) -> Unavailable:
+    there = (root / "proc/stat").is_file()
+    return Unavailable(f"process {pid} has ended" if there else "this system has no /proc")

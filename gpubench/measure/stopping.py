@@ -1,0 +1,61 @@
+"""When sampling ends: the rule says when enough is known, the time limit when it has to end anyway. Pure functions."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SETTLED_SAMPLES = 16  # halves of 8: the fewest whose quartiles are not their extremes
+SETTLED_MEDIAN = 0.01  # halves' medians agree within 1 %
+SETTLED_SPREAD = 0.5  # the smaller spread is at least half of the larger
+
+
+@dataclass(frozen=True)
+class StoppingRule:
+    """Enough samples, over enough time, and a spread that is small or has settled."""
+
+    min_samples: int
+    min_s: float
+    target_spread: float  # relative interquartile range
+
+    def unmet(self, samples: Sequence[float], elapsed_s: float) -> str:
+        """The first condition that is not met, as a clause; empty where enough is known."""
+        if len(samples) < self.min_samples:
+            return f"{len(samples)} of {self.min_samples} samples"
+        if elapsed_s < self.min_s:
+            return f"{elapsed_s:.2f} of {self.min_s:g} s of sampling"
+        if (spread := relative_spread(samples)) > self.target_spread and not has_settled(samples):
+            return f"spread {spread:.1%} above {self.target_spread:.1%}"
+        return ""
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """The end of sampling whatever the rule says, but never before there are two samples: one has no spread."""
+
+    max_s: float
+
+    def reached(self, samples: Sequence[float], elapsed_s: float) -> bool:
+        """Whether sampling has to end now."""
+        return elapsed_s >= self.max_s and len(samples) >= 2
+
+
+def has_settled(samples: Sequence[float]) -> bool:
+    """Whether more samples would tell little more: the later half has the median and the spread of the earlier one."""
+    if len(samples) < SETTLED_SAMPLES:
+        return False
+    earlier, later = samples[: len(samples) // 2], samples[len(samples) // 2 :]
+    middles = statistics.median(earlier), statistics.median(later)
+    spreads = relative_spread(earlier), relative_spread(later)
+    return abs(middles[0] - middles[1]) <= SETTLED_MEDIAN * max(middles) and abs(
+        spreads[0] - spreads[1]
+    ) <= SETTLED_SPREAD * max(spreads)
+
+
+def relative_spread(samples: Sequence[float]) -> float:
+    """The interquartile range over the median of `samples`, without unit."""
+    if len(samples) < 2:
+        return 0.0
+    low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return (high - low) / middle if middle > 0 else 0.0

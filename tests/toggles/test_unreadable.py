@@ -1,0 +1,74 @@
+"""What cannot be read is never claimed: every toggle whose proof is in the trace says None, and why, without one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import gpubench.toggles
+from gpubench.measure.trace import Trace
+from gpubench.toggles import get
+
+FROM_A_TRACE = {
+    "cudnn_benchmark": ("off", "on"),
+    "precision": tuple(get("precision").values),
+    "channels_last": ("off", "on"),
+    "optimizer": ("for-loop", "foreach", "fused"),
+    "compile": ("off",),  # compiled values count frames first: their own test
+    "tile_size": (0, 16),
+}
+# What the others look at instead: the C library, the inputs, the pool of threads; tile_overlap has nothing to read
+# where there are no tiles, and asks tile_size where there are.
+FROM_ELSEWHERE = {"allocator", "batch_size", "threads", "tile_overlap"}
+
+
+@pytest.fixture(autouse=True)
+def cudnn(monkeypatch):
+    """cuDNN, which a machine without a GPU lacks."""
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+
+
+def prepared(kit, name, value):
+    return kit.prepare({name: value}, mode="training" if name == "optimizer" else "inference")
+
+
+def test_every_toggle_is_held_to_it():
+    assert set(gpubench.toggles._bundled()) == set(FROM_A_TRACE) | FROM_ELSEWHERE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in FROM_A_TRACE.items() for value in values]
+)
+def test_a_profiler_that_fails_leaves_it_unknown(kit, name, value):
+    subject = prepared(kit, name, value)
+    subject.trace_error = "the profiler failed: RuntimeError: no CUPTI"
+    proof = get(name).evidence(subject, value)
+    assert proof.took_effect is None
+    assert proof.detail == "the step could not be profiled: the profiler failed: RuntimeError: no CUPTI"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in FROM_A_TRACE.items() for value in values]
+)
+def test_a_trace_that_shows_nothing_at_all_leaves_it_unknown(kit, name, value):
+    subject = prepared(kit, name, value)
+    subject.trace = Trace(operators=(), kernels=(), names=frozenset({"cudaDeviceSynchronize"}))
+    proof = get(name).evidence(subject, value)
+    assert proof.took_effect is None
+    assert proof.detail == "the profiler recorded nothing of the step"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("cudnn_benchmark", "off"), ("precision", "fp32"), ("channels_last", "off"), ("compile", "off"), ("tile_size", 0)],
+)
+def test_a_baseline_that_a_readable_step_does_not_contradict_stands(kit, name, value):
+    subject = prepared(kit, name, value)
+    subject.trace = kit.trace(["aten::relu"])
+    assert get(name).evidence(subject, value).took_effect is True
+
+
+def test_tiles_that_cannot_be_read_leave_their_overlap_unknown(kit):
+    subject = kit.prepare({"tile_size": 16, "tile_overlap": 4})
+    subject.trace_error = "no CUPTI"
+    assert get("tile_overlap").evidence(subject, 4).took_effect is None
