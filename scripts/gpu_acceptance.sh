@@ -27,6 +27,7 @@ part() { # part NAME SECONDS COMMAND...: runs a part if its time is left, and ke
 
 part tests 200 "$PYTHON" -m pytest -q -m gpu tests -p no:cacheprovider
 part doctor 60 "$PYTHON" -m gpubench doctor
+part calibrate 120 "$PYTHON" -m gpubench doctor --calibrate
 for workload in resnet50 vae unet3d; do
     for mode in inference training; do
         part "compare-$workload-$mode" 400 "$PYTHON" -m gpubench compare-opts "$workload" --mode "$mode" \
@@ -38,5 +39,7 @@ part batch-sweep 90 "$PYTHON" -m gpubench batch-sweep resnet50 --sizes 1 2 4 8 1
 part tile-sweep 90 "$PYTHON" -m gpubench tile-sweep vae --sizes 256 512 1024 --overlaps 32 64 --resolution 2048 \
     --fix precision=bf16-autocast --output "$OUT/vae-tile-sweep.json"
 part agreement 60 "$PYTHON" benchmarks/agreement.py
+part studies 240 "$PYTHON" benchmarks/studies.py "$OUT/studies.json" resnet50 60 20
+part intervals 30 "$PYTHON" benchmarks/intervals.py "$OUT/studies.json"
 part recommend 20 "$PYTHON" -m gpubench recommend "$OUT"/*-inference.json
 exit $failed

@@ -11,7 +11,6 @@ from gpubench.results.schema import Latency
 
 CONFIDENCE = 0.95
 MIN_PROCESSES = 3  # with 2, Student's factor of 12.7 makes an interval that says nothing
-DETECTION_FACTOR = 3.17  # z(0.99) + z(0.80), standard normal quantiles
 # scipy.special.stdtrit(n, 0.975) for n = 1, 2, ...: kept here because commands that only read reports must start at
 # once, and scipy takes 0.2 s to import. A test holds the table against scipy.
 # fmt: off
@@ -20,6 +19,15 @@ T_QUANTILES = (
     2.20099, 2.17881, 2.16037, 2.14479, 2.13145, 2.11991, 2.10982, 2.10092, 2.09302, 2.08596,
     2.07961, 2.07387, 2.06866, 2.0639, 2.05954, 2.05553, 2.05183, 2.04841, 2.04523, 2.04227,
     2.03951, 2.03693, 2.03452, 2.03224, 2.03011, 2.02809, 2.02619, 2.02439, 2.02269, 2.02108,
+)
+# By how many standard errors a true effect must differ from none, so that 80 % of one-sided t-tests at 0.01 with 1, 2,
+# ... degrees of freedom find it: scipy.special.nctdtrinc(n, 0.2, stdtrit(n, 0.99)). It falls to 3.17, the sum of the
+# normal quantiles, which would promise too much of few rounds: at 3 of them a power of 0.2.
+DETECTION_FACTORS = (
+    40.7998, 8.95904, 5.86825, 4.87537, 4.40494, 4.13432, 3.95957, 3.83778, 3.74819, 3.67958,
+    3.6254, 3.58154, 3.54533, 3.51492, 3.48903, 3.46673, 3.44732, 3.43027, 3.41518, 3.40172,
+    3.38966, 3.37877, 3.36891, 3.35992, 3.3517, 3.34416, 3.33721, 3.33079, 3.32484, 3.3193,
+    3.31415, 3.30933, 3.30482, 3.30059, 3.29661, 3.29286, 3.28933, 3.28599, 3.28283, 3.27983,
 )
 # fmt: on
 
@@ -64,11 +72,21 @@ def center(medians_s: Sequence[float]) -> tuple[float, float | None, float | Non
 
 
 def detectable(spread: float, rounds: int) -> float:
-    """The smallest relative slowdown that `rounds` paired rounds find, for paired log-ratios of that spread.
+    """The smallest relative slowdown that `rounds` (2 or more) find, for paired log-ratios of that spread.
 
-    One-sided at 0.01 with power 0.8: exp(3.17 s / sqrt(n)) - 1, where 3.17 = z(0.99) + z(0.80).
+    One-sided at 0.01 with power 0.8 by a t-test over rounds: exp(f s / sqrt(n)) - 1, with f of the noncentral t.
     """
-    return math.expm1(DETECTION_FACTOR * spread / math.sqrt(rounds))
+    effect = detection_factor(rounds - 1) * spread / math.sqrt(rounds)
+    return math.expm1(min(effect, 700.0))  # beyond this the exponential overflows
+
+
+def detection_factor(degrees_of_freedom: int) -> float:
+    """How many standard errors an effect must measure to be found (one-sided 0.01, power 0.8); from 1 degree on."""
+    if degrees_of_freedom <= len(DETECTION_FACTORS):
+        return DETECTION_FACTORS[degrees_of_freedom - 1]
+    from scipy.special import nctdtrinc, stdtrit
+
+    return float(nctdtrinc(degrees_of_freedom, 0.2, stdtrit(degrees_of_freedom, 0.99)))
 
 
 def t_quantile(degrees_of_freedom: int) -> float:

@@ -8,12 +8,13 @@ import msgspec
 import typer
 
 from gpubench.analysis.statistics import detectable
+from gpubench.cli.planning import scope_of
 from gpubench.cli.run import protocol_for
 from gpubench.errors import EXIT_OK
 from gpubench.matrix import Builder
 from gpubench.results import calibrations
 from gpubench.results.schema import Calibration, Protocol
-from gpubench.runner.calibrate import calibrate, fingerprint
+from gpubench.runner.calibrate import ROUNDS, calibrate, fingerprint
 from gpubench.runner.laboratory import Laboratory
 from gpubench.text import printable
 from gpubench.worker.messages import WorkloadChoice
@@ -28,10 +29,9 @@ def run(device: str, format_: str) -> int:
     with Laboratory(WORKLOAD, device, Protocol(warmup_min_s=WARMUP_MIN_S)) as laboratory:
         described = laboratory.describe(None)
         laboratory.protocol = protocol_for(described.device.kind, laboratory.protocol)
-        from gpubench.cli.planning import scope_of
-
         configuration = Builder(scope_of(described)).defaults
-        found = calibrate(laboratory, configuration, fingerprint(described.device, described.environment), tell)
+        mark = fingerprint(described.device, described.environment)
+        found = calibrate(laboratory, configuration, mark, tell, ROUNDS)
     path = calibrations.save(found)
     if format_ == "json":
         typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from gpubench.analysis.eligibility import MIN_ROUNDS
 from gpubench.analysis.reasons import describe, times
+from gpubench.analysis.speedup import Speedup
 from gpubench.analysis.table import Line, Row
 from gpubench.text import printable
 from gpubench.units import format_bytes, significant
@@ -17,6 +19,7 @@ HEADINGS = {
     "latency": "latency ms",
     "percentiles": "p5-p95 ms",
     "speedup": "speedup",
+    "interval": "95 % (rounds)",
     "memory": "memory",
     "compile": "compile s",
     "error": "rel. error",
@@ -36,12 +39,27 @@ def cells(line: Line) -> dict[str, str]:
         "fps": _number(measurement.fps),
         "latency": _milliseconds(latency.median) if latency else MISSING,
         "percentiles": percentiles,
-        "speedup": times(row.speedup.value) if row.speedup else MISSING,
+        "speedup": _speedup(row.speedup),
+        "interval": _interval(row.speedup),
         "memory": format_bytes(row.memory_bytes) if row.memory_bytes is not None else MISSING,
         "compile": _number(measurement.compile_time_s),
         "error": _error(quality.relative_error if quality else None),
         "status": status(row),
     }
+
+
+def _speedup(found: Speedup | None) -> str:
+    """`2.61x`; `~2.61x` where it rests on too few processes to be more than a first impression."""
+    if found is None:
+        return MISSING
+    return times(found.value) if found.rounds >= MIN_ROUNDS else f"~{times(found.value)}"
+
+
+def _interval(found: Speedup | None) -> str:
+    """`2.56-2.67 (6)`: the 95 % interval, and the rounds of fresh processes that it rests on."""
+    if found is None or found.rounds < MIN_ROUNDS:
+        return MISSING
+    return f"{significant(found.low)}-{significant(found.high)} ({found.rounds})"
 
 
 def status(row: Row) -> str:

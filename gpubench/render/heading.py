@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpubench.analysis.eligibility import MIN_ROUNDS
 from gpubench.analysis.reasons import describe
 from gpubench.analysis.table import rows
 from gpubench.hardware.facts import Device, Environment
@@ -41,7 +42,10 @@ def _where(device: Device, environment: Environment) -> str:
 
 def remarks(report: Report) -> list[str]:
     """What a reader must know beside the figures: rows with a reason, the run's notes, a sweep's end, a cut-off run."""
-    found = [*notes(rows(report)), *map(printable, report.notes)]
+    table = rows(report)
+    found = [*notes(table), *map(printable, report.notes)]
+    if any(row.speedup and row.speedup.rounds < MIN_ROUNDS for row in table):
+        found.insert(0, "~: a first impression from one process; figures with an interval are from rounds of them.")
     if report.sweep:
         found.append(printable(report.sweep.reason))
     if report.finished_at is None:
@@ -67,4 +71,5 @@ def gain(recommendation: Recommendation) -> str:
     interval = ""
     if recommendation.speedup_low is not None and recommendation.speedup_high is not None:
         interval = f" ({significant(recommendation.speedup_low)} to {significant(recommendation.speedup_high)})"
-    return f"Speedup {significant(recommendation.speedup)}x{interval} versus {recommendation.versus}."
+    rounds = f" over {plural(recommendation.rounds, 'round')} of fresh processes" if recommendation.rounds else ""
+    return f"Speedup {significant(recommendation.speedup)}x{interval} versus {recommendation.versus}{rounds}."

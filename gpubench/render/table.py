@@ -15,8 +15,8 @@ from gpubench.text import printable
 
 # Every text goes into rich as Text, which knows no markup: a report cannot colour, link or hide anything.
 SMALL = ("number", "configuration", "fps", "speedup", "status")
-NARROW = ("number", "configuration", "fps", "latency", "speedup", "memory", "compile", "status")
-MEDIUM = ("number", "configuration", "fps", "latency", "speedup", "memory", "compile", "error", "status")
+NARROW = ("number", "configuration", "fps", "speedup", "interval", "memory", "status")
+MEDIUM = ("number", "configuration", "fps", "latency", "speedup", "interval", "memory", "compile", "status")
 WIDE = tuple(HEADINGS)
 FOLDING = "configuration"
 STYLES = {"ok": "", "ok*": "yellow", "wrong": "red", "not_effective": "yellow"}
@@ -24,7 +24,7 @@ STYLES = {"ok": "", "ok*": "yellow", "wrong": "red", "not_effective": "yellow"}
 
 def columns(width: int) -> tuple[str, ...]:
     """The columns that are legible on a terminal of that many characters."""
-    return SMALL if width < 80 else NARROW if width < 100 else MEDIUM if width < 120 else WIDE
+    return SMALL if width < 80 else NARROW if width < 100 else MEDIUM if width < 130 else WIDE
 
 
 def show(console: Console, report: Report, recommendation: Recommendation | None = None, snippet: str = "") -> None:
