@@ -39,8 +39,8 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
     """The best valid configuration under `objective` and the memory limit, with reasons in sentences.
 
     fps: most items per second. latency: fewest seconds per step, and memory: smallest peak, both among rows whose step
-    is over as many items as the baseline's. Rows that differ by less than the noise are tied; a tie goes to the fewest
-    changed toggles, then to the least memory.
+    is over as many items as the baseline's. Rows that differ by less than the noise are tied; a tie goes to a row that
+    was in the duel, then to the fewest changed toggles, then to the least memory.
     """
     competing = _field(report, objective, max_memory_bytes)
     baseline = find(report, report.plan.baseline)
@@ -52,7 +52,9 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
         return Advice(None, reasons.nothing(report, competing.excluded), competing.excluded)
     best = competing.rows[0]
     tied = [row for row in competing.rows if _tied(report, best, row, objective, competing)]
-    chosen = min(tied, key=lambda row: _simplicity(report, row))
+    # The duel may show that processes differ more than was assumed. What ties only since then has no fresh figures.
+    fresh = [row for row in tied if log_latency(row, "duel") is not None]
+    chosen = min(fresh or tied, key=lambda row: _simplicity(report, row))
     versus = find(report, report.plan.baseline)
     gain = _speedup(report, chosen, versus, competing.spread)
     beaten = None

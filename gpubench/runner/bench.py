@@ -151,6 +151,10 @@ class Bench:
                         self._check(seat)
                 if not seat.lost:
                     results[seat.row_id] = seat.failure or self._result(seat, host, others, None)
+        for row_id, configuration in asked:
+            if len(asked) > 1 and row_id in results and results[row_id].status == "oom":
+                # What does not fit beside others may well fit alone, and only that would be its own failure.
+                results[row_id] = self.alone(row_id, configuration)
         return results
 
     def _take_turns(self, seats: list[Seat], monitor: Monitor) -> None:
