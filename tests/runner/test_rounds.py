@@ -85,13 +85,14 @@ def test_what_does_not_fit_beside_others_is_measured_alone(laboratory: Laborator
 def test_race_and_duel_are_in_the_report(models: Path, tmp_path: Path) -> None:
     done = gpubench(
         "compare-opts", f"{models}:slower_in_fp32", "--set", "precision=bf16-autocast", "--set", "allocator=tuned",
-        "--fix", "threads=1", "--strategy", "each", "--duel-rounds", "3", "--allow", "contaminated", "--allow", "unsteady", "--format",
-        "json", "--output", "report.json", cwd=tmp_path,
+        "--fix", "threads=1", "--strategy", "each", "--duel-rounds", "3", "--allow", "contaminated", "--allow",
+        "unsteady", "--format", "json", "--output", "report.json", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     rows = {row["id"]: row for row in report["measurements"]}
-    fast, baseline = rows["precision=bf16-autocast"], rows["baseline"]
+    fast = next(row for row in rows.values() if row["configuration"]["precision"] == "bf16-autocast")
+    baseline = rows[report["plan"]["baseline"]]
     found = report["recommendation"]
     assert found["id"] == fast["id"]
     assert found["rounds"] >= 3
