@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from scipy.stats import median_abs_deviation
+
 from gpubench.results.schema import Protocol
 from gpubench.runner.fork_server import ForkServer
 from gpubench.runner.laboratory import environment_of
@@ -76,7 +78,7 @@ def main() -> None:
     within: dict[str, list[float]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        protocol = Protocol(max_sampling_s=1.0)
+        protocol = Protocol(warmup_min_iterations=10, warmup_min_s=0.3, max_sampling_s=0.6)
         servers = {name: start(env, aslr, workload, folder) for name, (env, new, aslr) in VARIANTS.items() if not new}
         first = next(iter(servers.values())).fork()
         described = first.ask(
@@ -96,13 +98,13 @@ def main() -> None:
         for server in servers.values():
             server.close()
     print(f"{workload}, {processes} fresh processes a variant")
-    print(f"{'':36} {'median':>9} {'spread':>8} {'range':>8} {'inside':>8}")
+    print(f"{'':36} {'median':>9} {'spread':>8} {'robust':>8} {'range':>8} {'inside':>8}")
     for name, values in logs.items():
         middle = math.exp(statistics.median(values)) * 1e3
         spread, wide = statistics.stdev(values), max(values) - min(values)
-        print(
-            f"{name:36} {middle:6.2f} ms {spread:8.2%} {math.expm1(wide):8.1%} {statistics.median(within[name]):8.2%}"
-        )
+        robust = median_abs_deviation(values, scale="normal")
+        inside = statistics.median(within[name])
+        print(f"{name:36} {middle:6.2f} ms {spread:8.2%} {robust:8.2%} {math.expm1(wide):8.1%} {inside:8.2%}")
 
 
 if __name__ == "__main__":
