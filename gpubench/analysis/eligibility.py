@@ -41,7 +41,7 @@ def gate(row: Measurement) -> str | None:
             return f"{evidence.toggle}={evidence.value} took no effect: {evidence.detail}"
     for kind, meaning in GATES.items():
         if flagged(row, kind) and not (kind == "unsteady" and _replicated(row)):
-            return f"{meaning} ({next(flag for flag in row.flags if flag.startswith(kind))})"
+            return f"{meaning} ({next((flag for flag in row.flags if flag.startswith(kind)), kind)})"
     if row.latency_s is None or row.latency_s.median <= 0 or any(part.median_s <= 0 for part in row.rounds):
         return "it has no latency above 0 s"
     return None

@@ -1,0 +1,203 @@
+"""Faults of known size: a clock that only steps move, processes whose figures are scripted, a real laboratory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+from scipy import stats
+
+from gpubench.cli.progress import Quiet
+from gpubench.hardware.facts import Device
+from gpubench.matrix import Builder, Matrix, Technique, build_matrix
+from gpubench.results.schema import Configuration, Measurement, Protocol, Quality, Report, Role, Utilization
+from gpubench.runner import rows
+from gpubench.runner.campaign import Campaign, Measurer
+from gpubench.runner.laboratory import Laboratory
+from gpubench.runner.process import ProcessResult
+from gpubench.toggles.toggle import Scope
+from gpubench.worker.messages import Prepared, Sampled, WorkloadChoice
+from tests import reports
+
+STEPS = Path(__file__).with_name("timed_steps.py")
+FINE = Quality(passed=True, reason="as planted", reference="planted")
+
+
+class Script:
+    """A clock that only steps move, and a step that takes the next scripted time (the last one for ever)."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.time, self.seconds, self.calls = 100.0, list(seconds), 0
+
+    def now(self) -> float:
+        return self.time
+
+    def step(self) -> None:
+        self.time += self.seconds[min(self.calls, len(self.seconds) - 1)]
+        self.calls += 1
+
+
+# ----- scripted processes
+
+
+def prepared(steady: bool | None = True, flags: Sequence[str] = ()) -> Prepared:
+    """A worker that is ready."""
+    return Prepared(
+        items_per_step=8,
+        compile_time_s=0.1,
+        seconds_per_iteration=0.01,
+        warmup_iterations=25,
+        steady=steady,
+        evidence=[],
+        quality=FINE,
+        flags=list(flags),
+        phases_s={},
+    )
+
+
+def sampled(samples_s: Sequence[float]) -> Sampled:
+    """What a worker answers that took these samples."""
+    return Sampled(
+        samples_s=list(samples_s), device_samples_s=None, iterations_per_sample=1, unmet="", started=0.0, ended=1.0
+    )
+
+
+def process(samples_s: Sequence[float], flags: Sequence[str] = (), seen: Utilization | None = None) -> ProcessResult:
+    """A process that ran well and took these samples."""
+    return ProcessResult(
+        "ok",
+        "",
+        "2026-01-02T03:04:05+00:00",
+        prepared=prepared(),
+        sampled=sampled(samples_s),
+        utilization=seen,
+        flags=tuple(flags),
+    )
+
+
+@dataclass
+class Planted:
+    """A measurer whose processes take what `seconds` says of a row's id and of how many processes ran before."""
+
+    seconds: Callable[[str, int], float]
+    count: Callable[[str], int] = lambda _: 3  # samples of a process
+    noise: float = 0.001  # between samples of one process, half of the whole range
+    flags: Callable[[str, int], Sequence[str]] = lambda _, __: ()
+    ran: list[str] = field(default_factory=list)
+
+    def alone(self, row_id: str, configuration: Configuration) -> ProcessResult:
+        """The next process."""
+        position = len(self.ran)
+        self.ran.append(row_id)
+        samples = reports.samples(self.seconds(row_id, position), self.count(row_id) | 1, self.noise)
+        return process(samples, self.flags(row_id, position))
+
+    def together(
+        self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None
+    ) -> dict[str, ProcessResult]:
+        """The next processes, in the order asked."""
+        return {row_id: self.alone(row_id, configuration) for row_id, configuration in asked}
+
+
+class Books:
+    """Accounts of a run without a laboratory."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def harness(self, measuring: float) -> dict[str, float]:
+        """Nothing was spent."""
+        return {}
+
+    def start_servers(self, configurations: Iterable[Configuration]) -> None:
+        """There are none."""
+
+
+def builder(device: Device = reports.CPU) -> Builder:
+    """For the workload of `tests.reports`."""
+    return Builder(Scope(device=device, workload=reports.report().workload, torch_version=(2, 13)))
+
+
+def threads_matrix(count: int) -> Matrix:
+    """`count` rows beside the baseline."""
+    return build_matrix(builder(), [Technique("threads", tuple(range(101, 101 + count)))], "each")
+
+
+def campaign(
+    path: Path,
+    measurer: Measurer,
+    matrix: Matrix,
+    protocol: Protocol,
+    *,
+    strict: bool = False,
+    allow: Sequence[str] = (),
+) -> Campaign:
+    """A real campaign on a CPU over what `measurer` measures."""
+    plan = msgspec.structs.replace(
+        reports.report().plan,
+        strategy=matrix.strategy,
+        baseline=matrix.baseline.id,
+        configurations=[],
+        allow=list(allow),
+    )
+    blank = msgspec.structs.replace(reports.report(device=reports.CPU, finished=False), protocol=protocol, plan=plan)
+    return Campaign(
+        laboratory=Books(),
+        bench=measurer,
+        builder=builder(),
+        matrix=matrix,
+        report=blank,
+        path=path,
+        listener=Quiet(),
+        strict=strict,
+    )
+
+
+def row_of(report: Report, row_id: str) -> Measurement:
+    """The row of that id."""
+    return next(row for row in report.measurements if row.id == row_id)
+
+
+def duelled(row_id: str, results: Sequence[ProcessResult], *roles: Role) -> Measurement:
+    """A row whose duel those processes were, built as a campaign builds it."""
+    row = Measurement(
+        id=row_id, configuration={"precision": row_id}, status="ok", reason="", roles=list(roles), items_per_step=1
+    )
+    for index, result in enumerate(results, start=1):
+        row = rows.with_round(row, result, "duel", index, index)
+    return row
+
+
+def most_hits(studies: int, rate: float) -> int:
+    """As many hits as chance gives at that rate in 999 of 1000 such collections of studies, or more."""
+    return int(stats.binom.ppf(0.999, studies, rate))
+
+
+# ----- real processes
+
+
+@pytest.fixture(scope="module")
+def orders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder in which steps under way look for orders; one thread, so that cores are left for others."""
+    folder = tmp_path_factory.mktemp("orders")
+    known = {"GPUBENCH_FAULTS": str(folder), "OMP_NUM_THREADS": "1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in known.items():
+            patch.setitem(os.environ, name, value)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def laboratory(orders: Path) -> Iterator[Laboratory]:
+    """One for all tests of a file: starting it takes seconds. A test sets `choice` and `protocol` as it needs them."""
+    with Laboratory(choice("tiny"), "cpu", Protocol()) as made:
+        yield made
+
+
+def choice(name: str) -> WorkloadChoice:
+    """A workload of `timed_steps.py`."""
+    return WorkloadChoice(reference=f"{STEPS}:{name}", size=None, parameters={}, mode="inference")

@@ -1,0 +1,276 @@
+"""Planted faults of the clock and of the step: slow starts, drift, work that goes on after a call has returned."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from scipy import stats
+
+from gpubench.analysis.eligibility import exclusion
+from gpubench.analysis.noise import spread
+from gpubench.analysis.speedup import speedup
+from gpubench.analysis.statistics import latency
+from gpubench.measure.steady import warm_up
+from gpubench.measure.stopping import StoppingRule, TimeLimit
+from gpubench.measure.timing import Samples, Timer, WallTimer, calibrate, sample, sample_blocks
+from gpubench.results.schema import Measurement, Protocol
+from gpubench.runner import rows
+from gpubench.runner.bench import Bench
+from gpubench.runner.flags import flags_of, kind
+from gpubench.runner.laboratory import Laboratory
+from gpubench.runner.process import ProcessResult
+from gpubench.runner.schedule import Schedule
+from tests import reports
+from tests.faults.scripted import (
+    Planted,
+    Script,
+    campaign,
+    choice,
+    laboratory,
+    orders,
+    prepared,
+    process,
+    row_of,
+    sampled,
+    threads_matrix,
+)
+
+__all__ = ["laboratory", "orders"]  # fixtures
+
+DEFAULT = Protocol()
+QUICK = Protocol(block_s=0.01, min_samples=10, min_sampling_s=0.2, max_sampling_s=0.6,
+                 warmup_min_iterations=8, warmup_min_s=0.1, warmup_max_s=0.3)  # fmt: skip
+
+
+def take(step: Script, timer: Timer, iterations: int, samples: int) -> Samples:
+    rule = StoppingRule(min_samples=samples, min_s=0.0, target_spread=9.0)
+    return sample(step.step, timer, iterations=iterations, rule=rule, limit=TimeLimit(1e9))
+
+
+# ----- exact figures
+
+
+def test_blocks_and_their_statistics_are_exact() -> None:
+    """21 blocks of 17 iterations, whose means are 1, 2, ... 21 ms in random order."""
+    iterations = calibrate(0.003, DEFAULT.block_s)
+    assert iterations == 17
+    means = random.Random(0).sample(range(1, 22), 21)
+    # Within a block the iterations differ as much as they can: only their sum may count.
+    script = Script(*(0.001 * mean * share for mean in means for share in [*[0.5] * 16, 9.0]))
+    taken = take(script, WallTimer(script.now), iterations, 21)
+    assert taken.iterations_per_sample == 17
+    assert script.calls == 21 * 17
+    assert taken.seconds == pytest.approx([0.001 * mean for mean in means])
+    assert taken.elapsed_s == pytest.approx(17 * 0.231)
+    figures = latency(taken.seconds)
+    assert figures.median == pytest.approx(0.011)
+    assert (figures.p5, figures.p95) == pytest.approx((0.002, 0.020))  # the second and the last but one of 21
+    assert (figures.processes, figures.ci_low, figures.ci_high) == (1, None, None)
+
+
+def test_the_wall_clock_set_back_changes_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = time.time, 0
+
+    def step() -> None:
+        nonlocal calls
+        calls += 1
+        monkeypatch.setattr(time, "time", lambda: real() - 3600.0 * (calls // 15))
+        time.sleep(0.004)
+
+    timer = WallTimer()
+    taken = sample_blocks(step, timer, iterations=2, count=20)
+    assert time.time() < real() - 7200
+    assert all(0.004 <= seconds < 1 for seconds in taken.seconds)
+    assert 0.16 <= taken.elapsed_s < 10
+
+
+def test_the_wall_clock_of_a_worker_set_back_changes_no_figure(laboratory: Laboratory) -> None:
+    """The same in a real process: nothing of it may be negative, an hour long, or without an end."""
+    laboratory.choice = choice("sets_the_clock_back")
+    laboratory.protocol = msgspec.structs.replace(QUICK, timeout_s=30.0)
+    result = Bench(laboratory, {}, lambda _: None).alone("row", {})
+    assert result.status == "ok", result.reason
+    assert result.sampled is not None
+    assert all(0.004 <= seconds < 1 for seconds in result.sampled.samples_s)
+    assert 0.2 <= result.sampled.ended - result.sampled.started < 60
+    assert all(0 <= seconds < 60 for seconds in result.phases_s.values())
+
+
+# ----- work that goes on after a call has returned
+
+
+class Device:
+    """Starts 10 ms of work with each call, which takes the host 0.1 ms, and does it meanwhile."""
+
+    def __init__(self) -> None:
+        self.time, self.busy_until = 0.0, 0.0
+
+    def now(self) -> float:
+        return self.time
+
+    def step(self) -> None:
+        self.time += 0.0001
+        self.busy_until = max(self.busy_until, self.time) + 0.010
+
+    def synchronize(self) -> None:
+        self.time = max(self.time, self.busy_until)
+
+
+def test_asynchronous_work_is_counted_whole() -> None:
+    device = Device()
+    timer = WallTimer(device.now, device.synchronize)
+    assert timer.block(device.step, 10).wall_s == pytest.approx(0.1001)
+    taken = sample_blocks(device.step, timer, iterations=10, count=5)
+    assert taken.seconds == pytest.approx([0.01001] * 5)
+    # The fault is there to be seen: the same work is nearly free by a clock that does not wait.
+    assert WallTimer(device.now).block(device.step, 10).wall_s == pytest.approx(0.001)
+
+
+def test_work_of_before_is_not_counted() -> None:
+    device = Device()
+    for _ in range(100):
+        device.step()  # a second of work is under way when the block begins
+    assert WallTimer(device.now, device.synchronize).block(device.step, 1).wall_s == pytest.approx(0.0101)
+
+
+# ----- slow starts and drift
+
+
+def warm(script: Script) -> bool | None:
+    """The warm-up of the default protocol."""
+    return warm_up(
+        script.step,
+        WallTimer(script.now),
+        min_iterations=DEFAULT.warmup_min_iterations,
+        min_s=DEFAULT.warmup_min_s,
+        max_s=DEFAULT.warmup_max_s,
+        block_s=DEFAULT.block_s,
+    ).steady
+
+
+@pytest.mark.parametrize("step_s", [0.0001, 0.001, 0.005, 0.018])
+def test_a_start_that_is_4_times_slower_for_20_iterations_reaches_no_sample(step_s: float) -> None:
+    script = Script(*[4 * step_s] * 20, step_s)
+    assert warm(script) is True
+    assert script.calls >= 25
+    assert take(script, WallTimer(script.now), 1, 10).seconds == pytest.approx([step_s] * 10)
+
+
+def test_endless_drift_is_unsteady_in_the_warm_up() -> None:
+    script = Script(*(0.05 * 1.08**index for index in range(300)))
+    assert warm(script) is False
+    flags = flags_of(
+        prepared(steady=False), sampled([0.1] * 20), memory=None, utilization=None, host=None, busy_before="",
+        discarded=(), interleaved=False,
+    )  # fmt: skip
+    assert flags == ("unsteady: the warm-up's 25 iterations did not settle",)
+    row = reports.row("fast", 0.05, {"compile": "default"}, flags=flags)
+    found = reports.report(reports.baseline(), row)
+    assert "had not settled" in (exclusion(found, row, "fps", None) or "")
+
+
+def drifting(samples_s: list[float]) -> tuple[str, ...]:
+    return flags_of(
+        prepared(), sampled(samples_s), memory=None, utilization=None, host=None, busy_before="", discarded=(),
+        interleaved=False,
+    )  # fmt: skip
+
+
+def test_a_drift_too_slow_for_the_warm_up_is_unsteady_by_the_samples() -> None:
+    script = Script(*(0.02 * 1.002**index for index in range(2000)))
+    assert warm(script) is True  # 1.2 % over the window of the warm-up: within its agreement
+    taken = take(script, WallTimer(script.now), 3, 30)
+    assert [kind(flag) for flag in drifting(list(taken.seconds))] == ["unsteady"]
+    assert drifting(list(taken.seconds))[0] == "unsteady: its steps became +12.7% longer while it was sampled"
+
+
+def test_chance_is_not_taken_for_drift() -> None:
+    chance = np.random.default_rng(0)
+    hits = sum(bool(drifting(list(chance.normal(0.02, 0.002, 30)))) for _ in range(200))
+    assert hits <= stats.binom.ppf(0.999, 200, 0.01)
+
+
+# ----- order
+
+
+def test_a_schedule_is_the_same_for_a_seed_and_random_otherwise() -> None:
+    ids = [f"row{index}" for index in range(8)]
+
+    def orders_of(seed: int) -> list[list[str]]:
+        schedule = Schedule(seed)
+        return [schedule.round(index, ids) for index in range(1, 9)]
+
+    assert orders_of(3) == orders_of(3)
+    assert orders_of(3) != orders_of(4)
+    for first, second in zip(orders_of(3)[::2], orders_of(3)[1::2], strict=True):
+        assert sorted(first) == ids
+        assert second == first[::-1]
+    assert len({tuple(order) for order in orders_of(3)}) == 8
+
+
+def test_every_configuration_may_come_anywhere_in_a_round() -> None:
+    ids, counts = list("abcde"), np.zeros((5, 5))
+    for seed in range(400):
+        for place, row_id in enumerate(Schedule(seed).round(1, ids)):
+            counts[ids.index(row_id), place] += 1
+    assert stats.chisquare(counts.ravel(), ddof=8).pvalue > 0.001  # 16 degrees of freedom: rows and columns add up
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_linear_drift_falls_on_all_alike(seed: int, tmp_path: Path) -> None:
+    """The machine becomes 2 % slower with every process; rows are truly equally fast."""
+    planted = Planted(lambda _, before: 0.1 * 1.02**before)
+    protocol = Protocol(seed=seed, rounds=4)
+    report = campaign(tmp_path / "report.json", planted, threads_matrix(5), protocol).compare()
+    assert len(planted.ran) == 4 * 6
+    for row in report.measurements[1:]:
+        found = speedup(row, row_of(report, "baseline"), spread(report), report.measurements)
+        assert found is not None
+        assert found.value == pytest.approx(1.0, abs=1e-9)
+        assert found.low < 1 < found.high
+
+
+def test_linear_drift_falls_on_both_of_a_duel_alike(tmp_path: Path) -> None:
+    """The same in the duel, where the choice is truly 1.5 times as fast."""
+    planted = Planted(lambda row_id, before: (0.15 if row_id == "baseline" else 0.1) * 1.02**before)
+    protocol = Protocol(duel_rounds=6)
+    report = campaign(tmp_path / "report.json", planted, threads_matrix(1), protocol).compare()
+    assert planted.ran[-12:].count("baseline") == 6
+    assert report.recommendation is not None
+    assert report.recommendation.rounds == 6
+    assert report.recommendation.speedup == pytest.approx(1.5, rel=1e-9)
+
+
+def test_in_a_block_order_the_same_drift_is_taken_for_an_effect() -> None:
+    """All of A, then all of B: the fault that the schedule is there for."""
+    planted = Planted(lambda _, before: 0.1 * 1.02**before)
+    taken = {name: [planted.alone(name, {}) for _ in range(4)] for name in ("A", "B")}
+    a, b = (explored(name, results) for name, results in taken.items())
+    found = speedup(b, a, spread(reports.report(a, b)))
+    assert found is not None
+    assert found.value == pytest.approx(1.02**-4, rel=1e-6)
+    assert found.high < 1
+
+
+def explored(row_id: str, results: list[ProcessResult]) -> Measurement:
+    row = reports.row(row_id, None, {"precision": row_id})
+    row = msgspec.structs.replace(row, items_per_step=1)
+    for index, result in enumerate(results, start=1):
+        row = rows.with_round(row, result, "explore", index, index)
+    return row
+
+
+def test_interleaved_turns_are_not_called_unsteady_for_what_all_share() -> None:
+    result = process([0.1 * 1.01**index for index in range(30)])
+    assert result.prepared is not None
+    assert result.sampled is not None
+    flags = flags_of(
+        result.prepared, result.sampled, memory=None, utilization=None, host=None, busy_before="", discarded=(),
+        interleaved=True,
+    )  # fmt: skip
+    assert flags == ()
