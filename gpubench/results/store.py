@@ -135,13 +135,23 @@ def _place(error: Exception) -> str:
 
 
 def _check(report: Report, name: str) -> None:
-    """What types cannot say: ids are unique and the rounds account for the samples."""
+    """What types cannot say: ids are unique, the baseline is there, samples account for figures and rounds for them."""
     doubled = [row for row, count in Counter(row.id for row in report.measurements).items() if count > 1]
     if doubled:
         raise GpubenchError(
             f"{name} is not a valid report: the row id {printable(doubled[0])!r} occurs more than once.", DAMAGED
         )
+    # The baseline is measured first: where there is any row, it has one, if only to say that it failed.
+    if report.measurements and all(row.id != report.plan.baseline for row in report.measurements):
+        raise GpubenchError(
+            f"{name} is not a valid report: it has no row of its baseline, {printable(report.plan.baseline)!r}.",
+            DAMAGED,
+        )
     for index, row in enumerate(report.measurements):
+        if row.latency_s is not None and not row.samples_s:
+            raise GpubenchError(
+                f"{name} is not a valid report: measurements[{index}] has a latency and no samples.", DAMAGED
+            )
         counted = sum(part.samples for part in row.rounds)
         if row.rounds and counted != len(row.samples_s):
             raise GpubenchError(

@@ -81,6 +81,7 @@ class Seat:
             device_samples_s=None if None in device else [value for values in device for value in values or ()],
             iterations_per_sample=self.parts[0].iterations_per_sample,
             unmet=self.parts[-1].unmet,
+            warmup_s=sum(part.warmup_s for part in self.parts),
             started=self.parts[0].started,
             ended=self.parts[-1].ended,
         )
@@ -213,7 +214,10 @@ class Bench:
 
     @contextmanager
     def _guard(self, seat: Seat, seats: Sequence[Seat]) -> Iterator[None]:
-        """Turns what ends the seat into its failure; those in the same process, if that is dead, are lost."""
+        """Turns what ends the seat into its failure; those in the same process, if that is dead, are lost.
+
+        Where the server that forks workers was ended, the seat that was under way is blamed, and its others are lost.
+        """
         try:
             yield
         except (WorkerFailed, WorkerError) as error:
@@ -221,7 +225,8 @@ class Bench:
             seat.failure = failed(error, seat.started_at, self.protocol.timeout_s, seat.worker.log_tail(), killed)
             if isinstance(error, WorkerError):
                 for other in seats:
-                    other.lost = other.lost or (other.worker is seat.worker and other.failure is None)
+                    taken_down = other.worker is seat.worker or other.worker.is_lost()
+                    other.lost = other.lost or (taken_down and other.failure is None)
         except Throttled as error:
             flags = (f"throttled: {error}",)
             reason = sentence(f"no valid samples: {error}")
@@ -280,6 +285,7 @@ class Bench:
         if prepared is None or sampled is None:
             return broken(seat)
         phases = {**prepared.phases_s, "samples": sum(part.ended - part.started for part in seat.parts)}
+        phases["warm-up"] = phases.get("warm-up", 0.0) + sampled.warmup_s
         if seat.memory:
             phases["memory"] = seat.memory.seconds
         if not seat.shared_with and len(seat.parts) == 1:

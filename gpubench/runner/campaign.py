@@ -25,7 +25,7 @@ from gpubench.runner.process import ProcessResult, now
 from gpubench.runner.schedule import Schedule
 
 LEADERS = 2  # fastest configurations that race with the baseline, beside the simplest one that may be as fast
-MEASURING = ("build", "apply", "first step", "warm-up", "samples", "memory")
+MEASURING = ("build", "apply", "first step", "warm-up", "samples")
 RACE_ROUNDS = 3  # to choose; what the choice is worth is then measured in the duel
 FEWEST_ROUNDS = 3  # the fewest processes whose spread says anything (two degrees of freedom)
 MORE_ROUNDS = 3  # at most so many take the place of rounds in which others used the machine
@@ -275,7 +275,10 @@ class Campaign:
             due = [row_id for row_id in order if self._is_due(row_id, phase, index)]
             if not due:
                 continue
-            if index > FEWEST_ROUNDS and time.monotonic() - begun > ROUNDS_S:
+            late = time.monotonic() - begun > ROUNDS_S
+            if late and index > count:
+                return
+            if late and index > FEWEST_ROUNDS:
                 note = f"The {phase} ended after {index - 1} of {count} rounds: {ROUNDS_S:.0f} s had passed."
                 self.report = msgspec.structs.replace(self.report, notes=[*self.report.notes, note])
                 self.listener.note(note)

@@ -44,6 +44,7 @@ class ForkServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel[ServerReply]
         self._preload = True
+        self._ended = False  # by itself: its connection is closed
 
     def start(self) -> None:
         """Starts the server without waiting for it."""
@@ -65,7 +66,7 @@ class ForkServer:
             )
         theirs.close()
         self._channel = Channel[ServerReply](ours, ServerReply)
-        self._ready = False
+        self._ready = self._ended = False
 
     def wait_ready(self) -> None:
         """Waits until torch is imported; GpubenchError with the log's last line where that fails."""
@@ -133,13 +134,22 @@ class ForkServer:
         """The exit code of a worker, or None where it does not end (or the server is gone)."""
         deadline = time.monotonic() + timeout
         while pid not in self._exits:
+            if not self.knows(pid):
+                return None
             try:
                 reply = self._channel.receive(max(0.001, deadline - time.monotonic()))
-            except (Closed, TimeoutError):
+            except TimeoutError:
+                return None
+            except Closed:
+                self._ended = True
                 return None
             if isinstance(reply, Exited):
                 self._exits[reply.pid] = reply.code
         return self._exits.pop(pid)
+
+    def knows(self, pid: int) -> bool:
+        """Whether the server that forked that worker still runs; the worker has ended with it otherwise."""
+        return pid in self.workers and not self._ended
 
     def forget(self, pid: int) -> None:
         """That worker has ended."""

@@ -73,6 +73,10 @@ class SpawnServer:
         except subprocess.TimeoutExpired:
             return None
 
+    def knows(self, pid: int) -> bool:
+        """Whether that worker has not ended, as far as is known: it has no server that it could end with."""
+        return pid in self._processes
+
     def forget(self, pid: int) -> None:
         """That worker has ended."""
         self._processes.pop(pid, None)

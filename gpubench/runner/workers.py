@@ -83,6 +83,9 @@ class Server(Protocol):
     def wait(self, pid: int, timeout: float) -> int | None:
         """The exit code of a worker, or None where it does not end."""
 
+    def knows(self, pid: int) -> bool:
+        """Whether what started that worker still runs; the worker has ended with it otherwise."""
+
     def forget(self, pid: int) -> None:
         """That worker has ended."""
 
@@ -98,6 +101,7 @@ class Worker:
         self.phase = "start"
         self._ended = False
         self._code: int | None = None
+        self._orphaned = False
 
     def ask(
         self,
@@ -128,10 +132,16 @@ class Worker:
             self.kill()
             raise WorkerError("timeout", f"no answer in time during {self.phase}", self.phase) from None
         except Closed:
-            raise WorkerError("crashed", describe_exit(self.end()), self.phase) from None
+            code = self.end()
+            reason = "the process that starts workers was ended, and the worker with it"
+            raise WorkerError("crashed", reason if self._orphaned else describe_exit(code), self.phase) from None
         except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
             self.kill()
             raise WorkerError("crashed", f"its answer was not understood: {error}", self.phase) from None
+
+    def is_lost(self) -> bool:
+        """Whether it has ended through no fault of its own: with the server that forked it."""
+        return self._orphaned or not (self._ended or self.server.knows(self.pid))
 
     def kill(self) -> None:
         """Ends the worker and all that it started, at once; nothing where it has ended already."""
@@ -152,6 +162,7 @@ class Worker:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
             code = self.server.wait(self.pid, EXIT_WAIT_S)
+        self._orphaned = code is None and not self.server.knows(self.pid)
         self.server.forget(self.pid)
         self._code = code
         return code

@@ -163,6 +163,7 @@ class Sampled(Struct, frozen=True, tag=True, kw_only=True):
     device_samples_s: list[float] | None  # between CUDA events around the same blocks
     iterations_per_sample: int
     unmet: str
+    warmup_s: float = 0.0  # spent on getting warm again, before `started`
     started: float
     ended: float
 

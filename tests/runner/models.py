@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import signal
 import time
 from collections.abc import Callable
 
@@ -37,25 +36,6 @@ def good() -> Workload:
     return Workload(name="good", item="row", batch_size=4, build=Linear, inputs=inputs, loss=loss)
 
 
-def _die(signal_number: int) -> Action:
-    def action(out: torch.Tensor) -> torch.Tensor:
-        os.kill(os.getpid(), signal_number)
-        return out
-
-    return action
-
-
-def _raise(out: torch.Tensor) -> torch.Tensor:
-    print("about to fail")
-    raise ValueError("the [red]user's[/red] own mistake")
-
-
-def _kill_server(out: torch.Tensor) -> torch.Tensor:
-    os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(60)
-    return out
-
-
 def _hang(out: torch.Tensor) -> torch.Tensor:
     time.sleep(3600)
     return out
@@ -66,45 +46,13 @@ def _take_all_memory(out: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _leave(out: torch.Tensor) -> torch.Tensor:
-    os._exit(3)
-
-
-_seen: list[torch.Tensor] = []
-
-
-def _stale(out: torch.Tensor) -> torch.Tensor:
-    """Right for the first step and once for each input, then the first output for ever."""
-    _seen.append(out)
-    return out if len(_seen) <= 3 else _seen[0] + 1
-
-
-# What the step does, by the number of threads that it runs with: numbers that are nobody's default.
-FAULTS: dict[int, Action] = {
-    41: _die(signal.SIGSEGV),
-    42: _die(signal.SIGKILL),
-    43: _leave,
-    44: _kill_server,
-    45: _raise,
-    46: _take_all_memory,
-    47: lambda out: out * float("nan"),
-    48: torch.zeros_like,
-    49: lambda out: out * 2,
-    50: _stale,
-    51: lambda out: out[:2],
-    52: _hang,
-    53: lambda out: out,  # the last one is good: nothing before it has left a trace
-}
-
-
-def faults() -> Workload:
-    """One row of a matrix product, spoiled in the way that the number of threads says."""
+def leaves() -> Workload:
+    """Its process is gone after the first step."""
 
     def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> torch.Tensor:
-        out = model(batch[0])
-        return FAULTS.get(torch.get_num_threads(), lambda out: out)(out)
+        os._exit(3)
 
-    return Workload(name="faults", item="row", batch_size=4, build=Linear, inputs=inputs, infer=infer)
+    return Workload(name="leaves", item="row", batch_size=4, build=Linear, inputs=inputs, infer=infer)
 
 
 def hangs_in_bf16() -> Workload:
@@ -113,32 +61,6 @@ def hangs_in_bf16() -> Workload:
         return _hang(out) if out.dtype == torch.bfloat16 else out
 
     return Workload(name="hangs", item="row", batch_size=4, build=Linear, inputs=inputs, infer=infer)
-
-
-class Hungry(nn.Module):
-    """Takes 256 MiB for each row of the batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        room = x.repeat_interleave(2 * 2**20, dim=1)[:, : 64 * 2**20]
-        return room[:, ::100000] * self.weight
-
-
-def hungry() -> Workload:
-    return Workload(name="hungry", item="row", batch_size=1, build=Hungry, inputs=inputs)
-
-
-def sleeps() -> Workload:
-    """20 ms a step: 50 steps per second."""
-
-    def infer(model, batch, options):  # type: ignore[no-untyped-def]
-        time.sleep(0.02)
-        return model(batch[0])
-
-    return Workload(name="sleeps", item="row", batch_size=1, build=Linear, inputs=inputs, infer=infer)
 
 
 def slower_in_fp32() -> Workload:
@@ -178,17 +100,6 @@ def slower_in_bf16() -> Workload:
         return out
 
     return Workload(name="slower", item="row", batch_size=1, build=Linear, inputs=inputs, infer=infer)
-
-
-def chatty_memory() -> Workload:
-    """Builds with 300 MB that are freed before the first step: no peak of the steps may show them."""
-
-    def build() -> nn.Module:
-        room = torch.ones(75_000_000)
-        del room
-        return Linear()
-
-    return Workload(name="chatty", item="row", batch_size=1, build=build, inputs=inputs)
 
 
 class Dropped(nn.Module):

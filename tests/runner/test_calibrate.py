@@ -71,10 +71,10 @@ def test_two_copies_share_a_process_and_two_processes_do_not(models: Path) -> No
 
 
 def test_where_nothing_runs_there_is_no_calibration(models: Path) -> None:
-    choice = WorkloadChoice(reference=f"{models}:faults", size=None, parameters={}, mode="inference")
+    choice = WorkloadChoice(reference=f"{models}:leaves", size=None, parameters={}, mode="inference")
     with Laboratory(choice, "cpu", SHORT) as laboratory, pytest.raises(GpubenchError, match="No pair of processes"):
         laboratory.describe(None)
-        calibrate(laboratory, {"threads": 43}, "f" * 16, lambda *_: None, rounds=1)
+        calibrate(laboratory, {"threads": 1}, "f" * 16, lambda *_: None, rounds=1)
 
 
 def test_it_is_kept_for_that_device_and_software_alone(state: Path) -> None:

@@ -1,4 +1,4 @@
-"""Planted facts come out as figures: known speed, known slowdown, peaks of the steps alone, toggles that do nothing."""
+"""Planted facts come out as figures: known slowdown, evidence, quality, what was compiled."""
 
 from __future__ import annotations
 
@@ -23,18 +23,6 @@ def compare(model: str, models: Path, folder: Path, *more: str) -> Any:
     return report
 
 
-def test_a_sleep_of_20_ms_gives_50_fps(models: Path, tmp_path: Path) -> None:
-    report = compare("sleeps", models, tmp_path, "--set", "threads=1", "--strategy", "each", "--duel-rounds", "0")
-    row = report["measurements"][0]
-    # A sleep never ends early, and on a shared machine it may end late.
-    assert 40 <= row["fps"] <= 50
-    latency = row["latency_s"]
-    assert 0.020 <= latency["p5"] <= latency["median"] <= latency["p95"]
-    assert latency["ci_low"] is latency["ci_high"] is None  # one process has no interval over processes
-    assert row["fps"] == pytest.approx(1 / latency["median"])
-    assert len(row["samples_s"]) == sum(one["samples"] for one in row["rounds"])
-
-
 def test_a_technique_that_costs_is_not_recommended(models: Path, tmp_path: Path) -> None:
     report = compare("slower_in_bf16", models, tmp_path, "--set", "precision=bf16-autocast", "--duel-rounds", "2")
     rows = {row["id"]: row for row in report["measurements"]}
@@ -42,18 +30,6 @@ def test_a_technique_that_costs_is_not_recommended(models: Path, tmp_path: Path)
     assert 1.6 <= ratio <= 2.4
     assert report["recommendation"]["id"] == "baseline"
     assert report["recommendation"]["speedup"] == 1.0
-
-
-def test_the_peak_of_building_is_not_the_peak_of_the_steps(models: Path, tmp_path: Path) -> None:
-    report = compare("chatty_memory", models, tmp_path, "--set", "threads=1", "--strategy", "each",
-                     "--duel-rounds", "0")  # fmt: skip
-    memory = report["measurements"][0]["memory"]
-    built = memory["host_warmup_peak_resident_bytes"] - memory["host_resident_at_start_bytes"]
-    stepped = memory["host_peak_resident_bytes"] - memory["host_resident_at_start_bytes"]
-    assert built >= 300e6
-    assert stepped <= 200e6
-    assert memory["peak_memory_allocated_bytes"] is None
-    assert "keeps no peaks" in memory["unavailable"]["peak_memory_allocated_bytes"]
 
 
 def test_rows_carry_evidence_quality_and_utilization(models: Path, tmp_path: Path) -> None:
@@ -82,27 +58,6 @@ def test_training_is_compared_step_by_step(models: Path, tmp_path: Path) -> None
         assert len(quality["losses"]) == len(quality["reference_losses"]) == report["protocol"]["quality_steps"]
         assert quality["losses"] == pytest.approx(quality["reference_losses"], rel=1e-3)
         assert quality["parameter_relative_error"] <= 0.01
-
-
-def test_a_toggle_that_does_nothing_is_not_effective(models: Path, tmp_path: Path) -> None:
-    # Three rows of a grid; the plant makes bf16-autocast a toggle that only claims to be applied.
-    plant = tmp_path / "sitecustomize.py"
-    plant.write_text(
-        "import dataclasses, gpubench.toggles.precision as p\n"
-        "real = p.PRECISION.apply\n"
-        "fake = lambda subject, value: real(subject, 'fp32') if value == 'bf16-autocast' else real(subject, value)\n"
-        "p.PRECISION = dataclasses.replace(p.PRECISION, apply=fake)\n"
-    )
-    done = gpubench(
-        "compare-opts", f"{models}:good", "--set", "precision=bf16-autocast", "--strategy", "each", "--duel-rounds",
-        "0", "--format", "json", "--output", "report.json", cwd=tmp_path,
-        env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
-    )  # fmt: skip
-    report = json.loads(done.stdout)
-    row = report["measurements"][1]
-    assert row["status"] == "not_effective", row
-    assert "precision=bf16-autocast took no effect" in row["reason"]
-    assert report["recommendation"]["id"] == "baseline"
 
 
 def test_compiled_rows_are_compiled_and_pay_once(models: Path, tmp_path: Path) -> None:

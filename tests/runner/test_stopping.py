@@ -11,7 +11,7 @@ from gpubench.runner import workers
 from gpubench.runner.bench import Bench
 from gpubench.runner.laboratory import Laboratory
 from gpubench.worker.messages import WorkloadChoice
-from tests.runner.test_failures import processes_mentioning
+from tests.running import processes_mentioning
 
 
 def test_an_interruption_ends_a_busy_worker_at_once(

@@ -1,0 +1,115 @@
+"""Planted faults of reports: nothing to advise on, another machine, disks that fill up, files that change meanwhile."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpubench.results import store
+from tests.running import BUSY, MODELS, gpubench, start, wait_for_rows
+
+WORKLOADS = Path(__file__).with_name("fault_models.py")
+SHORT = ["--set", "threads=1", "--strategy", "each", "--duel-rounds", "0", *BUSY]
+COMMAND = ["compare-opts", f"{WORKLOADS}:paced", *SHORT, "--output", "report.json"]
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A finished report, whose recommendation stands, as JSON."""
+    folder = tmp_path_factory.mktemp("reports")
+    done = gpubench(*COMMAND, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert gpubench("recommend", "report.json", cwd=folder).returncode == 0
+    return (folder / "report.json").read_text()
+
+
+def without_rows(report: Any) -> None:
+    report["measurements"] = []
+
+
+def without_baseline(report: Any) -> None:
+    report["measurements"] = [row for row in report["measurements"] if row["id"] != report["plan"]["baseline"]]
+
+
+def without_figures_of_the_baseline(report: Any) -> None:
+    report["measurements"][0] |= {"samples_s": [], "rounds": [], "latency_s": None, "fps": None}
+
+
+def without_samples_of_the_baseline(report: Any) -> None:
+    report["measurements"][0] |= {"samples_s": [], "rounds": []}  # its latency is claimed still
+
+
+@pytest.mark.parametrize(
+    ("plant", "words"),
+    [
+        (without_rows, "the report has no measurements"),
+        (without_baseline, "has no row of its baseline, 'baseline'"),
+        (without_figures_of_the_baseline, "no baseline to rely on"),
+        (without_samples_of_the_baseline, "measurements[0] has a latency and no samples"),
+    ],
+)
+def test_there_is_no_advice_without_a_baseline(
+    plant: Callable[[Any], None], words: str, real: str, tmp_path: Path
+) -> None:
+    report = json.loads(real)
+    plant(report)
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    done = gpubench("recommend", "report.json", "--output", "best.toml", cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert not (tmp_path / "best.toml").exists()
+
+
+def test_a_report_of_another_machine_is_refused(real: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    document = json.loads(real)
+    document["device"]["name"] = "another device"
+    document["workload"]["batch_size"] = 7
+    document["tool"]["version"] = "0.0.1"
+    path.write_text(json.dumps(document))
+    before = path.read_bytes()
+    done = gpubench(*COMMAND, "--resume", cwd=tmp_path)
+    assert done.returncode == 2
+    for words in ("device.name: 'another device'", "workload.batch_size: 7 against 4", "tool.version: '0.0.1'"):
+        assert words in done.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_disk_that_fills_up_ends_no_run(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    process = start(
+        "compare-opts", f"{WORKLOADS}:leisurely", "--set", "threads=1", "--set", "precision=bf16-autocast",
+        "--strategy", "each", "--duel-rounds", "0", *BUSY, "--output", "report.json", cwd=tmp_path,
+    )  # fmt: skip
+    wait_for_rows(path, 1)
+    # No file of the tool's own may become longer than the report is now: the disk is full, for root too.
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (path.stat().st_size, resource.RLIM_INFINITY))
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "precision=bf16-autocast" in said  # measured afterwards, and shown
+    assert "the run goes on" in errors
+    assert "could not be saved" in errors.splitlines()[-1]
+    assert "File too large" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    safe = store.load(path)  # what was saved before is whole
+    assert [(row.id, row.status) for row in safe.measurements] == [("baseline", "ok")]
+    assert len(safe.measurements[0].samples_s) > 0
+    assert [one.name for one in tmp_path.glob("*report*")] == ["report.json"]  # no half of a file is left
+
+
+def test_a_file_that_changes_during_the_run_is_noticed(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    # The step of the first row rewrites the file, as an editor would.
+    own.write_text(
+        f"{MODELS.read_text()}\n\ndef edited():\n    open({str(own)!r}, 'a').write('# edited\\n')\n    return good()\n"
+    )
+    done = gpubench("compare-opts", "own.py:edited", *SHORT, "--output", "report.json", cwd=tmp_path)
+    assert "was changed during the run" in done.stdout + done.stderr
+    assert done.returncode == 1
