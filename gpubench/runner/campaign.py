@@ -150,7 +150,7 @@ class Campaign:
             result = self._alone(one, "")
             why = next((kind(flag) for flag in result.flags if kind(flag) in AGAIN), None)
             if result.status == "ok" and why:
-                again = self._alone(one, f"again, it was {why}")
+                again = with_compile_time(self._alone(one, f"again, it was {why}"), result)
                 result = replace(again, flags=(*again.flags, f"remeasured: a first process was {why}"))
             self._put(rows.first_row(one, result, self._position))
             self._position += 1
@@ -380,6 +380,14 @@ class Campaign:
             roles += [rows.RECOMMENDED] if row.id == row_id else []
             marked.append(msgspec.structs.replace(row, roles=roles))
         self.report = msgspec.structs.replace(self.report, measurements=marked)
+
+
+def with_compile_time(again: ProcessResult, first: ProcessResult) -> ProcessResult:
+    """`again` with the first call of the process before it, the only one whose compile cache was empty."""
+    if again.prepared is None or first.prepared is None:
+        return again
+    cold = msgspec.structs.replace(again.prepared, compile_time_s=first.prepared.compile_time_s)
+    return replace(again, prepared=cold)
 
 
 def is_compiled(planned: Planned) -> bool:

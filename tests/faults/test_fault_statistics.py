@@ -7,8 +7,10 @@ import math
 import random
 import statistics
 import timeit
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import stats
@@ -19,7 +21,7 @@ from gpubench.analysis.recommend import recommend
 from gpubench.analysis.speedup import Speedup, speedup
 from gpubench.analysis.statistics import detectable
 from gpubench.results import store
-from gpubench.results.schema import Measurement, Protocol, Recommendation
+from gpubench.results.schema import Configuration, Measurement, Protocol, Recommendation
 from gpubench.runner import bench
 from gpubench.runner.bench import Bench
 from gpubench.runner.laboratory import Laboratory
@@ -311,3 +313,20 @@ def test_the_report_of_such_a_run_is_saved(tmp_path: Path) -> None:
     report = made.compare()
     assert made.unsaved == ""
     assert store.load(tmp_path / "report.json") == report
+
+
+def test_a_row_that_is_measured_again_keeps_its_own_compile_time(tmp_path: Path) -> None:
+    """The second process finds its compile cache warm: what its first call took is no time of compiling."""
+
+    class Again(Planted):
+        def alone(self, row_id: str, configuration: Configuration) -> ProcessResult:
+            first = row_id not in self.ran
+            result = super().alone(row_id, configuration)
+            assert result.prepared is not None
+            ready = msgspec.structs.replace(result.prepared, compile_time_s=9.0 if first else 0.1)
+            return replace(result, prepared=ready, flags=("unsteady: planted",) if first else ())
+
+    protocol = Protocol(duel_rounds=0)
+    report = campaign(tmp_path / "r.json", Again(lambda *_: 0.1), threads_matrix(1), protocol).compare()
+    assert [row.compile_time_s for row in report.measurements] == [9.0, 9.0]
+    assert all("remeasured: a first process was unsteady" in row.flags for row in report.measurements)

@@ -8,20 +8,7 @@ import pytest
 from gpubench.measure.steady import drift, warm_up
 from gpubench.measure.stopping import StoppingRule, TimeLimit, has_settled, relative_spread
 from gpubench.measure.timing import Samples, WallTimer, calibrate, sample, sample_blocks
-
-
-class Script:
-    """A clock that only steps move, and a step that takes the next scripted time (the last one for ever)."""
-
-    def __init__(self, *seconds: float) -> None:
-        self.time, self.seconds, self.calls = 100.0, list(seconds), 0
-
-    def now(self) -> float:
-        return self.time
-
-    def step(self) -> None:
-        self.time += self.seconds[min(self.calls, len(self.seconds) - 1)]
-        self.calls += 1
+from tests.faults.scripted import Script
 
 
 def take(
