@@ -1,6 +1,6 @@
 """An NVML library in Python: pynvml's real binding code runs on it and finds its ctypes arguments filled.
 
-def test_something(fake_nvml):            # the fixture below; import it, or list it in a conftest
+def test_something(fake_nvml):            # the fixtures below; import them, or list them in a conftest
     gpu = fake_nvml.add(FakeGpu(uuid="GPU-1"))
     gpu.fails["nvmlDeviceGetPowerUsage"] = NOT_SUPPORTED
     gpu.power_milliwatts = 250_000        # may change between two readings
@@ -15,6 +15,8 @@ from typing import Any
 
 import pynvml
 import pytest
+
+from gpubench.hardware.nvml import Nvml, NvmlDevice
 
 SUCCESS = 0
 NOT_SUPPORTED = pynvml.NVML_ERROR_NOT_SUPPORTED
@@ -324,3 +326,13 @@ def fake_nvml(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
     # pynvml keeps every function it has found, and would go on calling an earlier test's.
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
     yield nvml
+
+
+@pytest.fixture
+def device(gpu: FakeGpu) -> NvmlDevice:
+    """gpubench's own view of the card in the test's fixture `gpu`."""
+    nvml = Nvml.open()
+    assert isinstance(nvml, Nvml)
+    found = nvml.device(gpu.uuid)
+    assert isinstance(found, NvmlDevice)
+    return found

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
+from gpubench.hardware.nvml import NvmlDevice, Unavailable
 from gpubench.hardware.nvml_device import Process, decode_reasons, energy_joules, other_processes
-from tests.fake_nvml import DEVICE_FUNCTIONS, FUNCTION_NOT_FOUND, NOT_SUPPORTED, FakeGpu, FakeNvml, fake_nvml
+from tests.fake_nvml import DEVICE_FUNCTIONS, FUNCTION_NOT_FOUND, NOT_SUPPORTED, FakeGpu, FakeNvml, device, fake_nvml
 
-__all__ = ["fake_nvml"]
+__all__ = ["device", "fake_nvml"]
 
 MONITORED = {
     "gpu_utilization_percent",
@@ -26,15 +26,6 @@ MONITORED = {
 @pytest.fixture
 def gpu(fake_nvml: FakeNvml) -> FakeGpu:
     return fake_nvml.add(FakeGpu())
-
-
-@pytest.fixture
-def device(gpu: FakeGpu) -> NvmlDevice:
-    nvml = Nvml.open()
-    assert isinstance(nvml, Nvml)
-    found = nvml.device(gpu.uuid)
-    assert isinstance(found, NvmlDevice)
-    return found
 
 
 def test_all_readings_and_their_units(device: NvmlDevice, gpu: FakeGpu) -> None:

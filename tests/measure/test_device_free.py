@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
+from gpubench.hardware.nvml import NvmlDevice, Unavailable
 from gpubench.measure.device_free import busy_before
-from tests.fake_nvml import NOT_SUPPORTED, FakeGpu, FakeNvml, fake_nvml
+from tests.fake_nvml import NOT_SUPPORTED, FakeGpu, FakeNvml, device, fake_nvml
 
-__all__ = ["fake_nvml"]
+__all__ = ["device", "fake_nvml"]
 
 
 class Time:
@@ -27,15 +27,6 @@ class Time:
 @pytest.fixture
 def gpu(fake_nvml: FakeNvml) -> FakeGpu:
     return fake_nvml.add(FakeGpu(gpu_utilization=0))
-
-
-@pytest.fixture
-def device(gpu: FakeGpu) -> NvmlDevice:
-    nvml = Nvml.open()
-    assert isinstance(nvml, Nvml)
-    found = nvml.device(gpu.uuid)
-    assert isinstance(found, NvmlDevice)
-    return found
 
 
 def test_a_free_device_costs_one_look(device: NvmlDevice, gpu: FakeGpu) -> None:

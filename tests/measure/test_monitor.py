@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
+from gpubench.hardware.nvml import NvmlDevice, Unavailable
 from gpubench.measure import monitor as module
 from gpubench.measure.monitor import Monitor
 from gpubench.measure.process_usage import Usage, read_usage
 from gpubench.measure.readings import GPU_FIELDS
-from tests.fake_nvml import FUNCTIONS, NOT_SUPPORTED, FakeGpu, FakeNvml, fake_nvml
+from tests.fake_nvml import FUNCTIONS, NOT_SUPPORTED, FakeGpu, FakeNvml, device, fake_nvml
 
-__all__ = ["fake_nvml"]
+__all__ = ["device", "fake_nvml"]
 
 BUSY = "import time\nprint('ready', flush=True)\nend = time.time() + 30\nwhile time.time() < end: pass"
 BUSY_THREADS = (
@@ -53,15 +53,6 @@ def children() -> Iterator[Children]:
 @pytest.fixture
 def gpu(fake_nvml: FakeNvml) -> FakeGpu:
     return fake_nvml.add(FakeGpu(processes=[(os.getpid(), 300 * 2**20)]))
-
-
-@pytest.fixture
-def device(gpu: FakeGpu) -> NvmlDevice:
-    nvml = Nvml.open()
-    assert isinstance(nvml, Nvml)
-    found = nvml.device(gpu.uuid)
-    assert isinstance(found, NvmlDevice)
-    return found
 
 
 def watch(pid: int, seconds: float = 0.6) -> module.Utilization:
