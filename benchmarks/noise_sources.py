@@ -78,6 +78,7 @@ def main() -> None:
     within: dict[str, list[float]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        (folder / "cache").mkdir()
         protocol = Protocol(warmup_min_iterations=10, warmup_min_s=0.3, max_sampling_s=0.6)
         servers = {name: start(env, aslr, workload, folder) for name, (env, new, aslr) in VARIANTS.items() if not new}
         first = next(iter(servers.values())).fork()
@@ -98,13 +99,17 @@ def main() -> None:
         for server in servers.values():
             server.close()
     print(f"{workload}, {processes} fresh processes a variant")
-    print(f"{'':36} {'median':>9} {'spread':>8} {'robust':>8} {'range':>8} {'inside':>8}")
+    print("spread: of all; in rounds: without what moved all variants of a round alike; inside: of one process")
+    print(f"{'':36} {'median':>9} {'spread':>8} {'in rounds':>9} {'robust':>8} {'inside':>8}")
+    rounds = [statistics.fmean(values) for values in zip(*logs.values(), strict=True)]
     for name, values in logs.items():
         middle = math.exp(statistics.median(values)) * 1e3
-        spread, wide = statistics.stdev(values), max(values) - min(values)
-        robust = median_abs_deviation(values, scale="normal")
-        inside = statistics.median(within[name])
-        print(f"{name:36} {middle:6.2f} ms {spread:8.2%} {robust:8.2%} {math.expm1(wide):8.1%} {inside:8.2%}")
+        left = [value - of_round for value, of_round in zip(values, rounds, strict=True)]
+        robust = median_abs_deviation(left, scale="normal")
+        print(
+            f"{name:36} {middle:6.2f} ms {statistics.stdev(values):8.2%} {statistics.stdev(left):9.2%} {robust:8.2%} "
+            f"{statistics.median(within[name]):8.2%}"
+        )
 
 
 if __name__ == "__main__":

@@ -30,9 +30,15 @@ def knee(report: Report, toggle: str) -> Summary:
     best_fps = max(timed.values())
     best = next(value for value in timed if timed[value] == best_fps)
     found = next(value for value in timed if timed[value] >= (1 - WITHIN) * best_fps)
+    speed = significant(timed[found])
+    sentence = (
+        f"{toggle} = {found} gives the best FPS, {speed}, and no smaller value is within {WITHIN:.0%} of it."
+        if found == best
+        else f"{toggle} = {found} is the smallest value within {WITHIN:.0%} of the best FPS: {speed} "
+        f"against {significant(best_fps)} at {best}."
+    )
     sentences = [
-        f"{toggle} = {found} is the smallest value within {WITHIN:.0%} of the best FPS: {significant(timed[found])} "
-        f"against {significant(best_fps)} at {best}.",
+        sentence,
         f"{largest} is the largest that fits{_beyond(rows, toggle, values, largest)}.",
         *_gaps(rows, toggle, values, largest),
     ]

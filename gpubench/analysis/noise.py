@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpubench.analysis.phases import Phase, of_phase
-from gpubench.analysis.statistics import t_quantile
+from gpubench.analysis.statistics import NORMAL_QUANTILE, t_quantile
 from gpubench.results.schema import Configuration, Measurement, Report
 
-NORMAL_QUANTILE = 1.96  # two-sided 95 %
 # Spread (standard deviation) of the log-ratio between two identical processes, seen over 8 pairs and 12 rounds on a
 # 2-core CPU with torch 2.13: with the allocator held steady, and with glibc's default one, whose mmap threshold moves
 # with each process's history.

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 
 import msgspec
 
 from gpubench.analysis.eligibility import MIN_ROUNDS
 from gpubench.analysis.noise import interleaved
 from gpubench.analysis.phases import latest_phase, of_phase
+from gpubench.analysis.speedup import shared_rounds
 from gpubench.analysis.statistics import detectable
 from gpubench.results.schema import Measurement
 
 NOISY = 0.05  # what the rounds must be able to see: below 5 % guides do not promise anything
 
 
-def detectable_effect(row: Measurement, versus: Measurement | None) -> float | None:
+def rival(baseline: Measurement, rows: Sequence[Measurement]) -> Measurement | None:
+    """The row that `baseline` last met in the most rounds: what they can tell is asked of both alike."""
+    phase = latest_phase(baseline)
+    others = [row for row in rows if row.id != baseline.id and latest_phase(row) == phase]
+    return max(others, key=lambda row: len(shared_rounds(row, baseline, phase)), default=None)
+
+
+def detectable_effect(row: Measurement, versus: Measurement | None, rows: Sequence[Measurement] = ()) -> float | None:
     """The smallest slowdown against `versus` that the row's rounds would find; None below 3 processes.
 
-    From rounds that both share, whose differences cancel what the machine did meanwhile, else from the row's own.
+    From rounds that both share, whose differences cancel what the machine did meanwhile, else from the row's own. In
+    the duel by the spread of these two alone; else by that of all `rows` of the same rounds, which says more.
     """
     phase = latest_phase(row)
     mine = of_phase(row, phase)
@@ -27,14 +37,16 @@ def detectable_effect(row: Measurement, versus: Measurement | None) -> float | N
         return None
     shared = interleaved([row, versus], phase) if versus is not None and versus.id != row.id else None
     if shared is not None and shared.rounds >= MIN_ROUNDS:
-        return detectable(shared.pair_spread, shared.rounds)
+        pooled = interleaved(rows, phase) if phase != "duel" else None
+        noise = pooled if pooled and pooled.rounds == shared.rounds else shared
+        return detectable(noise.pair_spread, noise.rounds, noise.freedom)
     return detectable(math.sqrt(2) * statistics.stdev(math.log(part.median_s) for part in mine), len(mine))
 
 
-def with_noise_flags(row: Measurement, versus: Measurement | None) -> Measurement:
-    """`row`, flagged `noisy` where its rounds cannot see an effect of 5 %."""
+def with_noise_flags(row: Measurement, versus: Measurement | None, rows: Sequence[Measurement] = ()) -> Measurement:
+    """`row`, flagged `noisy` where its rounds cannot see an effect of 5 %; see `detectable_effect`."""
     flags = [flag for flag in row.flags if flag.partition(":")[0] != "noisy"]
-    effect = detectable_effect(row, versus)
+    effect = detectable_effect(row, versus, rows)
     if effect is not None and effect > NOISY and row.status == "ok":
         count = len(of_phase(row, latest_phase(row)))
         flags.append(f"noisy: over {count} processes only an effect of {effect:.1%} or more can be told from chance")

@@ -10,6 +10,8 @@ from gpubench.errors import GpubenchError
 from gpubench.results.schema import Latency
 
 CONFIDENCE = 0.95
+NORMAL_QUANTILE = 1.96  # two-sided 95 %
+DETECTION_LEVEL = 0.01  # of the one-sided tests whose power DETECTION_FACTORS are for
 MIN_PROCESSES = 3  # with 2, Student's factor of 12.7 makes an interval that says nothing
 # scipy.special.stdtrit(n, 0.975) for n = 1, 2, ...: kept here because commands that only read reports must start at
 # once, and scipy takes 0.2 s to import. A test holds the table against scipy.
@@ -32,7 +34,7 @@ DETECTION_FACTORS = (
 # fmt: on
 
 
-def latency(samples_s: Sequence[float], medians_s: Sequence[float] | None = None) -> Latency:
+def latency(samples_s: Sequence[float], medians_s: Sequence[float] | None = None, drift: float = 0.0) -> Latency:
     """Seconds per step from the samples of some processes and those processes' medians (None: of one process).
 
     `median` is the geometric mean of the medians; the 95 % interval is Student's t over their logarithms, since the
@@ -50,12 +52,15 @@ def latency(samples_s: Sequence[float], medians_s: Sequence[float] | None = None
 
     p5, p95 = np.quantile(np.asarray(samples_s, dtype=float), (0.05, 0.95))
     medians = [statistics.median(samples_s)] if medians_s is None else list(medians_s)
-    middle, low, high = center(medians)
+    middle, low, high = center(medians, drift)
     return Latency(median=middle, p5=float(p5), p95=float(p95), ci_low=low, ci_high=high, processes=len(medians))
 
 
-def center(medians_s: Sequence[float]) -> tuple[float, float | None, float | None]:
+def center(medians_s: Sequence[float], drift: float = 0.0) -> tuple[float, float | None, float | None]:
     """Geometric mean of positive figures and its 95 % interval by Student's t over their logarithms.
+
+    drift: the standard deviation of the machine's own log-speed over minutes, combined in quadrature. Processes that
+    ran within seconds of each other all had the same of it, so that their own spread cannot show it.
 
     The interval is None with fewer than `MIN_PROCESSES` figures, and where one of them is 0.
     """
@@ -67,26 +72,29 @@ def center(medians_s: Sequence[float]) -> tuple[float, float | None, float | Non
         return medians_s[0], None, None
     if len(logs) < MIN_PROCESSES:
         return math.exp(mean), None, None
-    half = t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    half = math.hypot(
+        t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs)), NORMAL_QUANTILE * drift
+    )
     return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
 
-def detectable(spread: float, rounds: int) -> float:
+def detectable(spread: float, rounds: int, freedom: int | None = None) -> float:
     """The smallest relative slowdown that `rounds` (2 or more) find, for paired log-ratios of that spread.
 
     One-sided at 0.01 with power 0.8 by a t-test over rounds: exp(f s / sqrt(n)) - 1, with f of the noncentral t.
+    freedom: the degrees of freedom of `spread`; rounds - 1 where it is from these rounds alone.
     """
-    effect = detection_factor(rounds - 1) * spread / math.sqrt(rounds)
+    effect = detection_factor(freedom or rounds - 1) * spread / math.sqrt(rounds)
     return math.expm1(min(effect, 700.0))  # beyond this the exponential overflows
 
 
-def detection_factor(degrees_of_freedom: int) -> float:
-    """How many standard errors an effect must measure to be found (one-sided 0.01, power 0.8); from 1 degree on."""
-    if degrees_of_freedom <= len(DETECTION_FACTORS):
+def detection_factor(degrees_of_freedom: int, level: float = DETECTION_LEVEL) -> float:
+    """How many standard errors an effect must measure to be found (one-sided, power 0.8); from 1 degree on."""
+    if degrees_of_freedom <= len(DETECTION_FACTORS) and level == DETECTION_LEVEL:
         return DETECTION_FACTORS[degrees_of_freedom - 1]
     from scipy.special import nctdtrinc, stdtrit
 
-    return float(nctdtrinc(degrees_of_freedom, 0.2, stdtrit(degrees_of_freedom, 0.99)))
+    return float(nctdtrinc(degrees_of_freedom, 0.2, stdtrit(degrees_of_freedom, 1 - level)))
 
 
 def t_quantile(degrees_of_freedom: int) -> float:

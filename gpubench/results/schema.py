@@ -35,7 +35,8 @@ class Protocol(Struct, frozen=True, kw_only=True):
 
     timer: Literal["perf_counter"] = "perf_counter"  # of `samples_s`; blocks are synchronized on both sides
     device_timer: Literal["cuda_event"] | None = None  # beside it, around the same blocks
-    interval: str = "Student's t, 95 %, over the logarithms of the processes' medians"
+    interval: str = "Student's t, 95 %, over the logarithms of the processes' medians, with the machine's drift"
+    machine_drift: float = 0.0  # standard deviation of the machine's own speed over minutes, a part of `interval`
     block_s: float = 0.05  # least length of one sample: measurement guide, "blocks of >= 50 ms"
     min_samples: int = 10
     min_sampling_s: float = 0.5
@@ -49,6 +50,7 @@ class Protocol(Struct, frozen=True, kw_only=True):
     timeout_s: float = 600.0
     rounds: int = 1  # processes of every configuration while exploring
     duel_rounds: int = 0  # rounds of the duel between baseline and choice; 0: no race and no duel
+    turns: int = 4  # of each configuration in a round: ABBA ABBA, so that a linear drift falls on all alike
     pair: Literal["process", "round"] = "process"  # configurations that can live in one process do so in the rounds
     cool_down_s: float = 60.0  # the longest wait for a device that throttles before it is sampled again
     throttle_retries: int = 3
@@ -61,7 +63,8 @@ class Latency(Struct, frozen=True, kw_only=True):
     """Seconds per step by the wall clock, over the processes of the row's latest phase.
 
     `median` is the geometric mean of the processes' medians, `p5` and `p95` are of all their samples. The interval is
-    over processes, and None below 3 of them: samples of one process say nothing of the next one's.
+    over processes and for the machine's drift, and None below 3 of them: samples of one process say nothing of the
+    next one's.
     """
 
     median: Seconds
@@ -197,6 +200,7 @@ class Measurement(Struct, frozen=True, kw_only=True):
     samples_s: list[Seconds] = field(default_factory=list)  # seconds per step, raw, wall clock, round after round
     rounds: list[Round] = field(default_factory=list)
     compile_time_s: Seconds | None = None  # the first call, apart from all later ones
+    graph_breaks: int | None = None  # that dynamo counted; None where nothing was compiled
     device_busy_s: Seconds | None = None  # of one step: kernels and copies ran on the GPU for so long
     host_bound_fraction: Annotated[float, Meta(ge=0, le=1)] | None = None  # of the step, in which the GPU did nothing
     memory: Memory | None = None
@@ -261,6 +265,14 @@ class Summary(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Adoption(Struct, frozen=True, kw_only=True):
+    """That and why a report was made a baseline."""
+
+    at: str  # UTC, ISO 8601
+    reason: str
+    replaces: str | None  # created_at of the baseline before it; None: there was none
+
+
 class Report(Struct, frozen=True, kw_only=True):
     """One run: one workload, one mode, one device."""
 
@@ -277,5 +289,7 @@ class Report(Struct, frozen=True, kw_only=True):
     recommendation: Recommendation | None = None
     sweep: Summary | None = None
     calibration: Calibration | None = None  # of this machine, where it was made (`gpubench doctor --calibrate`)
+    session: str | None = None  # reports of one session were measured in the same interleaved rounds, see `Round.index`
+    adopted: Adoption | None = None  # where it is a baseline (`gpubench check --update`)
     harness: dict[str, float] = field(default_factory=dict)  # seconds the tool itself took, by part
     notes: list[str] = field(default_factory=list)

@@ -12,7 +12,7 @@ import msgspec
 
 from gpubench.analysis.eligibility import find
 from gpubench.analysis.memory import needed_bytes, peak_bytes
-from gpubench.analysis.noisy import with_noise_flags
+from gpubench.analysis.noisy import rival, with_noise_flags
 from gpubench.analysis.phases import Phase, is_disturbed
 from gpubench.analysis.recommend import contenders, recommend
 from gpubench.errors import GpubenchError
@@ -152,7 +152,7 @@ class Campaign:
             if result.status == "ok" and why:
                 again = with_compile_time(self._alone(one, f"again, it was {why}"), result)
                 result = replace(again, flags=(*again.flags, f"remeasured: a first process was {why}"))
-            self._put(rows.first_row(one, result, self._position))
+            self._put(rows.first_row(one, result, self._position, self.report.protocol.machine_drift))
             self._position += 1
             self.listener.finished(self._rows[row_id])
         return order
@@ -180,7 +180,8 @@ class Campaign:
         return row.status == "ok" and not any(one.phase == phase and one.index == index for one in row.rounds)
 
     def _add(self, row_id: str, result: ProcessResult, phase: Phase, index: int) -> None:
-        self._put(rows.with_round(self._rows[row_id], result, phase, index, self._position))
+        drift = self.report.protocol.machine_drift
+        self._put(rows.with_round(self._rows[row_id], result, phase, index, self._position, drift))
         self._position += 1
 
     def _planned(self, row_id: str) -> Planned:
@@ -342,7 +343,8 @@ class Campaign:
     def _flag_noise(self) -> None:
         baseline = find(self.report, self.report.plan.baseline)
         for row_id, row in self._rows.items():
-            flagged = with_noise_flags(row, baseline)
+            against = baseline if baseline is None or row_id != baseline.id else rival(row, self.report.measurements)
+            flagged = with_noise_flags(row, against, self.report.measurements)
             self._rows[row_id] = rows.strict(flagged) if self.strict else flagged
         self._arrange()
 

@@ -30,8 +30,8 @@ def skipped(planned: Planned) -> Measurement:
     )
 
 
-def first_row(planned: Planned, result: ProcessResult, position: int) -> Measurement:
-    """The row of a configuration's first process."""
+def first_row(planned: Planned, result: ProcessResult, position: int, drift: float = 0.0) -> Measurement:
+    """The row of a configuration's first process. `drift`: of the machine, see `Protocol.machine_drift`."""
     row = Measurement(
         id=planned.id,
         configuration=planned.configuration,
@@ -50,22 +50,25 @@ def first_row(planned: Planned, result: ProcessResult, position: int) -> Measure
         items_per_step=prepared.items_per_step,
         compile_time_s=prepared.compile_time_s,
         device_busy_s=prepared.device_busy_s,
+        graph_breaks=prepared.graph_breaks,
         memory=memory(result),
         utilization=utilization(result),
         host=result.host,
         quality=result.quality,
         evidence=prepared.evidence,
     )
-    return with_samples(host_bound(row, result), result, "explore", 1, position)
+    return with_samples(host_bound(row, result), result, "explore", 1, position, drift)
 
 
-def with_round(row: Measurement, result: ProcessResult, phase: Phase, index: int, position: int) -> Measurement:
+def with_round(
+    row: Measurement, result: ProcessResult, phase: Phase, index: int, position: int, drift: float = 0.0
+) -> Measurement:
     """`row` with one more process's samples; a process that failed changes the row's status."""
     if result.status != "ok":
         flag = f"unreliable: {result.status} in a later process: {result.reason}"
         return msgspec.structs.replace(row, status=result.status, reason=result.reason, flags=[*row.flags, flag])
     row = msgspec.structs.replace(row, phases_s=add_up(row.phases_s, result.phases_s))
-    return with_samples(row, result, phase, index, position)
+    return with_samples(row, result, phase, index, position, drift)
 
 
 def strict(row: Measurement) -> Measurement:
@@ -87,7 +90,9 @@ def add_up(phases: Mapping[str, float], more: Mapping[str, float]) -> dict[str, 
     return {name: round(phases.get(name, 0.0) + more.get(name, 0.0), 4) for name in dict.fromkeys([*phases, *more])}
 
 
-def with_samples(row: Measurement, result: ProcessResult, phase: Phase, index: int, position: int) -> Measurement:
+def with_samples(
+    row: Measurement, result: ProcessResult, phase: Phase, index: int, position: int, drift: float
+) -> Measurement:
     """`row` with the samples of `result` added, and the figures that follow from all samples."""
     sampled, prepared = result.sampled, result.prepared
     if sampled is None or prepared is None or row.items_per_step is None:
@@ -107,7 +112,7 @@ def with_samples(row: Measurement, result: ProcessResult, phase: Phase, index: i
         flags=list(result.flags),
     )
     row = msgspec.structs.replace(row, samples_s=[*row.samples_s, *sampled.samples_s], rounds=[*row.rounds, one])
-    figures = latency(*latest(row))
+    figures = latency(*latest(row), drift)
     return msgspec.structs.replace(
         row,
         latency_s=figures,

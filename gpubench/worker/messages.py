@@ -127,12 +127,20 @@ class Phase(Struct, frozen=True, tag=True):
     name: str
 
 
+class Module(Struct, frozen=True):
+    """A module of the user's own code."""
+
+    file: str
+    hash: str  # SHA-256 of the file
+
+
 class Described(Struct, frozen=True, tag=True):
     """Answer to `Describe`."""
 
     workload: WorkloadFacts
     device: Device
     environment: Environment
+    modules: dict[str, Module] = {}  # what the workload's file imported of the user's own code, by name
 
 
 class Prepared(Struct, frozen=True, tag=True, kw_only=True):
@@ -147,6 +155,7 @@ class Prepared(Struct, frozen=True, tag=True, kw_only=True):
     quality: Quality
     flags: list[str]
     phases_s: dict[str, float]
+    graph_breaks: int | None = None  # that dynamo counted; None where nothing was compiled
     device_busy_s: float | None = None  # of one profiled step: kernels and copies ran on the GPU for so long
 
 

@@ -24,6 +24,7 @@ from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule, TimeLimit
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, sample, sample_blocks
 from gpubench.results.schema import Evidence, Quality
+from gpubench.toggles.compile import graph_break_count
 from gpubench.worker import limits, reference
 from gpubench.worker.messages import Checked, MemoryRead, Prepare, Prepared, Sampled
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
@@ -139,6 +140,7 @@ class Resident:
             quality=quality,
             flags=self.flags,
             phases_s=dict(self.phases),
+            graph_breaks=graph_break_count(self.subject),
             device_busy_s=self.subject.trace.device_busy_s if self.subject.trace else None,
         )
 
