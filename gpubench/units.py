@@ -1,4 +1,4 @@
-"""Quantities as people write them: `8GiB`, `90s`, `1.5x`."""
+"""Quantities as people write them: `8GiB`, `90s`, `5%`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ BYTES = {
     "tib": 2**40,
 }
 SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+SHARE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*")
 QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -44,6 +45,19 @@ def parse_duration(text: str) -> float:
     if seconds <= 0:
         raise GpubenchError(f"The duration {text!r} is zero.", "Give for example 90s.")
     return seconds
+
+
+def parse_share(text: str) -> float:
+    """A share from 0 on, from `5%` or `0.05`.
+
+    Raises GpubenchError for anything else, and for 1 or more without a percent sign: `5` is more likely 5 % than 500 %.
+    """
+    match = SHARE.fullmatch(text)
+    number = float(match[1]) if match else math.inf
+    share = number / 100 if match and match[2] else number
+    if match is None or not math.isfinite(share) or (not match[2] and share >= 1):
+        raise GpubenchError(f"Cannot read the share {text!r}.", "Give for example 5% or 0.05.")
+    return share
 
 
 def _parse(text: str, units: dict[str, float] | dict[str, int], kind: str, examples: str) -> tuple[float, str]:

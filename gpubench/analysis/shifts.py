@@ -1,0 +1,151 @@
+"""How far a row's time moved between two reports, with what chance explains.
+
+Paired, where both reports are of one session: rounds that held both sides, whose differences cancel what the machine
+did meanwhile. Else from two separate runs, whose machine may have been faster or slower as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gpubench.analysis.noise import Spread, assumed_pair_spread, spread
+from gpubench.analysis.phases import PHASES, Phase, of_phase
+from gpubench.analysis.statistics import MIN_PROCESSES, detection_factor
+from gpubench.results.schema import Measurement, Report, Round
+
+LEVEL = 0.01  # one-sided, before the correction for the number of rows
+# Between two runs of one machine, beyond what their processes explain: standard deviation of the log-ratio. Seen in
+# benchmarks/calibration.md; a run-to-run part cannot be seen from inside one run.
+RUN_SPREAD = 0.01
+MIN_FREEDOM = 3  # a spread from fewer repeats is not relied upon
+P95 = 0.95
+
+Statistic = Callable[[Sequence[float]], float]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """log(current / baseline) of seconds per item: above 0 is slower."""
+
+    value: float
+    error: float  # standard error
+    freedom: int  # degrees of freedom of `error`
+    rounds: int  # pairs, or the processes of the side that has fewer
+    kind: Literal["paired", "separate"]
+
+    @property
+    def ratio(self) -> float:
+        """The relative change of the time: 0.05 is 5 % slower."""
+        return math.expm1(self.value)
+
+    def p_value(self, direction: int) -> float:
+        """One-sided p of Student's t that the time went up (`direction` 1) or down (-1)."""
+        from scipy.special import stdtr
+
+        if self.error == 0:
+            return 0.0 if self.value * direction > 0 else 1.0
+        return float(stdtr(self.freedom, -direction * self.value / self.error))
+
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the relative change."""
+        from scipy.special import stdtrit
+
+        half = float(stdtrit(self.freedom, 0.975)) * self.error
+        return math.expm1(self.value - half), math.expm1(min(self.value + half, 700.0))
+
+    def detectable(self, rows: int) -> float:
+        """The smallest relative slowdown that is found with power 0.8 at `LEVEL`, corrected for `rows` tests."""
+        return math.expm1(min(detection_factor(self.freedom, LEVEL / rows) * self.error, 700.0))
+
+
+def p95(samples: Sequence[float]) -> float:
+    """The 95th percentile, linear between samples."""
+    ordered = sorted(samples)
+    place = P95 * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def are_paired(baseline: Report, current: Report) -> bool:
+    """Whether the two were measured in the same interleaved rounds."""
+    return baseline.session is not None and baseline.session == current.session
+
+
+def _paired(pairs: Sequence[float]) -> Shift | None:
+    if len(pairs) < MIN_PROCESSES:
+        return None
+    error = statistics.stdev(pairs) / math.sqrt(len(pairs))
+    return Shift(statistics.fmean(pairs), error, len(pairs) - 1, len(pairs), "paired")
+
+
+def _logs(row: Measurement, phase: Phase, statistic: Statistic) -> dict[int, float]:
+    """The logarithm of each process's figure in `phase`, by the index of its round."""
+    used = {id(part) for part in of_phase(row, phase)}
+    found: dict[int, float] = {}
+    for part, samples in samples_of(row):
+        if id(part) in used and samples:
+            value = statistic(samples)
+            if value > 0:
+                found[part.index] = math.log(value)
+    return found
+
+
+def samples_of(row: Measurement) -> list[tuple[Round, list[float]]]:
+    """Each process of the row with its samples."""
+    found, start = [], 0
+    for part in row.rounds:
+        found.append((part, row.samples_s[start : start + part.samples]))
+        start += part.samples
+    return found
+
+
+@dataclass(frozen=True)
+class Spreads:
+    """The standard deviation of one process's log-figure over all repeats of both reports; None: too few repeats."""
+
+    deviation: float | None
+    freedom: int
+    known: Spread  # what else is known of this machine, where they are too few
+
+
+def spreads(baseline: Report, current: Report, statistic: Statistic) -> Spreads:
+    """Pooled over rows and phases. Asked once for a comparison: it looks at every sample."""
+    squares, freedom = 0.0, 0
+    for report in (baseline, current):
+        for row in report.measurements:
+            for phase in PHASES if row.status == "ok" and len(row.rounds) > 1 else ():
+                logs = list(_logs(row, phase, statistic).values())
+                if len(logs) > 1:
+                    squares += statistics.variance(logs) * (len(logs) - 1)
+                    freedom += len(logs) - 1
+    known = spread(current if current.calibration else baseline)
+    return Spreads(math.sqrt(squares / freedom) if freedom >= MIN_FREEDOM else None, freedom, known)
+
+
+def shift(
+    baseline: Measurement, current: Measurement, statistic: Statistic, *, between: Spreads | None
+) -> Shift | None:
+    """The shift of `statistic` of the samples; None where no phase has figures of both rows.
+
+    between: the spreads of two separate runs; None where both are of one session, so that rounds pair.
+    """
+    scale = math.log((baseline.items_per_step or 1) / (current.items_per_step or 1))
+    for phase in PHASES:
+        before, after = _logs(baseline, phase, statistic), _logs(current, phase, statistic)
+        if not before or not after:
+            continue
+        if between is None:
+            return _paired([after[index] - before[index] + scale for index in after if index in before])
+        value = statistics.fmean(after.values()) - statistics.fmean(before.values()) + scale
+        deviation, freedom = between.deviation, between.freedom
+        if deviation is None:
+            # One process of two identical ones, by long experience instead of this run's own repeats.
+            deviation, freedom = assumed_pair_spread(between.known, baseline, current) / math.sqrt(2), 1000
+        variance = deviation**2 * (1 / len(before) + 1 / len(after)) + RUN_SPREAD**2
+        return Shift(value, math.sqrt(variance), freedom, min(len(before), len(after)), "separate")
+    return None

@@ -1,0 +1,86 @@
+"""What a comparison may say of a row, and by which limits. `check` decides by them, everything else quotes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct, field
+
+from gpubench.results.schema import Configuration
+
+Verdict = Literal["improved", "regressed", "unchanged", "inconclusive", "incomparable"]
+Metric = Literal["status", "quality", "graph_breaks", "peak_memory", "fps", "latency_p95", "compile_time"]
+SEVERITY: tuple[Verdict, ...] = ("regressed", "inconclusive", "improved", "unchanged", "incomparable")  # worst first
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """By how much each metric may get worse, as a share: 0.05 is 5 %."""
+
+    slowdown: float = 0.05  # of the time per item; one of just that size is found half the time
+    p95_growth: float = 0.25
+    memory_growth: float = 0.02
+    compile_growth: float = 0.50
+    error_growth: float = 0.50  # of the outputs' relative error
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """One metric of one row. `change` is current / baseline - 1 of the metric itself (FPS: -0.05 is slower)."""
+
+    metric: Metric
+    verdict: Verdict
+    reason: str  # one sentence
+    baseline: float | None = None
+    current: float | None = None
+    unit: str = ""
+    change: float | None = None
+    change_low: float | None = None  # 95 % interval
+    change_high: float | None = None
+    limit: float | None = None  # the change from which on it counts
+    detectable: float | None = None  # the smallest worsening that is found with power 0.8, corrected for the rows
+    p_value: float | None = None  # one-sided, Holm's correction for the number of rows
+    rounds: int | None = None
+
+
+class RowCheck(Struct, frozen=True, kw_only=True):
+    """All findings of one row, the worst verdict first."""
+
+    id: str
+    configuration: Configuration
+    verdict: Verdict
+    findings: list[Finding]
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """One report against its baseline. `exit_code`: 0 fine, 1 regressed, 3 incomparable, 4 inconclusive."""
+
+    current: str  # where it was read from
+    baseline: str
+    workload: str
+    mode: str
+    device: str
+    paired: bool  # measured in the same interleaved rounds
+    verdict: Verdict
+    exit_code: int
+    limits: Limits
+    rows: list[RowCheck]
+    differences: list[str] = field(default_factory=list)  # of machine, software and protocol
+    allowed: list[str] = field(default_factory=list)  # the fields that --allow-different let pass
+    notes: list[str] = field(default_factory=list)
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """The most severe of them; `incomparable` only where all are, or there is none."""
+    return min(
+        (verdict for verdict in verdicts if verdict != "incomparable"), key=SEVERITY.index, default="incomparable"
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: each p as it counts among all of them (Scand. J. Statist. 6, 1979)."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
+    return corrected

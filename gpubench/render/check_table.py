@@ -1,0 +1,56 @@
+"""A check as a table on the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gpubench.analysis.verdicts import Check
+from gpubench.render.verdicts import (
+    FIGURES,
+    HEADINGS,
+    cells,
+    headline,
+    remarks,
+    sentence,
+    sources,
+    told,
+    undecided,
+    worst_first,
+)
+
+STYLES = {"regressed": "bold red", "inconclusive": "yellow", "improved": "green", "incomparable": "dim"}
+NARROW = ("verdict", "row", "now", "change", "detectable")
+MEDIUM = ("verdict", "row", "before", "now", "change", "detectable", "memory")
+
+
+def show(console: Console, check: Check) -> None:
+    """Prints headline, rows worst first, and a sentence for each finding that is not `unchanged`."""
+    console.print(Text(headline(check), style="bold " + STYLES.get(check.verdict, "green").removeprefix("bold ")))
+    console.print(Text(sources(check)))
+    if check.rows:
+        console.print(_table(check, console.width))
+    for row in worst_first(check):
+        for one in told(row):
+            console.print(Text(f"- {sentence(row, one)}", style=STYLES.get(one.verdict, "")))
+    for text in (*undecided(check), *remarks(check)):
+        console.print(Text(f"- {text}"))
+
+
+def _table(check: Check, width: int) -> Table:
+    chosen = NARROW if width < 90 else MEDIUM if width < 120 else tuple(HEADINGS)
+    table = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="bold")
+    for key in chosen:
+        table.add_column(
+            Text(HEADINGS[key]),
+            justify="right" if key in FIGURES else "left",
+            overflow="fold",
+            no_wrap=key != "row",
+            ratio=1 if key == "row" else None,
+        )
+    table.expand = width < 120
+    for row in worst_first(check):
+        texts = cells(row)
+        table.add_row(*(Text(texts[key]) for key in chosen), style=STYLES.get(row.verdict, ""))
+    return table

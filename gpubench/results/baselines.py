@@ -1,0 +1,77 @@
+"""Baselines: reports that others are held against, one file or a folder with several devices' side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from gpubench.errors import EXIT_INCOMPARABLE, GpubenchError
+from gpubench.results import store
+from gpubench.results.schema import Adoption, Report
+from gpubench.text import printable
+
+
+def load_all(path: Path) -> tuple[list[tuple[str, Report]], list[str]]:
+    """The reports at `path`, a file or a folder, with where each is from; and what was passed over in a folder.
+
+    Raises GpubenchError for a file that is no report, and for a folder that holds none (exit code 3).
+    """
+    if not path.is_dir():
+        return [(str(path), store.load(path))], []
+    found, passed = [], []
+    for one in sorted(path.rglob("*.json")):
+        try:
+            found.append((str(one), store.load(one)))
+        except GpubenchError as error:
+            passed.append(error.message)
+    if not found:
+        raise GpubenchError(
+            f"The folder {printable(str(path))} holds no baseline.",
+            "Make one with gpubench check REPORT.json --baseline FOLDER --update --reason TEXT.",
+            exit_code=EXIT_INCOMPARABLE,
+        )
+    return found, passed
+
+
+def place(path: Path, report: Report) -> Path:
+    """Where the baseline of `report` belongs: `path` itself where it names a file, else a file below that folder.
+
+    A folder keeps one for each device, workload, mode, size, set of parameters and version of torch.
+    """
+    if path.suffix == ".json" and not path.is_dir():
+        return path
+    workload, device = report.workload, report.device
+    card = f"-{_slug(device.uuid)[-12:]}" if device.uuid else ""
+    parts = [_slug(workload.name), workload.mode, _slug(workload.size)]
+    if workload.parameters:
+        text = json.dumps(workload.parameters, sort_keys=True)
+        parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
+    parts.append(f"torch-{_slug(report.environment.torch)}")
+    return path / f"{device.slug}{card}" / f"{'-'.join(parts)}.json"
+
+
+def adopt(report: Report, path: Path, reason: str) -> Path:
+    """Writes `report` as the baseline at `path` with the reason; where it went. Raises GpubenchError as `store.save`.
+
+    A file there that is no report is refused: it may be anything.
+    """
+    target = place(path, report)
+    earlier: Report | None = None
+    if target.exists() and target.stat().st_size:
+        earlier = store.load(target)
+    adoption = Adoption(
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        reason=reason,
+        replaces=earlier.created_at if earlier else None,
+    )
+    store.save(msgspec.structs.replace(report, adopted=adoption), target)
+    return target
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.+]+", "-", text.lower()).strip("-.") or "x"

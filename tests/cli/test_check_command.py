@@ -1,0 +1,270 @@
+"""`gpubench check` on the command line: exit codes, baselines side by side, bad input, and that it starts at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gpubench.analysis.check import Source, check
+from gpubench.analysis.verdicts import Limits
+from gpubench.cli.main import run
+from gpubench.results.schema import Report
+from gpubench.results.store import load, save
+from tests.reports import GPU, ROLES, alone, baseline, report, row
+
+STEADY = [1.0, 1.001, 0.999, 1.0, 1.0, 1.0]
+
+
+def measured(step_s: float = 0.1, **options: Any) -> Report:
+    fast = row(
+        "fast", step_s, {"channels_last": "on"}, roles=[alone("channels_last")],
+        explore_s=[step_s * value for value in STEADY],
+    )  # fmt: skip
+    return report(baseline(0.2, explore_s=[0.2 * value for value in STEADY]), fast, **options)
+
+
+def saved(path: Path, found: Report) -> Path:
+    save(found, path)
+    return path
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> Path:
+    return saved(tmp_path / "before.json", measured())
+
+
+def call(*arguments: object) -> int:
+    return run(["check", *map(str, arguments)])
+
+
+def noisy() -> Report:
+    return report(baseline(0.1, explore_s=[0.1, 0.13, 0.08, 0.11]))
+
+
+@pytest.mark.parametrize(("step_s", "code"), [(0.1, 0), (0.08, 0), (0.12, 1)])
+def test_the_exit_code_tells(tmp_path: Path, before: Path, step_s: float, code: int) -> None:
+    assert call(saved(tmp_path / "now.json", measured(step_s)), "--baseline", before) == code
+
+
+def test_inconclusive_is_4_unless_that_is_allowed(tmp_path: Path) -> None:
+    path = saved(tmp_path / "noisy.json", noisy())
+    assert call(path, "--baseline", path) == 4
+    assert call(path, "--baseline", path, "--inconclusive-ok") == 0
+
+
+def test_unlike_machines_are_3_unless_that_is_allowed(tmp_path: Path, before: Path) -> None:
+    other = measured(device=msgspec.structs.replace(GPU, uuid="GPU-other"))
+    now = saved(tmp_path / "now.json", other)
+    assert call(now, "--baseline", before) == 3
+    assert call(now, "--baseline", before, "--allow-different", "uuid") == 0
+
+
+def test_a_regression_outweighs_what_cannot_be_compared(tmp_path: Path, before: Path) -> None:
+    other = saved(tmp_path / "a.json", measured(device=msgspec.structs.replace(GPU, uuid="GPU-other")))
+    slow = saved(tmp_path / "b.json", measured(0.2))
+    assert call(other, slow, "--baseline", before) == 1
+
+
+def test_limits_are_the_users_own(tmp_path: Path, before: Path) -> None:
+    now = saved(tmp_path / "now.json", measured(0.12))
+    assert call(now, "--baseline", before, "--max-slowdown", "30%", "--max-p95-growth", "0.3") == 0
+    for text in ("five", "-5%", "5", "1e3%", "", "nan%"):
+        assert call(now, "--baseline", before, "--max-slowdown", text) == 2
+
+
+def test_json_is_what_was_decided(tmp_path: Path, before: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    now = saved(tmp_path / "now.json", measured(0.12))
+    kept = tmp_path / "verdicts.json"
+    assert call(now, "--baseline", before, "--format", "json", "--output", kept) == 1
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found == json.loads(kept.read_text())[0]
+    assert (found["verdict"], found["exit_code"]) == ("regressed", 1)
+    (fps,) = [
+        one for line in found["rows"] if line["id"] == "fast" for one in line["findings"] if one["metric"] == "fps"
+    ]
+    assert fps["change"] == pytest.approx(-1 / 6, rel=1e-3)
+
+
+@pytest.mark.parametrize("format_", ["table", "markdown", "junit", "github"])
+def test_every_format_names_the_row(
+    before: Path, tmp_path: Path, format_: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = saved(tmp_path / "now.json", measured(0.12))
+    assert call(now, "--baseline", before, "--format", format_) == 1
+    assert "fast" in capsys.readouterr().out
+
+
+# ----- baselines
+
+
+def test_a_baseline_is_taken_with_its_reason(tmp_path: Path) -> None:
+    now, folder = saved(tmp_path / "now.json", measured()), tmp_path / "baselines"
+    assert call(now, "--baseline", folder, "--update", "--reason", "first one") == 0
+    (path,) = folder.rglob("*.json")
+    kept = load(path)
+    assert kept.adopted is not None
+    assert (kept.adopted.reason, kept.adopted.replaces) == ("first one", None)
+    slower = saved(tmp_path / "slower.json", measured(0.15, created_at="2026-02-02T00:00:00+00:00"))
+    assert call(slower, "--baseline", folder) == 1
+    assert call(slower, "--baseline", folder, "--update", "--reason", "a better model") == 0
+    assert call(slower, "--baseline", folder) == 0
+    adopted = load(path).adopted
+    assert adopted is not None
+    assert (adopted.reason, adopted.replaces) == ("a better model", measured().created_at)
+
+
+def test_several_devices_and_versions_stand_side_by_side(tmp_path: Path) -> None:
+    folder = tmp_path / "baselines"
+    variants = {
+        "gpu-0": measured(0.1),
+        "gpu-1": measured(0.2, device=msgspec.structs.replace(GPU, uuid="GPU-1111-2222")),
+        "training": measured(0.3, mode="training"),
+        "parameters": measured(0.4, parameters={"task": "decode"}),
+    }
+    torch = msgspec.structs.replace(measured().environment, torch="2.14.0")
+    variants["torch"] = msgspec.structs.replace(measured(0.5), environment=torch)
+    for name, found in variants.items():
+        assert call(saved(tmp_path / f"{name}.json", found), "--baseline", folder, "--update", "--reason", name) == 0
+    assert len(list(folder.rglob("*.json"))) == len(variants)
+    for name in variants:
+        assert call(tmp_path / f"{name}.json", "--baseline", folder) == 0
+
+
+def test_no_baseline_of_that_workload_is_3(tmp_path: Path, before: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "baselines"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert call(before, "--baseline", empty) == 3
+    assert call(before, "--baseline", folder, "--update", "--reason", "x") == 0
+    other = saved(tmp_path / "other.json", measured(name="resnet50"))
+    assert call(other, "--baseline", folder) == 3
+    assert "has no baseline for resnet50 inference tiny, only for vae inference tiny." in capsys.readouterr().err
+
+
+def test_the_newest_of_alike_baselines_is_picked(tmp_path: Path) -> None:
+    folder = tmp_path / "baselines"
+    saved(folder / "b.json", measured(0.1, created_at="2026-03-01T00:00:00+00:00"))
+    saved(folder / "a.json", measured(0.5, created_at="2026-01-01T00:00:00+00:00"))
+    saved(folder / "c.json", measured(0.5, created_at="2026-02-01T00:00:00+00:00"))
+    assert call(saved(tmp_path / "now.json", measured(0.1)), "--baseline", folder) == 0
+
+
+def test_what_is_no_baseline_is_not_taken_for_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unfinished = saved(tmp_path / "cut.json", measured(finished=False))
+    assert call(unfinished, "--baseline", tmp_path / "b.json", "--update", "--reason", "x") == 2
+    failed = saved(tmp_path / "failed.json", report(row("baseline", None, roles=[ROLES["baseline"]], status="oom")))
+    assert call(failed, "--baseline", tmp_path / "b.json", "--update", "--reason", "x") == 2
+    whole = saved(tmp_path / "whole.json", measured())
+    assert call(whole, "--baseline", tmp_path / "b.json", "--update") == 2
+    assert call(whole, "--baseline", tmp_path / "b.json", "--reason", "x") == 2
+    foreign = tmp_path / "b.json"
+    foreign.write_text("my notes")
+    assert call(whole, "--baseline", foreign, "--update", "--reason", "x") == 2
+    assert foreign.read_text() == "my notes"
+    twin = saved(tmp_path / "twin.json", measured())
+    assert call(whole, twin, "--baseline", tmp_path / "f", "--update", "--reason", "x") == 2
+    assert not (tmp_path / "f").exists()
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 6
+    assert all(line.startswith("gpubench: ") for line in errors)
+
+
+# ----- bad input
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("empty", ""),
+        ("cut off", '{"schema_version": 1, "tool": {"name": "gpub'),
+        ("foreign", '{"a": 1}'),
+        ("newer", '{"schema_version": 99, "tool": {"name": "gpubench", "version": "9"}}'),
+        ("list", "[]"),
+        ("NaN", '{"schema_version": 1, "fps": NaN, "tool": {"name": "gpubench", "version": "1"}}'),
+    ],
+)
+def test_damaged_reports_are_one_sentence(
+    tmp_path: Path, before: Path, name: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text(text)
+    for arguments in ((bad, "--baseline", before), (before, "--baseline", bad)):
+        assert call(*arguments) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1
+        assert "bad.json" in lines[0]
+
+
+def test_hand_edited_reports_are_refused(tmp_path: Path, before: Path) -> None:
+    document = json.loads(before.read_text())
+    doubled = {**document, "measurements": [*document["measurements"], document["measurements"][1]]}
+    negative = json.loads(before.read_text())
+    negative["measurements"][1]["samples_s"][0] = -1.0
+    for edited in (doubled, negative, {**document, "measurements": document["measurements"][1:]}):
+        path = tmp_path / "edited.json"
+        path.write_text(json.dumps(edited))
+        assert call(path, "--baseline", before) == 2
+
+
+def test_no_rows_in_common_cannot_be_compared(tmp_path: Path, before: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = report(row("baseline", 0.1, {"compile": "default"}, roles=[ROLES["baseline"]]))
+    picked = msgspec.structs.replace(
+        measured(), measurements=[msgspec.structs.replace(one, roles=[]) for one in measured().measurements]
+    )
+    assert call(saved(tmp_path / "now.json", other), "--baseline", saved(tmp_path / "old.json", picked)) == 3
+    assert "No row of the baseline is in the current report." in capsys.readouterr().out
+
+
+def test_wrong_usage_is_one_sentence(before: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        (),
+        (before,),
+        (before, "--baseline", before.with_name("missing.json")),
+        (before, "--baseline", before, "--allow-different", "moon"),
+        (before, "--baseline", before, "--format", "pdf"),
+        (before, "--baseline", before, "--output", "/proc/nowhere/x.json"),
+    ):
+        assert call(*arguments) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+# ----- cost
+
+
+def test_a_thousand_rows_without_torch(tmp_path: Path) -> None:
+    path = saved(tmp_path / "many.json", many_rows(1000))
+    code = (
+        "import sys; from gpubench.cli.main import run;"
+        f"code = run(['check', {str(path)!r}, '--baseline', {str(path)!r}, '--format=json', '--max-slowdown=10%']);"
+        "print(code, 'torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stderr.split() == ["0", "False"]
+    assert len(json.loads(done.stdout)[0]["rows"]) == 1001
+
+
+def test_the_cost_grows_with_the_rows_and_not_with_their_square() -> None:
+    seconds = dict.fromkeys((250, 1000), math.inf)
+    for _ in range(3):
+        for count in seconds:
+            source = Source("many", many_rows(count))
+            began = time.perf_counter()
+            check(source, source, Limits())
+            seconds[count] = min(seconds[count], time.perf_counter() - began)
+    assert seconds[1000] < 9 * seconds[250]
+
+
+def many_rows(count: int) -> Report:
+    rows = [
+        row(f"row-{at}", 0.1, {"batch_size": at}, roles=[ROLES["grid"]], explore_s=[0.1 * value for value in STEADY])
+        for at in range(count)
+    ]
+    return report(baseline(0.1, explore_s=[0.1 * value for value in STEADY]), *rows)
