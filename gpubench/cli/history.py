@@ -1,0 +1,44 @@
+"""`gpubench history`: rows over time, and where their level shifted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from gpubench.analysis.history import HistoryMetric
+from gpubench.analysis.history import history as series_of
+from gpubench.cli.reports import ReportPaths, emit, load_all
+from gpubench.units import parse_share
+
+
+def history(
+    reports: ReportPaths,
+    metric: Annotated[HistoryMetric, typer.Option("--metric", help="What is shown.")] = "fps",
+    across_versions: Annotated[
+        bool,
+        typer.Option("--across-versions", help="One series over all versions of torch, instead of one for each."),
+    ] = False,
+    min_shift: Annotated[
+        str, typer.Option("--min-shift", metavar="SHARE", help="Shifts that are smaller are not told.")
+    ] = "2%",
+    format_: Annotated[
+        Literal["table", "json", "markdown"], typer.Option("--format", help="What goes to standard output.")
+    ] = "table",
+) -> None:
+    """Show each row of many reports over time, with the points at which its level shifted."""
+    share = parse_share(min_shift)
+    found = series_of(load_all(reports), metric, across_versions=across_versions, min_shift=share)
+    if format_ == "json":
+        emit(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    elif format_ == "markdown":
+        from gpubench.render.history import history_markdown
+
+        emit(history_markdown(found))
+    else:
+        from rich.console import Console
+
+        from gpubench.render.history import show
+
+        show(Console(highlight=False), found)

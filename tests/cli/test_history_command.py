@@ -1,0 +1,63 @@
+"""`gpubench history` on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gpubench.cli.main import run
+from gpubench.results.store import save
+from tests.reports import HOSTILE, baseline, hostile_report, report
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for day in range(1, 13):
+        wobble = 1 + 0.002 * (-1) ** (day // 2)
+        found = report(baseline(wobble * (0.1 if day <= 6 else 0.12)), created_at=f"2026-01-{day:02}T00:00:00+00:00")
+        save(found, tmp_path / f"{day:02}.json")
+    return tmp_path
+
+
+def test_the_table_draws_the_row_and_names_the_shift(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["history", str(folder)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "vae inference, tiny, on NVIDIA Test GPU (GPU-0), torch 2.13.0: fps" in shown
+    assert "██" in shown and "▁▁" in shown
+    assert "baseline: -16.7% at 2026-01-07T00:00:00+00:00" in shown
+    assert "07.json" in shown
+
+
+def test_json_and_markdown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["history", str(folder), "--format", "json"]) == 0
+    (series,) = json.loads(capsys.readouterr().out)
+    assert len(series["points"]) == 12
+    assert len(series["shifts"]) == 1
+    assert run(["history", str(folder), "--format", "markdown"]) == 0
+    assert "| baseline | 12 | 79.8 |" in capsys.readouterr().out
+
+
+def test_few_reports_say_that_they_are_few(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["history", str(folder / "01.json"), str(folder / "02.json")]) == 0
+    assert "1 row has fewer than 4 figures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_names(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for day in range(1, 6):
+        found = hostile_report(text)
+        save(msgspec.structs.replace(found, created_at=f"2026-01-{day:02}"), tmp_path / f"{day}.json")
+    for format_ in ("table", "markdown", "json"):
+        assert run(["history", str(tmp_path), "--format", format_]) == 0
+        shown = capsys.readouterr().out
+        assert "\x1b" not in shown
+        assert format_ != "markdown" or "<script>" not in shown
+
+
+def test_bad_input_is_one_sentence(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], [str(tmp_path / "none")], [str(folder), "--min-shift", "x"], [str(folder), "--metric", "x"]):
+        assert run(["history", *arguments]) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
