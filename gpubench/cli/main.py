@@ -10,8 +10,11 @@ from typing import Annotated
 import typer
 
 from gpubench import __version__
+from gpubench.cli.ab import ab
+from gpubench.cli.check import check
 from gpubench.cli.compare_opts import compare_opts
 from gpubench.cli.doctor import doctor
+from gpubench.cli.history import history
 from gpubench.cli.recommend import recommend
 from gpubench.cli.report import report
 from gpubench.cli.schema import schema
@@ -54,6 +57,9 @@ app.command("batch-sweep", cls=variadic("--sizes"))(batch_sweep)
 app.command("tile-sweep", cls=variadic("--sizes", "--overlaps"))(tile_sweep)
 app.command("recommend")(recommend)
 app.command("report")(report)
+app.command("check")(check)
+app.command("ab")(ab)
+app.command("history")(history)
 app.command("workloads")(workloads)
 app.command("toggles")(toggles)
 app.command("doctor")(doctor)

@@ -35,7 +35,6 @@ from gpubench.worker.messages import (
 
 Reply = TypeVar("Reply", bound=msgspec.Struct)
 
-TURNS = 4  # ABBA ABBA: a drift that is linear over the round falls on all alike
 TURN_S = 0.15  # three blocks: after a switch they are on their own caches again
 COOLING_LOOK_S = 0.5  # between two looks at a device that cools down
 
@@ -88,10 +87,24 @@ class Seat:
 
 
 class Bench:
-    """Fresh processes of a laboratory. Whatever happens in one becomes its `ProcessResult`, never an exception."""
+    """Fresh processes of a laboratory. Whatever happens in one becomes its `ProcessResult`, never an exception.
 
-    def __init__(self, laboratory: Laboratory, defaults: Mapping[str, Value], on_phase: OnPhase) -> None:
+    others: laboratories of another workload or interpreter, for the rows whose ids begin with these texts.
+    """
+
+    def __init__(
+        self,
+        laboratory: Laboratory,
+        defaults: Mapping[str, Value],
+        on_phase: OnPhase,
+        others: Mapping[str, Laboratory] | None = None,
+    ) -> None:
         self.laboratory, self.defaults, self.on_phase = laboratory, defaults, on_phase
+        self.others = dict(others or {})
+
+    def _of(self, row_id: str) -> Laboratory:
+        """The laboratory that the row's workload, references and compile cache are of."""
+        return next((one for prefix, one in self.others.items() if row_id.startswith(prefix)), self.laboratory)
 
     @property
     def protocol(self) -> Protocol:
@@ -159,7 +172,7 @@ class Bench:
         return results
 
     def _take_turns(self, seats: list[Seat], monitor: Monitor) -> None:
-        for turn in range(TURNS):
+        for turn in range(self.protocol.turns):
             for seat in seats if turn % 2 == 0 else seats[::-1]:
                 if seat.alive and seat.prepared is not None:
                     with self._guard(seat, seats):
@@ -182,13 +195,13 @@ class Bench:
         try:
             for members in self._grouped(asked):
                 self.on_phase("reference")
-                for _, configuration in members:
-                    self.laboratory.reference(configuration, self.defaults)
+                for row_id, configuration in members:
+                    self._of(row_id).reference(configuration, self.defaults)
                 self.on_phase("start")
                 started, started_at, kills = time.monotonic(), now(), oom_kills()
                 ids = [row_id for row_id, _ in members]
                 try:
-                    worker = self.laboratory.worker(members[0][1])
+                    worker = self._of(members[0][0]).worker(members[0][1])
                 except WorkerError as error:
                     failures |= {row_id: ProcessResult("crashed", sentence(error.reason), started_at) for row_id in ids}
                     continue
@@ -241,15 +254,16 @@ class Bench:
         return seat.worker.ask(request, reply, deadline, self.on_phase)
 
     def _prepare(self, seat: Seat) -> None:
-        reference = self.laboratory.reference(seat.configuration, self.defaults)
+        laboratory = self._of(seat.row_id)
+        reference = laboratory.reference(seat.configuration, self.defaults)
         request = Prepare(
             resident=seat.number,
-            choice=self.laboratory.choice,
-            device=self.laboratory.device,
+            choice=laboratory.choice,
+            device=laboratory.device,
             configuration=seat.configuration,
             protocol=self.protocol,
             tolerance=tolerance_of(seat.configuration),
-            compile_cache=self.laboratory.compile_cache(seat.row_id),
+            compile_cache=laboratory.compile_cache(seat.row_id),
             reference_folder=reference.folder,
             reference_problem=reference.problem,
         )

@@ -34,9 +34,11 @@ START_TIMEOUT_S = 180.0  # importing torch takes 2 to 5 s, from a cold network f
 class ForkServer:
     """A process with torch imported that forks workers; one for each set of environment variables."""
 
-    def __init__(self, environment: Mapping[str, str], reference: str, folder: Path) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], reference: str, folder: Path, python: str = sys.executable
+    ) -> None:
         self.environment = dict(environment)
-        self.reference, self.folder = reference, folder
+        self.reference, self.folder, self.python = reference, folder, python
         self.workers: dict[int, Worker] = {}
         self.preload_problem = ""
         self._exits: dict[int, int] = {}
@@ -51,13 +53,13 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         log = self.folder / f"server-{os.getpid()}-{id(self)}.log"
         self.log = log
-        arguments = [sys.executable, "-P", "-m", "gpubench.worker.server", str(theirs.fileno())]
+        arguments = [self.python, "-P", "-m", "gpubench.worker.server", str(theirs.fileno())]
         if self._preload:
             arguments.append(self.reference)
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 arguments,
-                env=server_environment(self.environment),
+                env=server_environment(self.environment, self.python, self.folder),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -174,11 +176,16 @@ class ForkServer:
         self.workers.clear()
 
 
-def server_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a fork server: the user's own, what toggles add, and what keeps fork safe."""
-    parent = Path(gpubench.__file__).parent.parent
-    # A checkout is not importable by itself; site-packages must not come before the standard library.
-    paths = [] if parent.name in ("site-packages", "dist-packages") else [str(parent)]
+def server_environment(extra: Mapping[str, str], python: str, folder: Path) -> dict[str, str]:
+    """The environment of a process that `python` runs: the user's own, what toggles add, and what keeps fork safe."""
+    package = Path(gpubench.__file__).parent
+    if python != sys.executable:
+        # Another environment: this gpubench and nothing else of ours, least of all our torch.
+        paths = [str(alone(package, folder / "package"))]
+    else:
+        # A checkout is not importable by itself; site-packages must not come before the standard library.
+        installed = package.parent.name in ("site-packages", "dist-packages")
+        paths = [] if installed else [str(package.parent)]
     paths += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     return {
         # NVML answers torch.cuda.is_available() then; the CUDA runtime's answer would break the forked children.
@@ -190,3 +197,12 @@ def server_environment(extra: Mapping[str, str]) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         **extra,
     }
+
+
+def alone(package: Path, folder: Path) -> Path:
+    """`folder` with a link to `package` in it."""
+    folder.mkdir(exist_ok=True)
+    link = folder / package.name
+    if not link.is_symlink():
+        link.symlink_to(package, target_is_directory=True)
+    return folder

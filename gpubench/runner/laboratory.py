@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -58,8 +59,8 @@ class Reference:
 class Laboratory:
     """Gives fresh workers the environment and files they need; a context manager that leaves nothing behind."""
 
-    def __init__(self, choice: WorkloadChoice, device: str, protocol: Protocol) -> None:
-        self.choice, self.device, self.protocol = choice, device, protocol
+    def __init__(self, choice: WorkloadChoice, device: str, protocol: Protocol, python: str = sys.executable) -> None:
+        self.choice, self.device, self.protocol, self.python = choice, device, protocol, python
         self.since = time.monotonic()
         self.spent = Spent()
         self.notes: list[str] = []
@@ -99,7 +100,7 @@ class Laboratory:
     def _server(self, environment: Mapping[str, str]) -> Server:
         key = frozenset(environment.items())
         if key not in self._servers:
-            server = make_server(environment, self.choice.reference, self.folder)
+            server = make_server(environment, self.choice.reference, self.folder, self.python)
             server.start()
             self._servers[key] = server
         return self._servers[key]

@@ -16,15 +16,15 @@ from gpubench.worker.messages import Channel, ToolchainReady, WorkerReply
 CHOICE = "GPUBENCH_WORKERS"  # environment variable: "fork" or "spawn", where the default is not wanted
 
 
-def make_server(environment: Mapping[str, str], reference: str, folder: Path) -> Server:
-    """The kind of server that this system can have: forking on Linux, else spawning.
+def make_server(environment: Mapping[str, str], reference: str, folder: Path, python: str = sys.executable) -> Server:
+    """The kind of server that this system can have: forking on Linux, else spawning. `python` runs it.
 
     macOS has fork, but its frameworks do not survive it (CPython made spawn the default there in 3.8).
     """
     default = "fork" if sys.platform == "linux" else "spawn"
     if os.environ.get(CHOICE, default) == "spawn":
-        return SpawnServer(environment, folder)
-    return ForkServer(environment, reference, folder)
+        return SpawnServer(environment, folder, python)
+    return ForkServer(environment, reference, folder, python)
 
 
 class SpawnServer:
@@ -32,8 +32,8 @@ class SpawnServer:
 
     preload_problem = ""
 
-    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
-        self.environment, self.folder = dict(environment), folder
+    def __init__(self, environment: Mapping[str, str], folder: Path, python: str = sys.executable) -> None:
+        self.environment, self.folder, self.python = dict(environment), folder, python
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._count = 0
 
@@ -54,8 +54,8 @@ class SpawnServer:
         log = self.folder / f"worker-{id(self)}-{self._count}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "gpubench.worker", str(theirs.fileno())],
-                env=server_environment(self.environment),
+                [self.python, "-P", "-m", "gpubench.worker", str(theirs.fileno())],
+                env=server_environment(self.environment, self.python, self.folder),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

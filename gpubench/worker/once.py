@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import sys
+import sysconfig
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gpubench.worker import limits, reference
-from gpubench.worker.messages import Describe, Described, MakeReference, ReferenceMade
+from gpubench.worker.messages import Describe, Described, MakeReference, Module, ReferenceMade
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, seed_everything, use_device
 from gpubench.worker.step import Stepper
 from gpubench.workloads.catalog import resolve_size
@@ -31,7 +35,28 @@ def describe(request: Describe) -> Described:
         workload=facts_of(loaded, mode, request.batch_size),
         device=probe_device(device),
         environment=probe_environment(),
+        modules=own_modules(loaded.file),
     )
+
+
+def own_modules(file: Path | None) -> dict[str, Module]:
+    """The modules in this process that belong neither to Python nor to an installed package nor to gpubench."""
+    import gpubench
+
+    foreign = [Path(path).resolve() for path in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}]
+    foreign.append(Path(gpubench.__file__).resolve().parent)
+    found = {}
+    for name, module in list(sys.modules.items()):
+        origin = getattr(module, "__file__", None)
+        if not isinstance(origin, str) or not origin.endswith(".py"):
+            continue
+        path = Path(origin).resolve()
+        installed = "site-packages" in path.parts or "dist-packages" in path.parts
+        if installed or path == (file and file.resolve()) or any(path.is_relative_to(one) for one in foreign):
+            continue
+        with contextlib.suppress(OSError):
+            found[name] = Module(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    return found
 
 
 def make_reference(request: MakeReference) -> ReferenceMade:

@@ -26,7 +26,7 @@ from gpubench.measure.readings import GPU_FIELDS
 from gpubench.results import store
 from gpubench.results.schema import Configuration, HostUse, Measurement, Protocol, Report, Role
 from gpubench.runner import bench, rows
-from gpubench.runner.bench import TURNS, Bench
+from gpubench.runner.bench import Bench
 from gpubench.runner.flags import kind
 from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import ProcessResult
@@ -212,12 +212,12 @@ def test_heat_in_one_turn_of_a_round_costs_that_turn_alone(watched: Watched) -> 
 
     watched.at = at
     results = watched.bench.together([("A", SLOW), ("B", SLOW)])
-    assert watched.count("sampling") == 2 * TURNS + 1
+    assert watched.count("sampling") == 2 * Protocol().turns + 1
     hot, cool = results["B"], results["A"]  # in ABBA order the third turn is B's second
     assert [kind(flag) for flag in flags(hot)] == ["throttled"]
     assert flags(cool) == []
     for result in (hot, cool):
-        assert len(result.turns) == TURNS
+        assert len(result.turns) == Protocol().turns
         assert step_s(result)[-3] < 0.016  # no turn of hot samples is left
 
 
@@ -490,6 +490,18 @@ def test_rows_that_are_too_noisy_to_compare_say_what_could_be_seen(tmp_path: Pat
             assert not strict or row.reason == f"--strict: {noisy[0]}."
     quiet = campaign(tmp_path / "report.json", Planted(lambda *_: 0.1), threads_matrix(1), Protocol(rounds=4)).compare()
     assert all(row.flags == [] for row in quiet.measurements)
+
+
+def test_what_moves_both_sides_of_a_duel_alike_makes_neither_noisy(tmp_path: Path) -> None:
+    def seconds(row_id: str, position: int) -> float:
+        # In every other round of the duel the whole machine is half as fast. Exploring takes 2 processes.
+        slow = position >= 2 and (position - 2) // 2 % 2
+        return (0.1 if row_id == "baseline" else 0.05) * (2 if slow else 1)
+
+    planted = Planted(seconds)
+    report = campaign(tmp_path / "report.json", planted, threads_matrix(1), Protocol(duel_rounds=6)).compare()
+    assert len(planted.ran) == 2 + 2 * 6
+    assert [row.flags for row in report.measurements] == [[], []]
 
 
 def command(monkeypatch: pytest.MonkeyPatch, path: Path, flagged: Sequence[str], *more: str) -> tuple[int, Report]:

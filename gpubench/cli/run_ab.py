@@ -1,0 +1,185 @@
+"""From `gpubench ab`'s options to both sides' laboratories, and from the comparison to what is printed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gpubench.analysis.verdicts import Limits
+from gpubench.cli.planning import Request, choice_of, fixed, matrix_of, request_of, scope_of
+from gpubench.cli.progress import Quiet, listener
+from gpubench.cli.run import LONGEST_S, make_folder, new_report, protocol_for, slug
+from gpubench.cli.verdicts import exit_code, show
+from gpubench.errors import EXIT_INCOMPARABLE, GpubenchError
+from gpubench.matrix import Builder, Matrix, build_matrix
+from gpubench.results import store
+from gpubench.results.schema import Protocol
+from gpubench.runner.ab import SIDES, Comparison, SideName
+from gpubench.runner.bench import Bench
+from gpubench.runner.laboratory import SCRATCH_PREFIX, Laboratory
+from gpubench.runner.sides import Side, refuse_foreign_code, resolve, why_apart
+from gpubench.text import printable
+from gpubench.units import parse_duration, parse_share
+from gpubench.worker.messages import Described
+from gpubench.workloads import check_reference
+
+TURNS = 8  # of each side in a round: more of them cost less than another process
+WARMUP_MIN_S = 0.5  # both sides of a round are equally warm
+# What `ab` does not ask for.
+ABSENT = {"objective": "fps", "max_memory": None, "resume": False, "dry_run": False, "allow": None}
+
+Laboratories = Mapping[SideName, Laboratory]
+
+
+def run(options: dict[str, Any]) -> int:
+    """Measures both sides and prints the verdict; the exit code."""
+    texts: dict[SideName, str] = {side: options.pop(side) for side in SIDES}
+    limits = Limits(
+        slowdown=parse_share(options.pop("max_slowdown")), memory_growth=parse_share(options.pop("max_memory_growth"))
+    )
+    time_limit = parse_duration(options.pop("time_limit"))
+    inconclusive_ok, format_ = options.pop("inconclusive_ok"), options.pop("format_")
+    request = request_of("ab", {**ABSENT, **options, "format_": "table"})
+    if texts["a"] == texts["b"] == ".":
+        raise GpubenchError(
+            "Both sides are the same.", "Name one with --a: an interpreter, FILE.py:NAME or a revision."
+        )
+    with scratch() as folder, listener(request.quiet) as progress:
+        sides = {side: resolve(side, texts[side], request.workload, folder) for side in SIDES}
+        with laboratories(request, sides) as labs:
+            comparison, matrix = prepare(request, sides, labs, limits, time_limit, progress)
+            try:
+                found = comparison.run([matrix.baseline, *(one for one in matrix.planned if not one.skip)])
+            except BaseException:
+                print(printable(f"Stopped. What was measured is in {comparison.folder}."), file=sys.stderr)  # noqa: T201
+                raise
+    show([found], format_, inconclusive_ok)
+    if not request.quiet:
+        print(printable(f"Reports: {comparison.folder}"), file=sys.stderr)  # noqa: T201
+    return exit_code([found.verdict], inconclusive_ok)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for revisions' files, gone afterwards; a later run removes it where this one is killed."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-sides-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def laboratories(request: Request, sides: Mapping[SideName, Side]) -> Iterator[Laboratories]:
+    """A laboratory for each side, whose servers start at the same time."""
+    protocol = Protocol(
+        timeout_s=min(parse_duration(request.timeout), LONGEST_S),
+        seed=request.seed,
+        duel_rounds=request.rounds,
+        turns=TURNS,
+        warmup_min_s=WARMUP_MIN_S,
+    )
+    with contextlib.ExitStack() as stack:
+        found: dict[SideName, Laboratory] = {}
+        for name, side in sides.items():
+            check_reference(side.reference)
+            choice = choice_of(dataclasses.replace(request, workload=side.reference))
+            found[name] = stack.enter_context(Laboratory(choice, request.device, protocol, side.python))
+            found[name].begin_servers([{}])
+        yield found
+
+
+def prepare(
+    request: Request,
+    sides: Mapping[SideName, Side],
+    labs: Laboratories,
+    limits: Limits,
+    time_limit_s: float,
+    progress: Quiet,
+) -> tuple[Comparison, Matrix]:
+    """The comparison with two empty reports, and its rows. Raises GpubenchError where the sides cannot be compared."""
+    described = {name: look(sides[name], lab, request) for name, lab in labs.items()}
+    refuse_unlike(described)
+    one, other = (described[name] for name in SIDES)
+    apart = why_apart(sides["a"], sides["b"], (one.modules, other.modules))
+    pair = "round" if apart else request.pair
+    if apart:
+        progress.note(apart)
+    protocol = protocol_for(one.device.kind, msgspec.structs.replace(labs["a"].protocol, pair=pair))
+    for lab in labs.values():
+        lab.protocol = protocol
+    builders = [Builder(scope_of(found), fixed(request, found)) for found in (one, other)]
+    builder = builders[0]
+    matrix = matrix_of(request, builder) if request.set_ else build_matrix(builder, [], "each")
+    session = uuid.uuid4().hex
+    reports = {
+        name: msgspec.structs.replace(new_report(request, described[name], protocol, matrix), session=session)
+        for name in SIDES
+    }
+    folder = place(request, one)
+    return (
+        Comparison(
+            bench=Bench(labs["a"], builder.defaults, progress.phase, {f"{name} ": lab for name, lab in labs.items()}),
+            reports=reports,
+            folder=folder,
+            labels={name: side.label for name, side in sides.items()},
+            listener=progress,
+            limits=limits,
+            rounds=request.rounds,
+            time_limit_s=time_limit_s,
+        ),
+        matrix,
+    )
+
+
+def look(side: Side, lab: Laboratory, request: Request) -> Described:
+    """What the side is; an error says which side it is about."""
+    try:
+        found = lab.describe(request.batch_size)
+    except GpubenchError as error:
+        hint = error.hint
+        if side.kind == "interpreter":
+            hint = f"It needs torch and gpubench: {side.python} -m pip install gpubench-torch"
+        raise GpubenchError(f"Side {side.label}: {error.message}", hint) from error
+    refuse_foreign_code(side, found.modules)
+    return found
+
+
+def refuse_unlike(described: Mapping[SideName, Described]) -> None:
+    """Raises GpubenchError where the sides do not do the same job on the same device."""
+    one, other = (described[name] for name in SIDES)
+    for what, first, second in (
+        ("devices", one.device.name, other.device.name),
+        ("modes", one.workload.mode, other.workload.mode),
+        ("batch sizes", one.workload.batch_size, other.workload.batch_size),
+        ("items", one.workload.item, other.workload.item),
+    ):
+        if first != second:
+            raise GpubenchError(
+                f"The sides have different {what}: {printable(str(first))} and {printable(str(second))}.",
+                "Their time per item would not be of the same work.",
+                exit_code=EXIT_INCOMPARABLE,
+            )
+
+
+def place(request: Request, described: Described) -> Path:
+    """The folder that both reports go to; GpubenchError where it is not empty or cannot be written."""
+    workload = described.workload
+    stem = f"ab-{slug(workload.name)}-{workload.mode}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    folder = request.output or Path("results", described.device.slug) / stem
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise GpubenchError(f"{printable(str(folder))} exists and is no empty folder.", "Choose another --output.")
+    make_folder(folder)
+    store.check_writable(folder / "a.json")
+    return folder

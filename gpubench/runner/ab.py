@@ -1,0 +1,127 @@
+"""Two sides against each other on one machine, in rounds that each hold a process of both, or one with both in it.
+
+Both sides have a report of their own, of one session: rounds of the same index were measured together. What is decided
+comes from `analysis.check` on the two reports, as it would from the files later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from gpubench.analysis.check import Source, check
+from gpubench.analysis.memory import needed_bytes
+from gpubench.analysis.verdicts import Check, Limits, RowCheck
+from gpubench.matrix import Planned
+from gpubench.results import store
+from gpubench.results.schema import Measurement, Report
+from gpubench.runner import rows
+from gpubench.runner.bench import Bench
+from gpubench.runner.campaign import Listener
+from gpubench.runner.process import ProcessResult, now
+from gpubench.runner.schedule import Schedule
+
+SideName = Literal["a", "b"]
+SIDES: tuple[SideName, SideName] = ("a", "b")
+FEWEST_ROUNDS = 5  # whatever the time limit: fewer cannot tell an effect from chance
+
+
+@dataclass
+class Comparison:
+    """One run of both sides. `reports` are what is on disk, but for the processes under way."""
+
+    bench: Bench
+    reports: dict[SideName, Report]
+    folder: Path  # of a.json and b.json
+    labels: Mapping[SideName, str]
+    listener: Listener
+    limits: Limits
+    rounds: int  # after which it is decided for the first time
+    time_limit_s: float  # of a row, for the second time
+    _position: int = 0
+    _rows: dict[SideName, dict[str, Measurement]] = field(default_factory=lambda: {"a": {}, "b": {}})
+
+    def run(self, planned: Sequence[Planned]) -> Check:
+        """Measures every row of `planned` on both sides; the verdict on b."""
+        self.listener.planned(2 * len(planned) * (1 + self.rounds), 0)
+        for one in planned:
+            self._measure(one)
+        for side in SIDES:
+            self.reports[side] = msgspec.structs.replace(self.reports[side], finished_at=now())
+        self._save()
+        return self.verdict()
+
+    def verdict(self) -> Check:
+        """What the two reports say now."""
+        sources = [Source(self.labels[side], self.reports[side]) for side in SIDES]
+        return check(sources[1], sources[0], self.limits)
+
+    def _measure(self, one: Planned) -> None:
+        """One row: each side alone (memory, compilation, outputs), then rounds until it is decided or time is up."""
+        begun = time.monotonic()
+        schedule = Schedule(self.reports["a"].protocol.seed)
+        for name in schedule.shuffled(SIDES):
+            side = side_of(name)
+            self.listener.started(self._position + 1, one, f"side {side} alone")
+            result = self.bench.alone(self._id(side, one), one.configuration)
+            self._put(side, rows.first_row(one, result, self._position))
+            self._position += 1
+            self.listener.finished(self._rows[side][one.id])
+        index = 0
+        while self._is_open(one, index, time.monotonic() - begun):
+            index += 1
+            order = schedule.round(index, SIDES)
+            self.listener.started(self._position + 1, one, f"both sides, round {index}")
+            asked = [(self._id(side, one), one.configuration) for side in order]
+            for row_id, result in self.bench.together(asked, self._needs(one)).items():
+                self._add(row_id, one, result, index)
+
+    def _is_open(self, one: Planned, index: int, seconds: float) -> bool:
+        """Whether another round is due. It is looked at twice, after `rounds` and at the end, and no oftener.
+
+        Looking after every round until something is significant would find something in identical code.
+        """
+        if any(self._rows[side][one.id].status != "ok" for side in SIDES):
+            return False
+        if index < max(FEWEST_ROUNDS, self.rounds):
+            return index < FEWEST_ROUNDS or seconds < self.time_limit_s
+        if seconds >= self.time_limit_s:
+            return False
+        return index != self.rounds or self._row(one).verdict == "inconclusive"
+
+    def _row(self, one: Planned) -> RowCheck:
+        return next(row for row in self.verdict().rows if row.id == one.id)
+
+    def _id(self, side: str, one: Planned) -> str:
+        return f"{side} {one.id}"
+
+    def _add(self, row_id: str, one: Planned, result: ProcessResult, index: int) -> None:
+        side = side_of(row_id)
+        self._put(side, rows.with_round(self._rows[side][one.id], result, "duel", index, self._position))
+        self._position += 1
+
+    def _needs(self, one: Planned) -> int | None:
+        kind = self.reports["a"].device.kind
+        needed = [needed_bytes(self._rows[side][one.id], kind) for side in SIDES]
+        known = [value for value in needed if value is not None]
+        return sum(known) if len(known) == len(needed) else None
+
+    def _put(self, side: SideName, row: Measurement) -> None:
+        self._rows[side][row.id] = row
+        measured = list(self._rows[side].values())
+        self.reports[side] = msgspec.structs.replace(self.reports[side], measurements=measured)
+        self._save()
+
+    def _save(self) -> None:
+        for side in SIDES:
+            store.save(self.reports[side], self.folder / f"{side}.json")
+
+
+def side_of(row_id: str) -> SideName:
+    """The side that a name, or the id of a row in the bench, begins with."""
+    return "a" if row_id.startswith("a") else "b"

@@ -1,0 +1,225 @@
+"""`gpubench ab`: two files, two revisions, two interpreters; paired where they can share a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpubench.errors import GpubenchError
+from gpubench.results.schema import Report
+from gpubench.results.store import load
+from gpubench.runner.sides import Side, refuse_foreign_code, resolve, why_apart
+from gpubench.worker.messages import Module
+from tests.running import gpubench
+
+MODEL = """
+import time
+
+import torch
+from torch import nn
+
+from gpubench import Workload
+{imports}
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, x):
+        end = time.perf_counter() + {seconds}
+        out = self.layer(x)
+        while time.perf_counter() < end:
+            pass
+        return out
+
+
+def make():
+    return Workload(
+        name="paced", item="row", batch_size=4, build=Model,
+        inputs=lambda batch, generator: (torch.randn(batch, 16, generator=generator),),
+    )
+"""
+QUICK = ("--rounds", "5", "--time-limit", "1s", "--device", "cpu", "--format", "json", "--output", "out")
+
+
+def write(path: Path, seconds: float, imports: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(MODEL.format(seconds=seconds, imports=imports))
+    return path
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    command = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **identity}).stdout
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Two commits of `models/mine.py` and what it imports; the second is half as fast."""
+    folder = tmp_path / "repository"
+    for seconds, message in ((0.01, "one"), (0.02, "two")):
+        write(folder / "models" / "mine.py", seconds, "import helper")
+        (folder / "models" / "helper.py").write_text(f"VALUE = {seconds}\n")
+        if message == "one":
+            git(tmp_path, "init", "-q", str(folder))
+        git(folder, "add", ".")
+        git(folder, "commit", "-q", "-m", message)
+    return folder
+
+
+def sides_of(folder: Path) -> tuple[Report, Report]:
+    return load(folder / "a.json"), load(folder / "b.json")
+
+
+# ----- whole runs
+
+
+def test_two_files_share_a_process_and_a_slowdown_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "old.py", 0.010)
+    write(tmp_path / "new.py", 0.012)
+    done = gpubench("ab", "--a", "old.py:make", "--b", "new.py:make", *QUICK, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    (found,) = json.loads(done.stdout)
+    assert (found["verdict"], found["paired"]) == ("regressed", True)
+    (fps,) = [one for one in found["rows"][0]["findings"] if one["metric"] == "fps"]
+    assert fps["change_low"] - 0.02 <= 10 / 12 - 1 <= fps["change_high"] + 0.02
+    assert fps["rounds"] == 5
+    a, b = sides_of(tmp_path / "out")
+    assert a.session == b.session and a.session
+    for report, other in ((a, b), (b, a)):
+        (row,) = report.measurements
+        duel = [part for part in row.rounds if part.phase == "duel"]
+        assert [part.index for part in duel] == [1, 2, 3, 4, 5]
+        assert all(part.shared_with == [f"{'b' if other is b else 'a'} baseline"] for part in duel)
+        assert row.memory is not None
+    # From the files, the same verdict again.
+    again = gpubench("check", "out/b.json", "--baseline", "out/a.json", "--max-slowdown", "2.5%", cwd=tmp_path)
+    assert again.returncode == 1
+
+
+def test_a_revision_against_the_file_as_it_is(repository: Path) -> None:
+    before = git(repository, "status", "--porcelain"), git(repository, "worktree", "list")
+    done = gpubench("ab", "models/mine.py:make", "--a", "HEAD~1", *QUICK, cwd=repository)
+    assert done.returncode == 1, done.stderr
+    (found,) = json.loads(done.stdout)
+    assert found["baseline"].startswith("a: HEAD~1 (")
+    assert found["current"] == "b: ."
+    assert git(repository, "status", "--porcelain") == before[0] + "?? out/\n"
+    assert git(repository, "worktree", "list") == before[1]
+    assert (repository / "models" / "mine.py").read_text() == MODEL.format(seconds=0.02, imports="import helper")
+    # Each revision has its own helper, which one process could not hold both of.
+    assert "The sides import different code as helper" in done.stderr
+    assert all(
+        part.shared_with == [] for report in sides_of(repository / "out") for part in report.measurements[0].rounds
+    )
+
+
+def test_another_interpreter_has_processes_of_its_own(tmp_path: Path) -> None:
+    launcher = tmp_path / "python-b"
+    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    launcher.chmod(0o755)
+    write(tmp_path / "mine.py", 0.01)
+    done = gpubench(
+        "ab", "mine.py:make", "--b", "./python-b", *QUICK, "--max-slowdown", "30%", "--inconclusive-ok", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Two interpreters are two processes." in done.stderr
+    for report in sides_of(tmp_path / "out"):
+        assert all(part.shared_with == [] for part in report.measurements[0].rounds)
+
+
+def test_a_side_that_crashes_is_a_regression(tmp_path: Path) -> None:
+    write(tmp_path / "old.py", 0.01)
+    write(tmp_path / "new.py", 0.01).write_text(
+        MODEL.format(seconds=0.01, imports="").replace("out = self.layer(x)", "raise RuntimeError('planted')")
+    )
+    done = gpubench("ab", "--a", "old.py:make", "--b", "new.py:make", *QUICK, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    (found,) = json.loads(done.stdout)
+    (status,) = [one for one in found["rows"][0]["findings"] if one["metric"] == "status"]
+    assert status["reason"].startswith("It was ok and is failed: RuntimeError: planted")
+
+
+# ----- sides
+
+
+def test_each_kind_of_side_is_recognized(repository: Path, tmp_path: Path) -> None:
+    workload = f"{repository}/models/mine.py:make"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    assert resolve("a", ".", workload, scratch).kind == "as it is"
+    assert resolve("a", sys.executable, workload, scratch).python == sys.executable
+    assert resolve("a", f"python:{sys.executable}", workload, scratch).kind == "interpreter"
+    assert resolve("a", "other.py:make", workload, scratch).reference == "other.py:make"
+    assert resolve("a", "package.module:make", workload, scratch).kind == "workload"
+    side = resolve("b", "git:HEAD~1", workload, scratch)
+    assert side.kind == "revision"
+    assert side.reference == f"{scratch}/revision-b/models/mine.py:make"
+    assert "0.01" in (scratch / "revision-b/models/mine.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("no-such-thing", "no interpreter, no FILE.py:NAME and no git revision"),
+        ("git:no-such-thing", "no git revision"),
+        ("python:/nowhere/python", "no program that can be run"),
+        ("--upload-pack=touch broken", "no git revision"),
+        ("", "no git revision"),
+    ],
+)
+def test_what_is_none_of_them_is_one_sentence(repository: Path, tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(GpubenchError, match=words):
+        resolve("a", text, f"{repository}/models/mine.py:make", tmp_path)
+    assert not (repository / "broken").exists()
+
+
+def test_a_revision_needs_a_file_that_it_has(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(GpubenchError, match="needs a file as WORKLOAD"):
+        resolve("a", "HEAD", "resnet50", tmp_path)
+    write(repository / "new.py", 0.01)
+    with pytest.raises(GpubenchError, match=r"has no file new\.py"):
+        resolve("a", "HEAD", f"{repository}/new.py:make", tmp_path)
+    with pytest.raises(GpubenchError, match="in no git repository"):
+        resolve("a", "HEAD", f"{write(tmp_path / 'alone.py', 0.01)}:make", tmp_path)
+
+
+def test_modules_of_one_name_and_unlike_content_cannot_share(tmp_path: Path) -> None:
+    one, other = (Side(name, ".", "as it is", "x.py:make") for name in ("a", "b"))  # type: ignore[arg-type]
+    same = {"helper": Module(file="/1/helper.py", hash="1")}
+    assert why_apart(one, other, (same, {"helper": Module(file="/2/helper.py", hash="1")})) == ""
+    assert "helper" in why_apart(one, other, (same, {"helper": Module(file="/2/helper.py", hash="2")}))
+    assert "helper" in why_apart(one, other, (same, {}))
+
+
+def test_a_revision_that_imports_the_working_tree_is_refused(repository: Path, tmp_path: Path) -> None:
+    side = resolve("a", "HEAD~1", f"{repository}/models/mine.py:make", tmp_path)
+    refuse_foreign_code(side, {"own": Module(file=str(tmp_path / "revision-a" / "own.py"), hash="")})
+    with pytest.raises(GpubenchError, match="the working tree"):
+        refuse_foreign_code(side, {"package": Module(file=str(repository / "package.py"), hash="")})
+
+
+def test_wrong_usage_is_one_sentence(tmp_path: Path) -> None:
+    write(tmp_path / "mine.py", 0.01)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("")
+    for arguments in (
+        ("mine.py:make",),
+        ("mine.py:make", "--a", "nothing"),
+        ("mine.py:make", "--a", "mine.py:missing"),
+        ("mine.py:make", "--a", "mine.py:make", "--output", "full"),
+        ("mine.py:make", "--a", "mine.py:make", "--max-slowdown", "x"),
+        ("mine.py:make", "--a", "mine.py:make", "--rounds", "2"),
+        ("mine.py:make", "--a", "mine.py:make", "--set", "nothing=1"),
+    ):
+        done = gpubench("ab", *arguments, "--quiet", cwd=tmp_path)
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
