@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from gpubench.analysis import comparability
 from gpubench.analysis.eligibility import gate
 from gpubench.analysis.memory import RESOLUTION_BYTES, peak_bytes
-from gpubench.analysis.shifts import LEVEL, Shift, Spreads, are_paired, p95, shift, spreads
+from gpubench.analysis.shifts import Control, Shift, Spreads, are_paired, control, p95, shift, spreads
 from gpubench.analysis.verdicts import Check, Finding, Limits, Metric, RowCheck, Verdict, holm, worst
 from gpubench.errors import EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION
 from gpubench.results.schema import Configuration, Measurement, Report
@@ -245,7 +245,11 @@ def _timed(
     ]
     for metric, statistic, limit in asked:
         between = None if are_paired(baseline, current) else spreads(baseline, current, statistic)
-        members = [_member(old, new, statistic, between) for old, new in alike]
+        against = None
+        if between is not None and current.confirmation is not None:
+            chosen = current.confirmation.controls
+            against = control([pair for pair in alike if pair[1].id in chosen], statistic, between)
+        members = [_member(old, new, statistic, between, against) for old, new in alike]
         shifts = [one.shift for one in members if one.shift]
         slower, faster = (iter(holm([one.p_value(direction) for one in shifts])) for direction in (1, -1))
         for one in members:
@@ -257,12 +261,17 @@ def _timed(
 
 
 def _member(
-    old: Measurement, new: Measurement, statistic: Callable[[Sequence[float]], float], between: Spreads | None
+    old: Measurement,
+    new: Measurement,
+    statistic: Callable[[Sequence[float]], float],
+    between: Spreads | None,
+    against: Control | None,
 ) -> _Timed:
+    # What disturbed a paired round disturbed both sides, and shows in the spread of their ratios.
     for name, row in (("the baseline's", old), ("the current", new)):
-        if why := gate(row):
+        if why := gate(row, flags=between is not None):
             return _Timed(old, new, None, f"{name} figure cannot be relied on: {why}")
-    moved = shift(old, new, statistic, between=between)
+    moved = shift(old, new, statistic, between=between, against=against)
     return _Timed(old, new, moved, "" if moved else "there are not enough processes of both in one phase")
 
 
@@ -274,7 +283,7 @@ def _time(metric: Metric, one: _Timed, limit: float, p_values: tuple[float, floa
     low, high = moved.interval()
     significant_at = min(p_values)
     verdict: Verdict
-    if abs(moved.value) >= math.log1p(limit) and significant_at < LEVEL:
+    if abs(moved.value) >= math.log1p(limit) and significant_at < moved.level:
         verdict = "regressed" if moved.value > 0 else "improved"
     elif visible > limit or moved.value >= math.log1p(limit):
         verdict = "inconclusive"

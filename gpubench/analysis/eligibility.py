@@ -32,14 +32,17 @@ def find(report: Report, id: str) -> Measurement | None:
     return next((row for row in report.measurements if row.id == id), None)
 
 
-def gate(row: Measurement) -> str | None:
-    """Why the row's speed is no figure to rely on, or None where it is one."""
+def gate(row: Measurement, *, flags: bool = True) -> str | None:
+    """Why the row's speed is no figure to rely on, or None where it is one.
+
+    flags: whether what disturbed it speaks against it. Not where both sides of a comparison shared the disturbance.
+    """
     if row.status != "ok":
         return f"{row.status}: {row.reason}" if row.reason else row.status
     for evidence in row.evidence:
         if evidence.took_effect is False:
             return f"{evidence.toggle}={evidence.value} took no effect: {evidence.detail}"
-    for kind, meaning in GATES.items():
+    for kind, meaning in GATES.items() if flags else ():
         if flagged(row, kind) and not (kind == "unsteady" and _replicated(row)):
             return f"{meaning} ({next((flag for flag in row.flags if flag.startswith(kind)), kind)})"
     if row.latency_s is None or row.latency_s.median <= 0 or any(part.median_s <= 0 for part in row.rounds):

@@ -1,7 +1,8 @@
 """How far a row's time moved between two reports, with what chance explains.
 
 Paired, where both reports are of one session: rounds that held both sides, whose differences cancel what the machine
-did meanwhile. Else from two separate runs, whose machine may have been faster or slower as a whole.
+did meanwhile. Else from two separate runs, whose machine may have been faster or slower as a whole; where suspects were
+measured again beside rows that had not changed, those tell by how much.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from gpubench.analysis.statistics import MIN_PROCESSES, detection_factor
 from gpubench.results.schema import Measurement, Report, Round
 
 LEVEL = 0.01  # one-sided, before the correction for the number of rows
+LOOKS = 2  # at most so often are paired rounds, and suspects measured again, looked at before they are decided
 # Between two runs of one machine, beyond what their processes explain: standard deviation of the log-ratio. Seen in
 # benchmarks/calibration.md; a run-to-run part cannot be seen from inside one run.
 RUN_SPREAD = 0.01
@@ -35,7 +37,12 @@ class Shift:
     error: float  # standard error
     freedom: int  # degrees of freedom of `error`
     rounds: int  # pairs, or the processes of the side that has fewer
-    kind: Literal["paired", "separate"]
+    kind: Literal["paired", "separate", "confirmed"]
+
+    @property
+    def level(self) -> float:
+        """The level of the test, before the correction for the number of rows."""
+        return LEVEL if self.kind == "separate" else LEVEL / LOOKS
 
     @property
     def ratio(self) -> float:
@@ -58,8 +65,8 @@ class Shift:
         return math.expm1(self.value - half), math.expm1(min(self.value + half, 700.0))
 
     def detectable(self, rows: int) -> float:
-        """The smallest relative slowdown that is found with power 0.8 at `LEVEL`, corrected for `rows` tests."""
-        return math.expm1(min(detection_factor(self.freedom, LEVEL / rows) * self.error, 700.0))
+        """The smallest relative slowdown that is found with power 0.8 at `level`, corrected for `rows` tests."""
+        return math.expm1(min(detection_factor(self.freedom, self.level / rows) * self.error, 700.0))
 
 
 def p95(samples: Sequence[float]) -> float:
@@ -127,25 +134,69 @@ def spreads(baseline: Report, current: Report, statistic: Statistic) -> Spreads:
     return Spreads(math.sqrt(squares / freedom) if freedom >= MIN_FREEDOM else None, freedom, known)
 
 
+@dataclass(frozen=True)
+class Control:
+    """By how much the machine itself moved, from rows that had not changed and were measured beside the suspects."""
+
+    value: float
+    variance: float
+
+
+def control(pairs: Sequence[tuple[Measurement, Measurement]], statistic: Statistic, between: Spreads) -> Control | None:
+    """The mean shift of the rows that were measured again as controls; None without any."""
+    moved = [found for old, new in pairs if (found := shift(old, new, statistic, between=between, run_spread=0.0))]
+    if not moved:
+        return None
+    variance = math.fsum(one.error**2 for one in moved) / len(moved) ** 2
+    return Control(statistics.fmean(one.value for one in moved), variance)
+
+
 def shift(
-    baseline: Measurement, current: Measurement, statistic: Statistic, *, between: Spreads | None
+    baseline: Measurement,
+    current: Measurement,
+    statistic: Statistic,
+    *,
+    between: Spreads | None,
+    against: Control | None = None,
+    run_spread: float = RUN_SPREAD,
 ) -> Shift | None:
     """The shift of `statistic` of the samples; None where no phase has figures of both rows.
 
     between: the spreads of two separate runs; None where both are of one session, so that rounds pair.
+    against: what to take away from a row that was measured again, instead of allowing for `run_spread`.
     """
     scale = math.log((baseline.items_per_step or 1) / (current.items_per_step or 1))
+    before, after, confirmed = _sides(baseline, current, statistic)
+    if not before or not after:
+        return None
+    if between is None:
+        return _paired([after[index] - before[index] + scale for index in after if index in before])
+    value = statistics.fmean(after.values()) - statistics.fmean(before.values()) + scale
+    deviation, freedom = between.deviation, between.freedom
+    if deviation is None:
+        # One process of two identical ones, by long experience instead of this run's own repeats.
+        deviation, freedom = assumed_pair_spread(between.known, baseline, current) / math.sqrt(2), 1000
+    variance = deviation**2 * (1 / len(before) + 1 / len(after))
+    if confirmed and against is not None:
+        value, variance = value - against.value, variance + against.variance
+    else:
+        variance += run_spread**2
+    kind: Literal["separate", "confirmed"] = "confirmed" if confirmed else "separate"
+    return Shift(value, math.sqrt(variance), freedom, min(len(before), len(after)), kind)
+
+
+def _sides(
+    baseline: Measurement, current: Measurement, statistic: Statistic
+) -> tuple[dict[int, float], dict[int, float], bool]:
+    """Both rows' figures by round, of the freshest phase that both have; and whether `current` was measured again.
+
+    What was measured again ran alone in its process, as in exploring, so that is what it is held against.
+    """
+    again = _logs(current, "confirm", statistic)
+    if again:
+        return _logs(baseline, "explore", statistic), again, True
     for phase in PHASES:
         before, after = _logs(baseline, phase, statistic), _logs(current, phase, statistic)
-        if not before or not after:
-            continue
-        if between is None:
-            return _paired([after[index] - before[index] + scale for index in after if index in before])
-        value = statistics.fmean(after.values()) - statistics.fmean(before.values()) + scale
-        deviation, freedom = between.deviation, between.freedom
-        if deviation is None:
-            # One process of two identical ones, by long experience instead of this run's own repeats.
-            deviation, freedom = assumed_pair_spread(between.known, baseline, current) / math.sqrt(2), 1000
-        variance = deviation**2 * (1 / len(before) + 1 / len(after)) + RUN_SPREAD**2
-        return Shift(value, math.sqrt(variance), freedom, min(len(before), len(after)), "separate")
-    return None
+        if before and after:
+            return before, after, False
+    return {}, {}, False

@@ -18,10 +18,11 @@ from gpubench.errors import EXIT_INCOMPARABLE, EXIT_OK, GpubenchError, unknown_n
 from gpubench.results import baselines, store
 from gpubench.results.schema import Report
 from gpubench.text import printable
-from gpubench.units import parse_share
+from gpubench.units import parse_duration, parse_share
 
 LIMITS = "Limits"
 BASELINES = "Baselines"
+AGAIN = "Measuring again"
 
 
 def check(
@@ -66,6 +67,22 @@ def check(
         ),
     ] = None,
     inconclusive_ok: InconclusiveOk = False,
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            "--confirm",
+            help="Measure rows that look slower or undecided again, here and interleaved with others; "
+            "the rounds are added to the report.",
+            rich_help_panel=AGAIN,
+        ),
+    ] = False,
+    confirm_time: Annotated[
+        str,
+        typer.Option(
+            "--confirm-time", metavar="TIME", help="Stop after so long, but not before 5 rounds.", rich_help_panel=AGAIN
+        ),
+    ] = "5min",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no notes.", rich_help_panel=AGAIN)] = False,
     update: Annotated[
         bool,
         typer.Option(
@@ -96,6 +113,8 @@ def check(
     for name in allow:
         if name not in FIELDS:
             raise unknown_name("field", name, FIELDS)
+    if confirm and update:
+        raise GpubenchError("--confirm and --update do not go together.", "Confirm first, then update.")
     if update and not (reason or "").strip():
         raise GpubenchError("--update needs --reason TEXT: a baseline says why it was taken.")
     if reason is not None and not update:
@@ -105,14 +124,17 @@ def check(
     current = load_all(reports)
     if update:
         return _update(current, baseline, (reason or "").strip())
-    checks = [_checked(Source(*one), baseline, limits, allow) for one in current]
+    again = parse_duration(confirm_time) if confirm else None
+    checks = [_checked(Source(*one), baseline, limits, allow, again, quiet) for one in current]
     if output is not None:
         store.write(output, as_json(checks))
     show(checks, format_, inconclusive_ok)
     return exit_code([one.verdict for one in checks], inconclusive_ok)
 
 
-def _checked(current: Source, path: Path, limits: Limits, allow: list[str]) -> Check:
+def _checked(
+    current: Source, path: Path, limits: Limits, allow: list[str], confirm_s: float | None, quiet: bool
+) -> Check:
     candidates, passed = baselines.load_all(path)
     for text in passed:
         print(printable(f"Passed over: {text}"), file=sys.stderr)  # noqa: T201
@@ -125,7 +147,12 @@ def _checked(current: Source, path: Path, limits: Limits, allow: list[str]) -> C
             "Make one with --update --reason TEXT.",
             exit_code=EXIT_INCOMPARABLE,
         )
-    return compare(current, Source(*found), limits, allow)
+    first = compare(current, Source(*found), limits, allow)
+    if confirm_s is None:
+        return first
+    from gpubench.cli.confirm import confirm
+
+    return confirm(first, current, Source(*found), limits, allow, confirm_s, quiet)
 
 
 def _update(current: list[tuple[str, Report]], path: Path, reason: str) -> int:

@@ -172,7 +172,7 @@ class Role(Struct, frozen=True, kw_only=True):
 class Round(Struct, frozen=True, kw_only=True):
     """One fresh process's share of `samples_s`, in order."""
 
-    phase: Literal["explore", "race", "duel"]
+    phase: Literal["explore", "race", "duel", "confirm"]
     index: int  # the round within its phase, from 1
     position: int  # how many processes of configurations were measured before this one in the whole run
     started_at: str
@@ -273,6 +273,14 @@ class Adoption(Struct, frozen=True, kw_only=True):
     replaces: str | None  # created_at of the baseline before it; None: there was none
 
 
+class Confirmation(Struct, frozen=True, kw_only=True):
+    """That rows which a comparison with a baseline suspected were measured again (`gpubench check --confirm`)."""
+
+    at: str  # UTC, ISO 8601
+    suspects: list[str]  # ids of rows
+    controls: list[str]  # ids of rows that had not changed, measured in the same rounds to show what the machine did
+
+
 class Report(Struct, frozen=True, kw_only=True):
     """One run: one workload, one mode, one device."""
 
@@ -290,6 +298,7 @@ class Report(Struct, frozen=True, kw_only=True):
     sweep: Summary | None = None
     calibration: Calibration | None = None  # of this machine, where it was made (`gpubench doctor --calibrate`)
     session: str | None = None  # reports of one session were measured in the same interleaved rounds, see `Round.index`
+    confirmation: Confirmation | None = None
     adopted: Adoption | None = None  # where it is a baseline (`gpubench check --update`)
     harness: dict[str, float] = field(default_factory=dict)  # seconds the tool itself took, by part
     notes: list[str] = field(default_factory=list)

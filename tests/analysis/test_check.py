@@ -380,11 +380,12 @@ def test_the_worst_verdict_is_told() -> None:
 def test_the_detectable_effect_is_detected_in_80_percent() -> None:
     chance = random.Random(3)
     spread, rounds, rows = 0.02, 10, 5
-    visible = Shift(0.0, spread / rounds**0.5, rounds - 1, rounds, "paired").detectable(rows)
+    asked = Shift(0.0, spread / rounds**0.5, rounds - 1, rounds, "paired")
+    visible = asked.detectable(rows)
     hits = 0
     for _ in range(3000):
         drawn = [math.log1p(visible) + chance.gauss(0, spread) for _ in range(rounds)]
-        hits += stats.ttest_1samp(drawn, 0, alternative="greater").pvalue < 0.01 / rows
+        hits += stats.ttest_1samp(drawn, 0, alternative="greater").pvalue < asked.level / rows
     assert hits / 3000 == pytest.approx(0.80, abs=0.03)
 
 

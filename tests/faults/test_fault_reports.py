@@ -67,6 +67,50 @@ def test_there_is_no_advice_without_a_baseline(
     assert not (tmp_path / "best.toml").exists()
 
 
+def without_a_row(report: Any) -> None:
+    del report["measurements"][1]
+
+
+def without_figures(report: Any) -> None:
+    for row in report["measurements"]:
+        row |= {"samples_s": [], "rounds": [], "latency_s": None, "fps": None}
+
+
+def on_another_machine(report: Any) -> None:
+    report["device"]["name"] = "another device"
+
+
+@pytest.mark.parametrize(
+    ("plant", "code", "words"),
+    [
+        (without_a_row, 1, "threads=1: status regressed: It is missing from the current report."),
+        (without_rows, 1, "It is missing from the current report."),
+        (without_figures, 4, "cannot be relied on: it has no latency above 0 s"),
+        (on_another_machine, 3, "these differ: device: "),
+    ],
+)
+@pytest.mark.parametrize("damaged", ["current", "baseline"])
+def test_a_check_never_passes_on_what_is_not_there(
+    plant: Callable[[Any], None], code: int, words: str, damaged: str, real: str, tmp_path: Path
+) -> None:
+    """A row that is missing from the baseline is new, and no reason to fail; with no row at all nothing is compared."""
+    planted = json.loads(real)
+    plant(planted)
+    other = "baseline" if damaged == "current" else "current"
+    (tmp_path / f"{damaged}.json").write_text(json.dumps(planted))
+    (tmp_path / f"{other}.json").write_text(real)
+    done = gpubench("check", "current.json", "--baseline", "baseline.json", "--max-slowdown", "90%", cwd=tmp_path)
+    shown = " ".join(done.stdout.split())
+    if damaged == "baseline" and plant is without_a_row:
+        assert "1 row is new: threads=1." in shown
+    elif damaged == "baseline" and plant is without_rows:
+        assert done.returncode == 3
+        assert "No row of the baseline is in the current report." in shown
+    else:
+        assert done.returncode == code, done.stdout
+        assert words in shown
+
+
 def test_a_report_of_another_machine_is_refused(real: str, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     document = json.loads(real)

@@ -1,0 +1,65 @@
+"""Rows that look worse than their baseline, measured again beside rows that do not, until it is decided."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from gpubench.matrix import Planned
+from gpubench.results import store
+from gpubench.results.schema import Confirmation, Measurement, Report
+from gpubench.runner import rows
+from gpubench.runner.campaign import Listener, Measurer
+from gpubench.runner.process import now
+from gpubench.runner.schedule import Schedule
+
+FIRST_LOOK = 5  # rounds after which it is decided for the first time; for the second and last time at the end
+
+
+@dataclass
+class Confirmer:
+    """Adds rounds of the phase `confirm` to `report`, which is saved at `path` after each process."""
+
+    report: Report
+    path: Path
+    bench: Measurer
+    listener: Listener
+    is_open: Callable[[Report], bool]  # whether one of the suspects is still not decided
+    time_limit_s: float
+
+    def run(self, suspects: list[str], controls: list[str]) -> Report:
+        """Measures suspects and controls in rounds of random order, reversed in every other one."""
+        begun = time.monotonic()
+        noted = Confirmation(at=now(), suspects=suspects, controls=controls)
+        self.report = msgspec.structs.replace(self.report, confirmation=noted)
+        schedule, index = Schedule(self.report.protocol.seed), 0
+        done = [part.index for row in self.report.measurements for part in row.rounds if part.phase == "confirm"]
+        first = max(done, default=0)  # of an earlier confirmation: its rounds stay, and count
+        self.listener.planned(FIRST_LOOK * len([*suspects, *controls]), 0)
+        while index < FIRST_LOOK or time.monotonic() - begun < self.time_limit_s:
+            if index == FIRST_LOOK and not self.is_open(self.report):
+                break
+            index += 1
+            for row_id in schedule.round(index, [*suspects, *controls]):
+                self._measure(row_id, first + index, index)
+        return self.report
+
+    def _measure(self, row_id: str, index: int, number: int) -> None:
+        row = next(one for one in self.report.measurements if one.id == row_id)
+        if row.status != "ok":
+            return
+        position = sum(len(one.rounds) for one in self.report.measurements)
+        planned = Planned(row.id, row.configuration, tuple(row.roles))
+        self.listener.started(position + 1, planned, f"again, round {number}")
+        result = rows.allowed(self.bench.alone(row.id, row.configuration), self.report.plan.allow)
+        drift = self.report.protocol.machine_drift
+        self._put(rows.with_round(row, result, "confirm", index, position, drift))
+
+    def _put(self, row: Measurement) -> None:
+        measured = [row if one.id == row.id else one for one in self.report.measurements]
+        self.report = msgspec.structs.replace(self.report, measurements=measured)
+        store.save(self.report, self.path)

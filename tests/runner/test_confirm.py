@@ -1,0 +1,138 @@
+"""`gpubench check --confirm`: what looked slower is measured again, beside what did not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gpubench.analysis.check import Source, check
+from gpubench.analysis.verdicts import Check, Limits
+from gpubench.cli.confirm import controls_of, suspects_of, time_verdict
+from gpubench.cli.progress import Quiet
+from gpubench.results.schema import Report
+from gpubench.results.store import load
+from gpubench.runner.confirm import FIRST_LOOK, Confirmer
+from tests.faults.scripted import Planted
+from tests.reports import ROLES, baseline, report, row
+from tests.running import BUSY, MODELS, gpubench
+
+STEADY = [1.0, 1.002, 0.998, 1.001, 0.999]
+
+
+def measured(slow: float = 1.0) -> Report:
+    """Three rows in 5 processes each; `suspect` took `slow` times as long."""
+    return report(
+        baseline(0.1, explore_s=[0.1 * value for value in STEADY]),
+        row(
+            "steady", 0.05, {"channels_last": "on"}, roles=[ROLES["grid"]],
+            explore_s=[0.05 * value for value in STEADY],
+        ),
+        row(
+            "suspect", 0.08, {"compile": "default"}, roles=[ROLES["grid"]],
+            explore_s=[0.08 * slow * value for value in STEADY],
+        ),
+    )  # fmt: skip
+
+
+def confirmed(path: Path, current: Report, planted: Planted, time_limit_s: float = 0.0) -> Check:
+    """The check of `current` against `measured()` after its suspects were measured again by `planted`."""
+    before, limits = Source("old", measured()), Limits()
+    found = check(Source("new", current), before, limits)
+    suspects, controls = suspects_of(found.rows), controls_of(found.rows)
+
+    def is_open(newest: Report) -> bool:
+        rows = check(Source("new", newest), before, limits).rows
+        return any(one.id in suspects and time_verdict(one) == "inconclusive" for one in rows)
+
+    newest = Confirmer(current, path, planted, Quiet(), is_open, time_limit_s).run(suspects, controls)
+    assert load(path) == newest
+    return check(Source("new", newest), before, limits)
+
+
+def seconds(row_id: str, slow: float, machine: float = 1.0) -> float:
+    return machine * {"baseline": 0.1, "steady": 0.05, "suspect": 0.08 * slow}[row_id]
+
+
+def test_what_was_slow_by_bad_luck_is_cleared(tmp_path: Path) -> None:
+    planted = Planted(lambda row_id, _: seconds(row_id, 1.0))
+    found = confirmed(tmp_path / "r.json", measured(1.1), planted)
+    assert found.verdict == "unchanged"
+    assert sorted(set(planted.ran)) == ["baseline", "steady", "suspect"]
+
+
+def test_what_is_slow_stays_so(tmp_path: Path) -> None:
+    planted = Planted(lambda row_id, _: seconds(row_id, 1.1))
+    found = confirmed(tmp_path / "r.json", measured(1.1), planted)
+    assert found.verdict == "regressed"
+    (time,) = [one for line in found.rows if line.id == "suspect" for one in line.findings if one.metric == "fps"]
+    assert time.change == pytest.approx(1 / 1.1 - 1, abs=0.005)
+    assert time.rounds == FIRST_LOOK
+
+
+def test_a_machine_that_got_slower_as_a_whole_makes_nothing_slower(tmp_path: Path) -> None:
+    """30 % slower for everything: a comparison with the file alone would call it a regression."""
+    planted = Planted(lambda row_id, _: seconds(row_id, 1.0, machine=1.3))
+    found = confirmed(tmp_path / "r.json", measured(1.1), planted)
+    assert [one.verdict for one in found.rows if one.id == "suspect"] == ["unchanged"]
+
+
+def test_rounds_are_interleaved_and_reversed_in_every_other(tmp_path: Path) -> None:
+    planted = Planted(lambda row_id, _: seconds(row_id, 1.0))
+    confirmed(tmp_path / "r.json", measured(1.1), planted)
+    orders = [planted.ran[start : start + 3] for start in range(0, 3 * FIRST_LOOK, 3)]
+    assert all(sorted(order) == ["baseline", "steady", "suspect"] for order in orders)
+    assert orders[1] == orders[0][::-1]
+    assert orders[3] == orders[2][::-1]
+
+
+def test_it_goes_on_while_it_is_open_and_stops_once_it_is_not(tmp_path: Path) -> None:
+    noisy = Planted(lambda row_id, position: seconds(row_id, 1.0) * (1.0 if position % 2 else 1.15))
+    found = confirmed(tmp_path / "r.json", measured(1.1), noisy, time_limit_s=0.5)
+    assert len(noisy.ran) > 3 * FIRST_LOOK
+    assert found.verdict in ("inconclusive", "unchanged")
+    clear = Planted(lambda row_id, _: seconds(row_id, 1.1))
+    confirmed(tmp_path / "s.json", measured(1.1), clear, time_limit_s=60)
+    assert len(clear.ran) == 3 * FIRST_LOOK
+
+
+def test_the_rounds_are_kept_and_a_second_confirmation_adds_to_them(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    confirmed(path, measured(1.1), Planted(lambda row_id, _: seconds(row_id, 1.1)))
+    first = load(path)
+    assert first.confirmation is not None
+    assert (first.confirmation.suspects, sorted(first.confirmation.controls)) == (["suspect"], ["baseline", "steady"])
+    confirmed(path, first, Planted(lambda row_id, _: seconds(row_id, 1.1)))
+    (suspect,) = [one for one in load(path).measurements if one.id == "suspect"]
+    assert [part.index for part in suspect.rounds if part.phase == "confirm"] == list(range(1, 2 * FIRST_LOOK + 1))
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    """A baseline that was edited to be half as slow: the same code looks twice as slow as it, and is confirmed so."""
+    done = gpubench(
+        "compare-opts", f"{MODELS}:slower_in_bf16", "--set", "precision=bf16-autocast", "--strategy", "each",
+        "--rounds", "3", "--duel-rounds", "0", "--output", "now.json", "--quiet", *BUSY, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    whole = load(tmp_path / "now.json")
+    document = json.loads((tmp_path / "now.json").read_text())
+    edited = document["measurements"][0]
+    edited["samples_s"] = [value / 2 for value in edited["samples_s"]]
+    for part in edited["rounds"]:
+        part["median_s"] /= 2
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    command = ["check", "now.json", "--baseline", "old.json", "--confirm", "--confirm-time", "1s", "--format", "json"]
+    done = gpubench(*command, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    after = load(tmp_path / "now.json")
+    assert after.confirmation is not None
+    assert "baseline" in after.confirmation.suspects
+    assert len(after.measurements[0].rounds) >= len(whole.measurements[0].rounds) + FIRST_LOOK
+
+    other = msgspec.structs.replace(after, device=msgspec.structs.replace(after.device, name="Another CPU"))
+    (tmp_path / "now.json").write_bytes(msgspec.json.encode(other))
+    done = gpubench(*command, "--allow-different", "device", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "these differ: device: cpu Another CPU against" in done.stderr
