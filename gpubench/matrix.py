@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gpubench.errors import GpubenchError, unknown_name
 from gpubench.results.schema import Configuration, Role, Value
@@ -154,7 +154,8 @@ def sweep(builder: Builder, toggle: str, values: Sequence[Value], also: Sequence
     axes = [[(toggle, value) for value in dict.fromkeys(values)]]
     axes += [[(one.toggle, value) for value in dict.fromkeys(one.values)] for one in also]
     choices = (dict(choice) for choice in itertools.product(*axes))
-    rows = merge(builder.plan(_without_idle_overlap(choice), Role(kind="sweep", toggle=toggle)) for choice in choices)
+    role = Role(kind="sweep", toggle=toggle)
+    rows = merge(_named(builder.plan(_without_idle_overlap(choice), role), toggle) for choice in choices)
     runnable = next((row for row in rows if not row.skip), None)
     if runnable is None:
         raise GpubenchError(f"No value of the sweep can run: {rows[0].skip}.", "Choose other values.")
@@ -162,6 +163,12 @@ def sweep(builder: Builder, toggle: str, values: Sequence[Value], also: Sequence
     others = tuple(row for row in rows if row.id != baseline.id)
     swept = (Technique(toggle, tuple(values)), *also)
     return Matrix("sweep", baseline, others, swept, builder.fixed, dict(builder.left_out))
+
+
+def _named(row: Planned, toggle: str) -> Planned:
+    """`row`, called by its value even where that is the workload's own: the sweep's baseline is another row."""
+    own = configuration_id({}, {})
+    return replace(row, id=f"{toggle}={row.configuration[toggle]}") if row.id == own else row
 
 
 def _without_idle_overlap(changes: Configuration) -> Configuration:

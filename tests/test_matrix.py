@@ -102,14 +102,14 @@ def test_an_unknown_strategy_suggests_the_nearest() -> None:
 def test_a_sweep_starts_from_its_first_runnable_value() -> None:
     matrix = sweep(builder(), "batch_size", [1, 2, 4])
     assert matrix.baseline.id == "batch_size=1"
-    assert [row.id for row in matrix.planned] == ["batch_size=2", "baseline"]
+    assert [row.id for row in matrix.planned] == ["batch_size=2", "batch_size=4"]
 
 
 def test_the_whole_image_is_one_row_whatever_the_overlaps() -> None:
     matrix = sweep(builder(), "tile_size", [0, 64, 100], [Technique("tile_overlap", (8, 32))])
     rows = [matrix.baseline, *matrix.planned]
     assert [row.id for row in rows if not row.skip] == [
-        "baseline", "tile_overlap=8,tile_size=64", "tile_overlap=32,tile_size=64",
+        "tile_size=0", "tile_overlap=8,tile_size=64", "tile_overlap=32,tile_size=64",
     ]  # fmt: skip
     assert all("multiple of 8" in row.skip for row in rows if row.configuration["tile_size"] == 100)
 
