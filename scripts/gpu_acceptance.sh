@@ -41,5 +41,10 @@ part tile-sweep 90 "$PYTHON" -m gpubench tile-sweep vae --sizes 256 512 1024 --o
 part agreement 60 "$PYTHON" benchmarks/agreement.py
 part studies 240 "$PYTHON" benchmarks/studies.py "$OUT/studies.json" resnet50 60 20
 part intervals 30 "$PYTHON" benchmarks/intervals.py "$OUT/studies.json"
+part check 30 "$PYTHON" -m gpubench check "$OUT"/resnet50-inference.json --baseline "$OUT"/resnet50-inference.json --inconclusive-ok
+part ab 200 "$PYTHON" -m gpubench ab --a examples/my_model.py:denoiser --b examples/my_model.py:denoiser \
+    --output "$OUT/ab" --inconclusive-ok
+part calibration 300 "$PYTHON" benchmarks/calibration.py measure "$OUT/calibration.json" resnet50 4
+part calibration-table 60 "$PYTHON" benchmarks/calibration.py table "$OUT/calibration.json"
 part recommend 20 "$PYTHON" -m gpubench recommend "$OUT"/*-inference.json
 exit $failed
