@@ -24,6 +24,7 @@ CAUTIONS = {
     "partly_compiled": "not all of the model was compiled",
 }
 
+ALLOWED = " (allowed):"  # between a flag's kind and its details, where the user takes it as it is (--allow)
 MIN_ROUNDS = 3  # processes whose spread stands by itself: Student's factor is below 5 from there on
 
 
@@ -43,7 +44,8 @@ def gate(row: Measurement, *, flags: bool = True) -> str | None:
         if evidence.took_effect is False:
             return f"{evidence.toggle}={evidence.value} took no effect: {evidence.detail}"
     for kind, meaning in GATES.items() if flags else ():
-        if flagged(row, kind) and not (kind == "unsteady" and _replicated(row)):
+        taken = any(flag.startswith(kind + ALLOWED) for flag in row.flags)
+        if flagged(row, kind) and not taken and not (kind == "unsteady" and _replicated(row)):
             return f"{meaning} ({next((flag for flag in row.flags if flag.startswith(kind)), kind)})"
     if row.latency_s is None or row.latency_s.median <= 0 or any(part.median_s <= 0 for part in row.rounds):
         return "it has no latency above 0 s"

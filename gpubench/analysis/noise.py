@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpubench.analysis.phases import Phase, of_phase
+from gpubench.analysis.phases import Phase, of_phase, shared
 from gpubench.analysis.statistics import NORMAL_QUANTILE, t_quantile
 from gpubench.results.schema import Configuration, Measurement, Report
 
@@ -94,13 +94,13 @@ def interleaved(rows: Sequence[Measurement], phase: Phase) -> Interleaved | None
 
     Two-way layout without interaction: the round's mean holds what the machine did meanwhile, the row's its speed.
     """
-    logs = [{part.index: math.log(part.median_s) for part in of_phase(row, phase)} for row in rows]
-    most = max((len(values) for values in logs), default=0)
-    complete = [values for values in logs if len(values) == most]
-    indexes = sorted(set.intersection(*(set(values) for values in complete))) if complete else []
-    if len(complete) < 2 or len(indexes) < 2:
+    counts = [sum(part.phase == phase for part in row.rounds) for row in rows]
+    most = max(counts, default=0)
+    found = shared([row for row, count in zip(rows, counts, strict=True) if count == most or len(rows) == 2], phase)
+    indexes = list(found[0]) if found else []
+    if len(found) < 2 or len(indexes) < 2:
         return None
-    table = [[values[index] for index in indexes] for values in complete]
+    table = [[math.log(values[index]) for index in indexes] for values in found]
     grand = math.fsum(map(math.fsum, table)) / (len(table) * len(indexes))
     by_row = [math.fsum(values) / len(indexes) for values in table]
     by_round = [math.fsum(values[column] for values in table) / len(table) for column in range(len(indexes))]
@@ -116,14 +116,13 @@ def interleaved(rows: Sequence[Measurement], phase: Phase) -> Interleaved | None
 def assumed_pair_spread(spread: Spread, *rows: Measurement) -> float:
     """The log-ratio's spread between two of `rows` where too little was repeated to measure it.
 
-    This machine's own, where it was calibrated; else what was seen elsewhere.
+    What was seen elsewhere, or this machine's own where it was calibrated and is larger: the calibration is of
+    processes within one round, and of one workload.
     """
-    if spread.calibrated is not None:
-        return spread.calibrated
     steady = spread.device_kind != "cpu" or all(
         row.configuration.get("allocator", "system") != "system" for row in rows
     )
-    return PAIR_SPREAD_STEADY if steady else PAIR_SPREAD_SYSTEM_ALLOCATOR
+    return max(PAIR_SPREAD_STEADY if steady else PAIR_SPREAD_SYSTEM_ALLOCATOR, spread.calibrated or 0.0)
 
 
 def pair_noise(first: Measurement, second: Measurement, phase: Phase, spread: Spread) -> float:

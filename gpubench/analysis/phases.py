@@ -26,9 +26,21 @@ def of_phase(row: Measurement, phase: Phase | None) -> list[Round]:
     return clean if len(clean) >= ENOUGH else found
 
 
-def is_disturbed(part: Round) -> bool:
-    """Whether others kept the machine busy during that round."""
-    return any(flag.partition(":")[0] in DISTURBED for flag in part.flags)
+def shared(rows: Sequence[Measurement], phase: Phase) -> list[dict[int, float]]:
+    """Each row's medians by round, over the rounds of `phase` that all of `rows` have with a usable figure.
+
+    Undisturbed rounds alone where there are enough: a round counts as a whole, or rows would be compared over others.
+    """
+    parts = [{part.index: part for part in row.rounds if part.phase == phase and part.median_s > 0} for row in rows]
+    common = sorted(set.intersection(*(set(found) for found in parts))) if parts else []
+    clean = [index for index in common if not any(is_disturbed(found[index]) for found in parts)]
+    used = clean if len(clean) >= ENOUGH else common
+    return [{index: found[index].median_s for index in used} for found in parts]
+
+
+def is_disturbed(part: Round, but_for: Sequence[str] = ()) -> bool:
+    """Whether others kept the machine busy during that round, by a flag whose kind is not in `but_for`."""
+    return any(flag.partition(":")[0] in DISTURBED and flag.partition(":")[0] not in but_for for flag in part.flags)
 
 
 def latest_phase(row: Measurement) -> Phase:

@@ -14,7 +14,7 @@ from gpubench.analysis.effects import (
     payback_iterations,
     shown,
 )
-from gpubench.analysis.eligibility import cautions, find, gate
+from gpubench.analysis.eligibility import MIN_ROUNDS, cautions, find, gate
 from gpubench.analysis.memory import MEANING, RESOLUTION_BYTES, peak_bytes
 from gpubench.analysis.noise import Spread, assumed_pair_spread
 from gpubench.analysis.phases import Phase
@@ -130,6 +130,8 @@ def _speed(choice: Choice) -> list[str]:
         why = (gate(row) if row else "it is not in the report") or "it has no figures of the same kind"
         return [f"Its speedup cannot be stated, because the baseline gave nothing to compare with: {why}."]
     interval = f"95 % interval {significant(gain.low)} to {significant(gain.high)}"
+    if gain.rounds < MIN_ROUNDS:
+        interval = f"roughly {significant(gain.low)} to {significant(gain.high)}, as far as so few processes can tell"
     sentences = [f"It is {times(gain.value)} as fast per item as the baseline, {interval}; {SOURCES[gain.phase]}."]
     if gain.phase != "explore":
         sentences[0] = sentences[0].replace("N rounds", plural(gain.rounds, "round"))
@@ -155,7 +157,7 @@ def _noise(choice: Choice) -> str:
     if between.repeats:
         seen = f"only {plural(between.repeats, 'repeat')} of a configuration was measured, too few to estimate it"
     source = "seen over 8 pairs of them while gpubench was made; `gpubench doctor --calibrate` measures it here"
-    if between.calibrated is not None:
+    if between.calibrated == assumed_pair_spread(between, choice.chosen, choice.best):
         source = "measured on this machine by `gpubench doctor --calibrate`"
     return (
         f"The noise between processes is assumed, not measured in this run, since {seen}: two identical processes "

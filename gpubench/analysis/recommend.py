@@ -66,13 +66,14 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
         report, objective, chosen, best, tied, gain, competing.phase, competing.spread, unconfirmed, beaten
     )
     sentences = [*reasons.reasons(choice), *reasons.left_out(report, competing.excluded)]
+    known = gain is not None and (gain.rounds >= MIN_ROUNDS or chosen is versus)
     recommendation = Recommendation(
         id=chosen.id,
         configuration=chosen.configuration,
         objective=objective,
         speedup=gain.value if gain else None,
-        speedup_low=gain.low if gain else None,
-        speedup_high=gain.high if gain else None,
+        speedup_low=gain.low if gain and known else None,
+        speedup_high=gain.high if gain and known else None,
         versus=report.plan.baseline,
         reasons=sentences,
         tied_with=[row.id for row in tied if row.id != chosen.id],

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpubench.analysis.noise import Spread, assumed_pair_spread, spread
-from gpubench.analysis.phases import PHASES, Phase, of_phase
+from gpubench.analysis.phases import PHASES, Phase, of_phase, shared
 from gpubench.analysis.statistics import MIN_PROCESSES, detection_factor
 from gpubench.results.schema import Measurement, Report, Round
 
@@ -90,12 +90,15 @@ def _paired(pairs: Sequence[float]) -> Shift | None:
     return Shift(statistics.fmean(pairs), error, len(pairs) - 1, len(pairs), "paired")
 
 
-def _logs(row: Measurement, phase: Phase, statistic: Statistic) -> dict[int, float]:
-    """The logarithm of each process's figure in `phase`, by the index of its round."""
+def _logs(row: Measurement, phase: Phase, statistic: Statistic, *, disturbed: bool = False) -> dict[int, float]:
+    """The logarithm of each process's figure in `phase`, by the index of its round.
+
+    disturbed: with all processes, instead of those that `of_phase` holds to be undisturbed.
+    """
     used = {id(part) for part in of_phase(row, phase)}
     found: dict[int, float] = {}
     for part, samples in samples_of(row):
-        if id(part) in used and samples:
+        if samples and (id(part) in used or (disturbed and part.phase == phase)):
             value = statistic(samples)
             if value > 0:
                 found[part.index] = math.log(value)
@@ -166,11 +169,11 @@ def shift(
     against: what to take away from a row that was measured again, instead of allowing for `run_spread`.
     """
     scale = math.log((baseline.items_per_step or 1) / (current.items_per_step or 1))
+    if between is None:
+        return _paired([late - early + scale for early, late in _pairs(baseline, current, statistic)])
     before, after, confirmed = _sides(baseline, current, statistic)
     if not before or not after:
         return None
-    if between is None:
-        return _paired([after[index] - before[index] + scale for index in after if index in before])
     value = statistics.fmean(after.values()) - statistics.fmean(before.values()) + scale
     deviation, freedom = between.deviation, between.freedom
     if deviation is None:
@@ -183,6 +186,16 @@ def shift(
         variance += run_spread**2
     kind: Literal["separate", "confirmed"] = "confirmed" if confirmed else "separate"
     return Shift(value, math.sqrt(variance), freedom, min(len(before), len(after)), kind)
+
+
+def _pairs(baseline: Measurement, current: Measurement, statistic: Statistic) -> list[tuple[float, float]]:
+    """Both rows' log-figures of each round of the freshest phase that both have."""
+    for phase in PHASES:
+        rounds = shared([baseline, current], phase)[0]
+        if rounds:
+            sides = [_logs(row, phase, statistic, disturbed=True) for row in (baseline, current)]
+            return [(sides[0][index], sides[1][index]) for index in rounds if all(index in side for side in sides)]
+    return []
 
 
 def _sides(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpubench.analysis.noise import Spread, interleaved, pair_noise, process_values
-from gpubench.analysis.phases import PHASES, Phase, of_phase
+from gpubench.analysis.phases import PHASES, Phase, shared
 from gpubench.results.schema import Measurement
 
 
@@ -25,11 +25,9 @@ class Speedup:
 
 def shared_rounds(row: Measurement, versus: Measurement, phase: Phase) -> list[float]:
     """log(versus / row) in seconds per item for each round of `phase` that has both."""
-    theirs = {part.index: part.median_s for part in of_phase(versus, phase)}
+    mine, theirs = shared([row, versus], phase)
     scale = (row.items_per_step or 1) / (versus.items_per_step or 1)
-    return [
-        math.log(theirs[part.index] / part.median_s * scale) for part in of_phase(row, phase) if part.index in theirs
-    ]
+    return [math.log(theirs[index] / value * scale) for index, value in mine.items()]
 
 
 def log_latency(row: Measurement, phase: Phase) -> float | None:

@@ -12,7 +12,7 @@ from gpubench.cli.planning import scope_of
 from gpubench.cli.run import protocol_for
 from gpubench.errors import EXIT_OK
 from gpubench.matrix import Builder
-from gpubench.results import calibrations
+from gpubench.results import calibrations, store
 from gpubench.results.schema import Calibration, Protocol
 from gpubench.runner.calibrate import ROUNDS, calibrate, fingerprint
 from gpubench.runner.laboratory import Laboratory
@@ -26,18 +26,20 @@ TELL_ROUNDS = (3, 6, 10, 20, 50)
 
 def run(device: str, format_: str) -> int:
     """Measures, keeps and prints the noise; the exit code."""
+    store.check_writable(calibrations.folder() / "calibration.json")
     with Laboratory(WORKLOAD, device, Protocol(warmup_min_s=WARMUP_MIN_S)) as laboratory:
         described = laboratory.describe(None)
         laboratory.protocol = protocol_for(described.device.kind, laboratory.protocol)
         configuration = Builder(scope_of(described)).defaults
         mark = fingerprint(described.device, described.environment)
         found = calibrate(laboratory, configuration, mark, tell, ROUNDS)
-    path = calibrations.save(found)
     if format_ == "json":
         typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
     else:
         typer.echo(printable(described.device.name))
         typer.echo("\n".join(lines(found)))
+    path = calibrations.save(found)
+    if format_ != "json":
         print(printable(f"Kept in {path}; later reports carry it."), file=sys.stderr)  # noqa: T201
     return EXIT_OK
 
@@ -56,6 +58,11 @@ def lines(found: Calibration) -> list[str]:
         "Two copies inside one process could not be measured."
         if inside is None
         else f"Two copies inside one process differ by {inside:.2%}.",
+        *(
+            [f"Others used the machine in {found.disturbed} of the rounds: calibrate again when it is quiet."]
+            if found.disturbed
+            else []
+        ),
         "",
         "rounds   smallest effect that is detected (one-sided 1 %, power 80 %)",
         "         between processes   inside one process",

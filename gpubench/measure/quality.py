@@ -35,7 +35,7 @@ def flatten(outputs: Any, path: str = "output") -> Iterator[tuple[str, torch.Ten
     import torch
 
     if isinstance(outputs, torch.Tensor):
-        yield path, outputs
+        yield path, torch.view_as_real(outputs.resolve_conj()) if outputs.is_complex() else outputs
     elif isinstance(outputs, Mapping):
         for key, value in outputs.items():
             yield from flatten(value, f"{path}.{key}")

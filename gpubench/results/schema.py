@@ -221,6 +221,7 @@ class Calibration(Struct, frozen=True, kw_only=True):
     fingerprint: str  # of device and software
     workload: str
     rounds: int  # of either kind
+    disturbed: int = 0  # of them: others used the machine, and there were too few without
     between_processes: NonNegative  # of two fresh processes in one round, in ABBA order
     inside_process: NonNegative | None  # of two copies in one process, in ABBA order; None where it failed
 
@@ -232,7 +233,7 @@ class Recommendation(Struct, frozen=True, kw_only=True):
     configuration: Configuration
     objective: Objective
     speedup: float | None  # baseline latency per item / this row's
-    speedup_low: float | None = None
+    speedup_low: float | None = None  # 95 % interval; None below 3 processes
     speedup_high: float | None = None
     versus: str  # the id of the row that speedup is relative to
     reasons: list[str]

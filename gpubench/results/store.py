@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 import msgspec
 
 from gpubench.errors import GpubenchError
-from gpubench.results.schema import SCHEMA_VERSION, Report, Tool
+from gpubench.results.schema import SCHEMA_VERSION, Measurement, Recommendation, Report, Tool
 from gpubench.text import printable
 
 SCHEMA_ID = f"urn:gpubench:report:{SCHEMA_VERSION}"
 NOT_A_REPORT = "Give a report that gpubench wrote with --output."
+ROUNDING = 1e-6  # relative
 DAMAGED = "Restore the file from a copy, or measure again."
 
 Document = dict[str, Any]
@@ -147,7 +149,10 @@ def _check(report: Report, name: str) -> None:
             f"{name} is not a valid report: it has no row of its baseline, {printable(report.plan.baseline)!r}.",
             DAMAGED,
         )
+    if report.recommendation is not None:
+        _check_recommendation(report.recommendation, name)
     for index, row in enumerate(report.measurements):
+        _check_rounds(row, f"{name} is not a valid report: measurements[{index}]")
         if row.latency_s is not None and not row.samples_s:
             raise GpubenchError(
                 f"{name} is not a valid report: measurements[{index}] has a latency and no samples.", DAMAGED
@@ -159,6 +164,52 @@ def _check(report: Report, name: str) -> None:
                 f"samples_s has {len(row.samples_s)}.",
                 DAMAGED,
             )
+
+
+def _check_recommendation(found: Recommendation, name: str) -> None:
+    """The speedup lies in its own interval."""
+    low, high = found.speedup_low, found.speedup_high
+    if found.speedup is None or low is None or high is None:
+        return
+    if not low * (1 - ROUNDING) <= found.speedup <= high * (1 + ROUNDING):
+        raise GpubenchError(
+            f"{name} is not a valid report: the recommended speedup of {found.speedup:g} is not between {low:g} and "
+            f"{high:g}.",
+            DAMAGED,
+        )
+
+
+def _check_rounds(row: Measurement, place: str) -> None:
+    """Each process once, with samples whose median is the one that is told; the figures follow from them."""
+    seen, start = set[tuple[str, int]](), 0
+    for number, part in enumerate(row.rounds):
+        samples = row.samples_s[start : start + part.samples]
+        start += part.samples
+        if part.index < 1 or part.samples < 1 or (part.phase, part.index) in seen:
+            raise GpubenchError(
+                f"{place}.rounds[{number}] has {part.samples} samples as number {part.index} of {part.phase}, which "
+                "must be at least 1, and once.",
+                DAMAGED,
+            )
+        seen.add((part.phase, part.index))
+        # Fewer samples than are told are complained of below, with their numbers.
+        if len(samples) == part.samples and not _alike(statistics.median(samples), part.median_s):
+            raise GpubenchError(
+                f"{place}.rounds[{number}].median_s is {part.median_s:g}, the median of its samples "
+                f"{statistics.median(samples):g}.",
+                DAMAGED,
+            )
+    figures = row.latency_s
+    if row.fps is None or figures is None or row.items_per_step is None:
+        return
+    if not _alike(row.fps * figures.median, row.items_per_step):
+        raise GpubenchError(
+            f"{place}.fps is {row.fps:g}, which {row.items_per_step} items in {figures.median:g} s are not.", DAMAGED
+        )
+
+
+def _alike(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=1e-12)
 
 
 def encode(report: Report) -> bytes:

@@ -101,6 +101,7 @@ class Bench:
     ) -> None:
         self.laboratory, self.defaults, self.on_phase = laboratory, defaults, on_phase
         self.others = dict(others or {})
+        self._shareable = True  # whether the workload gives each configuration a model of its own, as far as is known
 
     def _of(self, row_id: str) -> Laboratory:
         """The laboratory that the row's workload, references and compile cache are of."""
@@ -145,6 +146,7 @@ class Bench:
         if needs is not None and needs > self.laboratory.free_memory_bytes():
             return {row_id: self.alone(row_id, configuration) for row_id, configuration in asked}
         results: dict[str, ProcessResult] = {}
+        shareable = self._shareable
         with self._seats(asked, results) as seats:
             for seat in seats:
                 if seat.alive:
@@ -165,6 +167,12 @@ class Bench:
                         self._check(seat)
                 if not seat.lost:
                     results[seat.row_id] = seat.failure or self._result(seat, host, others, None)
+        if shareable and not self._shareable:
+            self.laboratory.notes.append(
+                "Its models share modules, so each configuration has processes of its own: in one process, what is "
+                "applied to one would be applied to all."
+            )
+            return self.together(asked, needs)
         for row_id, configuration in asked:
             if len(asked) > 1 and row_id in results and results[row_id].status == "oom":
                 # What does not fit beside others may well fit alone, and only that would be its own failure.
@@ -221,7 +229,7 @@ class Bench:
 
     def _grouped(self, asked: Sequence[tuple[str, Configuration]]) -> list[list[tuple[str, Configuration]]]:
         # A limit on memory holds for a process, so several in one would share it.
-        if self.protocol.pair != "process" or self.protocol.max_memory_bytes:
+        if self.protocol.pair != "process" or self.protocol.max_memory_bytes or not self._shareable:
             return [[one] for one in asked]
         return [[asked[index] for index in group] for group in groups([one for _, one in asked])]
 
@@ -234,6 +242,8 @@ class Bench:
         try:
             yield
         except (WorkerFailed, WorkerError) as error:
+            if isinstance(error, WorkerFailed) and error.failed.kind == "shared":
+                self._shareable = False
             killed = oom_kills() > seat.kills
             seat.failure = failed(error, seat.started_at, self.protocol.timeout_s, seat.worker.log_tail(), killed)
             if isinstance(error, WorkerError):

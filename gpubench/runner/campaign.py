@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol as Interface
@@ -94,7 +94,7 @@ class Campaign:
     _measuring: float = 0.0  # seconds of this session's processes in MEASURING
 
     def __post_init__(self) -> None:
-        self._rows = {row.id: row for row in self.report.measurements}
+        self._rows = {row.id: rows.allowed(row, self.report.plan.allow) for row in self.report.measurements}
         self._position = sum(len(row.rounds) for row in self._rows.values())
         self.schedule = Schedule(self.report.protocol.seed)
 
@@ -148,10 +148,11 @@ class Campaign:
         for row_id in order:
             one = by_id[row_id]
             result = self._alone(one, "")
-            why = next((kind(flag) for flag in result.flags if kind(flag) in AGAIN), None)
+            again = [name for name in AGAIN if name not in self.report.plan.allow]
+            why = next((kind(flag) for flag in result.flags if kind(flag) in again), None)
             if result.status == "ok" and why:
-                again = with_compile_time(self._alone(one, f"again, it was {why}"), result)
-                result = replace(again, flags=(*again.flags, f"remeasured: a first process was {why}"))
+                second = with_compile_time(self._alone(one, f"again, it was {why}"), result)
+                result = replace(second, flags=(*second.flags, f"remeasured: a first process was {why}"))
             self._put(rows.first_row(one, result, self._position, self.report.protocol.machine_drift))
             self._position += 1
             self.listener.finished(self._rows[row_id])
@@ -163,7 +164,7 @@ class Campaign:
 
     def _account(self, result: ProcessResult) -> ProcessResult:
         self._measuring += sum(result.phases_s.get(part, 0.0) for part in MEASURING)
-        return rows.allowed(result, self.report.plan.allow)
+        return result
 
     def _more_rounds(self, order: list[str]) -> None:
         """The rest of the rounds that every configuration is explored in; `order` is that of the first."""
@@ -173,16 +174,19 @@ class Campaign:
             for row_id in self.schedule.round(index, ids):
                 if self._is_due(row_id, "explore", index):
                     note = f"round {index} of {self.report.protocol.rounds}"
-                    self._add(row_id, self._alone(self._planned(row_id), note), "explore", index)
+                    self._add({row_id: self._alone(self._planned(row_id), note)}, "explore", index)
 
     def _is_due(self, row_id: str, phase: Phase, index: int) -> bool:
         row = self._rows[row_id]
         return row.status == "ok" and not any(one.phase == phase and one.index == index for one in row.rounds)
 
-    def _add(self, row_id: str, result: ProcessResult, phase: Phase, index: int) -> None:
-        drift = self.report.protocol.machine_drift
-        self._put(rows.with_round(self._rows[row_id], result, phase, index, self._position, drift))
-        self._position += 1
+    def _add(self, results: Mapping[str, ProcessResult], phase: Phase, index: int) -> None:
+        """Adds a round's processes all at once: on disk there is no round of which one side is missing."""
+        for row_id, result in results.items():
+            drift = self.report.protocol.machine_drift
+            self._set(rows.with_round(self._rows[row_id], result, phase, index, self._position, drift))
+            self._position += 1
+        self._save()
 
     def _planned(self, row_id: str) -> Planned:
         row = self._rows[row_id]
@@ -274,8 +278,8 @@ class Campaign:
                 return
             order = self.schedule.round(index, ids)
             due = [row_id for row_id in order if self._is_due(row_id, phase, index)]
-            if not due:
-                continue
+            if not due or len(due) < sum(self._rows[row_id].status == "ok" for row_id in ids):
+                continue  # measured before this run went on: a side that is missing would be of another time
             late = time.monotonic() - begun > ROUNDS_S
             if late and index > count:
                 return
@@ -286,13 +290,14 @@ class Campaign:
                 return
             self.listener.started(self._position + 1, self._planned(due[0]), f"{phase}, round {index} of {count}")
             asked = [(row_id, self._rows[row_id].configuration) for row_id in due]
-            for row_id, result in self.bench.together(asked, self._needs(due)).items():
-                self._add(row_id, self._account(result), phase, index)
+            results = self.bench.together(asked, self._needs(due))
+            self._add({row_id: self._account(result) for row_id, result in results.items()}, phase, index)
 
     def _undisturbed(self, phase: Phase, ids: list[str]) -> int:
         """How many rounds of `phase` nobody else disturbed."""
         parts = [part for row_id in ids for part in self._rows[row_id].rounds if part.phase == phase]
-        return len({part.index for part in parts} - {part.index for part in parts if is_disturbed(part)})
+        disturbed = {part.index for part in parts if is_disturbed(part, self.report.plan.allow)}
+        return len({part.index for part in parts} - disturbed)
 
     def _needs(self, ids: Sequence[str]) -> int | None:
         """Bytes that those rows take together; None where one's memory is not known."""
@@ -316,9 +321,13 @@ class Campaign:
         plan = msgspec.structs.replace(self.report.plan, configurations=list(ids))
         self.report = msgspec.structs.replace(self.report, plan=plan)
 
-    def _put(self, row: Measurement) -> None:
+    def _set(self, row: Measurement) -> None:
+        row = rows.allowed(row, self.report.plan.allow)
         self._rows[row.id] = rows.strict(row) if self.strict else row
         self._arrange()
+
+    def _put(self, row: Measurement) -> None:
+        self._set(row)
         self._save()
 
     def _arrange(self) -> None:

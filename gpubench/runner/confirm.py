@@ -55,9 +55,9 @@ class Confirmer:
         position = sum(len(one.rounds) for one in self.report.measurements)
         planned = Planned(row.id, row.configuration, tuple(row.roles))
         self.listener.started(position + 1, planned, f"again, round {number}")
-        result = rows.allowed(self.bench.alone(row.id, row.configuration), self.report.plan.allow)
-        drift = self.report.protocol.machine_drift
-        self._put(rows.with_round(row, result, "confirm", index, position, drift))
+        result = self.bench.alone(row.id, row.configuration)
+        added = rows.with_round(row, result, "confirm", index, position, self.report.protocol.machine_drift)
+        self._put(rows.allowed(added, self.report.plan.allow))
 
     def _put(self, row: Measurement) -> None:
         measured = [row if one.id == row.id else one for one in self.report.measurements]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import replace
 
 import msgspec
 
+from gpubench.analysis.eligibility import ALLOWED
 from gpubench.analysis.phases import Phase, latest
 from gpubench.analysis.statistics import latency
 from gpubench.matrix import Planned
@@ -66,7 +66,10 @@ def with_round(
     """`row` with one more process's samples; a process that failed changes the row's status."""
     if result.status != "ok":
         flag = f"unreliable: {result.status} in a later process: {result.reason}"
-        return msgspec.structs.replace(row, status=result.status, reason=result.reason, flags=[*row.flags, flag])
+        # Its samples are kept, and stand for nothing any more.
+        return msgspec.structs.replace(
+            row, status=result.status, reason=result.reason, flags=[*row.flags, flag], fps=None, latency_s=None
+        )
     row = msgspec.structs.replace(row, phases_s=add_up(row.phases_s, result.phases_s))
     return with_samples(row, result, phase, index, position, drift)
 
@@ -79,10 +82,14 @@ def strict(row: Measurement) -> Measurement:
     return msgspec.structs.replace(row, status="failed", reason=f"--strict: {'; '.join(found)}.")
 
 
-def allowed(result: ProcessResult, allow: list[str]) -> ProcessResult:
-    """`result` with the flags of the kinds in `allow` renamed, so that they are shown and gate nothing."""
-    flags = (flag.replace(":", " (allowed):", 1) if kind(flag) in allow else flag for flag in result.flags)
-    return replace(result, flags=tuple(flags))
+def allowed(row: Measurement, allow: list[str]) -> Measurement:
+    """`row` with its flags of the kinds in `allow` marked, so that they are shown and gate nothing.
+
+    Its rounds keep theirs as they are: what is allowed may be relied upon, but what is undisturbed is still better.
+    """
+    plain = [flag.replace(ALLOWED, ":", 1) for flag in row.flags]  # of a run that this one goes on with
+    marked = [flag.replace(":", ALLOWED, 1) if kind(flag) in allow else flag for flag in plain]
+    return msgspec.structs.replace(row, flags=marked)
 
 
 def add_up(phases: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:

@@ -22,6 +22,13 @@ def can_share(configurations: Sequence[Mapping[str, Value]]) -> str | None:
     for toggle in map(get, names):
         if reason := _differs(toggle, configurations):
             return reason
+    if any(one.get("allocator") == "system" for one in configurations) and any(
+        one != configurations[0] for one in configurations
+    ):
+        return (
+            "glibc's allocator moves its thresholds by what a process has done, so that one of them would be measured "
+            "with the other's history."
+        )
     compiled = sum(configuration.get("compile", "off") != "off" for configuration in configurations)
     if compiled > 1:
         return (

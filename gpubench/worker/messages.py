@@ -201,7 +201,7 @@ class MemoryRead(Struct, frozen=True, tag=True, kw_only=True):
 class Failed(Struct, frozen=True, tag=True):
     """The worker could not go on. `usage`: the user's own mistake, told as such."""
 
-    kind: str  # "oom", "failed", "usage"
+    kind: str  # "oom", "failed", "usage"; "shared": it has parts of another resident's model
     reason: str
     detail: str = ""
 

@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ from gpubench.worker.step import Stepper
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from gpubench.toggles.subject import Subject
 
@@ -56,6 +57,15 @@ def came_from_cache() -> bool:
     hits = seen.get("fxgraph_cache_hit", 0) + counters["aot_autograd"].get("autograd_cache_hit", 0)
     compiled = seen.get("fxgraph_cache_miss", 0) + seen.get("fxgraph_cache_bypass", 0)
     return hits > 0 and compiled == 0
+
+
+class Shared(Exception):
+    """The workload builds the same modules again and again: whatever is applied to one model is applied to all."""
+
+
+def parts(model: nn.Module) -> set[int]:
+    """What tells whether two models have modules, parameters or buffers in common."""
+    return {id(part) for found in (model.modules(), model.parameters(), model.buffers()) for part in found}
 
 
 class Resident:
@@ -86,8 +96,11 @@ class Resident:
             sys.stdout.flush()
             self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - started
 
-    def prepare(self) -> Prepared:
-        """Build, apply, first call, output quality, warm-up, evidence."""
+    def prepare(self, others: Sequence[nn.Module] = ()) -> Prepared:
+        """Build, apply, first call, output quality, warm-up, evidence. `others`: models that live here already.
+
+        Raises Shared where the workload gives a model that has parts of theirs.
+        """
         import torch
 
         request = self.request
@@ -104,6 +117,8 @@ class Resident:
                 limits.limit_memory(device, self.protocol.max_memory_bytes)
             loaded, mode = load_choice(request.choice)
             self.subject = build(loaded, mode, device, request.configuration, self.protocol.seed)
+            if parts(self.subject.model) & {part for other in others for part in parts(other)}:
+                raise Shared
             batches = make_batches(loaded, self.subject.batch_size, self.protocol.input_batches, self.protocol.seed)
         with self.phase("apply"):
             apply_toggles(self.subject, batches)

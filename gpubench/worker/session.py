@@ -21,7 +21,7 @@ from gpubench.worker.messages import (
     WorkerRequest,
 )
 from gpubench.worker.once import describe, make_reference
-from gpubench.worker.resident import Resident
+from gpubench.worker.resident import Resident, Shared
 
 
 def serve(channel: Channel[WorkerRequest]) -> int:
@@ -49,6 +49,8 @@ def failure(error: BaseException) -> Failed:
     """What went wrong, in one sentence and by kind."""
     if isinstance(error, GpubenchError):
         return Failed("usage", error.message, error.hint)
+    if isinstance(error, Shared):
+        return Failed("shared", "the workload's models share modules")
     lines = said(error).strip().splitlines() or [""]
     text = f"{type(error).__name__}: {lines[0]}".strip().removesuffix(":")
     return Failed("oom" if limits.is_out_of_memory(error) else "failed", text[:500], "\n".join(lines)[:4000])
@@ -78,7 +80,7 @@ class Session:
                 return make_reference(request)
             case Prepare():
                 resident = Resident(request, self.tell)
-                reply = resident.prepare()
+                reply = resident.prepare([one.subject.model for one in self.residents.values()])
                 self.residents[request.resident] = resident
                 return reply
             case Sample():

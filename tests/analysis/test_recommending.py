@@ -31,7 +31,7 @@ def test_the_fastest_valid_row_wins_and_says_versus_what() -> None:
     assert found.id == "faster"
     assert found.versus == "baseline"
     assert found.speedup == pytest.approx(2.5)
-    assert found.speedup_low < 2.5 < found.speedup_high
+    assert (found.speedup_low, found.speedup_high) == (None, None)  # of one process each
     assert found.tied_with == []
     assert "faster" in found.reasons[0]
 

@@ -135,8 +135,9 @@ def campaign(
     *,
     strict: bool = False,
     allow: Sequence[str] = (),
+    report: Report | None = None,
 ) -> Campaign:
-    """A real campaign on a CPU over what `measurer` measures."""
+    """A real campaign on a CPU over what `measurer` measures; `report`: to go on with."""
     plan = msgspec.structs.replace(
         reports.report().plan,
         strategy=matrix.strategy,
@@ -144,13 +145,15 @@ def campaign(
         configurations=[],
         allow=list(allow),
     )
+    if report is not None:
+        plan = msgspec.structs.replace(report.plan, allow=list(allow))
     blank = msgspec.structs.replace(reports.report(device=reports.CPU, finished=False), protocol=protocol, plan=plan)
     return Campaign(
         laboratory=Books(),
         bench=measurer,
         builder=builder(),
         matrix=matrix,
-        report=blank,
+        report=blank if report is None else msgspec.structs.replace(report, plan=plan, recommendation=None),
         path=path,
         listener=Quiet(),
         strict=strict,

@@ -18,6 +18,7 @@ import pytest
 
 from gpubench.analysis.eligibility import cautions, exclusion
 from gpubench.analysis.recommend import recommend
+from gpubench.analysis.shifts import samples_of
 from gpubench.cli import run as cli_run
 from gpubench.cli.main import run as gpubench
 from gpubench.hardware.find_device import Found, find_device
@@ -157,7 +158,7 @@ def flags(result: ProcessResult) -> list[str]:
 def of_row(result: ProcessResult) -> Report:
     """A report in which that process is the whole of the row `fast`. A shared machine may make it unsteady as well."""
     planned = Planned("fast", FAST, (Role(kind="alone", toggle="precision"),))
-    return reports.report(reports.baseline(10.0), rows.first_row(planned, rows.allowed(result, ["unsteady"]), 1))
+    return reports.report(reports.baseline(10.0), rows.allowed(rows.first_row(planned, result, 1), ["unsteady"]))
 
 
 # ----- heat and power
@@ -407,7 +408,9 @@ def test_load_by_others_is_told_with_who_it_is(laboratory: Laboratory, stray: in
     assert all("contaminated" in map(kind, result.flags) for result in together.values())
 
 
-def disturbed(path: Path, which: Callable[[int], bool], strict: bool = False) -> tuple[Planted, Report]:
+def disturbed(
+    path: Path, which: Callable[[int], bool], strict: bool = False, allow: Sequence[str] = ()
+) -> tuple[Planted, Report]:
     """A run whose duel is disturbed in the rounds (from 1) for which `which` says so.
 
     The choice then takes 3 times as long. Undisturbed it is twice as fast as the baseline.
@@ -418,7 +421,8 @@ def disturbed(path: Path, which: Callable[[int], bool], strict: bool = False) ->
         return 0.1 * (1 + 0.001 * (position % 3)) * (1.0 if row_id == "baseline" else 0.5 * slow)
 
     planted = Planted(seconds, flags=lambda _, position: FLAG if which(position // 2) else [])
-    made = campaign(path / "report.json", planted, threads_matrix(1), Protocol(duel_rounds=4), strict=strict)
+    protocol = Protocol(duel_rounds=4)
+    made = campaign(path / "report.json", planted, threads_matrix(1), protocol, strict=strict, allow=allow)
     return planted, made.compare()
 
 
@@ -435,6 +439,65 @@ def test_undisturbed_rounds_are_used_and_disturbed_ones_made_up_for(tmp_path: Pa
     row = row_of(report, "threads=101")
     assert row.latency_s is not None and row.latency_s.median == pytest.approx(0.05, rel=0.005)
     assert f"contaminated: in 1 of 6 processes: {FLAG[0].partition(': ')[2]}" in row.flags
+
+
+def test_what_is_allowed_does_not_make_the_figure_worse(tmp_path: Path) -> None:
+    """Undisturbed rounds are better even where disturbed ones may be relied upon; they are not made up for then."""
+    planted, report = disturbed(tmp_path, lambda index: index == 2, allow=["contaminated"])
+    assert len(planted.ran) == 2 + 2 * 4
+    found = report.recommendation
+    assert found is not None
+    assert (found.id, found.rounds) == ("threads=101", 3)
+    assert found.speedup == pytest.approx(2.0, rel=0.005)
+    row = row_of(report, "threads=101")
+    assert any(flag.startswith("contaminated (allowed): in 1 of 5 processes") for flag in row.flags)
+    assert [part.flags for part in row.rounds if part.flags] == [FLAG]  # as it was seen
+
+    every = disturbed(tmp_path, lambda index: True, allow=["contaminated"])[1]
+    assert every.recommendation is not None
+    again = campaign(tmp_path / "report.json", planted, threads_matrix(1), Protocol(duel_rounds=4), report=every)
+    assert again.compare().recommendation is None  # without the option it counts again
+
+
+def test_a_round_is_disturbed_as_a_whole(tmp_path: Path) -> None:
+    """Its other side, whose own flags may say nothing, is not compared with rounds that it does not have."""
+    planted = Planted(
+        lambda row_id, position: 0.1 * (1.0 if row_id == "baseline" else 0.5) * (1 + 0.001 * (position % 3)),
+        flags=lambda row_id, position: FLAG if row_id == "baseline" and position == 4 else [],
+    )
+    made = campaign(tmp_path / "report.json", planted, threads_matrix(1), Protocol(duel_rounds=5))
+    found = made.compare().recommendation
+    assert found is not None
+    assert found.speedup is not None and found.speedup_low is not None and found.speedup_high is not None
+    assert 0.9 * found.speedup < found.speedup_low < found.speedup < found.speedup_high < 1.1 * found.speedup
+    assert found.rounds == 5  # one was made up for
+
+
+def test_a_round_of_which_a_side_is_missing_is_never_completed(tmp_path: Path) -> None:
+    """As where a run was killed between the two; the machine is half as fast when it goes on."""
+
+    def seconds(row_id: str, position: int) -> float:
+        return (0.1 if row_id == "baseline" else 0.05) * (1 + 0.002 * (position % 2))
+
+    path = tmp_path / "report.json"
+    first = campaign(path, Planted(seconds), threads_matrix(1), Protocol(duel_rounds=5)).compare()
+    rows = []
+    for row in first.measurements:
+        kept = [
+            (part, samples)
+            for part, samples in samples_of(row)
+            if not (row.id == "baseline" and part.phase == "duel" and part.index == 2)
+        ]
+        flat = [value for _, samples in kept for value in samples]
+        rows.append(msgspec.structs.replace(row, rounds=[part for part, _ in kept], samples_s=flat))
+    cut = msgspec.structs.replace(first, measurements=rows, finished_at=None, recommendation=None)
+    later = Planted(lambda row_id, position: 2 * seconds(row_id, position))
+    found = campaign(path, later, threads_matrix(1), Protocol(duel_rounds=5), report=cut).compare()
+    indexes = {row.id: [part.index for part in row.rounds if part.phase == "duel"] for row in found.measurements}
+    assert indexes == {"baseline": [1, 3, 4, 5], "threads=101": [1, 2, 3, 4, 5]}
+    assert later.ran == []
+    assert found.recommendation is not None
+    assert found.recommendation.speedup == pytest.approx(2.0, rel=0.01)
 
 
 def test_three_undisturbed_rounds_are_enough(tmp_path: Path) -> None:

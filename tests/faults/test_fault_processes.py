@@ -231,7 +231,7 @@ def assert_died_later(row: Measurement, words: str) -> None:
 
 
 def test_a_worker_that_dies_in_a_duel_is_told_and_the_baseline_goes_on(tmp_path: Path) -> None:
-    baseline, dead = measured("later-segfault", tmp_path, "--duel-rounds", "2")
+    baseline, dead = measured("later-segfault", tmp_path, "--duel-rounds", "2", "--fix", "allocator=tuned")
     assert_died_later(dead, "SIGSEGV")
     assert baseline.status == "ok"
     assert not any(flag.startswith("unreliable") for flag in baseline.flags)

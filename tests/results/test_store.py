@@ -4,6 +4,7 @@ import json
 import math
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import jsonschema
 import msgspec
 import pytest
 
+from gpubench.analysis.recommend import recommend
 from gpubench.errors import GpubenchError
 from gpubench.results import store
 from gpubench.results.schema import SCHEMA_VERSION, Report
@@ -159,6 +161,35 @@ def test_rounds_must_account_for_the_samples() -> None:
     wrong = document()
     wrong["measurements"][1]["samples_s"].pop()
     assert "measurements[1].rounds account for 11 samples, samples_s has 10" in refusal(wrong)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (
+            lambda row: row["rounds"][0].update(median_s=0.01),
+            "rounds[0].median_s is 0.01, the median of its samples 0.05",
+        ),
+        (
+            lambda row: row["rounds"].append(dict(row["rounds"][0])),
+            "rounds[1] has 11 samples as number 1 of explore, which must be",
+        ),
+        (lambda row: row["rounds"][0].update(index=-3), "rounds[0] has 11 samples as number -3 of explore"),
+        (lambda row: row.update(fps=1e6), "fps is 1e+06, which 8 items in 0.05 s are not"),
+    ],
+)
+def test_figures_that_do_not_follow_from_the_samples_are_refused(edit: Callable[[Any], None], words: str) -> None:
+    wrong = document()
+    edit(wrong["measurements"][1])
+    assert f"measurements[1].{words}" in refusal(wrong)
+
+
+def test_a_recommended_speedup_lies_in_its_interval() -> None:
+    found = recommend(ladder_report(), "fps").recommendation
+    wrong = json.loads(store.encode(msgspec.structs.replace(ladder_report(), recommendation=found)))
+    store.decode(json.dumps(wrong).encode(), "report.json")
+    wrong["recommendation"]["speedup"] = 9.0
+    assert "the recommended speedup of 9 is not between" in refusal(wrong)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])

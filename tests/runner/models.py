@@ -36,6 +36,14 @@ def good() -> Workload:
     return Workload(name="good", item="row", batch_size=4, build=Linear, inputs=inputs, loss=loss)
 
 
+_only = Linear()
+
+
+def one_model() -> Workload:
+    """Gives the same module whenever a model is asked for."""
+    return Workload(name="one", item="row", batch_size=4, build=lambda: _only, inputs=inputs, loss=loss)
+
+
 def _hang(out: torch.Tensor) -> torch.Tensor:
     time.sleep(3600)
     return out

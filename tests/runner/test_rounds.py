@@ -82,6 +82,17 @@ def test_what_does_not_fit_beside_others_is_measured_alone(laboratory: Laborator
     assert {row_id: result.status for row_id, result in results.items()} == {"plain": "ok", "bf16": "ok"}
 
 
+@pytest.mark.parametrize("laboratory", ["one_model"], indirect=True)
+def test_models_that_share_modules_do_not_share_a_process(laboratory: Laboratory) -> None:
+    """Converted weights, or a module compiled in place, would be the baseline's as well."""
+    measured = bench(laboratory)
+    for _ in range(2):
+        results = measured.together([("plain", PLAIN), ("bf16", {**PLAIN, "precision": "bf16-weights"})])
+        assert {row_id: result.status for row_id, result in results.items()} == {"plain": "ok", "bf16": "ok"}
+        assert all(not result.shared_with for result in results.values())
+    assert [note for note in laboratory.notes if "share modules" in note] == laboratory.notes
+
+
 def test_race_and_duel_are_in_the_report(models: Path, tmp_path: Path) -> None:
     done = gpubench(
         "compare-opts", f"{models}:slower_in_fp32", "--set", "precision=bf16-autocast", "--set", "allocator=tuned",
