@@ -35,7 +35,7 @@ def flatten(outputs: Any, path: str = "output") -> Iterator[tuple[str, torch.Ten
     import torch
 
     if isinstance(outputs, torch.Tensor):
-        yield path, torch.view_as_real(outputs.resolve_conj()) if outputs.is_complex() else outputs
+        yield path, outputs
     elif isinstance(outputs, Mapping):
         for key, value in outputs.items():
             yield from flatten(value, f"{path}.{key}")
@@ -84,6 +84,8 @@ def compare(outputs: Tensors, reference: Tensors, *, tolerance: float, what: str
     non_finite, disagreeing, integers = 0, 0, 0
     for name, expected in reference.items():
         actual = outputs[name].detach().cpu()
+        if expected.is_complex():
+            actual, expected = (torch.view_as_real(one.resolve_conj()) for one in (actual, expected))
         if not expected.is_floating_point():
             disagreeing += int((actual != expected).sum())
             integers += expected.numel()
@@ -203,7 +205,7 @@ def _structure_difference(outputs: Tensors, reference: Tensors) -> str:
         actual = outputs[name]
         if actual.shape != expected.shape:
             return f"{name} has shape {list(actual.shape)}, the reference's is {list(expected.shape)}"
-        if actual.is_floating_point() != expected.is_floating_point():
+        if (actual.is_floating_point(), actual.is_complex()) != (expected.is_floating_point(), expected.is_complex()):
             return f"{name} is {actual.dtype}, the reference's is {expected.dtype}"
     return ""
 

@@ -125,3 +125,12 @@ def test_the_worst_is_the_failed_one_then_the_farthest() -> None:
     good, far, bad = check(REFERENCE), check(REFERENCE + 1e-5), check(REFERENCE * 2)
     assert worst([good, far]) is far
     assert worst([bad, far, good]) is bad
+
+
+def test_complex_outputs_are_compared_as_numbers() -> None:
+    chance = torch.Generator().manual_seed(0)
+    expected = {"output": torch.randn(8, 8, dtype=torch.complex64, generator=chance)}
+    close = {"output": expected["output"] * (1 + 1e-5)}
+    assert compare(close, expected, tolerance=1e-3, what="reference").passed is True
+    turned = {"output": expected["output"] * 1j}
+    assert compare(turned, expected, tolerance=1e-3, what="reference").passed is False
