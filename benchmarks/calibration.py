@@ -44,12 +44,13 @@ from gpubench.worker.messages import Described, Prepare, Prepared, Sample, Sampl
 YARDSTICKS = ("product", "copy", "convolution")
 YARDSTICK_BLOCKS = 2
 BUSY = "while True: pass"
+MOVED = 0.03  # of a small fixed job: the machine is not what it was
 SLOWER = (1.0, 1.02, 1.05, 1.1)
 PAIRED_ROUNDS = (5, 10)
 RUN = 5  # processes of a run that `check` compares: gpubench compare-opts --rounds 5
 
 Samples = Sequence[Sequence[float]]  # of each process
-Rounds = Sequence[dict[str, list[float]]]
+Rounds = Sequence[dict[str, Any]]
 Judge = Callable[[float], str]
 
 
@@ -174,7 +175,7 @@ def table(paths: Sequence[Path]) -> None:
     print("| --- | --- | --- | ---: |" + " ---: |" * len(SLOWER))
     for path in paths:
         pool = json.loads(path.read_text())
-        rounds = [one["sides"] for one in pool["rounds"] if len(one["sides"]) == 2]
+        rounds = [{**one["sides"], "machine": one["machine"]} for one in pool["rounds"] if len(one["sides"]) == 2]
         took = statistics.median(one["took"] for one in pool["rounds"])
         ratios = [math.log(statistics.median(one["b"]) / statistics.median(one["a"])) for one in rounds]
         print(
@@ -186,7 +187,7 @@ def table(paths: Sequence[Path]) -> None:
             print(f"| {pool['workload']} | {pool['condition']} | {rule} | {len(cases)} | {found[0]} |")
 
 
-def rules(pool: dict[str, Any], rounds: Sequence[dict[str, list[float]]]) -> dict[str, list[Judge]]:
+def rules(pool: dict[str, Any], rounds: Rounds) -> dict[str, list[Judge]]:
     """For each rule its comparisons, as functions of the planted slowdown."""
     found: dict[str, list[Judge]] = {}
     for count in PAIRED_ROUNDS:
@@ -196,18 +197,24 @@ def rules(pool: dict[str, Any], rounds: Sequence[dict[str, list[float]]]) -> dic
                 partial(paired_verdict, pool, group, limit) for group in groups
             ]
     runs = [rounds[start : start + RUN] for start in range(0, len(rounds) - RUN + 1, RUN)]
-    neighbours = list(zip(runs[::2], runs[1::2], strict=False))
+    # Not apart: a baseline is older than the run before.
+    half = len(runs) // 2
+    apart = list(zip(runs[:half], runs[half : 2 * half], strict=True))
     for limit in (0.05, 0.1, 0.15):
         found[f"check, two runs of {RUN} processes, limit {limit:.0%}"] = [
-            partial(separate_verdict, pool, old, new, limit) for old, new in neighbours
+            partial(separate_verdict, pool, old, new, limit) for old, new in apart
         ]
-    found[f"medians of two runs of {RUN} processes, 5 %"] = [partial(fixed_runs, old, new) for old, new in neighbours]
+    for limit in (0.05, 0.1):
+        found[f"the same, limit {limit:.0%}, undecided where the machine moved by {MOVED:.0%}"] = [
+            partial(gated_verdict, pool, old, new, limit) for old, new in apart
+        ]
+    found[f"medians of two runs of {RUN} processes, 5 %"] = [partial(fixed_runs, old, new) for old, new in apart]
     single = list(zip(rounds[::2], rounds[1::2], strict=False))
     found["pytest-benchmark, median:5%"] = [partial(fixed_single, old, new) for old, new in single]
     return found
 
 
-def paired_verdict(pool: dict[str, Any], group: Sequence[dict[str, list[float]]], limit: float, slower: float) -> str:
+def paired_verdict(pool: dict[str, Any], group: Rounds, limit: float, slower: float) -> str:
     """Of `ab`."""
     return verdict(pool, [one["a"] for one in group], [one["b"] for one in group], slower, limit, paired=True)
 
@@ -217,12 +224,21 @@ def separate_verdict(pool: dict[str, Any], old: Rounds, new: Rounds, limit: floa
     return verdict(pool, [one["a"] for one in old], [one["a"] for one in new], slower, limit, paired=False)
 
 
+def gated_verdict(pool: dict[str, Any], old: Rounds, new: Rounds, limit: float, slower: float) -> str:
+    """Of `check`, if it asked small fixed jobs that were measured beside whether the machine is the same."""
+    for name in YARDSTICKS:
+        levels = [statistics.fmean(math.log(one["machine"][name]) for one in side) for side in (old, new)]
+        if abs(levels[1] - levels[0]) > math.log1p(MOVED):
+            return "inconclusive"
+    return separate_verdict(pool, old, new, limit, slower)
+
+
 def fixed_runs(old: Rounds, new: Rounds, slower: float) -> str:
     """Medians of the processes' medians."""
     return fixed(*([statistics.median(one["a"]) for one in side] for side in (old, new)), slower)
 
 
-def fixed_single(old: dict[str, list[float]], new: dict[str, list[float]], slower: float) -> str:
+def fixed_single(old: dict[str, Any], new: dict[str, Any], slower: float) -> str:
     """Medians of one process's iterations."""
     return fixed(old["a"], new["a"], slower)
 

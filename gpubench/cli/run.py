@@ -65,7 +65,9 @@ def run(request: Request) -> int:
         pair=request.pair,
     )
     with Laboratory(choice_of(request), request.device, protocol) as laboratory, progress:
-        laboratory.begin_servers(likely_environments(request))
+        laboratory.begin_servers([{}, *likely_environments(request)])
+        import scipy.stats  # noqa: F401 - it takes 0.6 s, which the servers' own imports leave free here
+
         described = laboratory.describe(request.batch_size)
         laboratory.protocol = protocol_for(described.device.kind, protocol)
         builder = Builder(scope_of(described), fixed(request, described))
