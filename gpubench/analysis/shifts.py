@@ -20,9 +20,10 @@ from gpubench.results.schema import Measurement, Report, Round
 
 LEVEL = 0.01  # one-sided, before the correction for the number of rows
 LOOKS = 2  # at most so often are paired rounds, and suspects measured again, looked at before they are decided
-# Between two runs of one machine, beyond what their processes explain: standard deviation of the log-ratio. Seen in
-# benchmarks/calibration.md; a run-to-run part cannot be seen from inside one run.
-RUN_SPREAD = 0.01
+# Between two runs of one machine, beyond what their processes explain: standard deviation of the log-ratio, which
+# cannot be seen from inside one run. CPU: seen between runs of 5 processes of resnet50 within 9 minutes on 2 cores of
+# a shared machine (benchmarks/studies.py); vae had 0.09 there. GPU: assumed, not measured yet.
+RUN_SPREAD = {"cpu": 0.036, "cuda": 0.01}
 MIN_FREEDOM = 3  # a spread from fewer repeats is not relied upon
 P95 = 0.95
 
@@ -147,7 +148,7 @@ class Control:
 
 def control(pairs: Sequence[tuple[Measurement, Measurement]], statistic: Statistic, between: Spreads) -> Control | None:
     """The mean shift of the rows that were measured again as controls; None without any."""
-    moved = [found for old, new in pairs if (found := shift(old, new, statistic, between=between, run_spread=0.0))]
+    moved = [found for old, new in pairs if (found := shift(old, new, statistic, between=between, one_run=True))]
     if not moved:
         return None
     variance = math.fsum(one.error**2 for one in moved) / len(moved) ** 2
@@ -161,12 +162,13 @@ def shift(
     *,
     between: Spreads | None,
     against: Control | None = None,
-    run_spread: float = RUN_SPREAD,
+    one_run: bool = False,
 ) -> Shift | None:
     """The shift of `statistic` of the samples; None where no phase has figures of both rows.
 
     between: the spreads of two separate runs; None where both are of one session, so that rounds pair.
-    against: what to take away from a row that was measured again, instead of allowing for `run_spread`.
+    against: what to take away from a row that was measured again, instead of allowing for what runs differ by.
+    one_run: leave out what runs differ by, since only rows of the same two runs are compared.
     """
     scale = math.log((baseline.items_per_step or 1) / (current.items_per_step or 1))
     if between is None:
@@ -182,8 +184,8 @@ def shift(
     variance = deviation**2 * (1 / len(before) + 1 / len(after))
     if confirmed and against is not None:
         value, variance = value - against.value, variance + against.variance
-    else:
-        variance += run_spread**2
+    elif not one_run:
+        variance += RUN_SPREAD[between.known.device_kind] ** 2
     kind: Literal["separate", "confirmed"] = "confirmed" if confirmed else "separate"
     return Shift(value, math.sqrt(variance), freedom, min(len(before), len(after)), kind)
 

@@ -124,7 +124,7 @@ def test_the_interval_of_separate_runs_holds_what_processes_and_runs_differ_by()
     before, after = measured(noise=0.02), measured(noise=0.02, seed=9)
     logs = {(side, row_id): logs_of(found, row_id) for side, found in enumerate((before, after)) for row_id in IDS}
     variance = statistics.fmean(statistics.variance(values) for values in logs.values())
-    error, freedom = math.sqrt(variance * 2 / ROUNDS + RUN_SPREAD**2), 4 * (ROUNDS - 1)
+    error, freedom = math.sqrt(variance * 2 / ROUNDS + RUN_SPREAD["cuda"] ** 2), 4 * (ROUNDS - 1)
     moved = {row_id: statistics.fmean(logs[1, row_id]) - statistics.fmean(logs[0, row_id]) for row_id in IDS}
     time = metric(compare(after, before), "fps")
     low, high = stats.t.interval(0.95, freedom, loc=moved["fast"], scale=error)
@@ -396,7 +396,7 @@ def test_many_rows_do_not_make_false_alarms() -> None:
         sides = []
         for side in (0, 1):
             chance = random.Random(1000 * seed + side)
-            run = chance.gauss(0, RUN_SPREAD / 2**0.5)
+            run = chance.gauss(0, RUN_SPREAD["cuda"] / 2**0.5)
             rows = [
                 row(
                     f"row{index}", 0.1, {"batch_size": index}, roles=[ROLES["grid"]],
