@@ -171,15 +171,9 @@ def _quality(old: Measurement, new: Measurement, limits: Limits) -> Finding:
     if before is None or after is None:
         return Finding(metric="quality", verdict="incomparable", reason="The outputs' error was not measured in both.")
     change = after / before - 1 if before else None
-    verdict: Verdict = "unchanged"
-    if max(before, after) > SMALL_ERROR:
-        if after > before * (1 + limits.error_growth):
-            verdict = "regressed"
-        elif after < before / (1 + limits.error_growth):
-            verdict = "improved"
     return Finding(
         metric="quality",
-        verdict=verdict,
+        verdict=_grown(before, after, limits.error_growth) if max(before, after) > SMALL_ERROR else "unchanged",
         reason=f"Relative error of the outputs {after:.1e}, was {before:.1e}.",
         baseline=before,
         current=after,
@@ -205,14 +199,9 @@ def _memory(old: Measurement, new: Measurement, kind: str, limits: Limits) -> Fi
         return Finding(metric="peak_memory", verdict="incomparable", reason="Memory was not measured in both.")
     # The resident memory of a process has a grain of its own; torch's CUDA allocator counts every byte.
     grain = RESOLUTION_BYTES if kind == "cpu" else 0
-    verdict: Verdict = "unchanged"
-    if after > before * (1 + limits.memory_growth) and after - before > grain:
-        verdict = "regressed"
-    elif after < before * (1 - limits.memory_growth) and before - after > grain:
-        verdict = "improved"
     return Finding(
         metric="peak_memory",
-        verdict=verdict,
+        verdict=_grown(before, after, limits.memory_growth, grain),
         reason=f"Peak memory {format_bytes(after)}, was {format_bytes(before)}.",
         baseline=before,
         current=after,
@@ -220,6 +209,15 @@ def _memory(old: Measurement, new: Measurement, kind: str, limits: Limits) -> Fi
         change=after / before - 1 if before else None,
         limit=limits.memory_growth,
     )
+
+
+def _grown(before: float, after: float, limit: float, grain: float = 0.0) -> Verdict:
+    """The verdict on a figure that is better the smaller it is: a change by more than the share and the grain counts."""
+    if abs(after - before) <= grain:
+        return "unchanged"
+    if after > before * (1 + limit):
+        return "regressed"
+    return "improved" if before > after * (1 + limit) else "unchanged"
 
 
 # ----- time
@@ -334,14 +332,9 @@ def _compile_time(old: Measurement, new: Measurement, limits: Limits) -> Finding
     warm = any(flag.startswith("warm_cache") for row in (old, new) for flag in row.flags)
     if before is None or after is None or warm or not before:
         return Finding(metric="compile_time", verdict="incomparable", reason="Not measured with a cold cache in both.")
-    verdict: Verdict = "unchanged"
-    if after > before * (1 + limits.compile_growth):
-        verdict = "regressed"
-    elif after < before / (1 + limits.compile_growth):
-        verdict = "improved"
     return Finding(
         metric="compile_time",
-        verdict=verdict,
+        verdict=_grown(before, after, limits.compile_growth),
         reason=f"The first call took {significant(after)} s, before {significant(before)} s.",
         baseline=before,
         current=after,
