@@ -212,7 +212,7 @@ def _memory(old: Measurement, new: Measurement, kind: str, limits: Limits) -> Fi
 
 
 def _grown(before: float, after: float, limit: float, grain: float = 0.0) -> Verdict:
-    """The verdict on a figure that is better the smaller it is: a change by more than the share and the grain counts."""
+    """The verdict on a figure that is better the smaller it is: changes beyond the share and the grain count."""
     if abs(after - before) <= grain:
         return "unchanged"
     if after > before * (1 + limit):
