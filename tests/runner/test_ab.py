@@ -70,6 +70,7 @@ def repository(tmp_path: Path) -> Path:
         (folder / "models" / "helper.py").write_text(f"VALUE = {seconds}\n")
         if message == "one":
             git(tmp_path, "init", "-q", str(folder))
+            (folder / ".gitignore").write_text("__pycache__/\n")
         git(folder, "add", ".")
         git(folder, "commit", "-q", "-m", message)
     return folder
