@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from gpubench.cli.run_ab import place
 from gpubench.errors import GpubenchError
 from gpubench.results.schema import Report
 from gpubench.results.store import load
@@ -208,18 +210,22 @@ def test_a_revision_that_imports_the_working_tree_is_refused(repository: Path, t
         refuse_foreign_code(side, {"package": Module(file=str(repository / "package.py"), hash="")})
 
 
+def test_a_folder_that_holds_something_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    request = SimpleNamespace(output=tmp_path)
+    described = SimpleNamespace(workload=SimpleNamespace(name="x", mode="inference"))
+    with pytest.raises(GpubenchError, match="exists and is no empty folder"):
+        place(request, described)  # type: ignore[arg-type]
+
+
 def test_wrong_usage_is_one_sentence(tmp_path: Path) -> None:
     write(tmp_path / "mine.py", 0.01)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "x").write_text("")
     for arguments in (
         ("mine.py:make",),
         ("mine.py:make", "--a", "nothing"),
         ("mine.py:make", "--a", "mine.py:missing"),
-        ("mine.py:make", "--a", "mine.py:make", "--output", "full"),
         ("mine.py:make", "--a", "mine.py:make", "--max-slowdown", "x"),
         ("mine.py:make", "--a", "mine.py:make", "--rounds", "2"),
-        ("mine.py:make", "--a", "mine.py:make", "--set", "nothing=1"),
     ):
         done = gpubench("ab", *arguments, "--quiet", cwd=tmp_path)
         assert done.returncode == 2, (arguments, done.stderr)
