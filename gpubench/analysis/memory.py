@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gpubench.results.schema import Measurement, Memory
 
 # Below this many bytes two peaks are not told apart. CUDA: the caching allocator asks the driver for segments of up to
@@ -35,6 +37,13 @@ def needed_bytes(row: Measurement, kind: str) -> int | None:
     else:
         warmup = _beyond_start(row.memory, row.memory.host_warmup_peak_resident_bytes)
     return max(peak, warmup or 0)
+
+
+def together_bytes(rows: Sequence[Measurement], kind: str) -> int | None:
+    """Bytes that all of `rows` take at the same time; None where one's memory is not known."""
+    needed = [needed_bytes(row, kind) for row in rows]
+    known = [value for value in needed if value is not None]
+    return sum(known) if len(known) == len(needed) else None
 
 
 def _beyond_start(memory: Memory, peak: int | None) -> int | None:

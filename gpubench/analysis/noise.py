@@ -113,6 +113,16 @@ def interleaved(rows: Sequence[Measurement], phase: Phase) -> Interleaved | None
     return Interleaved(math.sqrt(squares / freedom), freedom, len(indexes))
 
 
+def of_pair(row: Measurement, versus: Measurement, phase: Phase, rows: Sequence[Measurement]) -> Interleaved | None:
+    """The noise between two rows over the rounds that both share; None below 2 of them.
+
+    In the duel from these two alone; else from all of `rows` that ran in the same rounds, since those are few.
+    """
+    noise = interleaved([row, versus], phase)
+    pooled = interleaved(rows, phase) if phase != "duel" else None
+    return pooled if noise and pooled and pooled.rounds == noise.rounds else noise
+
+
 def assumed_pair_spread(spread: Spread, *rows: Measurement) -> float:
     """The log-ratio's spread between two of `rows` where too little was repeated to measure it.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from gpubench.analysis.eligibility import MIN_ROUNDS
-from gpubench.analysis.noise import interleaved
+from gpubench.analysis.noise import of_pair
 from gpubench.analysis.phases import latest_phase, of_phase
 from gpubench.analysis.speedup import shared_rounds
 from gpubench.analysis.statistics import detectable
@@ -28,17 +28,15 @@ def rival(baseline: Measurement, rows: Sequence[Measurement]) -> Measurement | N
 def detectable_effect(row: Measurement, versus: Measurement | None, rows: Sequence[Measurement] = ()) -> float | None:
     """The smallest slowdown against `versus` that the row's rounds would find; None below 3 processes.
 
-    From rounds that both share, whose differences cancel what the machine did meanwhile, else from the row's own. In
-    the duel by the spread of these two alone; else by that of all `rows` of the same rounds, which says more.
+    From rounds that both share, whose differences cancel what the machine did meanwhile (`noise.of_pair`), else from
+    the row's own.
     """
     phase = latest_phase(row)
     mine = of_phase(row, phase)
     if len(mine) < MIN_ROUNDS:
         return None
-    shared = interleaved([row, versus], phase) if versus is not None and versus.id != row.id else None
-    if shared is not None and shared.rounds >= MIN_ROUNDS:
-        pooled = interleaved(rows, phase) if phase != "duel" else None
-        noise = pooled if pooled and pooled.rounds == shared.rounds else shared
+    noise = of_pair(row, versus, phase, rows) if versus is not None and versus.id != row.id else None
+    if noise is not None and noise.rounds >= MIN_ROUNDS:
         return detectable(noise.pair_spread, noise.rounds, noise.freedom)
     return detectable(math.sqrt(2) * statistics.stdev(math.log(part.median_s) for part in mine), len(mine))
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpubench.analysis.noise import Spread, interleaved, pair_noise, process_values
+from gpubench.analysis.noise import Spread, of_pair, pair_noise, process_values
 from gpubench.analysis.phases import PHASES, Phase, shared
 from gpubench.results.schema import Measurement
 
@@ -64,16 +64,9 @@ def speedup(
 
 
 def paired_half_width(row: Measurement, versus: Measurement, phase: Phase, rows: Sequence[Measurement]) -> float:
-    """95 % half-width of the mean log-ratio over shared rounds.
-
-    In the duel from these two rows alone; else from all that ran in the same rounds, which would be too few for two.
-    Infinite below 2 shared rounds.
-    """
-    noise = interleaved([row, versus], phase)
-    if noise is None:
-        return math.inf
-    pooled = interleaved(rows, phase) if phase != "duel" else None
-    return pooled.half_width if pooled and pooled.rounds == noise.rounds else noise.half_width
+    """95 % half-width of the mean log-ratio over shared rounds; infinite below 2 of them. See `noise.of_pair`."""
+    noise = of_pair(row, versus, phase, rows)
+    return noise.half_width if noise else math.inf
 
 
 def _from_logs(mean: float, half: float, versus: Measurement, phase: Phase, rounds: int) -> Speedup:

@@ -119,8 +119,8 @@ def prepare(
     protocol = protocol_for(one.device.kind, msgspec.structs.replace(labs["a"].protocol, pair=pair))
     for lab in labs.values():
         lab.protocol = protocol
-    builders = [Builder(scope_of(found), fixed(request, found)) for found in (one, other)]
-    builder = builders[0]
+    Builder(scope_of(other), fixed(request, other))  # raises where that side cannot do what is asked of both
+    builder = Builder(scope_of(one), fixed(request, one))
     matrix = matrix_of(request, builder) if request.set_ else build_matrix(builder, [], "each")
     session = uuid.uuid4().hex
     reports = {

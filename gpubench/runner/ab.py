@@ -15,14 +15,14 @@ from typing import Literal
 import msgspec
 
 from gpubench.analysis.check import Source, check
-from gpubench.analysis.memory import needed_bytes
+from gpubench.analysis.memory import together_bytes
 from gpubench.analysis.verdicts import Check, Limits, RowCheck
 from gpubench.matrix import Planned
 from gpubench.results import store
 from gpubench.results.schema import Measurement, Report
 from gpubench.runner import rows
 from gpubench.runner.bench import Bench
-from gpubench.runner.campaign import Listener
+from gpubench.runner.interfaces import Listener
 from gpubench.runner.process import ProcessResult, now
 from gpubench.runner.schedule import Schedule
 
@@ -78,7 +78,8 @@ class Comparison:
             order = schedule.round(index, SIDES)
             self.listener.started(self._position + 1, one, f"both sides, round {index}")
             asked = [(self._id(side, one), one.configuration) for side in order]
-            for row_id, result in self.bench.together(asked, self._needs(one)).items():
+            needs = together_bytes([self._rows[side][one.id] for side in SIDES], self.reports["a"].device.kind)
+            for row_id, result in self.bench.together(asked, needs).items():
                 self._add(row_id, one, result, index)
 
     def _is_open(self, one: Planned, index: int, seconds: float) -> bool:
@@ -104,12 +105,6 @@ class Comparison:
         side = side_of(row_id)
         self._put(side, rows.with_round(self._rows[side][one.id], result, "duel", index, self._position))
         self._position += 1
-
-    def _needs(self, one: Planned) -> int | None:
-        kind = self.reports["a"].device.kind
-        needed = [needed_bytes(self._rows[side][one.id], kind) for side in SIDES]
-        known = [value for value in needed if value is not None]
-        return sum(known) if len(known) == len(needed) else None
 
     def _put(self, side: SideName, row: Measurement) -> None:
         self._rows[side][row.id] = row

@@ -6,21 +6,21 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol as Interface
 
 import msgspec
 
 from gpubench.analysis.eligibility import find
-from gpubench.analysis.memory import needed_bytes, peak_bytes
+from gpubench.analysis.memory import peak_bytes, together_bytes
 from gpubench.analysis.noisy import rival, with_noise_flags
 from gpubench.analysis.phases import Phase, is_disturbed
 from gpubench.analysis.recommend import contenders, recommend
 from gpubench.errors import GpubenchError
 from gpubench.matrix import Builder, Matrix, Planned, rungs
 from gpubench.results import store
-from gpubench.results.schema import Configuration, Measurement, Objective, Report, Summary, Value
+from gpubench.results.schema import Measurement, Objective, Report, Summary, Value
 from gpubench.runner import rows
 from gpubench.runner.flags import kind
+from gpubench.runner.interfaces import Costs, Listener, Measurer
 from gpubench.runner.process import ProcessResult, now
 from gpubench.runner.schedule import Schedule
 
@@ -31,47 +31,6 @@ FEWEST_ROUNDS = 3  # the fewest processes whose spread says anything (two degree
 MORE_ROUNDS = 3  # at most so many take the place of rounds in which others used the machine
 ROUNDS_S = 45.0  # seconds after which no further round of race or duel begins: a run on a CPU is to end in minutes
 AGAIN = ("unsteady", "contaminated", "swapped")  # a first process with one of these flags is measured once more
-
-
-class Listener(Interface):
-    """Is told how the run goes; a progress bar, plain lines, or nothing."""
-
-    def planned(self, plain: int, compiled: int) -> None:
-        """So many more processes are due, as far as is known now, without and with compilation."""
-
-    def started(self, number: int, planned: Planned, note: str) -> None:
-        """Process `number` begins."""
-
-    def phase(self, name: str) -> None:
-        """What the worker does now."""
-
-    def finished(self, row: Measurement) -> None:
-        """A configuration has its row."""
-
-    def note(self, text: str) -> None:
-        """Something the user should know."""
-
-
-class Measurer(Interface):
-    """Measures configurations; `Bench` does so in fresh processes."""
-
-    def alone(self, row_id: str, configuration: Configuration) -> ProcessResult:
-        """One by itself."""
-
-    def together(self, asked: Sequence[tuple[str, Configuration]], needs: int | None) -> dict[str, ProcessResult]:
-        """One round of several in turns, which take `needs` bytes together."""
-
-
-class Costs(Interface):
-    """What the run keeps account of beside its rows; `Laboratory` does so."""
-
-    notes: list[str]
-
-    def harness(self, measuring: float) -> dict[str, float]:
-        """Where the seconds went."""
-
-    def start_servers(self, configurations: Iterable[Configuration]) -> None:
-        """Makes ready what those configurations need."""
 
 
 @dataclass
@@ -290,7 +249,9 @@ class Campaign:
                 return
             self.listener.started(self._position + 1, self._planned(due[0]), f"{phase}, round {index} of {count}")
             asked = [(row_id, self._rows[row_id].configuration) for row_id in due]
-            results = self.bench.together(asked, self._needs(due))
+            results = self.bench.together(
+                asked, together_bytes([self._rows[row_id] for row_id in due], self.report.device.kind)
+            )
             self._add({row_id: self._account(result) for row_id, result in results.items()}, phase, index)
 
     def _undisturbed(self, phase: Phase, ids: list[str]) -> int:
@@ -298,12 +259,6 @@ class Campaign:
         parts = [part for row_id in ids for part in self._rows[row_id].rounds if part.phase == phase]
         disturbed = {part.index for part in parts if is_disturbed(part, self.report.plan.allow)}
         return len({part.index for part in parts} - disturbed)
-
-    def _needs(self, ids: Sequence[str]) -> int | None:
-        """Bytes that those rows take together; None where one's memory is not known."""
-        needed = [needed_bytes(self._rows[row_id], self.report.device.kind) for row_id in ids]
-        known = [value for value in needed if value is not None]
-        return sum(known) if len(known) == len(needed) else None
 
     # ----- keeping the report
 

@@ -13,7 +13,7 @@ from gpubench.matrix import Planned
 from gpubench.results import store
 from gpubench.results.schema import Confirmation, Measurement, Report
 from gpubench.runner import rows
-from gpubench.runner.campaign import Listener, Measurer
+from gpubench.runner.interfaces import Listener, Measurer
 from gpubench.runner.process import now
 from gpubench.runner.schedule import Schedule
 

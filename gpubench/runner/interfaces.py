@@ -1,0 +1,51 @@
+"""What a run needs of others: somebody to tell, something that measures, and the books. Tests script all three."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol as Interface
+
+from gpubench.matrix import Planned
+from gpubench.results.schema import Configuration, Measurement
+from gpubench.runner.process import ProcessResult
+
+
+class Listener(Interface):
+    """Is told how the run goes; a progress bar, plain lines, or nothing."""
+
+    def planned(self, plain: int, compiled: int) -> None:
+        """So many more processes are due, as far as is known now, without and with compilation."""
+
+    def started(self, number: int, planned: Planned, note: str) -> None:
+        """Process `number` begins."""
+
+    def phase(self, name: str) -> None:
+        """What the worker does now."""
+
+    def finished(self, row: Measurement) -> None:
+        """A configuration has its row."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
+
+class Measurer(Interface):
+    """Measures configurations; `Bench` does so in fresh processes."""
+
+    def alone(self, row_id: str, configuration: Configuration) -> ProcessResult:
+        """One by itself."""
+
+    def together(self, asked: Sequence[tuple[str, Configuration]], needs: int | None) -> dict[str, ProcessResult]:
+        """One round of several in turns, which take `needs` bytes together."""
+
+
+class Costs(Interface):
+    """What the run keeps account of beside its rows; `Laboratory` does so."""
+
+    notes: list[str]
+
+    def harness(self, measuring: float) -> dict[str, float]:
+        """Where the seconds went."""
+
+    def start_servers(self, configurations: Iterable[Configuration]) -> None:
+        """Makes ready what those configurations need."""
