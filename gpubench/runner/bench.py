@@ -28,6 +28,8 @@ from gpubench.worker.messages import (
     MemoryRead,
     Prepare,
     Prepared,
+    Prove,
+    Proved,
     Sample,
     Sampled,
     WorkerRequest,
@@ -61,6 +63,7 @@ class Seat:
     discarded: list[str] = field(default_factory=list)
     last_quality: Quality | None = None
     memory: MemoryRead | None = None
+    proved: Proved | None = None
     failure: ProcessResult | None = None
     lost: bool = False  # another one in the same process took it down: nothing is known of this one
 
@@ -129,6 +132,7 @@ class Bench:
                     seat.memory = self._ask(seat, MeasureMemory(seat.number), MemoryRead)
                     process_memory = monitor.device_process_memory_bytes()
                     utilization = monitor.window(seat.parts[0].started, seat.parts[0].ended)
+                    self._prove(seat)
                     return self._result(seat, host, utilization, process_memory)
                 failures[row_id] = seat.failure or broken(seat)
         return failures[row_id]
@@ -165,6 +169,7 @@ class Bench:
                 if seat.alive:
                     with self._guard(seat, seats):
                         self._check(seat)
+                        self._prove(seat)
                 if not seat.lost:
                     results[seat.row_id] = seat.failure or self._result(seat, host, others, None)
         if shareable and not self._shareable:
@@ -298,6 +303,9 @@ class Bench:
     def _check(self, seat: Seat) -> None:
         seat.last_quality = self._ask(seat, CheckLast(seat.number), Checked).quality
 
+    def _prove(self, seat: Seat) -> None:
+        seat.proved = self._ask(seat, Prove(seat.number), Proved)
+
     def _result(
         self,
         seat: Seat,
@@ -305,13 +313,14 @@ class Bench:
         utilization: Utilization | None,
         process_memory: int | Unavailable | None,
     ) -> ProcessResult:
-        prepared, sampled = seat.prepared, seat.sampled
-        if prepared is None or sampled is None:
+        prepared, sampled, proved = seat.prepared, seat.sampled, seat.proved
+        if prepared is None or sampled is None or proved is None:
             return broken(seat)
         phases = {**prepared.phases_s, "samples": sum(part.ended - part.started for part in seat.parts)}
         phases["warm-up"] = phases.get("warm-up", 0.0) + sampled.warmup_s
         if seat.memory:
             phases["memory"] = seat.memory.seconds
+        phases["evidence"] = proved.seconds
         if not seat.shared_with and len(seat.parts) == 1:
             phases["total"] = time.monotonic() - seat.started
         result = ProcessResult(
@@ -322,6 +331,7 @@ class Bench:
             sampled=sampled,
             last_quality=seat.last_quality,
             memory=seat.memory,
+            proved=proved,
             device_process_memory_bytes=process_memory if isinstance(process_memory, int) else None,
             device_process_memory_problem=process_memory.reason if isinstance(process_memory, Unavailable) else "",
             utilization=utilization,
@@ -333,6 +343,7 @@ class Bench:
                 prepared,
                 sampled,
                 memory=seat.memory,
+                proved=proved,
                 utilization=utilization,
                 host=host,
                 busy_before=self.laboratory.busy_before,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from gpubench.measure.steady import drift
 from gpubench.results.schema import HostUse, Utilization
 from gpubench.units import format_bytes
-from gpubench.worker.messages import MemoryRead, Prepared, Sampled
+from gpubench.worker.messages import MemoryRead, Prepared, Proved, Sampled
 
 BUSY_CORES = 0.25  # a quarter of a core: the system's own housekeeping stays below 0.1 (seen on an idle machine)
 MAJOR_FAULTS = 10  # pages read from disk while sampling: fewer are late loads of code
@@ -21,6 +21,7 @@ def flags_of(
     sampled: Sampled,
     *,
     memory: MemoryRead | None,
+    proved: Proved | None,
     utilization: Utilization | None,
     host: HostUse | None,
     busy_before: str,
@@ -28,7 +29,7 @@ def flags_of(
     interleaved: bool,
 ) -> tuple[str, ...]:
     """All flags of one process. `discarded`: the slowdown reasons of each sampling that was thrown away."""
-    flags = list(prepared.flags)
+    flags = [*prepared.flags, *(proved.flags if proved else ())]
     if prepared.steady is False:
         flags.append(f"unsteady: the warm-up's {prepared.warmup_iterations} iterations did not settle")
     elif prepared.steady is None:
@@ -45,7 +46,7 @@ def flags_of(
         flags.append(f"throttled: {reasons}; sampled again after cooling down, {times}")
     if utilization and "sw_power_cap" in (utilization.throttle_reasons or ()):
         flags.append("power_capped: the device ran at its power limit, as it does under load")
-    fraction = host_bound_fraction(prepared, sampled)
+    fraction = host_bound_fraction(proved, sampled)
     if fraction is not None and fraction > HOST_BOUND:
         flags.append(f"host_bound: the GPU did nothing in {fraction:.0%} of the step, it waited for the host")
     if sampled.unmet:
@@ -57,12 +58,12 @@ def flags_of(
     return tuple(flags)
 
 
-def host_bound_fraction(prepared: Prepared | None, sampled: Sampled | None) -> float | None:
+def host_bound_fraction(proved: Proved | None, sampled: Sampled | None) -> float | None:
     """The share of a step by the wall clock in which no kernel or copy ran on the GPU; None on a CPU."""
-    if prepared is None or sampled is None or prepared.device_busy_s is None or not sampled.samples_s:
+    if proved is None or sampled is None or proved.device_busy_s is None or not sampled.samples_s:
         return None
     step_s = statistics.median(sampled.samples_s)
-    return min(1.0, max(0.0, 1 - prepared.device_busy_s / step_s)) if step_s > 0 else None
+    return min(1.0, max(0.0, 1 - proved.device_busy_s / step_s)) if step_s > 0 else None
 
 
 def contaminated(utilization: Utilization | None, host: HostUse | None, busy_before: str = "") -> list[str]:

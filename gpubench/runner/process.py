@@ -10,14 +10,14 @@ from pathlib import Path
 
 from gpubench.results.schema import Evidence, HostUse, Quality, Status, Utilization
 from gpubench.runner.workers import WorkerError, WorkerFailed
-from gpubench.worker.messages import MemoryRead, Prepared, Sampled
+from gpubench.worker.messages import MemoryRead, Prepared, Proved, Sampled
 
 VMSTAT = Path("/proc/vmstat")
 
 
 @dataclass(frozen=True)
 class ProcessResult:
-    """What one process gave. `prepared`, `sampled` and `memory` are None from where it failed on."""
+    """What one process gave. `prepared`, `sampled`, `memory` and `proved` are None from where it failed on."""
 
     status: Status
     reason: str
@@ -26,6 +26,7 @@ class ProcessResult:
     sampled: Sampled | None = None
     last_quality: Quality | None = None  # of the last timed output
     memory: MemoryRead | None = None
+    proved: Proved | None = None
     device_process_memory_bytes: int | None = None
     device_process_memory_problem: str = ""
     utilization: Utilization | None = None
@@ -60,7 +61,7 @@ def verdict(result: ProcessResult) -> tuple[Status, str]:
 
 
 def _evidence(result: ProcessResult) -> list[Evidence]:
-    return result.prepared.evidence if result.prepared else []
+    return result.proved.evidence if result.proved else []
 
 
 def failed(

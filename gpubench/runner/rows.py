@@ -42,20 +42,20 @@ def first_row(planned: Planned, result: ProcessResult, position: int, drift: flo
         phases_s=add_up({}, result.phases_s),
         log_tail=result.log_tail,
     )
-    prepared = result.prepared
-    if prepared is None or result.sampled is None:
+    prepared, proved = result.prepared, result.proved
+    if prepared is None or proved is None or result.sampled is None:
         return row
     row = msgspec.structs.replace(
         row,
         items_per_step=prepared.items_per_step,
         compile_time_s=prepared.compile_time_s,
-        device_busy_s=prepared.device_busy_s,
-        graph_breaks=prepared.graph_breaks,
+        device_busy_s=proved.device_busy_s,
+        graph_breaks=proved.graph_breaks,
         memory=memory(result),
         utilization=utilization(result),
         host=result.host,
         quality=result.quality,
-        evidence=prepared.evidence,
+        evidence=proved.evidence,
     )
     return with_samples(host_bound(row, result), result, "explore", 1, position, drift)
 
@@ -130,7 +130,7 @@ def with_samples(
 
 def host_bound(row: Measurement, result: ProcessResult) -> Measurement:
     """`row` with the fraction of its step in which the GPU did nothing, or why there is none."""
-    fraction = host_bound_fraction(result.prepared, result.sampled)
+    fraction = host_bound_fraction(result.proved, result.sampled)
     if fraction is not None:
         return msgspec.structs.replace(row, host_bound_fraction=fraction)
     on_cpu = result.sampled is not None and result.sampled.device_samples_s is None

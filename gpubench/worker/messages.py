@@ -79,7 +79,7 @@ class Describe(Struct, frozen=True, tag=True):
 
 
 class Prepare(Struct, frozen=True, tag=True, kw_only=True):
-    """Build, apply, warm up, prove, check: a resident of this worker, from then on called by its number."""
+    """Build, apply, check, warm up: a resident of this worker, from then on called by its number."""
 
     resident: int
     choice: WorkloadChoice
@@ -121,6 +121,12 @@ class MeasureMemory(Struct, frozen=True, tag=True):
     resident: int
 
 
+class Prove(Struct, frozen=True, tag=True):
+    """Show that each toggle took effect. Asked last: the profiler keeps tens of megabytes and some time."""
+
+    resident: int
+
+
 class Phase(Struct, frozen=True, tag=True):
     """What the worker does now."""
 
@@ -151,12 +157,9 @@ class Prepared(Struct, frozen=True, tag=True, kw_only=True):
     seconds_per_iteration: float
     warmup_iterations: int
     steady: bool | None
-    evidence: list[Evidence]
     quality: Quality
     flags: list[str]
     phases_s: dict[str, float]
-    graph_breaks: int | None = None  # that dynamo counted; None where nothing was compiled
-    device_busy_s: float | None = None  # of one profiled step: kernels and copies ran on the GPU for so long
 
 
 class ReferenceMade(Struct, frozen=True, tag=True):
@@ -183,6 +186,16 @@ class Checked(Struct, frozen=True, tag=True):
     quality: Quality | None
 
 
+class Proved(Struct, frozen=True, tag=True, kw_only=True):
+    """Answer to `Prove`."""
+
+    evidence: list[Evidence]
+    flags: list[str]
+    seconds: float
+    graph_breaks: int | None = None  # that dynamo counted; None where nothing was compiled
+    device_busy_s: float | None = None  # of one profiled step: kernels and copies ran on the GPU for so long
+
+
 class MemoryRead(Struct, frozen=True, tag=True, kw_only=True):
     """Bytes: peaks of the memory pass, and what came before it."""
 
@@ -206,8 +219,8 @@ class Failed(Struct, frozen=True, tag=True):
     detail: str = ""
 
 
-WorkerRequest = Describe | Prepare | MakeReference | Sample | CheckLast | MeasureMemory
-WorkerReply = Phase | Described | Prepared | ReferenceMade | Sampled | Checked | MemoryRead | Failed
+WorkerRequest = Describe | Prepare | MakeReference | Sample | CheckLast | MeasureMemory | Prove
+WorkerReply = Phase | Described | Prepared | ReferenceMade | Sampled | Checked | MemoryRead | Proved | Failed
 
 Incoming = TypeVar("Incoming")
 

@@ -26,7 +26,7 @@ from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, samp
 from gpubench.results.schema import Evidence, Quality
 from gpubench.toggles.compile import graph_break_count
 from gpubench.worker import limits, reference
-from gpubench.worker.messages import Checked, MemoryRead, Prepare, Prepared, Sampled
+from gpubench.worker.messages import Checked, MemoryRead, Prepare, Prepared, Proved, Sampled
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
 from gpubench.worker.step import Stepper
 
@@ -97,7 +97,7 @@ class Resident:
             self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - started
 
     def prepare(self, others: Sequence[nn.Module] = ()) -> Prepared:
-        """Build, apply, first call, output quality, warm-up, evidence. `others`: models that live here already.
+        """Build, apply, first call, output quality, warm-up. `others`: models that live here already.
 
         Raises Shared where the workload gives a model that has parts of theirs.
         """
@@ -140,8 +140,6 @@ class Resident:
                 max_s=self.protocol.warmup_max_s,
                 block_s=self.protocol.block_s,
             )
-        with self.phase("evidence"):
-            evidence = self.prove()
         self.seconds_per_iteration = warm.seconds_per_iteration
         self.iterations = calibrate(warm.seconds_per_iteration, self.protocol.block_s)
         self.end_of_warmup()
@@ -151,12 +149,9 @@ class Resident:
             seconds_per_iteration=warm.seconds_per_iteration,
             warmup_iterations=warm.iterations,
             steady=warm.steady,
-            evidence=evidence,
             quality=quality,
             flags=self.flags,
             phases_s=dict(self.phases),
-            graph_breaks=graph_break_count(self.subject),
-            device_busy_s=self.subject.trace.device_busy_s if self.subject.trace else None,
         )
 
     def check(self, before: dict[str, torch.Tensor]) -> Quality:
@@ -180,23 +175,6 @@ class Resident:
             with self.phase("quality"):
                 return reference.check_inference(Path(folder), outputs, tolerance)
         return Quality(passed=None, reason=self.request.reference_problem, reference=reference.WHAT)
-
-    def prove(self) -> list[Evidence]:
-        """What each toggle of the configuration can show for itself."""
-        from gpubench.measure.trace import trace_step
-
-        subject = self.subject
-        try:
-            subject.trace = trace_step(self.stepper.step, cuda=subject.device.type == "cuda")
-        except Exception as error:  # noqa: BLE001 - told by the evidence that needed it
-            subject.trace_error = f"the profiler failed: {type(error).__name__}: {error}".splitlines()[0]
-        found = []
-        for toggle, value in toggles_of(subject.configuration):
-            proof = toggle.evidence(subject, value)
-            if proof.flag:
-                self.flags.append(proof.flag)
-            found.append(Evidence(toggle=toggle.name, value=value, took_effect=proof.took_effect, detail=proof.detail))
-        return found
 
     def end_of_warmup(self) -> None:
         """Keeps the peaks so far, so that no later figure holds build or compilation."""
@@ -285,4 +263,28 @@ class Resident:
             host_at_start=self.host_at_start,
             seconds=time.monotonic() - started,
             unavailable=self.unavailable,
+        )
+
+    def prove(self) -> Proved:
+        """What each toggle can show for itself, by one profiled step and the libraries' own records."""
+        from gpubench.measure.trace import trace_step
+
+        subject = self.subject
+        with self.phase("evidence"):
+            try:
+                subject.trace = trace_step(self.stepper.step, cuda=subject.device.type == "cuda")
+            except Exception as error:  # noqa: BLE001 - told by the evidence that needed it
+                subject.trace_error = f"the profiler failed: {type(error).__name__}: {error}".splitlines()[0]
+            proofs = [
+                (toggle, value, toggle.evidence(subject, value)) for toggle, value in toggles_of(subject.configuration)
+            ]
+        return Proved(
+            evidence=[
+                Evidence(toggle=toggle.name, value=value, took_effect=proof.took_effect, detail=proof.detail)
+                for toggle, value, proof in proofs
+            ],
+            flags=[proof.flag for _, _, proof in proofs if proof.flag],
+            seconds=self.phases["evidence"],
+            graph_breaks=graph_break_count(subject),
+            device_busy_s=subject.trace.device_busy_s if subject.trace else None,
         )

@@ -16,6 +16,7 @@ from gpubench.worker.messages import (
     MeasureMemory,
     Phase,
     Prepare,
+    Prove,
     Sample,
     WorkerReply,
     WorkerRequest,
@@ -89,6 +90,8 @@ class Session:
                 return self.residents[request.resident].check_last()
             case MeasureMemory():
                 return self.residents[request.resident].measure_memory()
+            case Prove():
+                return self.residents[request.resident].prove()
 
     def tell(self, phase: str) -> None:
         """Tells the tool what begins now."""

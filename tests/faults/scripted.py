@@ -20,7 +20,7 @@ from gpubench.runner.campaign import Campaign, Measurer
 from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import ProcessResult
 from gpubench.toggles.toggle import Scope
-from gpubench.worker.messages import Prepared, Sampled, WorkloadChoice
+from gpubench.worker.messages import Prepared, Proved, Sampled, WorkloadChoice
 from tests import reports
 
 STEPS = Path(__file__).with_name("timed_steps.py")
@@ -52,7 +52,6 @@ def prepared(steady: bool | None = True, flags: Sequence[str] = ()) -> Prepared:
         seconds_per_iteration=0.01,
         warmup_iterations=25,
         steady=steady,
-        evidence=[],
         quality=FINE,
         flags=list(flags),
         phases_s={},
@@ -74,6 +73,7 @@ def process(samples_s: Sequence[float], flags: Sequence[str] = (), seen: Utiliza
         "2026-01-02T03:04:05+00:00",
         prepared=prepared(),
         sampled=sampled(samples_s),
+        proved=Proved(evidence=[], flags=[], seconds=0.0),
         utilization=seen,
         flags=tuple(flags),
     )

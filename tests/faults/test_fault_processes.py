@@ -28,7 +28,7 @@ from tests.running import BUSY, gpubench, processes_mentioning
 
 WORKLOADS = Path(__file__).with_name("fault_models.py")
 ALIKE = 2.0  # times as fast or slow at most: the same work in two fresh processes
-ALIKE_BYTES = 48 * 2**20  # identical processes differ by up to 16 MiB (analysis/memory.py); what was kept is 512
+ALIKE_BYTES = 16 * 2**20  # what was kept is 512 MiB; the profiler's own memory, which no figure may hold, is 50 to 90
 
 ENDINGS = {
     "segfault": ("crashed", "SIGSEGV"),

@@ -165,8 +165,8 @@ def test_endless_drift_is_unsteady_in_the_warm_up() -> None:
     script = Script(*(0.05 * 1.08**index for index in range(300)))
     assert warm(script) is False
     flags = flags_of(
-        prepared(steady=False), sampled([0.1] * 20), memory=None, utilization=None, host=None, busy_before="",
-        discarded=(), interleaved=False,
+        prepared(steady=False), sampled([0.1] * 20), memory=None, proved=None, utilization=None, host=None,
+        busy_before="", discarded=(), interleaved=False,
     )  # fmt: skip
     assert flags == ("unsteady: the warm-up's 25 iterations did not settle",)
     row = reports.row("fast", 0.05, {"compile": "default"}, flags=flags)
@@ -176,8 +176,8 @@ def test_endless_drift_is_unsteady_in_the_warm_up() -> None:
 
 def drifting(samples_s: list[float]) -> tuple[str, ...]:
     return flags_of(
-        prepared(), sampled(samples_s), memory=None, utilization=None, host=None, busy_before="", discarded=(),
-        interleaved=False,
+        prepared(), sampled(samples_s), memory=None, proved=None, utilization=None, host=None,
+        busy_before="", discarded=(), interleaved=False,
     )  # fmt: skip
 
 
@@ -270,7 +270,7 @@ def test_interleaved_turns_are_not_called_unsteady_for_what_all_share() -> None:
     assert result.prepared is not None
     assert result.sampled is not None
     flags = flags_of(
-        result.prepared, result.sampled, memory=None, utilization=None, host=None, busy_before="", discarded=(),
-        interleaved=True,
+        result.prepared, result.sampled, memory=None, proved=None, utilization=None, host=None,
+        busy_before="", discarded=(), interleaved=True,
     )  # fmt: skip
     assert flags == ()

@@ -50,8 +50,8 @@ def test_those_that_can_share_a_process_do_and_all_are_sampled_in_turns(laborato
         assert result.sampled is not None
         assert sum(result.turns) == len(result.sampled.samples_s)
         assert len(result.turns) == 4
-        assert result.prepared is not None
-        assert all(one.took_effect for one in result.prepared.evidence)
+        assert result.proved is not None
+        assert all(one.took_effect for one in result.proved.evidence)
     # In turns: each began before the others had ended.
     spans = [(result.sampled.started, result.sampled.ended) for result in results.values() if result.sampled]
     assert max(start for start, _ in spans) < min(end for _, end in spans)
