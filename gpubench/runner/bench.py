@@ -128,7 +128,7 @@ class Bench:
                     before = read_host([seat.worker.pid])
                     self._sample(seat, monitor, None)
                     host = host_use(before, read_host([seat.worker.pid]))
-                    self._check(seat)
+                    self._check(seat, every_batch=True)
                     seat.memory = self._ask(seat, MeasureMemory(seat.number), MemoryRead)
                     process_memory = monitor.device_process_memory_bytes()
                     utilization = monitor.window(seat.parts[0].started, seat.parts[0].ended)
@@ -168,7 +168,8 @@ class Bench:
             for seat in seats:
                 if seat.alive:
                     with self._guard(seat, seats):
-                        self._check(seat)
+                        # The other batches were checked when it ran alone; here its code is the same.
+                        self._check(seat, every_batch=False)
                         self._prove(seat)
                 if not seat.lost:
                     results[seat.row_id] = seat.failure or self._result(seat, host, others, None)
@@ -300,8 +301,8 @@ class Bench:
             while isinstance(slow := monitor.slowdowns_now(), list) and slow and time.monotonic() < deadline:
                 time.sleep(COOLING_LOOK_S)
 
-    def _check(self, seat: Seat) -> None:
-        seat.last_quality = self._ask(seat, CheckLast(seat.number), Checked).quality
+    def _check(self, seat: Seat, *, every_batch: bool) -> None:
+        seat.last_quality = self._ask(seat, CheckLast(seat.number, every_batch), Checked).quality
 
     def _prove(self, seat: Seat) -> None:
         seat.proved = self._ask(seat, Prove(seat.number), Proved)

@@ -94,10 +94,10 @@ class ForkServer:
             self.start()
             self.wait_ready()
 
-    def prepare_toolchain(self, folder: Path) -> ToolchainReady:
-        """Has inductor probe its compiler; see ToolchainReady."""
+    def prepare_toolchain(self, folder: Path | None) -> ToolchainReady:
+        """Loads inductor, and has it probe its compiler; see PrepareToolchain."""
         self.wait_ready()
-        self._channel.send(PrepareToolchain(str(folder)))
+        self._channel.send(PrepareToolchain(None if folder is None else str(folder)))
         return expect(self._receive(time.monotonic() + START_TIMEOUT_S), ToolchainReady)
 
     def fork(self) -> Worker:

@@ -121,10 +121,10 @@ class Laboratory:
         return worker
 
     def _prepare_toolchain(self, server: Server) -> None:
-        if self.device != "cpu" or id(server) in self._toolchains:
+        if id(server) in self._toolchains:
             return
         with self.spent.on("toolchain"):
-            reply = server.prepare_toolchain(self.folder / "toolchain")
+            reply = server.prepare_toolchain(self.folder / "toolchain" if self.device == "cpu" else None)
         self._toolchains.add(id(server))
         if reply.problem:
             self.notes.append(f"The C++ compiler that torch.compile needs does not work: {reply.problem}.")

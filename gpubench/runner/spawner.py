@@ -43,7 +43,7 @@ class SpawnServer:
     def wait_ready(self) -> None:
         """A worker can be had at any time."""
 
-    def prepare_toolchain(self, folder: Path) -> ToolchainReady:
+    def prepare_toolchain(self, folder: Path | None) -> ToolchainReady:
         """Nothing could be handed on: each worker's compiler is probed as a part of its compilation."""
         return ToolchainReady(0.0)
 

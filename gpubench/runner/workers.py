@@ -74,8 +74,8 @@ class Server(Protocol):
     def wait_ready(self) -> None:
         """Waits until workers can be had; GpubenchError where that fails."""
 
-    def prepare_toolchain(self, folder: Path) -> ToolchainReady:
-        """Has inductor probe its compiler."""
+    def prepare_toolchain(self, folder: Path | None) -> ToolchainReady:
+        """Makes ready what compiled configurations need; see PrepareToolchain."""
 
     def fork(self) -> Worker:
         """A fresh worker; WorkerError where there can be none."""

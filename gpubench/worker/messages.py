@@ -22,9 +22,12 @@ class Fork(Struct, frozen=True, tag=True):
 
 
 class PrepareToolchain(Struct, frozen=True, tag=True):
-    """Let inductor probe the compiler once, so that no configuration pays for it; its results go to `folder`."""
+    """Load torch.compile's back end, so that no configuration pays for it.
 
-    folder: str
+    `folder`: have it probe the C++ compiler, too, whose results go there; None where no C++ is compiled.
+    """
+
+    folder: str | None
 
 
 class Ready(Struct, frozen=True, tag=True):
@@ -110,9 +113,10 @@ class Sample(Struct, frozen=True, tag=True):
 
 
 class CheckLast(Struct, frozen=True, tag=True):
-    """Compare the very last timed output with the reference."""
+    """Compare the last timed output with the reference; `every_batch`: also of one more step on each other batch."""
 
     resident: int
+    every_batch: bool = False
 
 
 class MeasureMemory(Struct, frozen=True, tag=True):

@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
 from gpubench.worker.messages import (
     Channel,
@@ -34,11 +33,10 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def import_torch() -> None:
-    """Loads everything that a worker is likely to need, torch.compile's machinery included."""
+    """Loads what every worker is likely to need; what only compiled configurations do comes with the first of them."""
     import numpy  # noqa: F401
     import torch
-    import torch._dynamo
-    import torch._inductor.compile_fx
+    import torch._dynamo  # optimizers and the evidence need it, compiled or not
     import torch.profiler  # noqa: F401
 
     import gpubench.measure.memory
@@ -116,7 +114,9 @@ class Server:
         """Handles one request."""
         request, fds = self.channel.receive_with_fds()
         if isinstance(request, PrepareToolchain):
-            self.channel.send(prepare_toolchain(Path(request.folder)))
+            reply = prepare_toolchain(request.folder)
+            freeze()
+            self.channel.send(reply)
             return
         self.fork(request, fds[0])
 
@@ -178,17 +178,27 @@ def run_worker(sock: socket.socket) -> int:
     return serve(Channel[WorkerRequest](sock, WorkerRequest))
 
 
-def prepare_toolchain(folder: Path) -> ToolchainReady:
-    """Lets inductor find out what its compiler can build for; forked workers inherit the answer."""
+def prepare_toolchain(folder: str | None) -> ToolchainReady:
+    """Loads inductor and lets it find out what its C++ compiler can build for; forked workers inherit both."""
     started = time.monotonic()
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     try:
-        from torch._inductor.cpu_vec_isa import pick_vec_isa
+        import torch._inductor.compile_fx  # noqa: F401 - workers inherit it
 
-        pick_vec_isa()
+        if folder is not None:
+            from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+            pick_vec_isa()
     except Exception as error:  # noqa: BLE001 - torch raises its own kinds here, told as a finding
         return ToolchainReady(time.monotonic() - started, f"{type(error).__name__}: {error}".splitlines()[0])
     return ToolchainReady(time.monotonic() - started)
+
+
+def freeze() -> None:
+    """Keeps the collector from copying every page into every worker."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
 
 
 def main() -> None:
@@ -197,9 +207,7 @@ def main() -> None:
     channel = Channel[ServerRequest](socket.socket(fileno=int(sys.argv[1])), ServerRequest)
     import_torch()
     problem = preload(sys.argv[2]) if len(sys.argv) > 2 else ""
-    gc.collect()
-    gc.freeze()  # keeps the collector from copying every page into every worker
-    gc.disable()
+    freeze()
     try:
         channel.send(Ready(time.monotonic() - started, problem))
     except Closed:

@@ -87,7 +87,7 @@ class Session:
             case Sample():
                 return self.residents[request.resident].sample(request.blocks)
             case CheckLast():
-                return self.residents[request.resident].check_last()
+                return self.residents[request.resident].check_last(every_batch=request.every_batch)
             case MeasureMemory():
                 return self.residents[request.resident].measure_memory()
             case Prove():
