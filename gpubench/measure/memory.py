@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
+GRAIN_BYTES = 2**20  # per step: smaller growth is the resident memory's own grain
 RESET_PEAK = "5"  # proc(5): resets the peak resident set size ("high water mark")
 
 

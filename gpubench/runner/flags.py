@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
+from gpubench.measure.memory import GRAIN_BYTES
 from gpubench.measure.steady import drift
 from gpubench.results.schema import HostUse, Utilization
 from gpubench.units import format_bytes
@@ -13,7 +14,6 @@ from gpubench.worker.messages import MemoryRead, Prepared, Proved, Sampled
 BUSY_CORES = 0.25  # a quarter of a core: the system's own housekeeping stays below 0.1 (seen on an idle machine)
 MAJOR_FAULTS = 10  # pages read from disk while sampling: fewer are late loads of code
 HOST_BOUND = 0.25  # of the step: above it another batch size or CUDA graphs are worth a try
-LEAK_BYTES = 2**20  # per step: below a MiB the resident memory's own grain shows
 
 
 def flags_of(
@@ -53,7 +53,7 @@ def flags_of(
         flags.append(f"stopped_by_time: {sampled.unmet}")
     if prepared.quality.passed is None:
         flags.append(f"quality_unchecked: {prepared.quality.reason}")
-    if memory and (memory.growth_per_iteration or 0) >= LEAK_BYTES:
+    if memory and (memory.growth_per_iteration or 0) >= GRAIN_BYTES:
         flags.append(f"growing_memory: {format_bytes(memory.growth_per_iteration or 0)} more with every step")
     return tuple(flags)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.measure.memory import (
+    GRAIN_BYTES,
     allocation_retries,
     device_memory,
     growth,
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 
 MEMORY_STEPS = 4  # three differences, whose median one late allocation cannot move
 MEMORY_STEPS_LEAST = 2
+MEMORY_STEPS_SURE = 16  # where it seems to grow: an allocator's pools grow for a while, a leak does not end
 MEMORY_PASS_S = 2.0  # beyond this, long steps get the least
+LEAKED_BYTES = 2**29  # so much is proof enough
 
 
 WARM_CACHE = (
@@ -246,8 +249,13 @@ class Resident:
             self.unavailable["host_peak_resident_bytes"] = problem
         retries = allocation_retries(device)
         count = MEMORY_STEPS if self.seconds_per_iteration * MEMORY_STEPS <= MEMORY_PASS_S else MEMORY_STEPS_LEAST
-        levels = []
-        for _ in range(count):
+        levels: list[int | None] = []
+        while len(levels) < count or (
+            len(levels) < MEMORY_STEPS_SURE
+            and (growth(levels) or 0) >= GRAIN_BYTES
+            and (levels[-1] or 0) - (levels[0] or 0) < LEAKED_BYTES
+            and time.monotonic() - started < MEMORY_PASS_S
+        ):
             self.timer.block(self.stepper.step, 1)
             levels.append(in_use(device))
         peaks, host = device_memory(device), host_memory()

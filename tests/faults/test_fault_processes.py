@@ -37,7 +37,7 @@ ENDINGS = {
     "kill-server": ("crashed", "worker"),
     "raise": ("failed", "ValueError: the [red]user's[/red] own mistake"),
     "oom": ("oom", "allocate"),
-    "hang": ("timeout", "15 s"),
+    "hang": ("timeout", "10 s"),
 }
 
 
@@ -60,7 +60,7 @@ def run_of_faults(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[s
     seed = seed_with_a_look_after_each_fault([f"fault={value}" for value in values])
     done = gpubench(
         "compare-opts", f"{WORKLOADS}:paced", "--set", f"fault={','.join(values)}", "--fix", "threads=1",
-        "--strategy", "each", "--timeout", "15s", "--seed", str(seed), "--duel-rounds", "0", *BUSY, "--format", "json",
+        "--strategy", "each", "--timeout", "10s", "--seed", str(seed), "--duel-rounds", "0", *BUSY, "--format", "json",
         "--output", "report.json", cwd=folder, timeout=280, env=fault_toggle.install(folder),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
