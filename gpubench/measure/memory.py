@@ -97,3 +97,14 @@ def growth(levels: Sequence[int | None]) -> int | None:
     if len(known) < 2:
         return None
     return round(statistics.median(after - before for before, after in itertools.pairwise(known)))
+
+
+def sustained(growth: int | None, used: int | None, before: int | None, steps: int) -> int | None:
+    """`growth` in bytes per step, as far as it can have gone on since the first step.
+
+    `used` bytes now, `before` the model was built, and `steps` between: what every step kept would all be there. An
+    allocator's pools grow for a while too, and are given back at once.
+    """
+    if growth is None or used is None or before is None or steps < 1:
+        return growth
+    return min(growth, max(used - before, 0) // steps)

@@ -20,6 +20,7 @@ from gpubench.measure.memory import (
     in_use,
     reset_device_peak,
     reset_host_peak,
+    sustained,
 )
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule, TimeLimit
@@ -85,6 +86,7 @@ class Resident:
         self.seconds_per_iteration = 0.0
         self.unavailable: dict[str, str] = {}
         self.host_at_start: int | None = None
+        self.used_at_start: int | None = None
         self.host_warmup_peak: int | None = None
         self.warmup_allocated: int | None = None
 
@@ -114,7 +116,7 @@ class Resident:
         if device.type == "cpu" and "TORCHINDUCTOR_WORKER_START" not in os.environ:
             # A forked compile worker starts at once; a new interpreter would import torch for every configuration.
             torch._inductor.config.worker_start_method = "fork"
-        self.host_at_start = host_memory().resident
+        self.host_at_start, self.used_at_start = host_memory().resident, in_use(device)
         with self.phase("build"):
             if self.protocol.max_memory_bytes:
                 limits.limit_memory(device, self.protocol.max_memory_bytes)
@@ -252,7 +254,7 @@ class Resident:
         levels: list[int | None] = []
         while len(levels) < count or (
             len(levels) < MEMORY_STEPS_SURE
-            and (growth(levels) or 0) >= GRAIN_BYTES
+            and (self.growth(levels) or 0) >= GRAIN_BYTES
             and (levels[-1] or 0) - (levels[0] or 0) < LEAKED_BYTES
             and time.monotonic() - started < MEMORY_PASS_S
         ):
@@ -264,7 +266,7 @@ class Resident:
             allocated=peaks.allocated if peaks else None,
             reserved=peaks.reserved if peaks else None,
             retries=None if retries is None or later is None else later - retries,
-            growth_per_iteration=growth(levels),
+            growth_per_iteration=self.growth(levels),
             warmup_allocated=self.warmup_allocated,
             host_peak=host.peak,
             host_warmup_peak=self.host_warmup_peak,
@@ -272,6 +274,10 @@ class Resident:
             seconds=time.monotonic() - started,
             unavailable=self.unavailable,
         )
+
+    def growth(self, levels: Sequence[int | None]) -> int | None:
+        """Bytes by which each step adds to `levels`, read after one step each."""
+        return sustained(growth(levels), levels[-1], self.used_at_start, self.stepper.steps)
 
     def prove(self) -> Proved:
         """What each toggle can show for itself, by one profiled step and the libraries' own records."""

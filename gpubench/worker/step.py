@@ -20,6 +20,7 @@ class Stepper:
         self.output: Any = None  # of the last inference step
         self.loss: torch.Tensor | None = None  # of the last training step
         self.last_batch = -1  # index of the batch that made them
+        self.steps = 0
         self._order = itertools.cycle(range(len(subject.batches)))
 
     def step(self) -> None:
@@ -29,6 +30,7 @@ class Stepper:
     def run(self, index: int) -> None:
         """One step on batch `index`."""
         self.last_batch = index
+        self.steps += 1
         with contextlib.ExitStack() as stack:
             for context in self.subject.contexts:
                 stack.enter_context(context())

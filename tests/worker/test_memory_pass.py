@@ -28,8 +28,12 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Resident:
     return resident
 
 
-def growth_of(ready: Resident, levels: Iterator[int], monkeypatch: pytest.MonkeyPatch) -> tuple[int | None, int]:
-    """What the pass says of memory that goes through `levels`, and after how many steps."""
+def growth_of(
+    ready: Resident, levels: Iterator[int], monkeypatch: pytest.MonkeyPatch, before: int = 0
+) -> tuple[int | None, int]:
+    """What the pass says of memory that goes through `levels` from `before` on, and after how many of its steps."""
+    monkeypatch.setattr(ready, "used_at_start", before)
+    monkeypatch.setattr(ready.stepper, "steps", 20)
     steps = 0
 
     def in_use(_: object) -> int:
@@ -57,4 +61,10 @@ def test_a_leak_is_followed_until_it_is_sure(ready: Resident, monkeypatch: pytes
 
 
 def test_a_great_leak_is_not_followed_to_the_end_of_memory(ready: Resident, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert growth_of(ready, itertools.count(500 * MIB, 2**30), monkeypatch) == (2**30, 4)
+    levels = itertools.count(20 * 2**30, 2**30)  # as it was in the 20 steps before
+    assert growth_of(ready, levels, monkeypatch) == (23 * 2**30 // 24, 4)
+
+
+def test_growth_that_cannot_have_gone_on_is_no_leak(ready: Resident, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 19 MiB were added since the start, over 24 steps: no step can have kept 3.
+    assert growth_of(ready, itertools.count(500 * MIB, 3 * MIB), monkeypatch, before=490 * MIB) == (19 * MIB // 24, 4)
