@@ -1,6 +1,6 @@
 """How often do `ab` and `check` err? Collects A/A rounds, plants slowdowns in them, and counts verdicts.
 
-    python benchmarks/calibration.py measure POOL.json WORKLOAD MINUTES [idle|load]
+    python benchmarks/calibration.py measure POOL.json WORKLOAD MINUTES [idle|load] [ALLOCATOR]
     python benchmarks/calibration.py table POOL.json...
 
 `measure` repeats rounds as `gpubench ab` has them: two copies of the workload inside one fresh process, in turns;
@@ -54,7 +54,7 @@ Rounds = Sequence[dict[str, Any]]
 Judge = Callable[[float], str]
 
 
-def measure(path: Path, workload: str, minutes: float, condition: str) -> None:
+def measure(path: Path, workload: str, minutes: float, condition: str, allocator: str) -> None:
     """Adds rounds to the pool at `path` for so many minutes."""
     protocol = Protocol(turns=TURNS, warmup_min_s=WARMUP_MIN_S)
     choice = WorkloadChoice(reference=workload, size=None, parameters={}, mode="inference")
@@ -64,11 +64,13 @@ def measure(path: Path, workload: str, minutes: float, condition: str) -> None:
             described = laboratory.describe(None)
             laboratory.protocol = protocol_for(described.device.kind, protocol)
             configuration = Builder(scope_of(described)).defaults
+            if described.device.kind == "cpu":
+                configuration["allocator"] = allocator
             bench = Bench(laboratory, configuration, lambda _: None)
             yardstick = Yardstick(laboratory)
             pool: dict[str, Any] = {
                 "workload": workload,
-                "condition": condition,
+                "condition": condition if allocator == "system" else f"{condition}, allocator {allocator}",
                 "described": msgspec.to_builtins(described),
                 "configuration": configuration,
                 "rounds": [],
@@ -245,6 +247,7 @@ def fixed_single(old: dict[str, Any], new: dict[str, Any], slower: float) -> str
 
 if __name__ == "__main__":
     if sys.argv[1] == "measure":
-        measure(Path(sys.argv[2]), sys.argv[3], float(sys.argv[4]), sys.argv[5] if len(sys.argv) > 5 else "idle")
+        given = [*sys.argv[5:], *("idle", "system")[len(sys.argv[5:]) :]]
+        measure(Path(sys.argv[2]), sys.argv[3], float(sys.argv[4]), *given)
     else:
         table([Path(name) for name in sys.argv[2:]])
