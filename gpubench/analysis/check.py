@@ -46,7 +46,8 @@ def check(current: Source, baseline: Source, limits: Limits, allow: Sequence[str
     """The verdicts on `current`; `incomparable` as a whole where a field that is not in `allow` differs."""
     unlike = comparability.differences(baseline.report, current.report)
     paired = are_paired(baseline.report, current.report)
-    if comparability.about(baseline.report) != comparability.about(current.report):
+    # Sides of one session may have other names and parameters: whether their work is the same was asked before.
+    if not paired and comparability.about(baseline.report) != comparability.about(current.report):
         notes = ["The reports are about different workloads, modes, sizes or parameters."]
         return _result(current, baseline, limits, [], paired, "incomparable", notes=notes)
     refused = [one for one in unlike if one.field not in allow] if not paired else []
@@ -283,7 +284,7 @@ def _time(metric: Metric, one: _Timed, limit: float, p_values: tuple[float, floa
     verdict: Verdict
     if abs(moved.value) >= math.log1p(limit) and significant_at < moved.level:
         verdict = "regressed" if moved.value > 0 else "improved"
-    elif visible > limit or moved.value >= math.log1p(limit):
+    elif not visible <= limit or moved.value >= math.log1p(limit):
         verdict = "inconclusive"
     else:
         verdict = "unchanged"

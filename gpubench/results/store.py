@@ -48,6 +48,10 @@ def decode(data: bytes, name: str) -> Report:
     """The validated report in `data`; `name` is what error messages call it. Raises as `load`."""
     if not data.strip():
         raise GpubenchError(f"{name} is empty.", DAMAGED)
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:  # msgspec looks at a text only where a field asks for it
+        raise GpubenchError(f"{name} is not JSON: byte {error.start} is no UTF-8.", DAMAGED) from error
     version = _version(data, name)
     if version > SCHEMA_VERSION:
         raise GpubenchError(

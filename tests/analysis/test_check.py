@@ -171,6 +171,14 @@ def test_two_paired_rounds_are_too_few() -> None:
     assert metric(found, "fps", "baseline").verdict == "inconclusive"
 
 
+def test_sides_of_one_session_may_have_other_names_and_parameters() -> None:
+    one = msgspec.structs.replace(report(baseline(0.1, duel_s=[0.1] * 5)), session="s")
+    workload = msgspec.structs.replace(one.workload, name="renamed", parameters={"width": 64})
+    assert compare(msgspec.structs.replace(one, workload=workload), one).verdict == "unchanged"
+    apart = msgspec.structs.replace(one, workload=workload, session=None)
+    assert compare(apart, one).verdict == "incomparable"
+
+
 def test_sides_of_one_session_may_differ_in_software() -> None:
     """That is what they are compared for."""
     one = msgspec.structs.replace(report(baseline(0.1, duel_s=[0.1] * 5)), session="s")

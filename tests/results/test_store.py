@@ -262,3 +262,8 @@ def test_a_saved_report_has_ordinary_permissions(tmp_path: Path) -> None:
     finally:
         os.umask(umask)
     assert stat.S_IMODE((tmp_path / "r.json").stat().st_mode) == 0o644
+
+
+def test_a_report_in_another_encoding_is_refused() -> None:
+    text = store.encode(report(baseline())).decode().replace("baseline", "bas\xe9line")
+    assert "no UTF-8" in refusal(text.encode("latin-1"))
