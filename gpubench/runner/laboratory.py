@@ -127,7 +127,7 @@ class Laboratory:
             reply = server.prepare_toolchain(self.folder / "toolchain" if self.device == "cpu" else None)
         self._toolchains.add(id(server))
         if reply.problem:
-            self.notes.append(f"The C++ compiler that torch.compile needs does not work: {reply.problem}.")
+            self.notes.append(f"What torch.compile needs does not work here: {reply.problem}.")
 
     # ----- what workers need
 

@@ -20,7 +20,7 @@ class Stepper:
         self.output: Any = None  # of the last inference step
         self.loss: torch.Tensor | None = None  # of the last training step
         self.last_batch = -1  # index of the batch that made them
-        self.steps = 0
+        self.steps = 0  # so far, of every purpose
         self._order = itertools.cycle(range(len(subject.batches)))
 
     def step(self) -> None:
