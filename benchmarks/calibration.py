@@ -1,17 +1,17 @@
 """How often do `ab` and `check` err? Collects A/A rounds, plants slowdowns in them, and counts verdicts.
 
-    python benchmarks/calibration.py measure POOL.json WORKLOAD MINUTES [idle|load] [ALLOCATOR]
+    python benchmarks/calibration.py measure POOL.json WORKLOAD[/SIZE] MINUTES [idle|load] [ALLOCATOR]
     python benchmarks/calibration.py table POOL.json...
 
 `measure` repeats rounds as `gpubench ab` has them: two copies of the workload inside one fresh process, in turns;
 under `load` beside a process that keeps one core busy. After each round three small fixed jobs say how fast the
 machine was.
 
-`table` cuts the rounds into comparisons that share none, and takes the verdicts of `gpubench.analysis.check` on
-reports made of them. A slowdown is planted by multiplying the times of one side, which is what a slowdown does.
-Beside it, on the same data, what others do: the medians of two runs with a fixed limit of 5 %, and pytest-
-benchmark's `--benchmark-compare-fail=median:5%`, which holds the median over the iterations of one process against
-another's.
+`table` cuts each pool's rounds into comparisons that share none, joins pools of one workload and condition, and takes
+the verdicts of `gpubench.analysis.check` on reports made of them. A slowdown is planted by multiplying the times of one
+side, which is what a slowdown does. Beside it, on the same data, what others do: the medians of two runs with a fixed
+limit of 5 %, and pytest-benchmark's `--benchmark-compare-fail=median:5%`, which holds the median over the iterations of
+one process against another's.
 """
 
 from __future__ import annotations
@@ -38,26 +38,31 @@ from gpubench.cli.run_ab import TURNS, WARMUP_MIN_S
 from gpubench.matrix import Builder
 from gpubench.results.schema import SCHEMA_VERSION, Measurement, Plan, Protocol, Report, Role, Round, Tool
 from gpubench.runner.bench import Bench
+from gpubench.runner.flags import merged
 from gpubench.runner.laboratory import Laboratory
+from gpubench.runner.process import ProcessResult
 from gpubench.worker.messages import Described, Prepare, Prepared, Sample, Sampled, WorkloadChoice
 
 YARDSTICKS = ("product", "copy", "convolution")
 YARDSTICK_BLOCKS = 2
 BUSY = "while True: pass"
-MOVED = 0.03  # of a small fixed job: the machine is not what it was
-SLOWER = (1.0, 1.02, 1.05, 1.1)
+SLOWER = (1.0, 1.02, 1.05, 1.1, 1.3)
 PAIRED_ROUNDS = (5, 10)
+AB_LIMIT = 0.025  # of `gpubench ab`, by default
+SEPARATE_LIMITS = (0.05, 0.1, 0.25)  # the last: of `gpubench check` on a CPU, by default
+DIGITS = 6
 RUN = 5  # processes of a run that `check` compares: gpubench compare-opts --rounds 5
 
-Samples = Sequence[Sequence[float]]  # of each process
+Parts = Sequence[dict[str, Any]]  # one process of a side each
 Rounds = Sequence[dict[str, Any]]
 Judge = Callable[[float], str]
 
 
-def measure(path: Path, workload: str, minutes: float, condition: str, allocator: str) -> None:
-    """Adds rounds to the pool at `path` for so many minutes."""
+def measure(path: Path, workload: str, minutes: float, condition: str = "idle", allocator: str = "tuned") -> None:
+    """Collects rounds into the pool at `path` for so many minutes."""
     protocol = Protocol(turns=TURNS, warmup_min_s=WARMUP_MIN_S)
-    choice = WorkloadChoice(reference=workload, size=None, parameters={}, mode="inference")
+    name, _, size = workload.partition("/")
+    choice = WorkloadChoice(reference=name, size=size or None, parameters={}, mode="inference")
     load = subprocess.Popen([sys.executable, "-c", BUSY]) if condition == "load" else None
     try:
         with Laboratory(choice, "auto", protocol) as laboratory:
@@ -70,7 +75,7 @@ def measure(path: Path, workload: str, minutes: float, condition: str, allocator
             yardstick = Yardstick(laboratory)
             pool: dict[str, Any] = {
                 "workload": workload,
-                "condition": condition if allocator == "system" else f"{condition}, allocator {allocator}",
+                "condition": f"{condition}, allocator {allocator}",
                 "described": msgspec.to_builtins(described),
                 "configuration": configuration,
                 "rounds": [],
@@ -81,11 +86,10 @@ def measure(path: Path, workload: str, minutes: float, condition: str, allocator
                 order = ("a", "b") if index % 2 == 0 else ("b", "a")
                 started = time.monotonic()
                 results = bench.together([(side, configuration) for side in order])
-                entry = {side: one.sampled.samples_s for side, one in results.items() if one.sampled}
-                flags = sorted({flag.partition(":")[0] for one in results.values() for flag in one.flags})
                 took = time.monotonic() - started
+                sides = {side: part_of(one) for side, one in results.items() if one.sampled}
                 pool["rounds"].append(
-                    {"at": started - began, "took": took, "sides": entry, "flags": flags, "machine": yardstick.read()}
+                    {"at": started - began, "took": took, "sides": sides, "machine": yardstick.read()}
                 )
                 if index % 10 == 9:
                     path.write_text(json.dumps(pool))
@@ -95,6 +99,16 @@ def measure(path: Path, workload: str, minutes: float, condition: str, allocator
         if load:
             load.kill()
             load.wait()
+
+
+def part_of(result: ProcessResult) -> dict[str, Any]:
+    """What is kept of one side of a round."""
+    samples = result.sampled.samples_s if result.sampled else []
+    return {
+        "samples_s": [float(f"{value:.{DIGITS}g}") for value in samples],
+        "turns": list(result.turns),
+        "flags": list(result.flags),
+    }
 
 
 class Yardstick:
@@ -125,22 +139,24 @@ class Yardstick:
 # ----- what the verdicts are
 
 
-def report_of(pool: dict[str, Any], medians: Sequence[Sequence[float]], session: str | None) -> Report:
-    """A report whose one row has those samples, one list a process."""
+def report_of(pool: dict[str, Any], parts: Parts, slower: float, session: str | None) -> Report:
+    """A report whose one row has those processes, their times multiplied by `slower`."""
     described = msgspec.convert(pool["described"], Described)
+    scaled = [[value * slower for value in part["samples_s"]] for part in parts]
     rounds = [
         Round(
             phase="duel" if session else "explore", index=index, position=index, started_at="",
-            samples=len(part),
-            iterations_per_sample=1, warmup_iterations=0, median_s=statistics.median(part),
+            samples=len(values), iterations_per_sample=1, warmup_iterations=0, median_s=statistics.median(values),
+            turns=part["turns"] if session else [], flags=part["flags"],
         )
-        for index, part in enumerate(medians, start=1)
+        for index, (part, values) in enumerate(zip(parts, scaled, strict=True), start=1)
     ]  # fmt: skip
-    samples = [value for part in medians for value in part]
+    samples = [value for part in scaled for value in part]
     figures = latency(samples, [part.median_s for part in rounds])
     row = Measurement(
         id="baseline", configuration=pool["configuration"], status="ok", reason="", roles=[Role(kind="baseline")],
         items_per_step=1, fps=1 / figures.median, latency_s=figures, samples_s=samples, rounds=rounds,
+        flags=merged([part.flags for part in rounds]),
     )  # fmt: skip
     plan = Plan(command="ab", matrix="", strategy="each", baseline="baseline", objective="fps")
     return Report(
@@ -150,18 +166,21 @@ def report_of(pool: dict[str, Any], medians: Sequence[Sequence[float]], session:
     )  # fmt: skip
 
 
-def verdict(pool: dict[str, Any], old: Samples, new: Samples, slower: float, limit: float, paired: bool) -> str:
-    """The verdict on FPS of `new`, whose times are multiplied by `slower`."""
-    times = [[value * slower for value in part] for part in new]
+def verdict(pool: dict[str, Any], old: Parts, new: Parts, slower: float, limit: float, paired: bool) -> str:
+    """The verdict on `new`, whose times are multiplied by `slower`: on its FPS and on its tail."""
     session = "s" if paired else None
-    reports = [report_of(pool, side, session) for side in (old, times)]
-    found = check(Source("new", reports[1]), Source("old", reports[0]), Limits(slowdown=limit))
-    return next(one.verdict for one in found.rows[0].findings if one.metric == "fps")
+    reports = [report_of(pool, old, 1.0, session), report_of(pool, new, slower, session)]
+    return check(Source("new", reports[1]), Source("old", reports[0]), Limits(slowdown=limit)).rows[0].verdict
 
 
 def fixed(old: Sequence[float], new: Sequence[float], slower: float) -> str:
     """What a limit of 5 % on two medians says."""
     return "regressed" if statistics.median(new) * slower > 1.05 * statistics.median(old) else "unchanged"
+
+
+def median(part: dict[str, Any]) -> float:
+    """Of one process's samples."""
+    return statistics.median(part["samples_s"])
 
 
 def shares(verdicts: Sequence[str]) -> str:
@@ -172,21 +191,49 @@ def shares(verdicts: Sequence[str]) -> str:
 
 
 def table(paths: Sequence[Path]) -> None:
-    """Prints a line for each rule and pool."""
-    print("| workload | condition | rule | comparisons | " + " | ".join(f"x{one:g}" for one in SLOWER) + " |")
-    print("| --- | --- | --- | ---: |" + " ---: |" * len(SLOWER))
-    for path in paths:
-        pool = json.loads(path.read_text())
-        rounds = [{**one["sides"], "machine": one["machine"]} for one in pool["rounds"] if len(one["sides"]) == 2]
+    """Prints what the pools are, then a line for each rule, workload and condition, and one for all workloads of it."""
+    pools = [json.loads(path.read_text()) for path in paths]
+    print("| workload | condition | rounds | seconds a round | log(b / a): mean | spread | two runs: spread |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    found: dict[tuple[str, str], dict[str, list[Judge]]] = {}
+    for pool in pools:
+        rounds = usable(pool)
         took = statistics.median(one["took"] for one in pool["rounds"])
-        ratios = [math.log(statistics.median(one["b"]) / statistics.median(one["a"])) for one in rounds]
-        print(
-            f"<!-- {pool['workload']} {pool['condition']}: {len(rounds)} rounds of {took:.1f} s; log(b / a): mean "
-            f"{statistics.fmean(ratios):+.2%}, spread {statistics.stdev(ratios):.2%} -->"
-        )
-        for rule, cases in rules(pool, rounds).items():
-            found = [" | ".join(shares([judge(slower) for judge in cases]) for slower in SLOWER)]
-            print(f"| {pool['workload']} | {pool['condition']} | {rule} | {len(cases)} | {found[0]} |")
+        ratios = [math.log(median(one["b"]) / median(one["a"])) for one in rounds]
+        figures = f"{statistics.fmean(ratios):+.2%} | {statistics.stdev(ratios):.2%} | {run_spread(rounds):.1%}"
+        print(f"| {pool['workload']} | {pool['condition']} | {len(rounds)} | {took:.1f} | {figures} |")
+        for workload in (pool["workload"], "all"):
+            rules_so_far = found.setdefault((workload, pool["condition"]), {})
+            for rule, cases in rules(pool, rounds).items():
+                rules_so_far.setdefault(rule, []).extend(cases)
+    print("\n| workload | condition | rule | comparisons | " + " | ".join(f"x{one:g}" for one in SLOWER) + " |")
+    print("| --- | --- | --- | ---: |" + " ---: |" * len(SLOWER))
+    for (workload, condition), members in sorted(found.items(), key=lambda one: (one[0][1], one[0][0] != "all")):
+        for rule, cases in members.items():
+            cells = " | ".join(shares([judge(slower) for judge in cases]) for slower in SLOWER)
+            print(f"| {workload} | {condition} | {rule} | {len(cases)} | {cells} |")
+
+
+def usable(pool: dict[str, Any]) -> Rounds:
+    """The rounds in which both sides gave figures."""
+    return [{**one["sides"], "machine": one["machine"]} for one in pool["rounds"] if len(one["sides"]) == 2]
+
+
+def runs_of(rounds: Rounds) -> list[tuple[Rounds, Rounds]]:
+    """Pairs of runs of RUN processes each, half the pool's time apart: a baseline is older than the run before."""
+    runs = [rounds[start : start + RUN] for start in range(0, len(rounds) - RUN + 1, RUN)]
+    half = len(runs) // 2
+    return list(zip(runs[:half], runs[half : 2 * half], strict=True))
+
+
+def run_spread(rounds: Rounds) -> float:
+    """The standard deviation of the log-ratio of two runs, beyond what their own processes explain."""
+    squares, within = [], []
+    for pair in runs_of(rounds):
+        logs = [[math.log(median(one["a"])) for one in side] for side in pair]
+        squares.append((statistics.fmean(logs[1]) - statistics.fmean(logs[0])) ** 2)
+        within.append(sum(statistics.variance(side) for side in logs) / RUN)
+    return math.sqrt(max(statistics.fmean(squares) - statistics.fmean(within), 0.0)) if squares else math.nan
 
 
 def rules(pool: dict[str, Any], rounds: Rounds) -> dict[str, list[Judge]]:
@@ -194,21 +241,13 @@ def rules(pool: dict[str, Any], rounds: Rounds) -> dict[str, list[Judge]]:
     found: dict[str, list[Judge]] = {}
     for count in PAIRED_ROUNDS:
         groups = [rounds[start : start + count] for start in range(0, len(rounds) - count + 1, count)]
-        for limit in (0.025, 0.05):
-            found[f"ab, {count} rounds, limit {limit:.1%}"] = [
-                partial(paired_verdict, pool, group, limit) for group in groups
-            ]
-    runs = [rounds[start : start + RUN] for start in range(0, len(rounds) - RUN + 1, RUN)]
-    # Not apart: a baseline is older than the run before.
-    half = len(runs) // 2
-    apart = list(zip(runs[:half], runs[half : 2 * half], strict=True))
-    for limit in (0.05, 0.1, 0.15):
+        found[f"ab, {count} rounds, limit {AB_LIMIT:.1%}"] = [
+            partial(paired_verdict, pool, group, AB_LIMIT) for group in groups
+        ]
+    apart = runs_of(rounds)
+    for limit in SEPARATE_LIMITS:
         found[f"check, two runs of {RUN} processes, limit {limit:.0%}"] = [
             partial(separate_verdict, pool, old, new, limit) for old, new in apart
-        ]
-    for limit in (0.05, 0.1):
-        found[f"the same, limit {limit:.0%}, undecided where the machine moved by {MOVED:.0%}"] = [
-            partial(gated_verdict, pool, old, new, limit) for old, new in apart
         ]
     found[f"medians of two runs of {RUN} processes, 5 %"] = [partial(fixed_runs, old, new) for old, new in apart]
     single = list(zip(rounds[::2], rounds[1::2], strict=False))
@@ -226,28 +265,18 @@ def separate_verdict(pool: dict[str, Any], old: Rounds, new: Rounds, limit: floa
     return verdict(pool, [one["a"] for one in old], [one["a"] for one in new], slower, limit, paired=False)
 
 
-def gated_verdict(pool: dict[str, Any], old: Rounds, new: Rounds, limit: float, slower: float) -> str:
-    """Of `check`, if it asked small fixed jobs that were measured beside whether the machine is the same."""
-    for name in YARDSTICKS:
-        levels = [statistics.fmean(math.log(one["machine"][name]) for one in side) for side in (old, new)]
-        if abs(levels[1] - levels[0]) > math.log1p(MOVED):
-            return "inconclusive"
-    return separate_verdict(pool, old, new, limit, slower)
-
-
 def fixed_runs(old: Rounds, new: Rounds, slower: float) -> str:
     """Medians of the processes' medians."""
-    return fixed(*([statistics.median(one["a"]) for one in side] for side in (old, new)), slower)
+    return fixed(*([median(one["a"]) for one in side] for side in (old, new)), slower)
 
 
 def fixed_single(old: dict[str, Any], new: dict[str, Any], slower: float) -> str:
     """Medians of one process's iterations."""
-    return fixed(old["a"], new["a"], slower)
+    return fixed(old["a"]["samples_s"], new["a"]["samples_s"], slower)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "measure":
-        given = [*sys.argv[5:], *("idle", "system")[len(sys.argv[5:]) :]]
-        measure(Path(sys.argv[2]), sys.argv[3], float(sys.argv[4]), *given)
+        measure(Path(sys.argv[2]), sys.argv[3], float(sys.argv[4]), *sys.argv[5:])
     else:
         table([Path(name) for name in sys.argv[2:]])

@@ -10,6 +10,7 @@ EXIT_REGRESSION = 1  # also: nothing valid was measured
 EXIT_USAGE = 2
 EXIT_INCOMPARABLE = 3
 EXIT_INCONCLUSIVE = 4
+EXIT_FAULT = 70  # a fault in gpubench itself; EX_SOFTWARE of sysexits.h, so that it is no verdict
 
 
 class GpubenchError(Exception):

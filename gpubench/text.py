@@ -5,15 +5,20 @@ from __future__ import annotations
 import unicodedata
 
 # Cc: control characters, ANSI's escape among them. Cf: invisible marks that reorder or hide text on a terminal.
-# Cs: lone surrogates, which cannot be encoded. Zl, Zp: line and paragraph separators.
-UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Cs: lone surrogates, which cannot be encoded. Cn: not assigned, among them what XML forbids (U+FFFE, U+FFFF).
+# Zl, Zp: line and paragraph separators.
+UNPRINTABLE = frozenset({"Cc", "Cf", "Cn", "Cs", "Zl", "Zp"})
 
 
 def printable(text: str) -> str:
-    """`text` on one line: whatever would move the cursor, colour or hide something becomes a visible escape."""
-    return "".join(
+    """`text` on one line: whatever would move the cursor, colour or hide something becomes a visible escape.
+
+    `##[` is a command to some runners of CI wherever it stands in a log.
+    """
+    shown = "".join(
         character if unicodedata.category(character) not in UNPRINTABLE else _visible(character) for character in text
     )
+    return shown.replace("##[", "## [")
 
 
 def _visible(character: str) -> str:

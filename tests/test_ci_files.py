@@ -76,6 +76,12 @@ def test_the_action_takes_several_reports_and_options(folder: Path) -> None:
     assert action(folder, "same.json\nslow.json\n", "--max-slowdown=150%\n--max-p95-growth=150%\n").returncode == 0
 
 
+def test_what_lies_in_the_workspace_is_not_taken_for_gpubench(folder: Path) -> None:
+    for name in ("gpubench", "typer", "msgspec"):
+        (folder / f"{name}.py").write_text("raise SystemExit(99)")
+    assert action(folder, "same.json").returncode == 0
+
+
 def test_the_action_tells_of_wrong_usage(folder: Path) -> None:
     done = action(folder, "missing.json")
     assert done.returncode == 2

@@ -55,6 +55,7 @@ class Series(Struct, frozen=True, kw_only=True):
     workload: str
     mode: str
     size: str
+    parameters: dict[str, str | int | float | bool]
     device: str
     uuid: str | None
     version: str  # of torch; empty where the series goes across versions
@@ -79,7 +80,7 @@ def history(
 ) -> list[Series]:
     """A series for each row, in order of time; shifts smaller than `min_shift` are not told."""
     groups: dict[tuple[str, ...], list[tuple[str, Report, Measurement]]] = defaultdict(list)
-    for source, report in sorted(reports, key=lambda one: one[1].created_at):
+    for source, report in sorted(_runs(reports), key=lambda one: one[1].created_at):
         version = "" if across_versions else report.environment.torch
         machine = (report.device.kind, report.device.name, str(report.device.cores), report.device.uuid or "")
         for row in report.measurements:
@@ -87,6 +88,17 @@ def history(
                 configuration = "\0".join(f"{name}={value}" for name, value in sorted(row.configuration.items()))
                 groups[(*about(report), *machine, version, configuration)].append((source, report, row))
     return [_series(members, metric, across_versions, min_shift) for members in groups.values()]
+
+
+def _runs(reports: Sequence[tuple[str, Report]]) -> list[tuple[str, Report]]:
+    """Each run once: not again as the baseline that it became, and not the sides of an A/B comparison."""
+    found: dict[tuple[str, ...], tuple[str, Report]] = {}
+    for source, report in reports:
+        if report.session is None:
+            key = (report.created_at, *about(report), report.device.name, report.device.uuid or "", report.plan.command)
+            if key not in found or found[key][1].adopted:
+                found[key] = (source, report)
+    return list(found.values())
 
 
 def _series(
@@ -109,6 +121,7 @@ def _series(
         workload=report.workload.name,
         mode=report.workload.mode,
         size=report.workload.size,
+        parameters=report.workload.parameters,
         device=report.device.name,
         uuid=report.device.uuid,
         version="" if across else report.environment.torch,
@@ -166,7 +179,8 @@ def change_points(logs: Sequence[float]) -> list[int]:
 
     scaled = np.asarray(logs, dtype=float).reshape(-1, 1) / spread
     penalty = PENALTY * math.log(len(logs))
-    found = ruptures.Pelt(model="l2", min_size=SIDE, jump=1).fit(scaled).predict(pen=penalty)
+    # The linear kernel's cost is the squared error; this one is compiled, so that years of daily reports are no matter.
+    found = ruptures.KernelCPD(kernel="linear", min_size=SIDE).fit(scaled).predict(pen=penalty)
     return [int(index) for index in found[:-1]]
 
 

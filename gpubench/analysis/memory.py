@@ -27,6 +27,16 @@ def peak_bytes(row: Measurement, kind: str) -> int | None:
     return _beyond_start(memory, memory.host_peak_resident_bytes)
 
 
+def gated_bytes(row: Measurement, kind: str) -> int | None:
+    """Bytes that two reports are compared by: `peak_bytes`, but on CUDA those allocated.
+
+    The allocator counts them to the byte, while what it reserves for them comes in segments of up to 20 MiB.
+    """
+    if kind == "cuda":
+        return row.memory.peak_memory_allocated_bytes if row.memory else None
+    return peak_bytes(row, kind)
+
+
 def needed_bytes(row: Measurement, kind: str) -> int | None:
     """Bytes that must be free for the whole run: the larger of `peak_bytes` and what warm-up and compiling took."""
     peak = peak_bytes(row, kind)

@@ -14,18 +14,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpubench.analysis.noise import Spread, assumed_pair_spread, spread
-from gpubench.analysis.phases import PHASES, Phase, of_phase, shared
-from gpubench.analysis.statistics import MIN_PROCESSES, detection_factor
-from gpubench.results.schema import Measurement, Report, Round
+from gpubench.analysis.phases import PHASES, Phase, of_phase
+from gpubench.analysis.statistics import detection_factor
+from gpubench.results.schema import Measurement, Report, Round, Value
 
 LEVEL = 0.01  # one-sided, before the correction for the number of rows
-LOOKS = 2  # at most so often are paired rounds, and suspects measured again, looked at before they are decided
-# Between two runs of one machine, beyond what their processes explain: standard deviation of the log-ratio, which
-# cannot be seen from inside one run. CPU: seen between runs of 5 processes of resnet50 within 9 minutes on 2 cores of
-# a shared machine (benchmarks/studies.py); vae had 0.09 there. GPU: assumed, not measured yet.
-RUN_SPREAD = {"cpu": 0.036, "cuda": 0.01}
+# At most so often are paired rounds, and suspects measured again, looked at before they are decided.
+LOOKS = {"separate": 1, "paired": 2, "confirmed": 4}
+FEWEST_PAIRS = 5
+RULED_OUT = 0.95  # one-sided: how sure it is that an `unchanged` row did not get slower by the limit
+# Of it, what is left of a row once rows that ran beside it are taken away. Assumed: rows answer alike to most of what a
+# machine does, not to all.
+LEFT_BESIDE_CONTROLS = 0.5
 MIN_FREEDOM = 3  # a spread from fewer repeats is not relied upon
 P95 = 0.95
+LARGEST = 700.0  # exp of more overflows
 
 Statistic = Callable[[Sequence[float]], float]
 
@@ -39,16 +42,19 @@ class Shift:
     freedom: int  # degrees of freedom of `error`
     rounds: int  # pairs, or the processes of the side that has fewer
     kind: Literal["paired", "separate", "confirmed"]
+    before: float = 0.0  # log-seconds per item, over the processes that `value` rests on
+    after: float = 0.0
+    assumed: bool = False  # nothing was repeated, so that the spread between processes is by experience alone
 
     @property
     def level(self) -> float:
         """The level of the test, before the correction for the number of rows."""
-        return LEVEL if self.kind == "separate" else LEVEL / LOOKS
+        return LEVEL / LOOKS[self.kind]
 
     @property
     def ratio(self) -> float:
         """The relative change of the time: 0.05 is 5 % slower."""
-        return math.expm1(self.value)
+        return relative(self.value)
 
     def p_value(self, direction: int) -> float:
         """One-sided p of Student's t that the time went up (`direction` 1) or down (-1)."""
@@ -59,15 +65,28 @@ class Shift:
         return float(stdtr(self.freedom, -direction * self.value / self.error))
 
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the relative change."""
-        from scipy.special import stdtrit
+        """The 95 % interval, as logarithms."""
+        half = self._quantile(0.975) * self.error
+        return self.value - half, self.value + half
 
-        half = float(stdtrit(self.freedom, 0.975)) * self.error
-        return math.expm1(self.value - half), math.expm1(min(self.value + half, 700.0))
+    def rules_out(self, limit: float) -> bool:
+        """Whether it is sure (`RULED_OUT`) that the time did not grow by the share `limit`; never by assumption."""
+        sure = 1 - (1 - RULED_OUT) / LOOKS[self.kind]
+        return not self.assumed and self.value + self._quantile(sure) * self.error < math.log1p(limit)
 
     def detectable(self, rows: int) -> float:
         """The smallest relative slowdown that is found with power 0.8 at `level`, corrected for `rows` tests."""
-        return math.expm1(min(detection_factor(self.freedom, self.level / rows) * self.error, 700.0))
+        return relative(detection_factor(self.freedom, self.level / rows) * self.error)
+
+    def _quantile(self, probability: float) -> float:
+        from scipy.special import stdtrit
+
+        return float(stdtrit(self.freedom, probability))
+
+
+def relative(log: float) -> float:
+    """A logarithm of a ratio as a relative change, within what a float holds."""
+    return math.expm1(min(max(log, -LARGEST), LARGEST))
 
 
 def p95(samples: Sequence[float]) -> float:
@@ -84,25 +103,28 @@ def are_paired(baseline: Report, current: Report) -> bool:
     return baseline.session is not None and baseline.session == current.session
 
 
-def _paired(pairs: Sequence[float]) -> Shift | None:
-    if len(pairs) < MIN_PROCESSES:
+def _paired(pairs: Sequence[tuple[float, float]]) -> Shift | None:
+    if len(pairs) < FEWEST_PAIRS:
         return None
-    error = statistics.stdev(pairs) / math.sqrt(len(pairs))
-    return Shift(statistics.fmean(pairs), error, len(pairs) - 1, len(pairs), "paired")
+    ratios = [late - early for early, late in pairs]
+    before, after = (statistics.fmean(pair[side] for pair in pairs) for side in (0, 1))
+    error = statistics.stdev(ratios) / math.sqrt(len(pairs))
+    return Shift(statistics.fmean(ratios), error, len(pairs) - 1, len(pairs), "paired", before, after)
 
 
 def _logs(row: Measurement, phase: Phase, statistic: Statistic, *, disturbed: bool = False) -> dict[int, float]:
-    """The logarithm of each process's figure in `phase`, by the index of its round.
+    """The logarithm of each process's figure per item in `phase`, by the index of its round.
 
     disturbed: with all processes, instead of those that `of_phase` holds to be undisturbed.
     """
     used = {id(part) for part in of_phase(row, phase)}
+    items = math.log(row.items_per_step or 1)
     found: dict[int, float] = {}
     for part, samples in samples_of(row):
         if samples and (id(part) in used or (disturbed and part.phase == phase)):
             value = statistic(samples)
             if value > 0:
-                found[part.index] = math.log(value)
+                found[part.index] = math.log(value) - items
     return found
 
 
@@ -116,26 +138,62 @@ def samples_of(row: Measurement) -> list[tuple[Round, list[float]]]:
 
 
 @dataclass(frozen=True)
-class Spreads:
-    """The standard deviation of one process's log-figure over all repeats of both reports; None: too few repeats."""
+class Repeats:
+    """The standard deviation of one process's log-figure over repeats, with its degrees of freedom."""
 
-    deviation: float | None
+    deviation: float
     freedom: int
+
+
+@dataclass(frozen=True)
+class Spreads:
+    """Of both reports, by the allocator of a row: it decides how much identical processes differ on a CPU."""
+
+    by_allocator: dict[Value | None, Repeats]
     known: Spread  # what else is known of this machine, where they are too few
+    run: float  # of two whole runs, beyond what their processes explain; it cannot be seen from inside one run
+    statistic: Statistic
+
+    def of(self, baseline: Measurement, current: Measurement) -> tuple[float, int, bool]:
+        """Standard deviation of one process of such rows, its degrees of freedom, and whether it is assumed."""
+        pooled = self.by_allocator.get(allocator(current), Repeats(0.0, 0))
+        own = _repeats([baseline, current], self.statistic)
+        # Rows are not all as steady as each other: one that was seen to be less so is taken at its own spread.
+        found = own if own.freedom >= MIN_FREEDOM and own.deviation > pooled.deviation else pooled
+        if found.freedom >= MIN_FREEDOM:
+            return found.deviation, found.freedom, False
+        # One process of two identical ones, by long experience instead of this run's own repeats.
+        return assumed_pair_spread(self.known, baseline, current) / math.sqrt(2), 1000, True
 
 
-def spreads(baseline: Report, current: Report, statistic: Statistic) -> Spreads:
-    """Pooled over rows and phases. Asked once for a comparison: it looks at every sample."""
-    squares, freedom = 0.0, 0
+def allocator(row: Measurement) -> Value | None:
+    """The row's allocator; None on a GPU."""
+    return row.configuration.get("allocator")
+
+
+def spreads(baseline: Report, current: Report, statistic: Statistic, run: float) -> Spreads:
+    """Pooled over rows and phases. Asked once for a comparison: it looks at every sample.
+
+    run: the standard deviation of the log-ratio of two whole runs of this machine.
+    """
+    groups: dict[Value | None, list[Measurement]] = {}
     for report in (baseline, current):
         for row in report.measurements:
-            for phase in PHASES if row.status == "ok" and len(row.rounds) > 1 else ():
-                logs = list(_logs(row, phase, statistic).values())
-                if len(logs) > 1:
-                    squares += statistics.variance(logs) * (len(logs) - 1)
-                    freedom += len(logs) - 1
-    known = spread(current if current.calibration else baseline)
-    return Spreads(math.sqrt(squares / freedom) if freedom >= MIN_FREEDOM else None, freedom, known)
+            groups.setdefault(allocator(row), []).append(row)
+    found = {kind: _repeats(rows, statistic) for kind, rows in groups.items()}
+    return Spreads(found, spread(current if current.calibration else baseline), run, statistic)
+
+
+def _repeats(rows: Sequence[Measurement], statistic: Statistic) -> Repeats:
+    """Pooled over what each of `rows` repeated in each phase."""
+    squares, freedom = 0.0, 0
+    for row in rows:
+        for phase in PHASES if row.status == "ok" and len(row.rounds) > 1 else ():
+            logs = list(_logs(row, phase, statistic).values())
+            if len(logs) > 1:
+                squares += statistics.variance(logs) * (len(logs) - 1)
+                freedom += len(logs) - 1
+    return Repeats(math.sqrt(squares / freedom) if freedom else 0.0, freedom)
 
 
 @dataclass(frozen=True)
@@ -152,7 +210,8 @@ def control(pairs: Sequence[tuple[Measurement, Measurement]], statistic: Statist
     if not moved:
         return None
     variance = math.fsum(one.error**2 for one in moved) / len(moved) ** 2
-    return Control(statistics.fmean(one.value for one in moved), variance)
+    left = LEFT_BESIDE_CONTROLS * between.run
+    return Control(statistics.fmean(one.value for one in moved), variance + left**2)
 
 
 def shift(
@@ -170,33 +229,32 @@ def shift(
     against: what to take away from a row that was measured again, instead of allowing for what runs differ by.
     one_run: leave out what runs differ by, since only rows of the same two runs are compared.
     """
-    scale = math.log((baseline.items_per_step or 1) / (current.items_per_step or 1))
     if between is None:
-        return _paired([late - early + scale for early, late in _pairs(baseline, current, statistic)])
+        return _paired(_pairs(baseline, current, statistic))
     before, after, confirmed = _sides(baseline, current, statistic)
     if not before or not after:
         return None
-    value = statistics.fmean(after.values()) - statistics.fmean(before.values()) + scale
-    deviation, freedom = between.deviation, between.freedom
-    if deviation is None:
-        # One process of two identical ones, by long experience instead of this run's own repeats.
-        deviation, freedom = assumed_pair_spread(between.known, baseline, current) / math.sqrt(2), 1000
+    levels = statistics.fmean(before.values()), statistics.fmean(after.values())
+    value = levels[1] - levels[0]
+    deviation, freedom, assumed = between.of(baseline, current)
     variance = deviation**2 * (1 / len(before) + 1 / len(after))
     if confirmed and against is not None:
         value, variance = value - against.value, variance + against.variance
     elif not one_run:
-        variance += RUN_SPREAD[between.known.device_kind] ** 2
+        variance += between.run**2
     kind: Literal["separate", "confirmed"] = "confirmed" if confirmed else "separate"
-    return Shift(value, math.sqrt(variance), freedom, min(len(before), len(after)), kind)
+    return Shift(value, math.sqrt(variance), freedom, min(len(before), len(after)), kind, *levels, assumed)
 
 
 def _pairs(baseline: Measurement, current: Measurement, statistic: Statistic) -> list[tuple[float, float]]:
-    """Both rows' log-figures of each round of the freshest phase that both have."""
+    """Both rows' log-figures of each round of the freshest phase that both have: all of them.
+
+    What disturbed a round disturbed both sides; leaving some out could leave fewer the more were measured.
+    """
     for phase in PHASES:
-        rounds = shared([baseline, current], phase)[0]
-        if rounds:
-            sides = [_logs(row, phase, statistic, disturbed=True) for row in (baseline, current)]
-            return [(sides[0][index], sides[1][index]) for index in rounds if all(index in side for side in sides)]
+        before, after = (_logs(row, phase, statistic, disturbed=True) for row in (baseline, current))
+        if rounds := [index for index in before if index in after]:
+            return [(before[index], after[index]) for index in rounds]
     return []
 
 
@@ -215,3 +273,31 @@ def _sides(
         if before and after:
             return before, after, False
     return {}, {}, False
+
+
+# ----- the control that every paired comparison carries
+
+
+def halves(row: Measurement, statistic: Statistic) -> list[tuple[float, float]]:
+    """A row against itself: log-figures of two halves of its turns in each interleaved round, in ABBA order.
+
+    Both halves are of one copy of one model, so that any difference between them is the machine's or the harness's.
+    """
+    found = []
+    for part, samples in samples_of(row):
+        if len(part.turns) < 4 or sum(part.turns) != len(samples):
+            continue
+        sides: tuple[list[float], list[float]] = ([], [])
+        start = 0
+        for index, count in enumerate(part.turns):
+            sides[index % 4 in (1, 2)].extend(samples[start : start + count])
+            start += count
+        figures = [statistic(side) for side in sides if side]
+        if len(figures) == 2 and min(figures) > 0:
+            found.append((math.log(figures[0]), math.log(figures[1])))
+    return found
+
+
+def self_shift(row: Measurement, statistic: Statistic) -> Shift | None:
+    """How far a row differs from itself over its interleaved rounds; None below `FEWEST_PAIRS` of them."""
+    return _paired(halves(row, statistic))

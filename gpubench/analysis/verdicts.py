@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from gpubench.results.schema import Configuration
 
@@ -14,18 +14,46 @@ Metric = Literal["status", "quality", "graph_breaks", "peak_memory", "fps", "lat
 SEVERITY: tuple[Verdict, ...] = ("regressed", "inconclusive", "improved", "unchanged", "incomparable")  # worst first
 
 
+# Between two runs of one machine, beyond what their processes explain: standard deviation of the log-ratio. CPU: seen
+# on a shared 2-core virtual machine (benchmarks/calibration.md). GPU: assumed, not measured yet.
+RUN_SPREAD = {"cpu": 0.09, "cuda": 0.01}
+# The limit of the time per item, where nothing else is asked for: what can be told with that.
+SLOWDOWN = {"cpu": 0.25, "cuda": 0.05}
+PAIRED_SLOWDOWN = 0.025  # the same of rounds that held both sides, whatever the device
+
+
 class Limits(Struct, frozen=True, kw_only=True):
     """By how much each metric may get worse, as a share: 0.05 is 5 %."""
 
-    slowdown: float = 0.05  # of the time per item; one of just that size is found half the time
+    slowdown: float | None = None  # of the time per item; None: as `SLOWDOWN` has it for the device
+    run_spread: float | None = None  # by how much two runs of the machine differ by themselves; None: `RUN_SPREAD`
     p95_growth: float = 0.25
     memory_growth: float = 0.02
     compile_growth: float = 0.50
     error_growth: float = 0.50  # of the outputs' relative error
 
+    def of(self, kind: str, paired: bool) -> float:
+        """The limit of the time per item on a device of that kind; one of just that size is found half the time."""
+        if self.slowdown is not None:
+            return self.slowdown
+        return PAIRED_SLOWDOWN if paired else SLOWDOWN[kind]
+
+    def between_runs(self, kind: str) -> float:
+        """The standard deviation of the log-ratio of two runs on a device of that kind."""
+        return RUN_SPREAD[kind] if self.run_spread is None else self.run_spread
+
+    def settled(self, kind: str, paired: bool) -> Limits:
+        """The same as it holds on a device of that kind; rounds that held both sides know no two runs."""
+        run_spread = None if paired else self.between_runs(kind)
+        return structs.replace(self, slowdown=self.of(kind, paired), run_spread=run_spread)
+
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """One metric of one row. `change` is current / baseline - 1 of the metric itself (FPS: -0.05 is slower)."""
+    """One metric of one row. `change` is current / baseline - 1 of the metric itself (FPS: -0.05 is slower).
+
+    `limit` and `detectable` of FPS are of the time per item (0.05: 5 % longer). `baseline` and `current` of FPS and
+    latency are over the same processes as `change`, so that they may differ from a row's headline figures.
+    """
 
     metric: Metric
     verdict: Verdict
@@ -36,8 +64,8 @@ class Finding(Struct, frozen=True, kw_only=True):
     change: float | None = None
     change_low: float | None = None  # 95 % interval
     change_high: float | None = None
-    limit: float | None = None  # the change from which on it counts
-    detectable: float | None = None  # the smallest worsening that is found with power 0.8, corrected for the rows
+    limit: float | None = None  # the worsening from which on it counts
+    detectable: float | None = None  # the smallest one that is found with power 0.8, corrected for the rows
     p_value: float | None = None  # one-sided, Holm's correction for the number of rows
     rounds: int | None = None
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gpubench.analysis.check import Source
+from gpubench.analysis.check import Source, without_baseline
 from gpubench.analysis.check import check as compare
 from gpubench.analysis.comparability import FIELDS, about, nearest
-from gpubench.analysis.verdicts import Check, Limits
+from gpubench.analysis.verdicts import RUN_SPREAD, SLOWDOWN, Check, Limits
 from gpubench.cli.reports import load_all
-from gpubench.cli.verdicts import CheckFormat, InconclusiveOk, as_json, exit_code, show
-from gpubench.errors import EXIT_INCOMPARABLE, EXIT_OK, GpubenchError, unknown_name
+from gpubench.cli.verdicts import Again, CheckFormat, InconclusiveOk, as_file, exit_code, show, text_of
+from gpubench.errors import EXIT_OK, GpubenchError, unknown_name
 from gpubench.results import baselines, store
 from gpubench.results.schema import Report
 from gpubench.text import printable
@@ -23,6 +24,11 @@ from gpubench.units import parse_duration, parse_share
 LIMITS = "Limits"
 BASELINES = "Baselines"
 AGAIN = "Measuring again"
+
+
+def by_kind(shares: Mapping[str, float]) -> str:
+    """`25% on cpu, 5% on cuda`."""
+    return ", ".join(f"{one:.0%} on {kind}" for kind, one in shares.items())
 
 
 def check(
@@ -38,8 +44,14 @@ def check(
         ),
     ],
     max_slowdown: Annotated[
-        str, typer.Option("--max-slowdown", metavar="SHARE", help="Of the time per item.", rich_help_panel=LIMITS)
-    ] = "5%",
+        str | None,
+        typer.Option(
+            "--max-slowdown",
+            metavar="SHARE",
+            help=f"Of the time per item. Default: {by_kind(SLOWDOWN)}.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
     max_p95_growth: Annotated[
         str,
         typer.Option(
@@ -58,6 +70,16 @@ def check(
             "--max-error-growth", metavar="SHARE", help="Of the outputs' relative error.", rich_help_panel=LIMITS
         ),
     ] = "50%",
+    run_spread: Annotated[
+        str | None,
+        typer.Option(
+            "--run-spread",
+            metavar="SHARE",
+            help="By how much two runs of this machine differ by themselves (standard deviation; `gpubench history` "
+            f"tells). Default: {by_kind(RUN_SPREAD)}.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
     allow_different: Annotated[
         list[str] | None,
         typer.Option(
@@ -82,6 +104,15 @@ def check(
             "--confirm-time", metavar="TIME", help="Stop after so long, but not before 5 rounds.", rich_help_panel=AGAIN
         ),
     ] = "5min",
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            "--workload",
+            metavar="WORKLOAD",
+            help="What --confirm runs: FILE.py:NAME or package.module:NAME. A report alone runs none of your code.",
+            rich_help_panel=AGAIN,
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no notes.", rich_help_panel=AGAIN)] = False,
     update: Annotated[
         bool,
@@ -95,7 +126,12 @@ def check(
     ] = None,
     format_: Annotated[CheckFormat, typer.Option("--format", help="What goes to standard output.")] = "table",
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="Also write the verdicts to this file, as JSON.")
+        list[Path] | None,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Also write the verdicts to this file: .json, .md (Markdown) or .xml (JUnit); may be repeated.",
+        ),
     ] = None,
 ) -> int:
     """Hold reports against their baselines: one verdict for each row and metric.
@@ -103,7 +139,8 @@ def check(
     Exit codes: 0 fine, 1 regressed, 2 wrong usage, 3 not comparable, 4 not enough data to tell.
     """
     limits = Limits(
-        slowdown=parse_share(max_slowdown),
+        slowdown=parse_share(max_slowdown) if max_slowdown is not None else None,
+        run_spread=parse_share(run_spread) if run_spread is not None else None,
         p95_growth=parse_share(max_p95_growth),
         memory_growth=parse_share(max_memory_growth),
         compile_growth=parse_share(max_compile_growth),
@@ -119,40 +156,69 @@ def check(
         raise GpubenchError("--update needs --reason TEXT: a baseline says why it was taken.")
     if reason is not None and not update:
         raise GpubenchError("--reason is for --update.", "Leave it out, or add --update.")
-    if output is not None:
-        store.check_writable(output)
+    if workload is not None and not confirm:
+        raise GpubenchError("--workload is for --confirm.", "Leave it out, or add --confirm.")
+    files = [as_file(path) for path in output or []]
     current = load_all(reports)
     if update:
         return _update(current, baseline, (reason or "").strip())
-    again = parse_duration(confirm_time) if confirm else None
-    checks = [_checked(Source(*one), baseline, limits, allow, again, quiet) for one in current]
-    if output is not None:
-        store.write(output, as_json(checks))
+    candidates = _candidates(baseline)
+    _refuse_inputs([path for path, _ in files], [Path(name) for name, _ in (*current, *candidates)])
+    again = Again(parse_duration(confirm_time), workload, quiet) if confirm else None
+    checks = [_checked(Source(*one), baseline, candidates, limits, allow, again) for one in current]
+    for path, format_of in files:
+        store.write(path, text_of(checks, format_of, inconclusive_ok).encode())
     show(checks, format_, inconclusive_ok)
     return exit_code([one.verdict for one in checks], inconclusive_ok)
 
 
-def _checked(
-    current: Source, path: Path, limits: Limits, allow: list[str], confirm_s: float | None, quiet: bool
-) -> Check:
-    candidates, passed = baselines.load_all(path)
+def _refuse_inputs(files: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Raises GpubenchError where a file to be written is one that is read."""
+    for path in files:
+        if any(path.resolve() == one.resolve() for one in inputs):
+            raise GpubenchError(f"--output {printable(str(path))} is a report that is read.", "Name another file.")
+        store.check_writable(path)
+
+
+def _candidates(path: Path) -> list[tuple[str, Report]]:
+    """The reports that may be the baseline; none where there is no such folder yet."""
+    if not path.exists() and path.suffix != ".json":
+        return []
+    found, passed = baselines.load_all(path)
     for text in passed:
         print(printable(f"Passed over: {text}"), file=sys.stderr)  # noqa: T201
-    found = nearest(candidates, current.report) if path.is_dir() else candidates[0]
+    return found
+
+
+def _checked(
+    current: Source,
+    path: Path,
+    candidates: list[tuple[str, Report]],
+    limits: Limits,
+    allow: list[str],
+    again: Again | None,
+) -> Check:
+    found: tuple[str, Report] | None
+    if candidates and not path.is_dir():
+        found = candidates[0]
+    else:
+        itself = Path(current.name).resolve()
+        found = nearest([one for one in candidates if Path(one[0]).resolve() != itself], current.report, allow)
     if found is None:
-        kinds = sorted({" ".join(about(one)[:3]) for _, one in candidates})
-        raise GpubenchError(
-            f"{printable(str(path))} has no baseline for {printable(' '.join(about(current.report)[:3]))}, "
-            f"only for {printable(', '.join(kinds))}.",
-            "Make one with --update --reason TEXT.",
-            exit_code=EXIT_INCOMPARABLE,
-        )
+        return without_baseline(current, str(path), _no_baseline(path, candidates, current.report), limits)
     first = compare(current, Source(*found), limits, allow)
-    if confirm_s is None:
+    if again is None:
         return first
     from gpubench.cli.confirm import confirm
 
-    return confirm(first, current, Source(*found), limits, allow, confirm_s, quiet)
+    return confirm(first, current, Source(*found), limits, allow, again)
+
+
+def _no_baseline(path: Path, candidates: Sequence[tuple[str, Report]], current: Report) -> str:
+    """That a folder has no baseline for that report, what it has, and what to do."""
+    kinds = sorted({" ".join(about(one)[:3]) for _, one in candidates})
+    only = f", only for {', '.join(kinds[:5])}{', ...' if len(kinds) > 5 else ''}" if kinds else ""
+    return f"{path} has no baseline for {' '.join(about(current)[:3])}{only}. Make one with --update --reason TEXT."
 
 
 def _update(current: list[tuple[str, Report]], path: Path, reason: str) -> int:
@@ -163,6 +229,11 @@ def _update(current: list[tuple[str, Report]], path: Path, reason: str) -> int:
             )
         if not any(row.status == "ok" for row in report.measurements):
             raise GpubenchError(f"{printable(name)} has no valid row, so it can be no baseline.")
+        if report.session is not None:
+            raise GpubenchError(
+                f"{printable(name)} is a side of an A/B comparison, so it can be no baseline.",
+                "Take a report of compare-opts or a sweep.",
+            )
     targets = [baselines.place(path, report) for _, report in current]
     if len(set(targets)) < len(targets):
         raise GpubenchError("Two of the reports would become the same baseline.", "Name one of them, or a folder.")

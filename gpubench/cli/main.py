@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -22,7 +23,7 @@ from gpubench.cli.sweeps import batch_sweep, tile_sweep
 from gpubench.cli.toggles import toggles
 from gpubench.cli.variadic import variadic
 from gpubench.cli.workloads import workloads
-from gpubench.errors import EXIT_USAGE, GpubenchError
+from gpubench.errors import EXIT_FAULT, EXIT_USAGE, GpubenchError
 from gpubench.text import printable
 
 app = typer.Typer(
@@ -109,6 +110,14 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         sys.stdout = None  # what is still in its buffer cannot be written either
         return complain(f"The system refused: {error}.", "Check the current folder and the output.", EXIT_USAGE)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not look like a verdict
+        # Python's own exit code would be 1, which says that something got slower.
+        traceback.print_exc()
+        return complain(
+            f"A fault in gpubench: {type(error).__name__}: {error}.",
+            "Please report it with the lines above.",
+            EXIT_FAULT,
+        )
     return outcome if isinstance(outcome, int) else 0
 
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from gpubench.analysis.verdicts import Limits
-from gpubench.cli.planning import Request, choice_of, fixed, matrix_of, request_of, scope_of
+from gpubench.cli.planning import Request, choice_of, fixed, has_no_gpu, matrix_of, request_of, scope_of
 from gpubench.cli.progress import Quiet, listener
 from gpubench.cli.run import LONGEST_S, make_folder, new_report, protocol_for, slug
 from gpubench.cli.verdicts import exit_code, show
@@ -30,11 +30,13 @@ from gpubench.runner.bench import Bench
 from gpubench.runner.laboratory import SCRATCH_PREFIX, Laboratory
 from gpubench.runner.sides import Side, refuse_foreign_code, resolve, why_apart
 from gpubench.text import printable
+from gpubench.toggles.allocator import ALLOCATOR, has_tunables, is_chosen
 from gpubench.units import parse_duration, parse_share
 from gpubench.worker.messages import Described
 from gpubench.workloads import check_reference
 
 TURNS = 8  # of each side in a round: more of them cost less than another process
+STEADY = "tuned"
 WARMUP_MIN_S = 0.5  # both sides of a round are equally warm
 # What `ab` does not ask for.
 ABSENT = {"objective": "fps", "max_memory": None, "resume": False, "dry_run": False, "allow": None}
@@ -90,13 +92,15 @@ def laboratories(request: Request, sides: Mapping[SideName, Side]) -> Iterator[L
         turns=TURNS,
         warmup_min_s=WARMUP_MIN_S,
     )
+    cpu = request.device == "cpu" or has_no_gpu(request.device)
+    likely = cpu and not names_allocator(request) and not is_chosen() and has_tunables()
     with contextlib.ExitStack() as stack:
         found: dict[SideName, Laboratory] = {}
         for name, side in sides.items():
             check_reference(side.reference)
             choice = choice_of(dataclasses.replace(request, workload=side.reference))
             found[name] = stack.enter_context(Laboratory(choice, request.device, protocol, side.python))
-            found[name].begin_servers([{}])
+            found[name].begin_servers([{}, {ALLOCATOR.name: STEADY}] if likely else [{}])
         yield found
 
 
@@ -116,6 +120,9 @@ def prepare(
     pair = "round" if apart else request.pair
     if apart:
         progress.note(apart)
+    if hold := steady(request, (one, other)):
+        progress.note("Both sides run with allocator=tuned, which is steadier; --fix allocator=system leaves it out.")
+        request = dataclasses.replace(request, fix=[*request.fix, hold])
     protocol = protocol_for(one.device.kind, msgspec.structs.replace(labs["a"].protocol, pair=pair))
     for lab in labs.values():
         lab.protocol = protocol
@@ -143,6 +150,22 @@ def prepare(
     )
 
 
+def steady(request: Request, described: Sequence[Described]) -> str:
+    """The setting that takes glibc's heap out of the noise, where both sides can have it and nobody chose another.
+
+    Seen: the log-ratio of two copies in one round has a third to half of the spread (benchmarks/calibration.md).
+    """
+    if names_allocator(request) or is_chosen():
+        return ""
+    can = (ALLOCATOR.applies(scope_of(one)) or ALLOCATOR.unmet(scope_of(one), STEADY, {}) for one in described)
+    return "" if any(can) else f"{ALLOCATOR.name}={STEADY}"
+
+
+def names_allocator(request: Request) -> bool:
+    """Whether --fix or --set names the allocator."""
+    return any(text.partition("=")[0].strip() == ALLOCATOR.name for text in (*request.fix, *request.set_))
+
+
 def look(side: Side, lab: Laboratory, request: Request) -> Described:
     """What the side is; an error says which side it is about."""
     try:
@@ -161,6 +184,8 @@ def refuse_unlike(described: Mapping[SideName, Described]) -> None:
     one, other = (described[name] for name in SIDES)
     for what, first, second in (
         ("devices", one.device.name, other.device.name),
+        ("cards", one.device.uuid or other.device.uuid, other.device.uuid or one.device.uuid),
+        ("numbers of cores", one.device.cores, other.device.cores),
         ("modes", one.workload.mode, other.workload.mode),
         ("batch sizes", one.workload.batch_size, other.workload.batch_size),
         ("items", one.workload.item, other.workload.item),

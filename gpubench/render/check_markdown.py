@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpubench.analysis.verdicts import Check, RowCheck
-from gpubench.render.markdown import escape
+from gpubench.render.markdown import escape, line
 from gpubench.render.verdicts import (
     FIGURES,
     HEADINGS,
@@ -31,23 +31,23 @@ def check_markdown(checks: Sequence[Check]) -> str:
     if len(text) <= LONGEST:
         return text
     lines, length = [], 0
-    for line in text.splitlines():
-        if (length := length + len(line) + 1) > LONGEST:
+    for one in text.splitlines():
+        if (length := length + len(one) + 1) > LONGEST:
             break
-        lines.append(line)
-    folds = sum(line == "<details>" for line in lines) - sum(line == "</details>" for line in lines)
+        lines.append(one)
+    folds = lines.count("<details>") - lines.count("</details>")
     return "\n".join([*lines, *["", "</details>"][: 2 * folds], "", "*Cut off: the rest is in the JSON.*", ""])
 
 
 def _one(check: Check) -> str:
-    parts = [f"## {MARKS[check.verdict]} {escape(headline(check))}", escape(sources(check))]
+    parts = [f"## {MARKS[check.verdict]} {escape(headline(check))}", line(sources(check))]
     rows = worst_first(check)
     open_rows = [row for row in rows if row.verdict not in FOLDED]
     if open_rows:
         parts.append(_table(open_rows))
     items = [sentence(row, one) for row in open_rows for one in told(row)] + undecided(check) + remarks(check)
     if items:
-        parts.append("\n".join(f"- {escape(text)}" for text in items))
+        parts.append("\n".join(f"- {line(text)}" for text in items))
     for verdict in FOLDED:
         members = [row for row in rows if row.verdict == verdict]
         if members:

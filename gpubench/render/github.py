@@ -17,27 +17,30 @@ PROPERTY = {**DATA, ":": "%3A", ",": "%2C"}
 
 
 def github(checks: Sequence[Check]) -> str:
-    """A line for each finding that is not `unchanged`, worst first; then one that tells the result."""
+    """A line for each finding that is not `unchanged`, worst first over all checks; then each check's result."""
+    found = [one for check in checks for one in _found(check)]
     lines: list[str] = []
-    for check in checks:
-        title = f"{check.workload} {check.mode}"
-        if check.verdict == "incomparable":
-            lines.append(command("error", title, " ".join(remarks(check)) or headline(check)))
-            continue
-        found = [
-            (LEVELS[one.verdict], sentence(row, one))
-            for row in worst_first(check)
-            for one in told(row)
-            if one.verdict in LEVELS
-        ]
-        found += [("warning", text) for text in undecided(check)]
-        for level in dict.fromkeys(level for level, _ in found):
-            texts = [text for this, text in found if this == level]
-            lines += [command(level, title, text) for text in texts[:MOST]]
-            if len(texts) > MOST:
-                lines.append(command(level, title, f"{len(texts) - MOST} more of this kind, see the log."))
-        lines.append(_escaped(headline(check), {}))
+    for level in ("error", "warning", "notice"):
+        members = [(title, text) for this, title, text in found if this == level]
+        lines += [command(level, title, text) for title, text in members[:MOST]]
+        if len(members) > MOST:
+            lines.append(command(level, "gpubench", f"{len(members) - MOST} more of this kind, see the log."))
+    lines += [_escaped(headline(check), {}) for check in checks]
     return "\n".join(lines) + "\n"
+
+
+def _found(check: Check) -> list[tuple[str, str, str]]:
+    """Level, title and text of what is to be annotated of one check."""
+    title = f"{check.workload} {check.mode}"
+    if check.verdict == "incomparable":
+        return [("error", title, " ".join(remarks(check)) or headline(check))]
+    found = [
+        (LEVELS[one.verdict], title, sentence(row, one))
+        for row in worst_first(check)
+        for one in told(row)
+        if one.verdict in LEVELS
+    ]
+    return found + [("warning", title, text) for text in undecided(check)]
 
 
 def command(level: str, title: str, text: str) -> str:
@@ -47,5 +50,5 @@ def command(level: str, title: str, text: str) -> str:
 
 def _escaped(text: str, table: dict[str, str]) -> str:
     """`text` on one line, without what GitHub's runner would take for a command of its older or newer kind."""
-    text = "".join(table.get(character, character) for character in printable(text)).replace("##[", "## [")
+    text = "".join(table.get(character, character) for character in printable(text))
     return text if table or not text.lstrip().startswith("::") else f". {text}"

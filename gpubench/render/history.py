@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -10,20 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from gpubench.analysis.history import LevelShift, Point, Series
-from gpubench.render.markdown import escape
+from gpubench.render.markdown import escape, line
 from gpubench.render.verdicts import figure, percent
 from gpubench.text import plural, printable
 
 BARS = "▁▂▃▄▅▆▇█"
 LONGEST_LINE = 24  # points of a row that are drawn: the newest
-HEADINGS = ("row", "points", "first", "last", "over time", "shifts")
+HEADINGS = ("row", "points", "first", "last", "run spread", "over time", "shifts")
 
 
 def title(series: Series) -> str:
     """`resnet50 inference, small, on NVIDIA H100, torch 2.13.0: FPS`."""
     version = f", torch {series.version}" if series.version else ""
     card = f" ({series.uuid})" if series.uuid else ""
-    about = f"{series.workload} {series.mode}, {series.size}, on {series.device}{card}{version}"
+    parameters = "".join(f", {name} {value}" for name, value in series.parameters.items())
+    about = f"{series.workload} {series.mode}, {series.size}{parameters}, on {series.device}{card}{version}"
     return printable(f"{about}: {series.metric.replace('_', ' ')}")
 
 
@@ -42,13 +44,14 @@ def spark(points: Sequence[Point]) -> str:
 
 
 def cells(series: Series) -> tuple[str, ...]:
-    """One row's texts, in the order of HEADINGS."""
+    """One row's texts, in the order of HEADINGS. The run spread is of two runs, as `check --run-spread` takes it."""
     values = [point.value for point in series.points]
     return (
         printable(series.id),
         str(len(values)),
         figure(values[0], series.unit),
         figure(values[-1], series.unit),
+        percent(None if series.noise is None else math.sqrt(2) * series.noise, sign=False),
         spark(series.points),
         str(len(series.shifts)) if series.shifts else "",
     )
@@ -97,7 +100,7 @@ def history_markdown(found: Sequence[Series]) -> str:
         lines = ["| " + " | ".join(HEADINGS) + " |", "|" + " --- |" * len(HEADINGS)]
         lines += ["| " + " | ".join(escape(text) for text in cells(series)) + " |" for series in members]
         parts.append("\n".join(lines))
-        told = [f"- {escape(sentence(series, shift))}" for series in members for shift in series.shifts]
+        told = [f"- {line(sentence(series, shift))}" for series in members for shift in series.shifts]
         if told:
             parts.append("\n".join(told))
     if text := too_short(found):

@@ -45,4 +45,4 @@ def _case(suite: ElementTree.Element, check: Check, row: RowCheck, inconclusive_
 
 
 def _class(check: Check) -> str:
-    return printable(f"gpubench.{check.workload}.{check.mode}")
+    return printable(f"gpubench.{check.workload}.{check.mode}.{check.device}")

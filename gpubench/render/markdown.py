@@ -11,6 +11,7 @@ from gpubench.render.heading import GROUPS, heading, remarks, verdict
 from gpubench.results.schema import Recommendation, Report
 from gpubench.text import printable
 
+BREAK = "<!-- -->"
 HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
@@ -18,7 +19,7 @@ def markdown(report: Report, recommendation: Recommendation | None = None, snipp
     """Heading, table, remarks and the recommendation (by default the report's own) with its code snippet."""
     recommendation = recommendation or report.recommendation
     title, where = heading(report)
-    parts = [f"## {escape(title)}", escape(where)]
+    parts = [f"## {escape(title)}", line(where)]
     if rows(report):
         parts.append(_table(report, recommendation.id if recommendation else None))
     found = remarks(report)
@@ -32,7 +33,7 @@ def markdown(report: Report, recommendation: Recommendation | None = None, snipp
 def answered(answer: Answer, snippet: str = "") -> str:
     """What one subject's reports recommend, or why they recommend nothing; no table."""
     title, where = heading(answer.report)
-    parts = [f"## {escape(title)}", escape(where), escape(printable(f"from {answer.source}"))]
+    parts = [f"## {escape(title)}", line(where), line(printable(f"from {answer.source}"))]
     if answer.advice.recommendation:
         parts.append(recommended(answer.report, answer.advice.recommendation, snippet))
     else:
@@ -43,7 +44,7 @@ def answered(answer: Answer, snippet: str = "") -> str:
 def recommended(report: Report, recommendation: Recommendation, snippet: str = "") -> str:
     """The recommended configuration, its speedup versus what, the reasons and the code that switches it on."""
     first, second = verdict(report, recommendation)
-    parts = [f"**{escape(first)}**", escape(second), _list([printable(text) for text in recommendation.reasons])]
+    parts = [f"**{escape(first)}**", line(second), _list([printable(text) for text in recommendation.reasons])]
     if snippet:
         code = "\n".join(printable(line) for line in snippet.splitlines())
         # A fence longer than any run of backticks inside cannot be closed from inside.
@@ -54,9 +55,20 @@ def recommended(report: Report, recommendation: Recommendation, snippet: str = "
 
 
 def escape(text: str) -> str:
-    """`text`, already printable, so that Markdown shows it as it is: no markup, HTML, link or further table cell."""
+    """`text`, already printable, so that Markdown shows it as it is: no markup, HTML, link, mention or further cell.
+
+    GitHub and GitLab make links of `@name`, `#1`, `!1` and addresses wherever they stand; an empty comment inside
+    keeps them from being one and is not shown.
+    """
     text = "".join(HTML.get(character, character) for character in text)
-    return re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
+    text = re.sub(r"([\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
+    text = re.sub(r"([@#!$%])(?=\w)", rf"\1{BREAK}", text)
+    return re.sub(r"(?i)(https?|ftp|www|mailto|xmpp|GH)([:.-])", rf"\1{BREAK}\2", text)
+
+
+def line(text: str) -> str:
+    """The same for a line or a list's item, so that it begins no heading, list or rule either."""
+    return re.sub(r"^(\s*)([#+=-]+|\d+[.)])(?=\s|$)", rf"\1{BREAK}\2", escape(text))
 
 
 def _table(report: Report, recommended: str | None) -> str:
@@ -67,13 +79,13 @@ def _table(report: Report, recommended: str | None) -> str:
     for group, members in lines(report).items():
         if members and GROUPS[group]:
             table.append("| | *" + GROUPS[group] + "*" + " |" * (len(HEADINGS) - 1))
-        for line in members:
-            texts = {key: escape(text) for key, text in cells(line).items()}
-            if line.row.measurement.id == recommended:
+        for member in members:
+            texts = {key: escape(text) for key, text in cells(member).items()}
+            if member.row.measurement.id == recommended:
                 texts["configuration"] = f"**{texts['configuration']}**"
             table.append("| " + " | ".join(texts[key] for key in HEADINGS) + " |")
     return "\n".join(table)
 
 
 def _list(texts: list[str]) -> str:
-    return "\n".join(f"- {escape(text)}" for text in texts)
+    return "\n".join(f"- {line(text)}" for text in texts)

@@ -9,6 +9,7 @@ from gpubench.text import plural, printable
 from gpubench.units import format_bytes, significant
 
 MISSING = "-"
+BEYOND = 10.0
 METRICS = {
     "status": "status",
     "quality": "output error",
@@ -37,10 +38,11 @@ def sources(check: Check) -> str:
 def remarks(check: Check) -> list[str]:
     """What the reader must know beside the rows."""
     found = []
-    if check.verdict == "incomparable" and check.differences:
-        fields = dict.fromkeys(text.partition(":")[0] for text in check.differences)
-        found.append(f"Not comparable, these differ: {'; '.join(check.differences)}.")
-        options = " ".join(f"--allow-different {name}" for name in fields if name not in check.allowed)
+    refused = [text for text in check.differences if text.partition(":")[0] not in check.allowed]
+    if check.verdict == "incomparable" and refused:
+        fields = dict.fromkeys(text.partition(":")[0] for text in refused)
+        found.append(f"Not comparable, these differ: {'; '.join(refused)}.")
+        options = " ".join(f"--allow-different {name}" for name in fields)
         found.append(f"To compare all the same: {options}.")
     elif check.differences:
         found.append(f"Compared although these differ: {'; '.join(check.differences)}.")
@@ -90,18 +92,24 @@ def undecided(check: Check) -> list[str]:
         if not open_ones or not effects:
             continue
         limit = open_ones[0].limit or 0.0
-        span = percent(effects[0], sign=False)
-        if percent(effects[-1], sign=False) != span:
-            span = f"{span} to {percent(effects[-1], sign=False)}"
+        span = at_most(effects[0])
+        if at_most(effects[-1]) != span:
+            span = f"{span} to {at_most(effects[-1])}"
         advice = {
             "fps": " Measure both with more --rounds, or side by side with gpubench ab.",
-            "latency_p95": " That alone does not make a row inconclusive.",
+            "latency_p95": " That alone leaves a row decided.",
         }.get(metric, "")
+        more = f"{percent(limit, sign=False)} more {'time per item' if metric == 'fps' else 'time'}"
         sentences.append(
-            f"{name} inconclusive in {plural(len(open_ones), 'row')}: what would surely be seen there is a change of "
-            f"{span}, and the limit is {percent(limit, sign=False)}.{advice}"
+            f"{name} inconclusive in {plural(len(open_ones), 'row')}: {more} is neither shown nor ruled out; "
+            f"what would surely be seen is {span}.{advice}"
         )
     return sentences
+
+
+def at_most(effect: float) -> str:
+    """An effect in per cent; beyond tenfold no nearer than that."""
+    return percent(effect, sign=False) if effect < BEYOND else f"over {percent(BEYOND, sign=False)}"
 
 
 def figure(value: float | None, unit: str) -> str:
@@ -133,7 +141,7 @@ def cells(row: RowCheck) -> dict[str, str]:
         "now": figure(time.current, "1/s") if time else MISSING,
         "change": percent(time.change) if time else MISSING,
         "interval": interval,
-        "detectable": percent(time.detectable, sign=False) if time else MISSING,
+        "detectable": at_most(time.detectable) if time and time.detectable is not None else MISSING,
         "memory": percent(memory.change) if memory else MISSING,
     }
 

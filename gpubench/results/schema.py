@@ -19,8 +19,10 @@ Value = str | int  # of a toggle
 Configuration = dict[str, Value]  # toggle name -> value, for every toggle that applies
 Status = Literal["ok", "skipped", "not_effective", "unproven", "wrong", "oom", "timeout", "crashed", "failed"]
 Objective = Literal["fps", "latency", "memory"]
-NonNegative = Annotated[float, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # 30 years: beyond it figures overflow
+Count = Annotated[int, Meta(ge=0, le=2**53)]  # what a float holds exactly
+Bytes = Count
+Spread = Annotated[float, Meta(ge=0, le=10)]  # standard deviation of a logarithm
 
 
 class Tool(Struct, frozen=True, kw_only=True):
@@ -33,6 +35,7 @@ class Tool(Struct, frozen=True, kw_only=True):
 class Protocol(Struct, frozen=True, kw_only=True):
     """How each row was measured; rows under unlike protocols are not compared."""
 
+    revision: int = 1  # raised whenever what is done around the samples changes, so that figures before do not compare
     timer: Literal["perf_counter"] = "perf_counter"  # of `samples_s`; blocks are synchronized on both sides
     device_timer: Literal["cuda_event"] | None = None  # beside it, around the same blocks
     interval: str = "Student's t, 95 %, over the logarithms of the processes' medians, with the machine's drift"
@@ -56,7 +59,7 @@ class Protocol(Struct, frozen=True, kw_only=True):
     throttle_retries: int = 3
     monitor_hz: float = 20.0
     seed: int = 0
-    max_memory_bytes: int | None = None
+    max_memory_bytes: Bytes | None = None
 
 
 class Latency(Struct, frozen=True, kw_only=True):
@@ -78,15 +81,16 @@ class Latency(Struct, frozen=True, kw_only=True):
 class Memory(Struct, frozen=True, kw_only=True):
     """Peaks in bytes. `peak_*` are of the measured steps, `warmup_*` of build, compile and warm-up."""
 
-    peak_memory_allocated_bytes: int | None = None
-    peak_memory_reserved_bytes: int | None = None
-    warmup_peak_memory_allocated_bytes: int | None = None
-    device_process_memory_bytes: int | None = None  # NVML: includes the context, which torch does not see
-    host_peak_resident_bytes: int | None = None
-    host_warmup_peak_resident_bytes: int | None = None
-    host_resident_at_start_bytes: int | None = None  # Python and torch, before the model is built
+    peak_memory_allocated_bytes: Bytes | None = None
+    peak_memory_reserved_bytes: Bytes | None = None
+    warmup_peak_memory_allocated_bytes: Bytes | None = None
+    device_process_memory_bytes: Bytes | None = None  # NVML: includes the context, which torch does not see
+    host_peak_resident_bytes: Bytes | None = None
+    host_warmup_peak_resident_bytes: Bytes | None = None
+    host_resident_at_start_bytes: Bytes | None = None  # Python and torch, before the model is built
     allocation_retries: int | None = None  # of torch's CUDA allocator: cached blocks were given back to make room
-    growth_bytes_per_iteration: int | None = None  # median over the steps of the memory pass; a leak, if it stays
+    # Median over the steps of the memory pass; a leak, if it stays.
+    growth_bytes_per_iteration: Annotated[int, Meta(ge=-(2**53), le=2**53)] | None = None
     unavailable: dict[str, str] = field(default_factory=dict)
 
 
@@ -130,7 +134,7 @@ class HostUse(Struct, frozen=True, kw_only=True):
     busiest_other: str | None = None  # the process among them that used most CPU time; None too where there is none
     involuntary_switches: int | None = None  # times that the kernel took a core away from the worker
     major_faults: int | None = None  # pages of the worker that had to be read from disk or swap
-    swapped_bytes: int | None = None  # of the worker, at the end
+    swapped_bytes: Bytes | None = None  # of the worker, at the end
     quota_throttled_s: float | None = None  # the control group's CPU quota held its processes back for so long
     unavailable: dict[str, str] = field(default_factory=dict)
 
@@ -194,13 +198,13 @@ class Measurement(Struct, frozen=True, kw_only=True):
     status: Status
     reason: str  # one sentence; empty for a plain `ok`
     roles: list[Role]
-    items_per_step: int | None = None
-    fps: NonNegative | None = None  # items per second
+    items_per_step: Annotated[int, Meta(ge=1, le=2**53)] | None = None
+    fps: Annotated[float, Meta(ge=0, le=1e15)] | None = None  # items per second
     latency_s: Latency | None = None
     samples_s: list[Seconds] = field(default_factory=list)  # seconds per step, raw, wall clock, round after round
     rounds: list[Round] = field(default_factory=list)
     compile_time_s: Seconds | None = None  # the first call, apart from all later ones
-    graph_breaks: int | None = None  # that dynamo counted; None where nothing was compiled
+    graph_breaks: Count | None = None  # that dynamo counted; None where nothing was compiled
     device_busy_s: Seconds | None = None  # of one step: kernels and copies ran on the GPU for so long
     host_bound_fraction: Annotated[float, Meta(ge=0, le=1)] | None = None  # of the step, in which the GPU did nothing
     memory: Memory | None = None
@@ -222,8 +226,8 @@ class Calibration(Struct, frozen=True, kw_only=True):
     workload: str
     rounds: int  # of either kind
     disturbed: int = 0  # of them: others used the machine, and there were too few without
-    between_processes: NonNegative  # of two fresh processes in one round, in ABBA order
-    inside_process: NonNegative | None  # of two copies in one process, in ABBA order; None where it failed
+    between_processes: Spread  # of two fresh processes in one round, in ABBA order
+    inside_process: Spread | None  # of two copies in one process, in ABBA order; None where it failed
 
 
 class Recommendation(Struct, frozen=True, kw_only=True):

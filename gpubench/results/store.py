@@ -21,6 +21,7 @@ from gpubench.text import printable
 SCHEMA_ID = f"urn:gpubench:report:{SCHEMA_VERSION}"
 NOT_A_REPORT = "Give a report that gpubench wrote with --output."
 ROUNDING = 1e-6  # relative
+SHORTEST_S = 1e-15  # nothing is measured in less; figures made of it leave what floats hold
 DAMAGED = "Restore the file from a copy, or measure again."
 
 Document = dict[str, Any]
@@ -147,6 +148,7 @@ def _check(report: Report, name: str) -> None:
         raise GpubenchError(
             f"{name} is not a valid report: the row id {printable(doubled[0])!r} occurs more than once.", DAMAGED
         )
+    _check_twins(report, name)
     # The baseline is measured first: where there is any row, it has one, if only to say that it failed.
     if report.measurements and all(row.id != report.plan.baseline for row in report.measurements):
         raise GpubenchError(
@@ -161,11 +163,30 @@ def _check(report: Report, name: str) -> None:
             raise GpubenchError(
                 f"{name} is not a valid report: measurements[{index}] has a latency and no samples.", DAMAGED
             )
+        if any(0 < value < SHORTEST_S for value in row.samples_s):
+            raise GpubenchError(
+                f"{name} is not a valid report: measurements[{index}] has a sample of {min(row.samples_s)} s.", DAMAGED
+            )
         counted = sum(part.samples for part in row.rounds)
         if row.rounds and counted != len(row.samples_s):
             raise GpubenchError(
                 f"{name} is not a valid report: measurements[{index}].rounds account for {counted} samples, "
                 f"samples_s has {len(row.samples_s)}.",
+                DAMAGED,
+            )
+
+
+def _check_twins(report: Report, name: str) -> None:
+    """Each configuration is there once, but for the control, which repeats the baseline's."""
+    seen: dict[tuple[tuple[str, object], ...], str] = {}
+    for row in report.measurements:
+        if any(role.kind == "control" for role in row.roles):
+            continue
+        same = seen.setdefault(tuple(sorted(row.configuration.items())), row.id)
+        if same != row.id:
+            raise GpubenchError(
+                f"{name} is not a valid report: the rows {printable(same)!r} and {printable(row.id)!r} have the same "
+                "configuration.",
                 DAMAGED,
             )
 

@@ -16,7 +16,7 @@ import msgspec
 
 from gpubench.analysis.check import Source, check
 from gpubench.analysis.memory import together_bytes
-from gpubench.analysis.verdicts import Check, Limits, RowCheck
+from gpubench.analysis.verdicts import Check, Limits
 from gpubench.matrix import Planned
 from gpubench.results import store
 from gpubench.results.schema import Measurement, Report
@@ -44,11 +44,13 @@ class Comparison:
     rounds: int  # after which it is decided for the first time
     time_limit_s: float  # of a row, for the second time
     _position: int = 0
+    _count: int = 1  # of rows in the end: each look at the data is corrected for all of them
     _rows: dict[SideName, dict[str, Measurement]] = field(default_factory=lambda: {"a": {}, "b": {}})
 
     def run(self, planned: Sequence[Planned]) -> Check:
         """Measures every row of `planned` on both sides; the verdict on b."""
         self.listener.planned(2 * len(planned) * (1 + self.rounds), 0)
+        self._count = len(planned)
         for one in planned:
             self._measure(one)
         for side in SIDES:
@@ -59,7 +61,7 @@ class Comparison:
     def verdict(self) -> Check:
         """What the two reports say now."""
         sources = [Source(self.labels[side], self.reports[side]) for side in SIDES]
-        return check(sources[1], sources[0], self.limits)
+        return check(sources[1], sources[0], self.limits, family=self._count)
 
     def _measure(self, one: Planned) -> None:
         """One row: each side alone (memory, compilation, outputs), then rounds until it is decided or time is up."""
@@ -93,10 +95,11 @@ class Comparison:
             return index < FEWEST_ROUNDS or seconds < self.time_limit_s
         if seconds >= self.time_limit_s:
             return False
-        return index != self.rounds or self._row(one).verdict == "inconclusive"
+        return index != self.rounds or self._time(one) == "inconclusive"
 
-    def _row(self, one: Planned) -> RowCheck:
-        return next(row for row in self.verdict().rows if row.id == one.id)
+    def _time(self, one: Planned) -> str | None:
+        findings = [found for row in self.verdict().rows if row.id == one.id for found in row.findings]
+        return next((found.verdict for found in findings if found.metric == "fps"), None)
 
     def _id(self, side: str, one: Planned) -> str:
         return f"{side} {one.id}"

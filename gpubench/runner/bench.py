@@ -215,7 +215,9 @@ class Bench:
                 started, started_at, kills = time.monotonic(), now(), oom_kills()
                 ids = [row_id for row_id, _ in members]
                 try:
-                    worker = self._of(members[0][0]).worker(members[0][1])
+                    # The one that is compiled, if one is: the toolchain is made ready once, before the fork.
+                    row_id, configuration = max(members, key=lambda one: one[1].get("compile", "off") != "off")
+                    worker = self._of(row_id).worker(configuration)
                 except WorkerError as error:
                     failures |= {row_id: ProcessResult("crashed", sentence(error.reason), started_at) for row_id in ids}
                     continue

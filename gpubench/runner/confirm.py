@@ -17,12 +17,17 @@ from gpubench.runner.interfaces import Listener, Measurer
 from gpubench.runner.process import now
 from gpubench.runner.schedule import Schedule
 
-FIRST_LOOK = 5  # rounds after which it is decided for the first time; for the second and last time at the end
+LOOKS_AFTER = (5, 10, 20)  # rounds after which it is looked whether all is decided; for the last time at the end
+FIRST_LOOK = LOOKS_AFTER[0]
 
 
 @dataclass
 class Confirmer:
-    """Adds rounds of the phase `confirm` to `report`, which is saved at `path` after each process."""
+    """Adds rounds of the phase `confirm` to `report`.
+
+    It is saved at `path` after each process, but not before the first look: fewer rounds would replace what the run
+    itself had measured.
+    """
 
     report: Report
     path: Path
@@ -30,6 +35,7 @@ class Confirmer:
     listener: Listener
     is_open: Callable[[Report], bool]  # whether one of the suspects is still not decided
     time_limit_s: float
+    _looked: bool = False
 
     def run(self, suspects: list[str], controls: list[str]) -> Report:
         """Measures suspects and controls in rounds of random order, reversed in every other one."""
@@ -37,24 +43,25 @@ class Confirmer:
         noted = Confirmation(at=now(), suspects=suspects, controls=controls)
         self.report = msgspec.structs.replace(self.report, confirmation=noted)
         schedule, index = Schedule(self.report.protocol.seed), 0
-        done = [part.index for row in self.report.measurements for part in row.rounds if part.phase == "confirm"]
-        first = max(done, default=0)  # of an earlier confirmation: its rounds stay, and count
         self.listener.planned(FIRST_LOOK * len([*suspects, *controls]), 0)
         while index < FIRST_LOOK or time.monotonic() - begun < self.time_limit_s:
-            if index == FIRST_LOOK and not self.is_open(self.report):
+            if index in LOOKS_AFTER and not self.is_open(self.report):
                 break
             index += 1
             for row_id in schedule.round(index, [*suspects, *controls]):
-                self._measure(row_id, first + index, index)
+                self._measure(row_id, index)
+            if index == FIRST_LOOK:
+                self._looked = True
+                store.save(self.report, self.path)
         return self.report
 
-    def _measure(self, row_id: str, index: int, number: int) -> None:
+    def _measure(self, row_id: str, index: int) -> None:
         row = next(one for one in self.report.measurements if one.id == row_id)
         if row.status != "ok":
             return
         position = sum(len(one.rounds) for one in self.report.measurements)
         planned = Planned(row.id, row.configuration, tuple(row.roles))
-        self.listener.started(position + 1, planned, f"again, round {number}")
+        self.listener.started(position + 1, planned, f"again, round {index}")
         result = self.bench.alone(row.id, row.configuration)
         added = rows.with_round(row, result, "confirm", index, position, self.report.protocol.machine_drift)
         self._put(rows.allowed(added, self.report.plan.allow))
@@ -62,4 +69,5 @@ class Confirmer:
     def _put(self, row: Measurement) -> None:
         measured = [row if one.id == row.id else one for one in self.report.measurements]
         self.report = msgspec.structs.replace(self.report, measurements=measured)
-        store.save(self.report, self.path)
+        if self._looked:
+            store.save(self.report, self.path)

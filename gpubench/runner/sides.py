@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -113,18 +113,37 @@ def _git(folder: Path, *arguments: str, what: str) -> str:
     except OSError as error:
         raise GpubenchError("git cannot be run, which comparing revisions needs.", "Install git.") from error
     if done.returncode:
-        raise GpubenchError(f"{what}.", FORMS)
+        told = printable(done.stderr.strip())
+        raise GpubenchError(f"{what}{f' ({told})' if told else ''}.", FORMS)
     return done.stdout.strip()
 
 
 def _export(top: Path, commit: str, folder: Path) -> None:
     """The whole tree of `commit` in `folder`; the repository itself is left as it is."""
-    done = subprocess.run(["git", "-C", str(top), "archive", "--format=tar", commit], capture_output=True, check=False)
-    if done.returncode:
-        reason = printable(done.stderr.decode(errors="replace").strip())
-        raise GpubenchError(f"git cannot export {commit[:8]}: {reason}.", "Is it a whole clone?")
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tree:
-        tree.extractall(folder, filter="data")
+    with tempfile.TemporaryFile() as archive, tempfile.TemporaryFile() as errors:
+        command = ["git", "-C", str(top), "archive", "--format=tar", commit]
+        done = subprocess.run(command, stdout=archive, stderr=errors, check=False)
+        if done.returncode:
+            errors.seek(0)
+            reason = printable(errors.read(2000).decode(errors="replace").strip())
+            raise GpubenchError(f"git cannot export {commit[:8]}: {reason}.", "Is it a whole clone?")
+        archive.seek(0)
+        try:
+            with tarfile.open(fileobj=archive) as tree:
+                tree.extractall(folder, filter=_inside)
+        except (tarfile.TarError, OSError) as error:
+            raise GpubenchError(
+                f"The files of {commit[:8]} cannot be written below {printable(str(folder.parent))}: {error}.",
+                "Make room there, or name another folder in TMPDIR.",
+            ) from error
+
+
+def _inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    """`member` as it may be extracted; None for a link that leads out of the tree, and for a device: left out."""
+    try:
+        return tarfile.data_filter(member, folder)
+    except tarfile.FilterError:
+        return None
 
 
 def why_apart(first: Side, second: Side, modules: tuple[dict[str, Module], dict[str, Module]]) -> str:

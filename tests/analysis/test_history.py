@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gpubench.analysis.history import change_points, history
-from gpubench.results.schema import Report
+from gpubench.results.schema import Adoption, Report
 from tests.reports import GPU, baseline, report, row
 
 
@@ -41,6 +41,15 @@ def test_a_shift_is_found_where_it_is_with_its_size() -> None:
     assert shift.before == pytest.approx(80, rel=0.015)
     assert found["fast"].noise == pytest.approx(0.01, rel=0.6)
     assert found["baseline"].shifts == []  # exact figures without a shift are none either
+
+
+def test_a_run_counts_once_and_sides_of_a_comparison_do_not() -> None:
+    reports = days([0.1, 0.1, 0.1])
+    adopted = msgspec.structs.replace(reports[1][1], adopted=Adoption(at="", reason="x", replaces=None))
+    side = msgspec.structs.replace(at(9, 0.5)[1], session="s")
+    for extra in ([("baseline.json", adopted), ("b.json", side)], []):
+        (series,) = [one for one in history([*extra, *reports]) if one.id == "fast"]
+        assert [point.source for point in series.points] == ["day-01.json", "day-02.json", "day-03.json"]
 
 
 def test_two_shifts_are_two() -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from gpubench.analysis.check import Source, check
 from gpubench.analysis.verdicts import Limits
 from gpubench.cli.main import run
 from gpubench.results.schema import Report
-from gpubench.results.store import load, save
+from gpubench.results.store import encode, load, save
 from tests.reports import GPU, ROLES, alone, baseline, report, row
 
 STEADY = [1.0, 1.001, 0.999, 1.0, 1.0, 1.0]
@@ -146,7 +147,68 @@ def test_no_baseline_of_that_workload_is_3(tmp_path: Path, before: Path, capsys:
     assert call(before, "--baseline", folder, "--update", "--reason", "x") == 0
     other = saved(tmp_path / "other.json", measured(name="resnet50"))
     assert call(other, "--baseline", folder) == 3
-    assert "has no baseline for resnet50 inference tiny, only for vae inference tiny." in capsys.readouterr().err
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "has no baseline for resnet50 inference tiny, only for vae inference tiny. Make one with --update" in shown
+    assert call(before, "--baseline", tmp_path / "not there yet") == 3
+
+
+def test_a_report_without_a_baseline_does_not_hide_what_another_says(tmp_path: Path, before: Path) -> None:
+    folder = tmp_path / "baselines"
+    assert call(before, "--baseline", folder, "--update", "--reason", "x") == 0
+    other = saved(tmp_path / "other.json", measured(name="resnet50"))
+    slow = saved(tmp_path / "slow.json", measured(0.2))
+    for order in ((other, slow), (slow, other)):
+        assert call(*order, "--baseline", folder) == 1
+
+
+def test_a_report_is_not_its_own_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor is one that was cut off, nor a side of an A/B comparison."""
+    folder = tmp_path / "results"
+    now = saved(folder / "now.json", measured(0.2, created_at="2026-03-03T00:00:00+00:00"))
+    saved(folder / "cut.json", measured(0.2, finished=False, created_at="2026-03-02T00:00:00+00:00"))
+    side = msgspec.structs.replace(measured(0.2, created_at="2026-03-04T00:00:00+00:00"), session="s")
+    saved(folder / "side.json", side)
+    assert call(now, "--baseline", folder) == 3
+    saved(folder / "old.json", measured(0.1))
+    assert call(now, "--baseline", folder) == 1
+    assert call(folder / "side.json", "--baseline", tmp_path / "b", "--update", "--reason", "x") == 2
+    assert "a side of an A/B comparison" in capsys.readouterr().err
+
+
+def test_what_was_made_a_baseline_on_purpose_outweighs_what_lies_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    saved(folder / "newer.json", measured(0.2, created_at="2026-03-03T00:00:00+00:00"))
+    old = saved(tmp_path / "old.json", measured(0.1))
+    assert call(old, "--baseline", folder, "--update", "--reason", "x") == 0
+    assert call(saved(tmp_path / "now.json", measured(0.2)), "--baseline", folder) == 1
+
+
+def test_the_baseline_that_differs_only_where_that_is_allowed_is_picked(tmp_path: Path) -> None:
+    folder = tmp_path / "baselines"
+    torch = msgspec.structs.replace(measured().environment, torch="2.12.0", cudnn="8")
+    saved(folder / "two.json", msgspec.structs.replace(measured(0.1), environment=torch))
+    protocol = msgspec.structs.replace(measured().protocol, block_s=0.2)
+    saved(folder / "one.json", msgspec.structs.replace(measured(0.5), protocol=protocol))
+    now = saved(tmp_path / "now.json", measured(0.1))
+    assert call(now, "--baseline", folder, "--allow-different", "torch", "--allow-different", "cudnn") == 0
+
+
+def test_a_baseline_of_something_else_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = saved(tmp_path / "baseline.json", measured())
+    other = measured(device=msgspec.structs.replace(GPU, name="Other GPU"))
+    now = saved(tmp_path / "now.json", other)
+    assert call(now, "--baseline", kept, "--update", "--reason", "x") == 2
+    assert "is the baseline of compare-opts vae inference tiny batch size 8 NVIDIA Test GPU" in capsys.readouterr().err
+    assert load(kept) == measured()
+
+
+def test_batch_sizes_and_commands_stand_side_by_side(tmp_path: Path) -> None:
+    folder = tmp_path / "baselines"
+    plan = msgspec.structs.replace(measured().plan, command="batch-sweep")
+    for index, found in enumerate((measured(), measured(batch_size=4), msgspec.structs.replace(measured(), plan=plan))):
+        path = saved(tmp_path / f"{index}.json", found)
+        assert call(path, "--baseline", folder, "--update", "--reason", "x") == 0
+    assert len(list(folder.rglob("*.json"))) == 3
 
 
 def test_the_newest_of_alike_baselines_is_picked(tmp_path: Path) -> None:
@@ -175,6 +237,28 @@ def test_what_is_no_baseline_is_not_taken_for_one(tmp_path: Path, capsys: pytest
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 6
     assert all(line.startswith("gpubench: ") for line in errors)
+
+
+# ----- output
+
+
+def test_files_of_every_format_come_from_one_check(tmp_path: Path, before: Path) -> None:
+    now = saved(tmp_path / "now.json", measured(0.12))
+    files = [tmp_path / name for name in ("v.json", "v.md", "v.xml")]
+    options = [option for path in files for option in ("--output", path)]
+    assert call(now, "--baseline", before, "--format", "github", *options) == 1
+    assert json.loads(files[0].read_text())[0]["verdict"] == "regressed"
+    assert files[1].read_text().startswith("## ")
+    assert ElementTree.parse(files[2]).find(".//failure") is not None
+
+
+def test_reports_are_not_overwritten_by_verdicts(tmp_path: Path, before: Path) -> None:
+    now = saved(tmp_path / "now.json", measured())
+    for path in (now, before):
+        assert call(now, "--baseline", before, "--output", path) == 2
+        assert call(tmp_path, "--baseline", tmp_path, "--output", path) == 2
+    assert (load(now), load(before)) == (measured(), measured())
+    assert call(now, "--baseline", before, "--output", tmp_path / "v.txt") == 2
 
 
 # ----- bad input
@@ -215,12 +299,79 @@ def test_hand_edited_reports_are_refused(tmp_path: Path, before: Path) -> None:
 
 
 def test_no_rows_in_common_cannot_be_compared(tmp_path: Path, before: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = report(row("baseline", 0.1, {"compile": "default"}, roles=[ROLES["baseline"]]))
-    picked = msgspec.structs.replace(
-        measured(), measurements=[msgspec.structs.replace(one, roles=[]) for one in measured().measurements]
+    nothing = saved(tmp_path / "now.json", msgspec.structs.replace(measured(), measurements=[]))
+    assert call(nothing, "--baseline", before) == 3
+    assert "No row of the baseline ran in both reports." in capsys.readouterr().out
+    assert call(before, "--baseline", nothing) == 3
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("measurements", 1, "items_per_step"), 10**400),
+        (("measurements", 1, "memory", "peak_memory_allocated_bytes"), 10**400),
+        (("measurements", 1, "memory", "host_peak_resident_bytes"), -1),
+        (("measurements", 1, "graph_breaks"), 10**30),
+        (("measurements", 1, "fps"), 1e300),
+        (("calibration",), {"between_processes": 1e200, "inside_process": 1.0}),
+        (("schema_version",), 10**400),
+    ],
+)
+def test_figures_beyond_all_bounds_are_one_sentence(
+    tmp_path: Path, before: Path, place: tuple[str | int, ...], value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads(before.read_text())
+    holder: Any = document
+    for key in place[:-1]:
+        holder = holder[key]
+    if isinstance(value, dict):
+        value = {"created_at": "", "fingerprint": "", "workload": "", "rounds": 8, **value}
+    holder[place[-1]] = value
+    edited = tmp_path / "edited.json"
+    edited.write_text(json.dumps(document))
+    for arguments in ((edited, "--baseline", before), (before, "--baseline", edited)):
+        assert call(*arguments) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_times_that_nothing_takes_are_refused(tmp_path: Path, before: Path) -> None:
+    document = json.loads(before.read_text())
+    target = document["measurements"][1]
+    target["samples_s"] = [5e-324] * len(target["samples_s"])
+    for part in target["rounds"]:
+        part["median_s"] = 5e-324
+    target["latency_s"].update(median=5e-324, p5=5e-324, p95=5e-324, ci_low=None, ci_high=None)
+    target["fps"] = None
+    (tmp_path / "edited.json").write_text(json.dumps(document))
+    assert call(tmp_path / "edited.json", "--baseline", before) == 2
+    assert call(before, "--baseline", tmp_path / "edited.json") == 2
+
+
+def test_speeds_at_both_ends_of_what_is_allowed_are_compared(tmp_path: Path) -> None:
+    slow, fast = (
+        report(baseline(step_s, explore_s=[step_s * value for value in STEADY], items=1)) for step_s in (1e8, 1e-12)
     )
-    assert call(saved(tmp_path / "now.json", other), "--baseline", saved(tmp_path / "old.json", picked)) == 3
-    assert "No row of the baseline is in the current report." in capsys.readouterr().out
+    one, other = saved(tmp_path / "slow.json", slow), saved(tmp_path / "fast.json", fast)
+    assert call(one, "--baseline", other) == 1
+    assert call(other, "--baseline", one) == 0
+
+
+def test_rows_with_one_configuration_are_refused(tmp_path: Path, before: Path) -> None:
+    twin = msgspec.structs.replace(measured().measurements[1], id="twin")
+    path = tmp_path / "twins.json"
+    path.write_bytes(encode(msgspec.structs.replace(measured(), measurements=[*measured().measurements, twin])))
+    assert call(path, "--baseline", before) == 2
+
+
+def test_a_fault_of_gpubench_itself_is_no_verdict(
+    before: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ArithmeticError("planted")
+
+    monkeypatch.setattr("gpubench.cli.check.compare", broken)
+    assert call(before, "--baseline", before) == 70
+    assert "A fault in gpubench: ArithmeticError: planted." in capsys.readouterr().err
 
 
 def test_wrong_usage_is_one_sentence(before: Path, capsys: pytest.CaptureFixture[str]) -> None:

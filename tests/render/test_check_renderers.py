@@ -20,7 +20,11 @@ from gpubench.results.schema import Report
 from tests.reports import HOSTILE, ROLES, alone, baseline, hostile_report, report, row
 
 STEADY = [0.1, 0.1001, 0.0999, 0.1, 0.1, 0.1]
-EVIL = (*HOSTILE, "::error::x", "##[error]x", "]]>", "</failure>", "%0A::error::x", "a\r\nb", "</details>", "\x00")
+EVIL = (
+    *HOSTILE, "::error::x", "##[error]x", "]]>", "</failure>", "%0A::error::x", "a\r\nb", "</details>", "\x00",
+    "\ufffe\uffff", "# x", "--- ", "@everyone", "https://example.org/a_b_c", "#1 !2",
+    "_https://example.org", "1www.example.org",
+)  # fmt: skip
 
 
 def compared(current: Report, before: Report) -> Check:
@@ -144,6 +148,20 @@ def test_no_more_annotations_than_github_shows() -> None:
     assert re.search(r"\d+ more of this kind", shown[-1])
 
 
+def test_annotations_are_counted_over_all_checks() -> None:
+    """GitHub's limit is for a step."""
+
+    def many(step_s: float) -> Report:
+        found = [
+            row(f"row-{index}", 0.1, {"batch_size": index}, roles=[ROLES["grid"]], explore_s=times(step_s))
+            for index in range(6)
+        ]
+        return report(baseline(0.1), *found)
+
+    shown = github([compared(many(0.2), many(0.1))] * 3).splitlines()
+    assert sum(line.startswith("::error") for line in shown) == MOST + 1
+
+
 @pytest.mark.parametrize("text", EVIL)
 def test_hostile_names_break_out_of_nothing(text: str) -> None:
     before, after = hostile_report(text), hostile_report(text)
@@ -162,9 +180,11 @@ def test_hostile_names_break_out_of_nothing(text: str) -> None:
     assert len(list(root.iter("testcase"))) == len(found.rows)
     commands = [line for line in github([found]).splitlines() if line.startswith("::") or "##[" in line]
     assert all(re.match(r"::(error|warning|notice) title=[^:]*::", line) for line in commands)
-    assert [line.partition(" ")[0] for line in commands] == ["::error", "::warning"]
+    assert [line.partition(" ")[0] for line in commands] == ["::error", "::warning", "::warning"]
     markdown = check_markdown([found])
     assert "<script>" not in markdown
+    assert not re.search(r"[@#!]\w|https?:|www\.|\w@\w", markdown.replace("row", "")), markdown
+    assert not re.search(r"^- (#+ |---)", markdown, re.MULTILINE)
     assert markdown.count("<details>") == markdown.count("</details>")
     for line in markdown.splitlines():
         if line.startswith("|"):

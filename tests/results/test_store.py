@@ -20,7 +20,7 @@ from tests.reports import HOSTILE, baseline, hostile_report, ladder_report, repo
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    return {**json.loads(store.encode(report(baseline(), row("other", 0.05)))), **changes}
+    return {**json.loads(store.encode(report(baseline(), row("other", 0.05, {"channels_last": "on"})))), **changes}
 
 
 def refusal(data: bytes | dict[str, Any]) -> str:

@@ -9,14 +9,16 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
-from gpubench.cli.run_ab import place
+from gpubench.cli.run_ab import place, refuse_unlike, steady
 from gpubench.errors import GpubenchError
 from gpubench.results.schema import Report
 from gpubench.results.store import load
 from gpubench.runner.sides import Side, refuse_foreign_code, resolve, why_apart
 from gpubench.worker.messages import Module
+from tests.reports import CPU, GPU, baseline, report
 from tests.running import gpubench
 
 MODEL = """
@@ -97,11 +99,13 @@ def test_two_files_share_a_process_and_a_slowdown_is_found(tmp_path: Path) -> No
     assert fps["rounds"] == 5
     a, b = sides_of(tmp_path / "out")
     assert a.session == b.session and a.session
-    for report, other in ((a, b), (b, a)):
-        (row,) = report.measurements
+    assert "Both sides run with allocator=tuned" in done.stderr
+    for mine, other in ((a, b), (b, a)):
+        (row,) = mine.measurements
+        assert row.configuration["allocator"] == "tuned"
         duel = [part for part in row.rounds if part.phase == "duel"]
         assert [part.index for part in duel] == [1, 2, 3, 4, 5]
-        assert all(part.shared_with == [f"{'b' if other is b else 'a'} baseline"] for part in duel)
+        assert all(part.shared_with == [f"{'b' if other is b else 'a'} allocator=tuned"] for part in duel)
         assert row.memory is not None
     # From the files, the same verdict again.
     again = gpubench("check", "out/b.json", "--baseline", "out/a.json", "--max-slowdown", "2.5%", cwd=tmp_path)
@@ -120,9 +124,7 @@ def test_a_revision_against_the_file_as_it_is(repository: Path) -> None:
     assert (repository / "models" / "mine.py").read_text() == MODEL.format(seconds=0.02, imports="import helper")
     # Each revision has its own helper, which one process could not hold both of.
     assert "The sides import different code as helper" in done.stderr
-    assert all(
-        part.shared_with == [] for report in sides_of(repository / "out") for part in report.measurements[0].rounds
-    )
+    assert all(part.shared_with == [] for side in sides_of(repository / "out") for part in side.measurements[0].rounds)
 
 
 def test_another_interpreter_has_processes_of_its_own(tmp_path: Path) -> None:
@@ -131,12 +133,14 @@ def test_another_interpreter_has_processes_of_its_own(tmp_path: Path) -> None:
     launcher.chmod(0o755)
     write(tmp_path / "mine.py", 0.01)
     done = gpubench(
-        "ab", "mine.py:make", "--b", "./python-b", *QUICK, "--max-slowdown", "30%", "--inconclusive-ok", cwd=tmp_path
-    )
+        "ab", "mine.py:make", "--b", "./python-b", *QUICK, "--fix", "allocator=system", "--max-slowdown", "30%",
+        "--inconclusive-ok", cwd=tmp_path,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "allocator" not in done.stderr
     assert "Two interpreters are two processes." in done.stderr
-    for report in sides_of(tmp_path / "out"):
-        assert all(part.shared_with == [] for part in report.measurements[0].rounds)
+    for side in sides_of(tmp_path / "out"):
+        assert all(part.shared_with == [] for part in side.measurements[0].rounds)
 
 
 def test_a_side_that_crashes_is_a_regression(tmp_path: Path) -> None:
@@ -195,6 +199,50 @@ def test_a_revision_needs_a_file_that_it_has(repository: Path, tmp_path: Path) -
         resolve("a", "HEAD", f"{write(tmp_path / 'alone.py', 0.01)}:make", tmp_path)
 
 
+def test_links_that_lead_out_of_a_revision_are_left_out(repository: Path, tmp_path: Path) -> None:
+    (repository / "out").symlink_to("/etc")
+    (repository / "up").symlink_to("../../..")
+    (repository / "models" / "near.py").symlink_to("mine.py")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "links")
+    side = resolve("a", "HEAD", f"{repository}/models/mine.py:make", tmp_path / "scratch")
+    assert side.root is not None
+    assert not (side.root / "out").exists() and not (side.root / "up").exists()
+    assert (side.root / "models" / "near.py").read_text() == (side.root / "models" / "mine.py").read_text()
+
+
+def test_what_git_says_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "mine.py", 0.01)
+    (tmp_path / ".git").write_text("gitdir: /nowhere/at/all")
+    with pytest.raises(GpubenchError, match="not a git repository"):
+        resolve("a", "HEAD", f"{tmp_path}/mine.py:make", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fix", "variables", "held"),
+    [
+        ([], {}, True),
+        (["allocator=system"], {}, False),
+        ([], {"GLIBC_TUNABLES": "glibc.malloc.top_pad=1000000"}, False),
+        ([], {"GLIBC_TUNABLES": "glibc.cpu.x86_ibt=off"}, True),
+    ],
+)
+def test_the_allocator_is_held_steady_unless_it_is_chosen(
+    fix: list[str], variables: dict[str, str], held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GLIBC_TUNABLES", "LD_PRELOAD"):
+        monkeypatch.delenv(name, raising=False)
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    request = SimpleNamespace(fix=fix, set_=[])
+    whole = report(baseline(), device=CPU)
+    described = SimpleNamespace(device=whole.device, environment=whole.environment, workload=whole.workload)
+    found = steady(request, [described, described])  # type: ignore[arg-type, list-item]
+    assert found == ("allocator=tuned" if held else "")
+    on_gpu = SimpleNamespace(device=GPU, environment=whole.environment, workload=whole.workload)
+    assert steady(request, [on_gpu, on_gpu]) == ""  # type: ignore[arg-type, list-item]
+
+
 def test_modules_of_one_name_and_unlike_content_cannot_share(tmp_path: Path) -> None:
     one, other = (Side(name, ".", "as it is", "x.py:make") for name in ("a", "b"))  # type: ignore[arg-type]
     same = {"helper": Module(file="/1/helper.py", hash="1")}
@@ -216,6 +264,20 @@ def test_a_folder_that_holds_something_is_not_written_to(tmp_path: Path) -> None
     described = SimpleNamespace(workload=SimpleNamespace(name="x", mode="inference"))
     with pytest.raises(GpubenchError, match="exists and is no empty folder"):
         place(request, described)  # type: ignore[arg-type]
+
+
+def test_sides_on_other_devices_are_refused_before_anything_is_measured() -> None:
+    whole = report(baseline(), device=CPU)
+
+    def described(**changes: object) -> SimpleNamespace:
+        return SimpleNamespace(device=msgspec.structs.replace(CPU, **changes), workload=whole.workload)
+
+    refuse_unlike({"a": described(), "b": described()})  # type: ignore[dict-item]
+    refuse_unlike({"a": described(uuid=None), "b": described(uuid="GPU-1")})  # type: ignore[dict-item]
+    for changes in ({"cores": 1}, {"name": "Other"}):
+        with pytest.raises(GpubenchError, match="The sides have different") as caught:
+            refuse_unlike({"a": described(), "b": described(**changes)})  # type: ignore[dict-item]
+        assert caught.value.exit_code == 3
 
 
 def test_wrong_usage_is_one_sentence(tmp_path: Path) -> None:

@@ -98,15 +98,44 @@ def test_it_goes_on_while_it_is_open_and_stops_once_it_is_not(tmp_path: Path) ->
     assert len(clear.ran) == 3 * FIRST_LOOK
 
 
-def test_the_rounds_are_kept_and_a_second_confirmation_adds_to_them(tmp_path: Path) -> None:
+def test_what_was_cut_off_before_the_first_look_leaves_the_report_as_it_was(tmp_path: Path) -> None:
+    def cut(row_id: str, position: int) -> float:
+        if position == 4 * 3:
+            raise KeyboardInterrupt
+        return seconds(row_id, 1.0)
+
+    path = tmp_path / "r.json"
+    with pytest.raises(KeyboardInterrupt):
+        confirmed(path, measured(1.1), Planted(cut))
+    assert not path.exists()
+
+
+def test_the_rounds_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     confirmed(path, measured(1.1), Planted(lambda row_id, _: seconds(row_id, 1.1)))
     first = load(path)
     assert first.confirmation is not None
     assert (first.confirmation.suspects, sorted(first.confirmation.controls)) == (["suspect"], ["baseline", "steady"])
-    confirmed(path, first, Planted(lambda row_id, _: seconds(row_id, 1.1)))
-    (suspect,) = [one for one in load(path).measurements if one.id == "suspect"]
-    assert [part.index for part in suspect.rounds if part.phase == "confirm"] == list(range(1, 2 * FIRST_LOOK + 1))
+    (suspect,) = [one for one in first.measurements if one.id == "suspect"]
+    assert [part.index for part in suspect.rounds if part.phase == "confirm"] == list(range(1, FIRST_LOOK + 1))
+
+
+def test_controls_are_the_rows_that_moved_least() -> None:
+    def rows(*slower: float) -> Report:
+        return report(
+            baseline(0.1, explore_s=[0.1 * slower[0] * value for value in STEADY]),
+            *(
+                row(
+                    f"row-{index}", 0.1, {"batch_size": index}, roles=[ROLES["grid"]],
+                    explore_s=[0.1 * slow * value for value in STEADY],
+                )
+                for index, slow in enumerate(slower[1:])
+            ),
+        )  # fmt: skip
+
+    found = check(Source("new", rows(1.02, 1.001, 1.3, 0.998, 0.98)), Source("old", rows(1, 1, 1, 1, 1)), Limits())
+    assert suspects_of(found.rows) == ["row-1"]
+    assert controls_of(found.rows) == ["row-0", "row-2"]
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
@@ -116,7 +145,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         "--rounds", "3", "--duel-rounds", "0", "--output", "now.json", "--quiet", *BUSY, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    whole = load(tmp_path / "now.json")
+    whole, whole_bytes = load(tmp_path / "now.json"), (tmp_path / "now.json").read_bytes()
     document = json.loads((tmp_path / "now.json").read_text())
     edited = document["measurements"][0]
     edited["samples_s"] = [value / 2 for value in edited["samples_s"]]
@@ -125,13 +154,22 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text(json.dumps(document))
     command = ["check", "now.json", "--baseline", "old.json", "--confirm", "--confirm-time", "1s", "--format", "json"]
     done = gpubench(*command, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "a report alone is not asked whose that is. If you trust it, add --workload" in done.stderr
+    assert (tmp_path / "now.json").read_bytes() == whole_bytes
+    command += ["--workload", f"{MODELS}:slower_in_bf16"]
+    done = gpubench(*command, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     after = load(tmp_path / "now.json")
     assert after.confirmation is not None
     assert "baseline" in after.confirmation.suspects
     assert len(after.measurements[0].rounds) >= len(whole.measurements[0].rounds) + FIRST_LOOK
 
-    other = msgspec.structs.replace(after, device=msgspec.structs.replace(after.device, name="Another CPU"))
+    done = gpubench(*command, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "was measured again before" in done.stderr
+
+    other = msgspec.structs.replace(whole, device=msgspec.structs.replace(whole.device, name="Another CPU"))
     (tmp_path / "now.json").write_bytes(msgspec.json.encode(other))
     done = gpubench(*command, "--allow-different", "device", cwd=tmp_path)
     assert done.returncode == 3
