@@ -4,8 +4,7 @@
     python benchmarks/calibration.py table POOL.json...
 
 `measure` repeats rounds as `gpubench ab` has them: two copies of the workload inside one fresh process, in turns;
-under `load` beside a process that keeps one core busy. After each round three small fixed jobs say how fast the
-machine was.
+under `load` beside a process that keeps one core busy.
 
 `table` cuts each pool's rounds into comparisons that share none, joins pools of one workload and condition, and takes
 the verdicts of `gpubench.analysis.check` on reports made of them. A slowdown is planted by multiplying the times of one
@@ -41,10 +40,8 @@ from gpubench.runner.bench import Bench
 from gpubench.runner.flags import merged
 from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import ProcessResult
-from gpubench.worker.messages import Described, Prepare, Prepared, Sample, Sampled, WorkloadChoice
+from gpubench.worker.messages import Described, WorkloadChoice
 
-YARDSTICKS = ("product", "copy", "convolution")
-YARDSTICK_BLOCKS = 2
 BUSY = "while True: pass"
 SLOWER = (1.0, 1.02, 1.05, 1.1, 1.3)
 PAIRED_ROUNDS = (5, 10)
@@ -72,7 +69,6 @@ def measure(path: Path, workload: str, minutes: float, condition: str = "idle", 
             if described.device.kind == "cpu":
                 configuration["allocator"] = allocator
             bench = Bench(laboratory, configuration, lambda _: None)
-            yardstick = Yardstick(laboratory)
             pool: dict[str, Any] = {
                 "workload": workload,
                 "condition": f"{condition}, allocator {allocator}",
@@ -88,9 +84,7 @@ def measure(path: Path, workload: str, minutes: float, condition: str = "idle", 
                 results = bench.together([(side, configuration) for side in order])
                 took = time.monotonic() - started
                 sides = {side: part_of(one) for side, one in results.items() if one.sampled}
-                pool["rounds"].append(
-                    {"at": started - began, "took": took, "sides": sides, "machine": yardstick.read()}
-                )
+                pool["rounds"].append({"at": started - began, "took": took, "sides": sides})
                 if index % 10 == 9:
                     path.write_text(json.dumps(pool))
                     print(f"{index + 1} rounds, {time.monotonic() - began:.0f} s", file=sys.stderr)
@@ -109,31 +103,6 @@ def part_of(result: ProcessResult) -> dict[str, Any]:
         "turns": list(result.turns),
         "flags": list(result.flags),
     }
-
-
-class Yardstick:
-    """A process that keeps the small jobs ready."""
-
-    def __init__(self, laboratory: Laboratory) -> None:
-        self.worker = laboratory.worker({})
-        protocol = Protocol(warmup_min_iterations=5, warmup_min_s=0.2)
-        file = Path(__file__).with_name("yardsticks.py")
-        for number, name in enumerate(YARDSTICKS):
-            choice = WorkloadChoice(reference=f"{file}:{name}", size=None, parameters={}, mode="inference")
-            request = Prepare(
-                resident=number, choice=choice, device=laboratory.device, configuration={}, protocol=protocol,
-                tolerance=1.0, compile_cache=laboratory.compile_cache(name), reference_folder=None,
-                reference_problem="not compared",
-            )  # fmt: skip
-            self.worker.ask(request, Prepared, time.monotonic() + 120)
-
-    def read(self) -> dict[str, float]:
-        """Seconds of each job."""
-        found = {}
-        for number, name in enumerate(YARDSTICKS):
-            sampled = self.worker.ask(Sample(number, YARDSTICK_BLOCKS), Sampled, time.monotonic() + 120)
-            found[name] = statistics.median(sampled.samples_s)
-        return found
 
 
 # ----- what the verdicts are
@@ -216,7 +185,7 @@ def table(paths: Sequence[Path]) -> None:
 
 def usable(pool: dict[str, Any]) -> Rounds:
     """The rounds in which both sides gave figures."""
-    return [{**one["sides"], "machine": one["machine"]} for one in pool["rounds"] if len(one["sides"]) == 2]
+    return [one["sides"] for one in pool["rounds"] if len(one["sides"]) == 2]
 
 
 def runs_of(rounds: Rounds) -> list[tuple[Rounds, Rounds]]:
