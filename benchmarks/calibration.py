@@ -4,7 +4,7 @@
     python benchmarks/calibration.py table POOL.json...
 
 `measure` repeats rounds as `gpubench ab` has them: two copies of the workload inside one fresh process, in turns;
-under `load` beside a process that keeps one core busy.
+under `load` beside a process that keeps one core busy for a quarter of the time.
 
 `table` cuts each pool's rounds into comparisons that share none, joins pools of one workload and condition, and takes
 the verdicts of `gpubench.analysis.check` on reports made of them. A slowdown is planted by multiplying the times of one
@@ -42,9 +42,19 @@ from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import ProcessResult
 from gpubench.worker.messages import Described, WorkloadChoice
 
-BUSY = "while True: pass"
+# A neighbour that keeps one core busy a quarter of the time. One that does so all the time makes rounds of two spinning
+# threads ten times as long, so that nobody would measure beside it.
+BUSY = """
+import time
+while True:
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        pass
+    time.sleep(1.5)
+"""
 SLOWER = (1.0, 1.02, 1.05, 1.1, 1.3)
-PAIRED_ROUNDS = (5, 10)
+FIRST_LOOK = 5  # rounds: `gpubench ab --rounds`, by default
+ROW_S = 60.0  # of its --time-limit
 AB_LIMIT = 0.025  # of `gpubench ab`, by default
 SEPARATE_LIMITS = (0.05, 0.1, 0.25)  # the last: of `gpubench check` on a CPU, by default
 DIGITS = 6
@@ -52,7 +62,7 @@ RUN = 5  # processes of a run that `check` compares: gpubench compare-opts --rou
 
 Parts = Sequence[dict[str, Any]]  # one process of a side each
 Rounds = Sequence[dict[str, Any]]
-Judge = Callable[[float], str]
+Rule = Callable[[float], list[str]]
 
 
 def measure(path: Path, workload: str, minutes: float, condition: str = "idle", allocator: str = "tuned") -> None:
@@ -164,23 +174,28 @@ def table(paths: Sequence[Path]) -> None:
     pools = [json.loads(path.read_text()) for path in paths]
     print("| workload | condition | rounds | seconds a round | log(b / a): mean | spread | two runs: spread |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
-    found: dict[tuple[str, str], dict[str, list[Judge]]] = {}
+    found: dict[tuple[str, str], dict[str, list[Rule]]] = {}
     for pool in pools:
         rounds = usable(pool)
-        took = statistics.median(one["took"] for one in pool["rounds"])
         ratios = [math.log(median(one["b"]) / median(one["a"])) for one in rounds]
         figures = f"{statistics.fmean(ratios):+.2%} | {statistics.stdev(ratios):.2%} | {run_spread(rounds):.1%}"
-        print(f"| {pool['workload']} | {pool['condition']} | {len(rounds)} | {took:.1f} | {figures} |")
+        print(f"| {pool['workload']} | {pool['condition']} | {len(rounds)} | {seconds(pool):.1f} | {figures} |")
         for workload in (pool["workload"], "all"):
-            rules_so_far = found.setdefault((workload, pool["condition"]), {})
-            for rule, cases in rules(pool, rounds).items():
-                rules_so_far.setdefault(rule, []).extend(cases)
+            members = found.setdefault((workload, pool["condition"]), {})
+            for name, rule in rules(pool, rounds).items():
+                members.setdefault(name, []).append(rule)
     print("\n| workload | condition | rule | comparisons | " + " | ".join(f"x{one:g}" for one in SLOWER) + " |")
     print("| --- | --- | --- | ---: |" + " ---: |" * len(SLOWER))
     for (workload, condition), members in sorted(found.items(), key=lambda one: (one[0][1], one[0][0] != "all")):
-        for rule, cases in members.items():
-            cells = " | ".join(shares([judge(slower) for judge in cases]) for slower in SLOWER)
-            print(f"| {workload} | {condition} | {rule} | {len(cases)} | {cells} |")
+        for name, of_pools in members.items():
+            verdicts = [[one for rule in of_pools for one in rule(slower)] for slower in SLOWER]
+            cells = " | ".join(map(shares, verdicts))
+            print(f"| {workload} | {condition} | {name} | {len(verdicts[0])} | {cells} |")
+
+
+def seconds(pool: dict[str, Any]) -> float:
+    """What a round takes."""
+    return statistics.median(one["took"] for one in pool["rounds"])
 
 
 def usable(pool: dict[str, Any]) -> Rounds:
@@ -205,43 +220,55 @@ def run_spread(rounds: Rounds) -> float:
     return math.sqrt(max(statistics.fmean(squares) - statistics.fmean(within), 0.0)) if squares else math.nan
 
 
-def rules(pool: dict[str, Any], rounds: Rounds) -> dict[str, list[Judge]]:
-    """For each rule its comparisons, as functions of the planted slowdown."""
-    found: dict[str, list[Judge]] = {}
-    for count in PAIRED_ROUNDS:
-        groups = [rounds[start : start + count] for start in range(0, len(rounds) - count + 1, count)]
-        found[f"ab, {count} rounds, limit {AB_LIMIT:.1%}"] = [
-            partial(paired_verdict, pool, group, AB_LIMIT) for group in groups
-        ]
+def rules(pool: dict[str, Any], rounds: Rounds) -> dict[str, Rule]:
+    """Each rule as a function from the planted slowdown to the verdicts of its comparisons."""
     apart = runs_of(rounds)
-    for limit in SEPARATE_LIMITS:
-        found[f"check, two runs of {RUN} processes, limit {limit:.0%}"] = [
-            partial(separate_verdict, pool, old, new, limit) for old, new in apart
-        ]
-    found[f"medians of two runs of {RUN} processes, 5 %"] = [partial(fixed_runs, old, new) for old, new in apart]
     single = list(zip(rounds[::2], rounds[1::2], strict=False))
-    found["pytest-benchmark, median:5%"] = [partial(fixed_single, old, new) for old, new in single]
+    found: dict[str, Rule] = {
+        f"ab, as it is: {FIRST_LOOK} rounds, where open {ROW_S:g} s": partial(as_ab_does, pool, rounds),
+        "ab, 10 rounds": partial(in_rounds, pool, rounds, 10),
+    }
+    for limit in SEPARATE_LIMITS:
+        name = f"check, two runs of {RUN} processes, limit {limit:.0%}"
+        found[name] = lambda slower, limit=limit: [separate_verdict(pool, *pair, limit, slower) for pair in apart]
+    found[f"medians of two runs of {RUN} processes, 5 %"] = lambda slower: [
+        fixed(*([median(one["a"]) for one in side] for side in pair), slower) for pair in apart
+    ]
+    found["pytest-benchmark, median:5%"] = lambda slower: [
+        fixed(old["a"]["samples_s"], new["a"]["samples_s"], slower) for old, new in single
+    ]
     return found
 
 
-def paired_verdict(pool: dict[str, Any], group: Rounds, limit: float, slower: float) -> str:
+def as_ab_does(pool: dict[str, Any], rounds: Rounds, slower: float) -> list[str]:
+    """Comparisons one after the other, each of which takes as many rounds as `ab` would."""
+    most = max(math.floor(ROW_S / seconds(pool)), FIRST_LOOK)
+    found, start = [], 0
+    while start + FIRST_LOOK <= len(rounds):
+        taken = FIRST_LOOK
+        one = paired_verdict(pool, rounds[start : start + taken], slower)
+        if one == "inconclusive" and start + most <= len(rounds):
+            taken = most
+            one = paired_verdict(pool, rounds[start : start + taken], slower)
+        found.append(one)
+        start += taken
+    return found
+
+
+def in_rounds(pool: dict[str, Any], rounds: Rounds, count: int, slower: float) -> list[str]:
+    """Comparisons of so many rounds each."""
+    starts = range(0, len(rounds) - count + 1, count)
+    return [paired_verdict(pool, rounds[start : start + count], slower) for start in starts]
+
+
+def paired_verdict(pool: dict[str, Any], group: Rounds, slower: float) -> str:
     """Of `ab`."""
-    return verdict(pool, [one["a"] for one in group], [one["b"] for one in group], slower, limit, paired=True)
+    return verdict(pool, [one["a"] for one in group], [one["b"] for one in group], slower, AB_LIMIT, paired=True)
 
 
 def separate_verdict(pool: dict[str, Any], old: Rounds, new: Rounds, limit: float, slower: float) -> str:
     """Of `check`."""
     return verdict(pool, [one["a"] for one in old], [one["a"] for one in new], slower, limit, paired=False)
-
-
-def fixed_runs(old: Rounds, new: Rounds, slower: float) -> str:
-    """Medians of the processes' medians."""
-    return fixed(*([median(one["a"]) for one in side] for side in (old, new)), slower)
-
-
-def fixed_single(old: dict[str, Any], new: dict[str, Any], slower: float) -> str:
-    """Medians of one process's iterations."""
-    return fixed(old["a"]["samples_s"], new["a"]["samples_s"], slower)
 
 
 if __name__ == "__main__":

@@ -54,8 +54,9 @@ def ab(
         str, typer.Option("--max-memory-growth", metavar="SHARE", help="Of the peak memory.")
     ] = "2%",
     rounds: Annotated[
-        int, typer.Option("--rounds", min=5, max=1000, help="Decide after so many.", rich_help_panel=o.RUN)
-    ] = 10,
+        int,
+        typer.Option("--rounds", min=5, max=1000, help="Decide after so many, if it can be.", rich_help_panel=o.RUN),
+    ] = 5,
     time_limit: Annotated[
         str,
         typer.Option(

@@ -41,15 +41,16 @@ def compare_opts(
     timeout: o.Timeout = "10min",
     rounds: o.Rounds = 1,
     duel_rounds: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--duel-rounds",
             min=0,
             max=1000,
-            help="Rounds in which the baseline and the choice meet on fresh data; 0: neither race nor duel.",
+            help="Rounds in which the baseline and the choice meet on fresh data; 0: neither race nor duel. "
+            "Default: 6, but for no longer than 45 s.",
             rich_help_panel=o.RUN,
         ),
-    ] = 6,
+    ] = None,
     pair: Annotated[
         o.PairName,
         typer.Option(

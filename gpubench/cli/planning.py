@@ -48,7 +48,7 @@ class Request:
     strategy: str | None = None
     set_: list[str] = field(default_factory=list)
     rounds: int = 1
-    duel_rounds: int = 0
+    duel_rounds: int | None = 0  # None: as many as is usual, but not for long
     pair: PairName = "process"
     strict: bool = False
     allow: list[str] = field(default_factory=list)

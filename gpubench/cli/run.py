@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -25,7 +26,7 @@ from gpubench.results import calibrations, store
 from gpubench.results.schema import SCHEMA_VERSION, Plan, Protocol, Report, Tool
 from gpubench.runner.bench import Bench
 from gpubench.runner.calibrate import fingerprint
-from gpubench.runner.campaign import Campaign
+from gpubench.runner.campaign import ROUNDS_S, Campaign
 from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import now
 from gpubench.runner.resume import refuse_unlike
@@ -37,6 +38,7 @@ from gpubench.workloads import check_reference
 
 # Of a shared machine over minutes, seen in benchmarks/intervals.py: 300 processes over 8 to 12 minutes on 2 cores.
 CPU_DRIFT = 0.045
+DUEL_ROUNDS = 6
 LONGEST_S = 30 * 24 * 3600.0  # a month: beyond it the system's own clocks overflow
 
 
@@ -61,7 +63,7 @@ def run(request: Request) -> int:
         seed=request.seed,
         max_memory_bytes=max_memory,
         rounds=request.rounds,
-        duel_rounds=request.duel_rounds,
+        duel_rounds=DUEL_ROUNDS if request.duel_rounds is None else request.duel_rounds,
         pair=request.pair,
     )
     with Laboratory(choice_of(request), request.device, protocol) as laboratory, progress:
@@ -110,6 +112,7 @@ def campaign_of(
         objective=request.objective,
         max_memory_bytes=max_memory,
         strict=request.strict,
+        rounds_s=ROUNDS_S if request.duel_rounds is None else math.inf,
     )
 
 

@@ -34,7 +34,7 @@ class AppleDevice:
         return Unavailable(INSIDE_ONLY)
 
     def process_memory_bytes(self, pid: int) -> int | Unavailable:
-        """Nothing, with the reason: the worker itself reads torch.mps.driver_allocated_memory."""
+        """Nothing, with the reason."""
         return Unavailable(INSIDE_ONLY)
 
     def state(self) -> GpuState:

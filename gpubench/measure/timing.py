@@ -38,22 +38,17 @@ class Timer(Protocol):
 class WallTimer:
     """A clock around the block: right where a call returns only when its work is done (CPU).
 
-    perf_counter is monotonic: setting the system's time changes nothing. `synchronize` waits for a device that works
-    on after a call has returned.
+    perf_counter is monotonic: setting the system's time changes nothing.
     """
 
-    def __init__(
-        self, clock: Callable[[], float] = time.perf_counter, synchronize: Callable[[], object] = lambda: None
-    ) -> None:
-        self.now, self.synchronize = clock, synchronize
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self.now = clock or time.perf_counter
 
     def block(self, step: Step, iterations: int) -> BlockTime:
         """The wall time of `iterations` calls of `step`."""
-        self.synchronize()
         start = self.now()
         for _ in range(iterations):
             step()
-        self.synchronize()
         return BlockTime(self.now() - start)
 
 

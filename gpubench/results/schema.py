@@ -202,6 +202,7 @@ class Measurement(Struct, frozen=True, kw_only=True):
     fps: Annotated[float, Meta(ge=0, le=1e15)] | None = None  # items per second
     latency_s: Latency | None = None
     samples_s: list[Seconds] = field(default_factory=list)  # seconds per step, raw, wall clock, round after round
+    device_samples_s: list[Seconds] = field(default_factory=list)  # the same between CUDA events; empty on a CPU
     rounds: list[Round] = field(default_factory=list)
     compile_time_s: Seconds | None = None  # the first call, apart from all later ones
     graph_breaks: Count | None = None  # that dynamo counted; None where nothing was compiled

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -123,7 +124,8 @@ def _version(data: bytes, name: str) -> int:
 
 def _damage(data: bytes, detail: str) -> str:
     """The predicate that says why `data` is no JSON."""
-    if "truncated" in detail:
+    place = re.search(r"\(byte (\d+)\)", detail)
+    if "truncated" in detail or (place and int(place[1]) >= len(data)):  # a number may end in `0.`
         return "is cut off: the JSON ends too early"
     found: list[str] = []
     # Python's own reader takes NaN and Infinity, so it can tell them from other damage. Error path only.

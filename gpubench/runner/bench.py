@@ -182,7 +182,9 @@ class Bench:
         for row_id, configuration in asked:
             if len(asked) > 1 and row_id in results and results[row_id].status == "oom":
                 # What does not fit beside others may well fit alone, and only that would be its own failure.
-                results[row_id] = self.alone(row_id, configuration)
+                apart = self.alone(row_id, configuration)
+                flag = "measured_apart: it did not fit into memory beside the others"
+                results[row_id] = replace(apart, flags=(*apart.flags, flag))
         return results
 
     def _take_turns(self, seats: list[Seat], monitor: Monitor) -> None:

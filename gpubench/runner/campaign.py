@@ -29,7 +29,9 @@ MEASURING = ("build", "apply", "first step", "warm-up", "samples")
 RACE_ROUNDS = 3  # to choose; what the choice is worth is then measured in the duel
 FEWEST_ROUNDS = 3  # the fewest processes whose spread says anything (two degrees of freedom)
 MORE_ROUNDS = 3  # at most so many take the place of rounds in which others used the machine
-ROUNDS_S = 45.0  # seconds after which no further round of race or duel begins: a run on a CPU is to end in minutes
+# Seconds after which no further round of race or duel begins, unless their number was asked for: a run on a CPU is to
+# end in minutes.
+ROUNDS_S = 45.0
 AGAIN = ("unsteady", "contaminated", "swapped")  # a first process with one of these flags is measured once more
 
 
@@ -47,6 +49,7 @@ class Campaign:
     objective: Objective = "fps"
     max_memory_bytes: int | None = None
     strict: bool = False
+    rounds_s: float = ROUNDS_S  # of race, and of duel
     _rows: dict[str, Measurement] = field(default_factory=dict)
     unsaved: str = ""  # why the newest report is not on disk
     _position: int = 0
@@ -239,11 +242,11 @@ class Campaign:
             due = [row_id for row_id in order if self._is_due(row_id, phase, index)]
             if not due or len(due) < sum(self._rows[row_id].status == "ok" for row_id in ids):
                 continue  # measured before this run went on: a side that is missing would be of another time
-            late = time.monotonic() - begun > ROUNDS_S
+            late = time.monotonic() - begun > self.rounds_s
             if late and index > count:
                 return
             if late and index > FEWEST_ROUNDS:
-                note = f"The {phase} ended after {index - 1} of {count} rounds: {ROUNDS_S:.0f} s had passed."
+                note = f"The {phase} ended after {index - 1} of {count} rounds: {self.rounds_s:.0f} s had passed."
                 self.report = msgspec.structs.replace(self.report, notes=[*self.report.notes, note])
                 self.listener.note(note)
                 return

@@ -118,7 +118,12 @@ def with_samples(
         shared_with=list(result.shared_with),
         flags=list(result.flags),
     )
-    row = msgspec.structs.replace(row, samples_s=[*row.samples_s, *sampled.samples_s], rounds=[*row.rounds, one])
+    row = msgspec.structs.replace(
+        row,
+        samples_s=[*row.samples_s, *sampled.samples_s],
+        device_samples_s=[*row.device_samples_s, *(sampled.device_samples_s or [])],
+        rounds=[*row.rounds, one],
+    )
     figures = latency(*latest(row), drift)
     return msgspec.structs.replace(
         row,

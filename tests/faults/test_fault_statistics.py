@@ -256,6 +256,19 @@ def test_1000_samples_against_10_make_nothing_significant() -> None:
     assert hits <= most_hits(studies, NOMINAL)
 
 
+# ----- how many rounds
+
+
+@pytest.mark.parametrize(("rounds_s", "duels"), [(0.0, 3), (math.inf, 12)])
+def test_rounds_that_were_asked_for_are_not_cut_short(tmp_path: Path, rounds_s: float, duels: int) -> None:
+    planted = Planted(lambda row_id, _: 0.1 if row_id == "baseline" else 0.05)
+    made = campaign(tmp_path / "report.json", planted, threads_matrix(1), Protocol(duel_rounds=12))
+    made.rounds_s = rounds_s
+    report = made.compare()
+    assert sum(part.phase == "duel" for part in report.measurements[0].rounds) == duels
+    assert any("had passed" in note for note in report.notes) == (duels < 12)
+
+
 # ----- the winner's curse
 
 

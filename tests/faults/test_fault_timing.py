@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from gpubench.analysis.eligibility import exclusion
@@ -17,7 +19,7 @@ from gpubench.analysis.speedup import speedup
 from gpubench.analysis.statistics import latency
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule, TimeLimit
-from gpubench.measure.timing import Samples, Timer, WallTimer, calibrate, sample, sample_blocks
+from gpubench.measure.timing import CudaTimer, Samples, Timer, WallTimer, calibrate, sample, sample_blocks
 from gpubench.results.schema import Measurement, Protocol
 from gpubench.runner import rows
 from gpubench.runner.bench import Bench
@@ -75,18 +77,20 @@ def test_blocks_and_their_statistics_are_exact() -> None:
 
 def test_the_wall_clock_set_back_changes_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = time.time, 0
+    # Set before the timer is made: one that used this clock would take it from here.
+    monkeypatch.setattr(time, "time", lambda: real() - 3600.0 * (calls // 15))
 
     def step() -> None:
         nonlocal calls
         calls += 1
-        monkeypatch.setattr(time, "time", lambda: real() - 3600.0 * (calls // 15))
         time.sleep(0.004)
 
-    timer = WallTimer()
-    taken = sample_blocks(step, timer, iterations=2, count=20)
+    taken = sample_blocks(step, WallTimer(), iterations=2, count=20)
     assert time.time() < real() - 7200
     assert all(0.004 <= seconds < 1 for seconds in taken.seconds)
     assert 0.16 <= taken.elapsed_s < 10
+    # The fault is there to be seen: by this clock, blocks take minus an hour.
+    assert min(sample_blocks(step, WallTimer(time.time), iterations=2, count=20).seconds) < -100
 
 
 def test_the_wall_clock_of_a_worker_set_back_changes_no_figure(laboratory: Laboratory) -> None:
@@ -105,7 +109,7 @@ def test_the_wall_clock_of_a_worker_set_back_changes_no_figure(laboratory: Labor
 
 
 class Device:
-    """Starts 10 ms of work with each call, which takes the host 0.1 ms, and does it meanwhile."""
+    """Starts 10 ms of work with each call, which takes the host 0.1 ms, and does it meanwhile. Behind torch.cuda."""
 
     def __init__(self) -> None:
         self.time, self.busy_until = 0.0, 0.0
@@ -117,25 +121,56 @@ class Device:
         self.time += 0.0001
         self.busy_until = max(self.busy_until, self.time) + 0.010
 
-    def synchronize(self) -> None:
+    def synchronize(self, device: torch.device) -> None:
         self.time = max(self.time, self.busy_until)
 
+    def event(self, enable_timing: bool) -> Event:
+        assert enable_timing
+        return Event(self)
 
-def test_asynchronous_work_is_counted_whole() -> None:
-    device = Device()
-    timer = WallTimer(device.now, device.synchronize)
+
+class Event:
+    """Is reached once the work before it is done."""
+
+    def __init__(self, device: Device) -> None:
+        self.device, self.at = device, math.nan
+
+    def record(self) -> None:
+        self.at = max(self.device.time, self.device.busy_until)
+
+    def elapsed_time(self, later: Event) -> float:
+        return 1e3 * (later.at - self.at)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    made = Device()
+    monkeypatch.setattr(torch.cuda, "Event", made.event)
+    monkeypatch.setattr(torch.cuda, "synchronize", made.synchronize)
+    return made
+
+
+def cuda_timer(device: Device) -> CudaTimer:
+    timer = CudaTimer(torch.device("cuda"))
+    timer.now = device.now
+    return timer
+
+
+def test_asynchronous_work_is_counted_whole(device: Device) -> None:
+    timer = cuda_timer(device)
     assert timer.block(device.step, 10).wall_s == pytest.approx(0.1001)
     taken = sample_blocks(device.step, timer, iterations=10, count=5)
     assert taken.seconds == pytest.approx([0.01001] * 5)
+    assert taken.device_seconds == pytest.approx([0.01001] * 5)
     # The fault is there to be seen: the same work is nearly free by a clock that does not wait.
     assert WallTimer(device.now).block(device.step, 10).wall_s == pytest.approx(0.001)
 
 
-def test_work_of_before_is_not_counted() -> None:
-    device = Device()
+def test_work_of_before_is_not_counted(device: Device) -> None:
     for _ in range(100):
         device.step()  # a second of work is under way when the block begins
-    assert WallTimer(device.now, device.synchronize).block(device.step, 1).wall_s == pytest.approx(0.0101)
+    block = cuda_timer(device).block(device.step, 1)
+    assert (block.wall_s, block.device_s) == pytest.approx((0.0101, 0.0101))
 
 
 # ----- slow starts and drift
@@ -172,6 +207,16 @@ def test_endless_drift_is_unsteady_in_the_warm_up() -> None:
     row = reports.row("fast", 0.05, {"compile": "default"}, flags=flags)
     found = reports.report(reports.baseline(), row)
     assert "had not settled" in (exclusion(found, row, "fps", None) or "")
+
+
+def test_a_worker_whose_steps_never_settle_says_so(laboratory: Laboratory) -> None:
+    """The same in a real process: each step is 4 % longer than the one before."""
+    laboratory.choice = choice("slows_down")
+    laboratory.protocol = msgspec.structs.replace(QUICK, warmup_max_s=1.0, timeout_s=60.0)
+    result = Bench(laboratory, {}, lambda _: None).alone("row", {})
+    assert result.prepared is not None, result.reason
+    assert result.prepared.steady is False
+    assert "unsteady" in map(kind, result.flags)
 
 
 def drifting(samples_s: list[float]) -> tuple[str, ...]:

@@ -73,11 +73,24 @@ def heats() -> Workload:
 def sets_the_clock_back() -> Workload:
     """4 ms a step; after every 15 the wall clock is an hour further back."""
     real, calls = time.time, 0
+    # Set before any timer is made: one that used this clock would take it from here.
+    time.time = lambda: real() - 3600.0 * (calls // 15)
 
     def wait(out: torch.Tensor) -> None:
         nonlocal calls
         calls += 1
-        time.time = lambda: real() - 3600.0 * (calls // 15)
         time.sleep(SLEEP_S)
 
     return stepping("sets-the-clock-back", wait)
+
+
+def slows_down() -> Workload:
+    """1 ms for the first step, and 4 % more for each further one, up to 60 ms."""
+    calls = 0
+
+    def wait(out: torch.Tensor) -> None:
+        nonlocal calls
+        calls += 1
+        time.sleep(min(0.001 * 1.04**calls, 0.06))
+
+    return stepping("slows-down", wait)

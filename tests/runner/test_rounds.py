@@ -99,6 +99,8 @@ def test_where_memory_is_short_they_run_one_after_the_other(laboratory: Laborato
 def test_what_does_not_fit_beside_others_is_measured_alone(laboratory: Laboratory) -> None:
     results = bench(laboratory).together(ASKED[:2])
     assert {row_id: result.status for row_id, result in results.items()} == {"plain": "ok", "bf16": "ok"}
+    apart = [row_id for row_id, result in results.items() if any("measured_apart" in flag for flag in result.flags)]
+    assert len(apart) == 1  # nothing is measured once more in silence
 
 
 @pytest.mark.parametrize("laboratory", ["one_model"], indirect=True)
