@@ -30,7 +30,7 @@ import msgspec
 
 from gpubench.analysis.check import Source, check
 from gpubench.analysis.statistics import latency
-from gpubench.analysis.verdicts import Limits
+from gpubench.analysis.verdicts import Limits, RowCheck
 from gpubench.cli.planning import scope_of
 from gpubench.cli.run import protocol_for
 from gpubench.cli.run_ab import TURNS, WARMUP_MIN_S
@@ -145,11 +145,10 @@ def report_of(pool: dict[str, Any], parts: Parts, slower: float, session: str | 
     )  # fmt: skip
 
 
-def verdict(pool: dict[str, Any], old: Parts, new: Parts, slower: float, limit: float, paired: bool) -> str:
-    """The verdict on `new`, whose times are multiplied by `slower`: on its FPS and on its tail."""
-    session = "s" if paired else None
+def judged(pool: dict[str, Any], old: Parts, new: Parts, slower: float, limit: float, session: str | None) -> RowCheck:
+    """The verdicts on `new`, whose times are multiplied by `slower`: on its FPS and on its tail."""
     reports = [report_of(pool, old, 1.0, session), report_of(pool, new, slower, session)]
-    return check(Source("new", reports[1]), Source("old", reports[0]), Limits(slowdown=limit)).rows[0].verdict
+    return check(Source("new", reports[1]), Source("old", reports[0]), Limits(slowdown=limit)).rows[0]
 
 
 def fixed(old: Sequence[float], new: Sequence[float], slower: float) -> str:
@@ -162,11 +161,14 @@ def median(part: dict[str, Any]) -> float:
     return statistics.median(part["samples_s"])
 
 
-def shares(verdicts: Sequence[str]) -> str:
-    """`regressed / inconclusive` in per cent."""
+def shares(verdicts: Sequence[str], usual: int) -> str:
+    """`regressed (inconclusive)` in per cent; of how many, where they are not as many as without a slowdown."""
     count = max(len(verdicts), 1)
     called, open_ = verdicts.count("regressed"), verdicts.count("inconclusive")
-    return f"{called / count:.1%} ({open_ / count:.0%} open)" if open_ else f"{called / count:.1%}"
+    notes = [f"{open_ / count:.0%} open"] if open_ else []
+    notes += [f"of {len(verdicts)}"] if len(verdicts) != usual else []
+    told = f" ({', '.join(notes)})" if notes else ""
+    return f"{called / count:.1%}{told}"
 
 
 def table(paths: Sequence[Path]) -> None:
@@ -189,7 +191,7 @@ def table(paths: Sequence[Path]) -> None:
     for (workload, condition), members in sorted(found.items(), key=lambda one: (one[0][1], one[0][0] != "all")):
         for name, of_pools in members.items():
             verdicts = [[one for rule in of_pools for one in rule(slower)] for slower in SLOWER]
-            cells = " | ".join(map(shares, verdicts))
+            cells = " | ".join(shares(one, len(verdicts[0])) for one in verdicts)
             print(f"| {workload} | {condition} | {name} | {len(verdicts[0])} | {cells} |")
 
 
@@ -241,16 +243,20 @@ def rules(pool: dict[str, Any], rounds: Rounds) -> dict[str, Rule]:
 
 
 def as_ab_does(pool: dict[str, Any], rounds: Rounds, slower: float) -> list[str]:
-    """Comparisons one after the other, each of which takes as many rounds as `ab` would."""
-    most = max(math.floor(ROW_S / seconds(pool)), FIRST_LOOK)
+    """Comparisons one after the other, each of which takes as many rounds as `ab` would.
+
+    It ends where not all that one might take are left: what is open there would not have been.
+    """
+    # Of the time of a row, `ab` spends about two rounds' on each side alone.
+    most = max(math.floor(ROW_S / seconds(pool)) - 2, FIRST_LOOK)
     found, start = [], 0
-    while start + FIRST_LOOK <= len(rounds):
+    while start + most <= len(rounds):
         taken = FIRST_LOOK
-        one = paired_verdict(pool, rounds[start : start + taken], slower)
-        if one == "inconclusive" and start + most <= len(rounds):
+        row = paired(pool, rounds[start : start + taken], slower)
+        if any((one.metric, one.verdict) == ("fps", "inconclusive") for one in row.findings):
             taken = most
-            one = paired_verdict(pool, rounds[start : start + taken], slower)
-        found.append(one)
+            row = paired(pool, rounds[start : start + taken], slower)
+        found.append(row.verdict)
         start += taken
     return found
 
@@ -258,17 +264,17 @@ def as_ab_does(pool: dict[str, Any], rounds: Rounds, slower: float) -> list[str]
 def in_rounds(pool: dict[str, Any], rounds: Rounds, count: int, slower: float) -> list[str]:
     """Comparisons of so many rounds each."""
     starts = range(0, len(rounds) - count + 1, count)
-    return [paired_verdict(pool, rounds[start : start + count], slower) for start in starts]
+    return [paired(pool, rounds[start : start + count], slower).verdict for start in starts]
 
 
-def paired_verdict(pool: dict[str, Any], group: Rounds, slower: float) -> str:
+def paired(pool: dict[str, Any], group: Rounds, slower: float) -> RowCheck:
     """Of `ab`."""
-    return verdict(pool, [one["a"] for one in group], [one["b"] for one in group], slower, AB_LIMIT, paired=True)
+    return judged(pool, [one["a"] for one in group], [one["b"] for one in group], slower, AB_LIMIT, session="s")
 
 
 def separate_verdict(pool: dict[str, Any], old: Rounds, new: Rounds, limit: float, slower: float) -> str:
     """Of `check`."""
-    return verdict(pool, [one["a"] for one in old], [one["a"] for one in new], slower, limit, paired=False)
+    return judged(pool, [one["a"] for one in old], [one["a"] for one in new], slower, limit, session=None).verdict
 
 
 if __name__ == "__main__":

@@ -30,7 +30,10 @@ def main() -> None:
             times = []
             for _ in range(rounds):
                 started = time.perf_counter()
-                subprocess.run([sys.executable, "-m", "gpubench", *arguments], check=False, stdout=subprocess.DEVNULL)
+                command = [sys.executable, "-m", "gpubench", *arguments]
+                code = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
+                if code != 0 and (arguments[0], code) != ("check", 4):
+                    raise SystemExit(f"{' '.join(command)} ended with {code}")
                 times.append(time.perf_counter() - started)
             name = "check of 1,000 rows" if large in arguments else arguments[0]
             print(f"gpubench {name}: median {statistics.median(times):.3f} s, worst {max(times):.3f} s of {rounds}")

@@ -82,6 +82,15 @@ def test_what_lies_in_the_workspace_is_not_taken_for_gpubench(folder: Path) -> N
     assert action(folder, "same.json").returncode == 0
 
 
+def test_the_action_says_that_there_is_no_baseline_yet(folder: Path) -> None:
+    (folder / "baselines").mkdir()
+    (folder / "baselines" / ".gitkeep").touch()
+    done = action(folder, "same.json", baseline_="baselines")
+    assert done.returncode == 3
+    assert (folder / "output").read_text() == "exit-code=3\n"
+    assert "has no baseline for vae inference tiny" in (folder / "summary").read_text()
+
+
 def test_the_action_tells_of_wrong_usage(folder: Path) -> None:
     done = action(folder, "missing.json")
     assert done.returncode == 2

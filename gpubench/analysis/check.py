@@ -112,7 +112,8 @@ def _rows(
     times = timed(running, current, baseline, limits, family)
     checked: list[RowCheck] = []
     for old, new in matched.both:
-        findings = gates(old, new, current.device.kind, limits) + times.get(new.id, [])
+        findings = gates(old, new, current.device.kind, limits, by_item="batch_size" in allow)
+        findings += times.get(new.id, [])
         if new.id in unfair:
             reason = f"A step is over {new.items_per_step} items, it was over {old.items_per_step}."
             findings.append(Finding(metric="fps", verdict="inconclusive", reason=reason))

@@ -15,14 +15,19 @@ from gpubench.units import format_bytes, significant
 SMALL_ERROR = 1e-5  # relative error of outputs: below it, sums in another order explain any change
 
 
-def gates(old: Measurement, new: Measurement, kind: str, limits: Limits) -> list[Finding]:
-    """Status; and where both rows are ok: output quality, graph breaks, memory and compile time."""
+def gates(old: Measurement, new: Measurement, kind: str, limits: Limits, *, by_item: bool = False) -> list[Finding]:
+    """Status; and where both rows are ok: output quality, graph breaks, memory and compile time.
+
+    by_item: the rows' steps may be over unlike numbers of items, so that what a whole step takes is not compared.
+    """
     found = [status(old, new)]
     if old.status == "ok" and new.status == "ok":
-        found += [
-            quality(old, new, limits), graph_breaks(old, new), memory(old, new, kind, limits),
-            compile_time(old, new, limits),
-        ]  # fmt: skip
+        found += [quality(old, new, limits), graph_breaks(old, new), compile_time(old, new, limits)]
+        if by_item and old.items_per_step != new.items_per_step:
+            reason = f"A step is over {new.items_per_step} items, it was over {old.items_per_step}."
+            found.append(Finding(metric="peak_memory", verdict="incomparable", reason=reason))
+        else:
+            found.append(memory(old, new, kind, limits))
     return found
 
 

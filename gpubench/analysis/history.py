@@ -95,7 +95,14 @@ def _runs(reports: Sequence[tuple[str, Report]]) -> list[tuple[str, Report]]:
     found: dict[tuple[str, ...], tuple[str, Report]] = {}
     for source, report in reports:
         if report.session is None:
-            key = (report.created_at, *about(report), report.device.name, report.device.uuid or "", report.plan.command)
+            key = (
+                report.created_at,
+                report.finished_at or "",
+                *about(report),
+                report.device.name,
+                report.device.uuid or "",
+                report.plan.command,
+            )
             if key not in found or found[key][1].adopted:
                 found[key] = (source, report)
     return list(found.values())

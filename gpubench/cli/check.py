@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from gpubench.analysis.check import Source, without_baseline
@@ -15,7 +16,7 @@ from gpubench.analysis.comparability import FIELDS, about, nearest
 from gpubench.analysis.verdicts import RUN_SPREAD, SLOWDOWN, Check, Limits
 from gpubench.cli.reports import load_all
 from gpubench.cli.verdicts import Again, CheckFormat, InconclusiveOk, as_file, exit_code, show, text_of
-from gpubench.errors import EXIT_OK, GpubenchError, unknown_name
+from gpubench.errors import EXIT_INCOMPARABLE, EXIT_OK, GpubenchError, unknown_name
 from gpubench.results import baselines, store
 from gpubench.results.schema import Report
 from gpubench.text import printable
@@ -161,10 +162,14 @@ def check(
     files = [as_file(path) for path in output or []]
     current = load_all(reports)
     if update:
+        if files:
+            raise GpubenchError(
+                "--update compares nothing, so there is nothing for --output.", "Leave one of them out."
+            )
         return _update(current, baseline, (reason or "").strip())
     candidates = _candidates(baseline)
     _refuse_inputs([path for path, _ in files], [Path(name) for name, _ in (*current, *candidates)])
-    again = Again(parse_duration(confirm_time), workload, quiet) if confirm else None
+    again = _again(current, confirm_time, workload, quiet) if confirm else None
     checks = [_checked(Source(*one), baseline, candidates, limits, allow, again) for one in current]
     for path, format_of in files:
         store.write(path, text_of(checks, format_of, inconclusive_ok).encode())
@@ -211,13 +216,32 @@ def _checked(
         return first
     from gpubench.cli.confirm import confirm
 
-    return confirm(first, current, Source(*found), limits, allow, again)
+    try:
+        return confirm(first, current, Source(*found), limits, allow, again)
+    except GpubenchError as error:
+        if error.exit_code != EXIT_INCOMPARABLE:
+            raise
+        # Another report may have a regression to tell of.
+        notes = [*first.notes, f"{error.message} {error.hint}"]
+        return msgspec.structs.replace(first, verdict="incomparable", exit_code=EXIT_INCOMPARABLE, notes=notes)
+
+
+def _again(current: Sequence[tuple[str, Report]], time_limit: str, workload: str | None, quiet: bool) -> Again:
+    """How to measure again; GpubenchError, before anything is measured, where it is not said whose code to run."""
+    from gpubench.cli.confirm import reference_of
+
+    for _, report in current:
+        reference_of(report, workload)
+    return Again(parse_duration(time_limit), workload, quiet)
 
 
 def _no_baseline(path: Path, candidates: Sequence[tuple[str, Report]], current: Report) -> str:
     """That a folder has no baseline for that report, what it has, and what to do."""
-    kinds = sorted({" ".join(about(one)[:3]) for _, one in candidates})
+    mine = about(current)
+    kinds = sorted({" ".join(about(one)[:3]) for _, one in candidates if about(one) != mine})
     only = f", only for {', '.join(kinds[:5])}{', ...' if len(kinds) > 5 else ''}" if kinds else ""
+    if any(about(one) == mine for _, one in candidates):
+        only += " (itself, what was cut off, and sides of an A/B comparison are none)"
     return f"{path} has no baseline for {' '.join(about(current)[:3])}{only}. Make one with --update --reason TEXT."
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from gpubench.analysis import comparability
 from gpubench.analysis.check import Source, check
-from gpubench.analysis.verdicts import Check, Limits, Metric, RowCheck, Verdict
+from gpubench.analysis.eligibility import gate
+from gpubench.analysis.matching import match
+from gpubench.analysis.verdicts import Check, Limits, Metric
 from gpubench.cli.progress import listener
 from gpubench.cli.verdicts import Again
 from gpubench.errors import EXIT_INCOMPARABLE, GpubenchError
@@ -35,19 +37,20 @@ def confirm(
 ) -> Check:
     """The check once its suspects were measured again; `found` itself where it has none.
 
-    Raises GpubenchError where this is not the machine, software or code of the current report (exit code 3), where the
-    command line did not say what code that is, and where it was measured again before.
+    A report is measured again once. Raises GpubenchError where this is not the machine, software or code of the current
+    report (exit code 3), and where the command line did not say what code that is.
     """
-    suspects, controls = suspects_of(found.rows), controls_of(found.rows)
+    report, workload = current.report, current.report.workload
+    suspects = suspects_of(found, baseline.report, report)
+    controls = controls_of(found, suspects)
     if not suspects or found.paired:
         return found
-    report, workload = current.report, current.report.workload
     if report.confirmation is not None:
-        raise GpubenchError(
-            f"{printable(current.name)} was measured again before, on {printable(report.confirmation.at)}: looking "
-            "until something is found finds something.",
-            "Measure anew, or compare side by side with gpubench ab.",
+        note = (
+            f"Not measured again: it was before, on {report.confirmation.at}, and looking until something is found "
+            "finds something. Measure anew, or compare side by side with gpubench ab."
         )
+        return msgspec.structs.replace(found, notes=[*found.notes, note])
     choice = WorkloadChoice(
         reference=reference_of(report, again.workload),
         size=known_size(workload.size),
@@ -63,7 +66,7 @@ def confirm(
 
         def any_open(newest: Report) -> bool:
             decided = check(Source(current.name, newest), baseline, limits, allow)
-            return any(row.id in suspects and is_open(row) for row in decided.rows)
+            return bool(open_rows(decided, baseline.report, newest, suspects))
 
         confirmer = Confirmer(
             report=report,
@@ -73,7 +76,7 @@ def confirm(
             is_open=any_open,
             time_limit_s=again.time_limit_s,
         )
-        newest = confirmer.run(suspects, controls)
+        newest = confirmer.run(list(suspects), controls)
     return check(Source(current.name, newest), baseline, limits, allow)
 
 
@@ -94,30 +97,58 @@ def reference_of(report: Report, named: str | None) -> str:
     )
 
 
-def suspects_of(rows: Sequence[RowCheck]) -> list[str]:
-    """The rows whose time looks worse, its tail included, or could not be told."""
-    return [row.id for row in rows if time_verdict(row) in OPEN or time_verdict(row, "latency_p95") == "regressed"]
+def suspects_of(found: Check, baseline: Report, current: Report) -> dict[str, tuple[Metric, ...]]:
+    """The rows that are to be measured again, with the metrics of time that look worse or could not be told.
+
+    Not those that stay open whatever is measured here: because of the baseline's figures, say.
+    """
+    mendable = only_disturbed(baseline, current)
+    suspects = {}
+    for row in found.rows:
+        found_of = {one.metric: one for one in row.findings}
+        fps, tail = found_of.get("fps"), found_of.get("latency_p95")
+        metrics: list[Metric] = []
+        if fps and fps.verdict in OPEN and (fps.detectable is not None or row.id in mendable):
+            metrics.append("fps")
+        if tail and tail.verdict == "regressed":
+            metrics.append("latency_p95")
+        if metrics:
+            suspects[row.id] = tuple(metrics)
+    return suspects
 
 
-def controls_of(rows: Sequence[RowCheck]) -> list[str]:
+def open_rows(found: Check, baseline: Report, current: Report, suspects: Mapping[str, Sequence[Metric]]) -> list[str]:
+    """Those of `suspects` that more rounds could still decide, in a metric that made them suspects."""
+    mendable = only_disturbed(baseline, current)
+    return [
+        row.id
+        for row in found.rows
+        if any(
+            one.verdict == "inconclusive" and (one.detectable is not None or row.id in mendable)
+            for one in row.findings
+            if one.metric in suspects.get(row.id, ())
+        )
+    ]
+
+
+def only_disturbed(baseline: Report, current: Report) -> set[str]:
+    """The current rows that nothing speaks against but that others used the machine while they were measured."""
+    return {
+        new.id
+        for old, new in match(baseline, current).both
+        if gate(old) is None and gate(new) is not None and gate(new, flags=False) is None
+    }
+
+
+def controls_of(found: Check, suspects: Container[str]) -> list[str]:
     """The rows that are sure not to have got slower, those whose time changed least."""
     sure = [
         (abs(one.change), row.id)
-        for row in rows
+        for row in found.rows
         for one in row.findings
-        if one.metric == "fps" and one.verdict == "unchanged" and one.change is not None
+        if one.metric == "fps" and one.verdict == "unchanged" and one.change is not None and row.id not in suspects
     ]
     return [row_id for _, row_id in sorted(sure)[:MOST_CONTROLS]]
-
-
-def time_verdict(row: RowCheck, metric: Metric = "fps") -> Verdict | None:
-    """The verdict on the row's time; None where it has none."""
-    return next((one.verdict for one in row.findings if one.metric == metric), None)
-
-
-def is_open(row: RowCheck) -> bool:
-    """Whether more rounds could decide on the row's FPS: not where it is no lack of them that leaves it open."""
-    return any(one.metric == "fps" and one.verdict == "inconclusive" and one.detectable for one in row.findings)
 
 
 def refuse_unlike(current: Source, described: Described) -> None:

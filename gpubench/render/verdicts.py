@@ -39,7 +39,7 @@ def remarks(check: Check) -> list[str]:
     """What the reader must know beside the rows."""
     found = []
     refused = [text for text in check.differences if text.partition(":")[0] not in check.allowed]
-    if check.verdict == "incomparable" and refused:
+    if check.verdict == "incomparable" and refused and not check.rows:
         fields = dict.fromkeys(text.partition(":")[0] for text in refused)
         found.append(f"Not comparable, these differ: {'; '.join(refused)}.")
         options = " ".join(f"--allow-different {name}" for name in fields)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from gpubench.errors import EXIT_INCOMPARABLE, GpubenchError
+from gpubench.errors import GpubenchError
 from gpubench.results import store
 from gpubench.results.schema import Adoption, Report
 from gpubench.text import printable
@@ -19,7 +19,7 @@ from gpubench.text import printable
 def load_all(path: Path) -> tuple[list[tuple[str, Report]], list[str]]:
     """The reports at `path`, a file or a folder, with where each is from; and what was passed over in a folder.
 
-    Raises GpubenchError for a file that is no report, and for a folder that holds none (exit code 3).
+    Raises GpubenchError for a file that is no report.
     """
     if not path.is_dir():
         return [(str(path), store.load(path))], []
@@ -29,12 +29,6 @@ def load_all(path: Path) -> tuple[list[tuple[str, Report]], list[str]]:
             found.append((str(one), store.load(one)))
         except GpubenchError as error:
             passed.append(error.message)
-    if not found:
-        raise GpubenchError(
-            f"The folder {printable(str(path))} holds no baseline.",
-            "Make one with gpubench check REPORT.json --baseline FOLDER --update --reason TEXT.",
-            exit_code=EXIT_INCOMPARABLE,
-        )
     return found, passed
 
 

@@ -48,7 +48,7 @@ class Confirmer:
             if index in LOOKS_AFTER and not self.is_open(self.report):
                 break
             index += 1
-            for row_id in schedule.round(index, [*suspects, *controls]):
+            for row_id in schedule.round(index, list(dict.fromkeys([*suspects, *controls]))):
                 self._measure(row_id, index)
             if index == FIRST_LOOK:
                 self._looked = True

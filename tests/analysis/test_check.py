@@ -490,6 +490,13 @@ def test_batches_of_unlike_sizes_are_compared_by_item_where_that_is_allowed() ->
     found = compare(current, measured(), allow=["batch_size"])
     assert metric(found, "fps").change == pytest.approx(0, abs=1e-9)
     assert metric(found, "fps", "baseline").change == pytest.approx(1.0)
+    more = [
+        msgspec.structs.replace(one, memory=msgspec.structs.replace(one.memory, peak_memory_allocated_bytes=2**40))
+        for one in current.measurements
+        if one.memory
+    ]
+    found = compare(msgspec.structs.replace(current, measurements=more), measured(), allow=["batch_size"])
+    assert {one.verdict for one in found.rows} == {"unchanged", "improved"}
 
 
 def test_where_files_are_kept_and_which_card_is_seen_is_no_difference() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from gpubench.analysis.check import Source, check
 from gpubench.analysis.verdicts import Check, Limits
-from gpubench.cli.confirm import controls_of, suspects_of, time_verdict
+from gpubench.cli.confirm import controls_of, open_rows, suspects_of
 from gpubench.cli.progress import Quiet
 from gpubench.results.schema import Report
 from gpubench.results.store import load
@@ -41,13 +41,14 @@ def confirmed(path: Path, current: Report, planted: Planted, time_limit_s: float
     """The check of `current` against `measured()` after its suspects were measured again by `planted`."""
     before, limits = Source("old", measured()), Limits()
     found = check(Source("new", current), before, limits)
-    suspects, controls = suspects_of(found.rows), controls_of(found.rows)
+    suspects = suspects_of(found, before.report, current)
+    controls = controls_of(found, suspects)
 
     def is_open(newest: Report) -> bool:
-        rows = check(Source("new", newest), before, limits).rows
-        return any(one.id in suspects and time_verdict(one) == "inconclusive" for one in rows)
+        decided = check(Source("new", newest), before, limits)
+        return bool(open_rows(decided, before.report, newest, suspects))
 
-    newest = Confirmer(current, path, planted, Quiet(), is_open, time_limit_s).run(suspects, controls)
+    newest = Confirmer(current, path, planted, Quiet(), is_open, time_limit_s).run(list(suspects), controls)
     assert load(path) == newest
     return check(Source("new", newest), before, limits)
 
@@ -133,9 +134,63 @@ def test_controls_are_the_rows_that_moved_least() -> None:
             ),
         )  # fmt: skip
 
-    found = check(Source("new", rows(1.02, 1.001, 1.3, 0.998, 0.98)), Source("old", rows(1, 1, 1, 1, 1)), Limits())
-    assert suspects_of(found.rows) == ["row-1"]
-    assert controls_of(found.rows) == ["row-0", "row-2"]
+    new, old = rows(1.02, 1.001, 1.3, 0.998, 0.98), rows(1, 1, 1, 1, 1)
+    found = check(Source("new", new), Source("old", old), Limits())
+    suspects = suspects_of(found, old, new)
+    assert list(suspects) == ["row-1"]
+    assert controls_of(found, suspects) == ["row-0", "row-2"]
+
+
+def tailed(found: Report, row_id: str, factor: float) -> Report:
+    """`found` with the slowest samples of each of that row's processes multiplied."""
+    (target,) = (one for one in found.measurements if one.id == row_id)
+    samples, start = list(target.samples_s), 0
+    for part in target.rounds:
+        for index in sorted(range(start, start + part.samples), key=lambda at: samples[at])[-2:]:
+            samples[index] *= factor
+        start += part.samples
+    changed = msgspec.structs.replace(target, samples_s=samples)
+    return msgspec.structs.replace(
+        found, measurements=[changed if one.id == row_id else one for one in found.measurements]
+    )
+
+
+def test_a_suspected_tail_is_no_control_of_itself(tmp_path: Path) -> None:
+    current = tailed(measured(), "suspect", 1.6)
+    found = check(Source("new", current), Source("old", measured()), Limits())
+    suspects = suspects_of(found, measured(), current)
+    assert suspects == {"suspect": ("latency_p95",)}
+    assert "suspect" not in controls_of(found, suspects)
+    planted = Planted(lambda row_id, _: seconds(row_id, 1.0))
+    after = confirmed(tmp_path / "r.json", current, planted)
+    assert planted.ran.count("suspect") == FIRST_LOOK
+    assert after.verdict == "unchanged"
+
+
+def test_what_stays_open_whatever_is_measured_is_not_measured_again() -> None:
+    def flagged(row_id: str) -> Report:
+        found = measured()
+        return msgspec.structs.replace(
+            found,
+            measurements=[
+                msgspec.structs.replace(
+                    one, flags=["contaminated: planted"],
+                    rounds=[msgspec.structs.replace(part, flags=["contaminated: planted"]) for part in one.rounds],
+                )
+                if one.id == row_id else one
+                for one in found.measurements
+            ],
+        )  # fmt: skip
+
+    for current, before, expected in (
+        (flagged("suspect"), measured(), {"suspect": ("fps",)}),
+        (measured(), flagged("suspect"), {}),
+    ):
+        found = check(Source("new", current), Source("old", before), Limits())
+        assert [one.verdict for one in found.rows] == ["unchanged", "unchanged", "inconclusive"]
+        suspects = suspects_of(found, before, current)
+        assert suspects == expected
+        assert open_rows(found, before, current, suspects) == list(expected)
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
@@ -166,11 +221,11 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert len(after.measurements[0].rounds) >= len(whole.measurements[0].rounds) + FIRST_LOOK
 
     done = gpubench(*command, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "was measured again before" in done.stderr
+    assert done.returncode == 1
+    assert "Not measured again: it was before" in json.loads(done.stdout)[0]["notes"][-1]
 
     other = msgspec.structs.replace(whole, device=msgspec.structs.replace(whole.device, name="Another CPU"))
     (tmp_path / "now.json").write_bytes(msgspec.json.encode(other))
     done = gpubench(*command, "--allow-different", "device", cwd=tmp_path)
     assert done.returncode == 3
-    assert "these differ: device: cpu Another CPU against" in done.stderr
+    assert "these differ: device: cpu Another CPU against" in json.loads(done.stdout)[0]["notes"][-1]
