@@ -56,7 +56,7 @@ SLOWER = (1.0, 1.02, 1.05, 1.1, 1.3)
 FIRST_LOOK = 5  # rounds: `gpubench ab --rounds`, by default
 ROW_S = 60.0  # of its --time-limit
 AB_LIMIT = 0.025  # of `gpubench ab`, by default
-SEPARATE_LIMITS = (0.05, 0.1, 0.25)  # the last: of `gpubench check` on a CPU, by default
+SEPARATE_LIMITS = (0.05, 0.1, 0.3)  # the last: of `gpubench check` on a CPU, by default
 DIGITS = 6
 RUN = 5  # processes of a run that `check` compares: gpubench compare-opts --rounds 5
 

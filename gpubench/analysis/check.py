@@ -58,7 +58,9 @@ def check(current: Source, baseline: Source, limits: Limits, allow: Sequence[str
         texts = [str(one) for one in refused]
         return _result(current, baseline, limits, [], "incomparable", differences=texts, allowed=allowed)
     rows, notes = _rows(current.report, baseline.report, limits, allow, family)
-    comparable = any(one.status == "ok" for row in match(baseline.report, current.report).both for one in row)
+    # Where there is no row at all, those of the baseline are missing, which is worse than not comparable.
+    both = match(baseline.report, current.report).both
+    comparable = not current.report.measurements or any(one.status == "ok" for row in both for one in row)
     if not comparable:
         notes.append("No row of the baseline ran in both reports.")
     return _result(

@@ -300,9 +300,10 @@ def test_hand_edited_reports_are_refused(tmp_path: Path, before: Path) -> None:
 
 def test_no_rows_in_common_cannot_be_compared(tmp_path: Path, before: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nothing = saved(tmp_path / "now.json", msgspec.structs.replace(measured(), measurements=[]))
-    assert call(nothing, "--baseline", before) == 3
-    assert "No row of the baseline ran in both reports." in capsys.readouterr().out
     assert call(before, "--baseline", nothing) == 3
+    assert "No row of the baseline ran in both reports." in capsys.readouterr().out
+    assert call(nothing, "--baseline", before) == 1
+    assert "baseline: status regressed: It is missing from the current report." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
