@@ -28,7 +28,7 @@ EXIT_CODES: dict[Verdict, int] = {
     "unchanged": EXIT_OK,
 }
 # Rows with these roles are there because the matrix asks for them; the others were picked by what the run measured.
-ASKED = frozenset({"baseline", "alone", "grid", "sweep", "control"})
+ASKED = frozenset({"baseline", "alone", "grid", "sweep"})
 # What is so much noisier than a median, or read but once, that asking it for certainty would leave every row undecided.
 MAY_STAY_OPEN = ("latency_p95", "compile_time")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gpubench.analysis.eligibility import find
 from gpubench.results.schema import Measurement, Report, Value
 
-Key = tuple[bool, frozenset[tuple[str, Value | None]]]
+Key = frozenset[tuple[str, Value | None]]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Matched:
 
 
 def match(baseline: Report, current: Report) -> Matched:
-    """Rows with the same changes to their report's baseline row; its control, which changes nothing, by itself."""
+    """Rows with the same changes to their report's baseline row. A control is the baseline once more, and no row."""
     before, now = keyed(baseline), keyed(current)
     return Matched(
         both=[(row, now[key]) for key, row in before.items() if key in now],
@@ -35,10 +35,12 @@ def keyed(report: Report) -> dict[Key, Measurement]:
     base = settings(report)
     found: dict[Key, Measurement] = {}
     for row in report.measurements:
+        if row.is_control:
+            continue
         names = [*row.configuration, *(name for name in base if name not in row.configuration)]
         values = ((name, row.configuration.get(name)) for name in names)
         changed = frozenset((name, value) for name, value in values if base.get(name) != value)
-        found.setdefault((any(role.kind == "control" for role in row.roles), changed), row)
+        found.setdefault(changed, row)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from gpubench.results.schema import Measurement, Memory
 
@@ -49,7 +49,7 @@ def needed_bytes(row: Measurement, kind: str) -> int | None:
     return max(peak, warmup or 0)
 
 
-def together_bytes(rows: Sequence[Measurement], kind: str) -> int | None:
+def together_bytes(rows: Iterable[Measurement], kind: str) -> int | None:
     """Bytes that all of `rows` take at the same time; None where one's memory is not known."""
     needed = [needed_bytes(row, kind) for row in rows]
     known = [value for value in needed if value is not None]

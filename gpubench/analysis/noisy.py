@@ -21,7 +21,8 @@ NOISY = 0.05  # what the rounds must be able to see: below 5 % guides do not pro
 def rival(baseline: Measurement, rows: Sequence[Measurement]) -> Measurement | None:
     """The row that `baseline` last met in the most rounds: what they can tell is asked of both alike."""
     phase = latest_phase(baseline)
-    others = [row for row in rows if row.id != baseline.id and latest_phase(row) == phase]
+    others = [row for row in rows if row.id != baseline.id and not row.is_control]
+    others = [row for row in others if latest_phase(row) == phase]
     return max(others, key=lambda row: len(shared_rounds(row, baseline, phase)), default=None)
 
 

@@ -47,6 +47,7 @@ class Choice:
     phase: Phase
     spread: Spread
     unconfirmed: list[Measurement]  # exploring could not tell them from its best, and they were not in the race
+    control: Speedup | None = None  # of the baseline, measured once more in the same rounds, over itself
     beaten: Measurement | None = None  # was chosen, until the duel showed that the baseline is faster
 
     @property
@@ -59,7 +60,8 @@ def reasons(choice: Choice) -> list[str]:
     """Sentences: the choice, its speed and where the figure is from, noise, its parts, its cost, ties."""
     noise = _memory_noise() if choice.objective == "memory" else _noise(choice)
     known = [f"Know that {caution}." for caution in cautions(choice.chosen)]
-    return [_choice(choice), *_speed(choice), noise, *known, *_techniques(choice), *_cost(choice), *_ties(choice)]
+    said = [_choice(choice), *_speed(choice), *_control(choice), noise, *known]
+    return [*said, *_techniques(choice), *_cost(choice), *_ties(choice)]
 
 
 def nothing(report: Report, excluded: dict[str, str]) -> list[str]:
@@ -143,6 +145,21 @@ def _speed(choice: Choice) -> list[str]:
     if gain.low <= 1 <= gain.high:
         sentences.append("The interval includes 1: it may be no faster at all.")
     return sentences
+
+
+def _control(choice: Choice) -> list[str]:
+    """What the baseline came out at against itself: the harness's own error, and the machine's."""
+    found = choice.control
+    if found is None or found.rounds < MIN_ROUNDS:
+        return []
+    told = f"{significant(found.value, 4)}x ({significant(found.low, 4)} to {significant(found.high, 4)})"
+    sentence = f"The control, which is the baseline once more in the same rounds, came out {told} as fast as it."
+    if found.low <= 1 <= found.high:
+        return [sentence]
+    return [
+        f"{sentence} They are identical, so something here moves figures that the rounds do not show: "
+        f"the interval above is no narrower than that, and differences below it mean nothing."
+    ]
 
 
 def _noise(choice: Choice) -> str:

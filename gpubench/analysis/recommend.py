@@ -62,8 +62,9 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
         # The duel, on data that picked nothing, says that the choice is slower than what it was to improve on.
         beaten, chosen, tied, gain = chosen, versus, [versus], _speedup(report, versus, versus, competing.spread)
     unconfirmed = _unconfirmed(report, objective, max_memory_bytes, competing)
+    control = _control(report, gain, versus)
     choice = reasons.Choice(
-        report, objective, chosen, best, tied, gain, competing.phase, competing.spread, unconfirmed, beaten
+        report, objective, chosen, best, tied, gain, competing.phase, competing.spread, unconfirmed, control, beaten
     )
     sentences = [*reasons.reasons(choice), *reasons.left_out(report, competing.excluded)]
     known = gain is not None and (gain.rounds >= MIN_ROUNDS or chosen is versus)
@@ -79,6 +80,9 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
         tied_with=[row.id for row in tied if row.id != chosen.id],
         rounds=gain.rounds if gain and gain.phase != "explore" else 0,
         detectable=_detectable(report, gain, chosen, versus),
+        control=1 / control.value if control else None,
+        control_low=1 / control.high if control and control.rounds >= MIN_ROUNDS else None,
+        control_high=1 / control.low if control and control.rounds >= MIN_ROUNDS else None,
         noise=_noise(report, best, competing, objective),
     )
     return Advice(recommendation, sentences, competing.excluded)
@@ -98,6 +102,14 @@ def _unconfirmed(report: Report, objective: Objective, limit: int | None, compet
     return [row for row in rows if row is not None]
 
 
+def _control(report: Report, gain: Speedup | None, versus: Measurement | None) -> Speedup | None:
+    """The baseline once more against the baseline, in the rounds that `gain` is from; None where it was not there."""
+    control = next((row for row in report.measurements if row.is_control and row.status == "ok"), None)
+    if control is None or gain is None or versus is None or gain.phase == "explore":
+        return None
+    return speedup(control, versus, spread(report), report.measurements, (gain.phase,))
+
+
 def _detectable(report: Report, gain: Speedup | None, chosen: Measurement, versus: Measurement | None) -> float | None:
     """The smallest effect that the rounds behind `gain` would have found; None where there were no rounds."""
     if gain is None or versus is None or gain.phase == "explore":
@@ -109,8 +121,8 @@ def _detectable(report: Report, gain: Speedup | None, chosen: Measurement, versu
 def _field(report: Report, objective: Objective, limit: int | None, phase: Phase | None = None) -> Field:
     excluded, rows = {}, []
     for row in report.measurements:
-        if any(role.kind == "control" for role in row.roles):
-            continue  # the baseline once more, to see the noise
+        if row.is_control:
+            continue
         why = exclusion(report, row, objective, limit)
         if why is None and objective == "memory" and peak_bytes(row, report.device.kind) is None:
             why = "its memory was not measured"

@@ -64,9 +64,24 @@ def speedup(
 
 
 def paired_half_width(row: Measurement, versus: Measurement, phase: Phase, rows: Sequence[Measurement]) -> float:
-    """95 % half-width of the mean log-ratio over shared rounds; infinite below 2 of them. See `noise.of_pair`."""
+    """95 % half-width of the mean log-ratio over shared rounds; infinite below 2 of them. See `noise.of_pair`.
+
+    Never less than what two identical configurations came out apart in the same rounds, where those had a control.
+    """
     noise = of_pair(row, versus, phase, rows)
-    return noise.half_width if noise else math.inf
+    return max(noise.half_width, _control_shift(row, versus, phase, rows)) if noise else math.inf
+
+
+def _control_shift(row: Measurement, versus: Measurement, phase: Phase, rows: Sequence[Measurement]) -> float:
+    """|log(control / its twin)| over the rounds of `phase`, where one of the two rows is that twin; else 0."""
+    for control in rows:
+        if not control.is_control or control.id in (row.id, versus.id):
+            continue
+        for twin in (row, versus):
+            differences = shared_rounds(control, twin, phase) if twin.configuration == control.configuration else []
+            if len(differences) >= 2:
+                return abs(math.fsum(differences) / len(differences))
+    return 0.0
 
 
 def _from_logs(mean: float, half: float, versus: Measurement, phase: Phase, rounds: int) -> Speedup:

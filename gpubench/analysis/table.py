@@ -76,8 +76,8 @@ def lines(report: Report) -> dict[Group, list[Line]]:
             grouped["sweep"].append(Line(describe(row.changed), row))
         elif row.measurement.id == report.plan.baseline:
             grouped["baseline"].append(Line("baseline", row))
-        elif "control" in kinds:
-            grouped["baseline"].append(Line("baseline again, to see the noise", row))
+        elif row.measurement.is_control:
+            grouped["baseline"].append(Line("baseline again (A/A control)", row))
         elif "alone" in kinds:
             grouped["alone"].append(Line(describe(row.changed), row))
         elif "ladder" not in kinds:

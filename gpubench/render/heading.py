@@ -45,7 +45,11 @@ def remarks(report: Report) -> list[str]:
     table = rows(report)
     found = [*notes(table), *map(printable, report.notes)]
     if any(row.speedup and row.speedup.rounds < MIN_ROUNDS for row in table):
-        found.insert(0, "~: a first impression from one process; figures with an interval are from rounds of them.")
+        found.insert(
+            0,
+            "~: a first impression from one process, against the baseline's of that time: FPS of other times do not "
+            "compare. Figures with an interval are from rounds.",
+        )
     if report.sweep:
         found.append(printable(report.sweep.reason))
     if report.finished_at is None:

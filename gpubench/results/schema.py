@@ -218,6 +218,11 @@ class Measurement(Struct, frozen=True, kw_only=True):
     unavailable: dict[str, str] = field(default_factory=dict)  # why figures of this row itself are None
     log_tail: str = ""
 
+    @property
+    def is_control(self) -> bool:
+        """Whether it is the baseline once more, to see what identical configurations differ by."""
+        return any(role.kind == "control" for role in self.roles)
+
 
 class Calibration(Struct, frozen=True, kw_only=True):
     """This machine's own noise, measured on identical configurations (A/A): standard deviations of log-ratios."""
@@ -246,6 +251,10 @@ class Recommendation(Struct, frozen=True, kw_only=True):
     rounds: int = 0  # of the duel that the speedup is from; 0: from exploring alone
     detectable: float | None = None  # the smallest slowdown or speedup that so many rounds would find (0.02: 2 %)
     noise: float  # relative difference below which two rows count as tied
+    # A/A: seconds per item of the baseline, measured once more in the rounds of the duel / the baseline's own
+    control: float | None = None
+    control_low: float | None = None  # 95 % interval; None below 3 rounds
+    control_high: float | None = None
 
 
 class Plan(Struct, frozen=True, kw_only=True):

@@ -182,7 +182,7 @@ def _check_twins(report: Report, name: str) -> None:
     """Each configuration is there once, but for the control, which repeats the baseline's."""
     seen: dict[tuple[tuple[str, object], ...], str] = {}
     for row in report.measurements:
-        if any(role.kind == "control" for role in row.roles):
+        if row.is_control:
             continue
         same = seen.setdefault(tuple(sorted(row.configuration.items())), row.id)
         if same != row.id:

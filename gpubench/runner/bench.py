@@ -283,7 +283,7 @@ class Bench:
             configuration=seat.configuration,
             protocol=self.protocol,
             tolerance=tolerance_of(seat.configuration),
-            compile_cache=laboratory.compile_cache(seat.row_id),
+            compile_cache=laboratory.compile_cache(seat.configuration),
             reference_folder=reference.folder,
             reference_problem=reference.problem,
         )

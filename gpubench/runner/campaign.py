@@ -17,7 +17,7 @@ from gpubench.analysis.recommend import contenders, recommend
 from gpubench.errors import GpubenchError
 from gpubench.matrix import Builder, Matrix, Planned, rungs
 from gpubench.results import store
-from gpubench.results.schema import Measurement, Objective, Report, Summary, Value
+from gpubench.results.schema import Measurement, Objective, Report, Role, Summary, Value
 from gpubench.runner import rows
 from gpubench.runner.flags import kind
 from gpubench.runner.interfaces import Costs, Listener, Measurer
@@ -32,6 +32,7 @@ MORE_ROUNDS = 3  # at most so many take the place of rounds in which others used
 # Seconds after which no further round of race or duel begins, unless their number was asked for: a run on a CPU is to
 # end in minutes.
 ROUNDS_S = 45.0
+CONTROL = "control"  # id of the baseline's second row in a duel
 AGAIN = ("unsteady", "contaminated", "swapped")  # a first process with one of these flags is measured once more
 
 
@@ -130,7 +131,7 @@ class Campaign:
 
     def _more_rounds(self, order: list[str]) -> None:
         """The rest of the rounds that every configuration is explored in; `order` is that of the first."""
-        ids = [row_id for row_id, row in self._rows.items() if row.rounds]
+        ids = [row_id for row_id, row in self._rows.items() if row.rounds and not row.is_control]
         self.schedule.remember(order if sorted(order) == sorted(ids) else ids)
         for index in range(2, self.report.protocol.rounds + 1):
             for row_id in self.schedule.round(index, ids):
@@ -219,7 +220,28 @@ class Campaign:
         choice = recommend(self.report, self.objective, self.max_memory_bytes).recommendation
         baseline = self.matrix.baseline.id
         if choice is not None and choice.id != baseline and self._rows[baseline].status == "ok":
-            self._rounds("duel", [baseline, choice.id], self.report.protocol.duel_rounds)
+            self._rounds("duel", [baseline, choice.id, self._control()], self.report.protocol.duel_rounds)
+            if not self._rows[CONTROL].rounds and self._rows[CONTROL].status == "ok":
+                del self._rows[CONTROL]  # it never ran
+                self._arrange()
+
+    def _control(self) -> str:
+        """The id of a row that repeats the baseline, for what identical configurations differ by in the same rounds.
+
+        It only ever takes part in rounds: everything else is known of the baseline.
+        """
+        base = self._rows[self.matrix.baseline.id]
+        if CONTROL not in self._rows:
+            alone = dict.fromkeys(("memory", "quality", "evidence"), "it repeats the baseline, whose figure this is")
+            self._rows[CONTROL] = Measurement(
+                id=CONTROL, configuration=base.configuration, status="ok", reason="", roles=[Role(kind="control")],
+                items_per_step=base.items_per_step, unavailable=alone,
+            )  # fmt: skip
+            names = [*self.report.plan.configurations, CONTROL]
+            self.report = msgspec.structs.replace(
+                self.report, plan=msgspec.structs.replace(self.report.plan, configurations=names)
+            )
+        return CONTROL
 
     def _leaders(self) -> list[str]:
         """The rows that may be the best, as far as exploring can tell: the first ones, and the simplest."""
@@ -252,10 +274,12 @@ class Campaign:
                 return
             self.listener.started(self._position + 1, self._planned(due[0]), f"{phase}, round {index} of {count}")
             asked = [(row_id, self._rows[row_id].configuration) for row_id in due]
-            results = self.bench.together(
-                asked, together_bytes([self._rows[row_id] for row_id in due], self.report.device.kind)
-            )
+            results = self.bench.together(asked, together_bytes(map(self._in_memory, due), self.report.device.kind))
             self._add({row_id: self._account(result) for row_id, result in results.items()}, phase, index)
+
+    def _in_memory(self, row_id: str) -> Measurement:
+        """The row that says how much memory that one takes."""
+        return self._rows[self.matrix.baseline.id if row_id == CONTROL else row_id]
 
     def _undisturbed(self, phase: Phase, ids: list[str]) -> int:
         """How many rounds of `phase` nobody else disturbed."""
@@ -272,7 +296,7 @@ class Campaign:
         compiled = sum(is_compiled(one) for one in waiting)
         again = (protocol.rounds - 1) * (len(waiting) + len(self._rows) + rungs_to_come)
         done = sum(one.phase != "explore" for row in self._rows.values() for one in row.rounds)
-        racing = RACE_ROUNDS * (1 + LEADERS) + 2 * protocol.duel_rounds if protocol.duel_rounds else 0
+        racing = RACE_ROUNDS * (1 + LEADERS) + 3 * protocol.duel_rounds if protocol.duel_rounds else 0
         rounds = max(0, racing - done) + again
         self.listener.planned(len(waiting) - compiled + rungs_to_come + rounds, compiled + (rungs_to_come > 0))
         ids = dict.fromkeys([*self.report.plan.configurations, *(one.id for one in planned)])

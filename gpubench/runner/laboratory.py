@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gpubench.analysis.noise import key
 from gpubench.errors import GpubenchError
 from gpubench.hardware.find_device import Found, find_device
 from gpubench.hardware.free_memory import available_memory_bytes
@@ -225,9 +226,9 @@ class Laboratory:
         spent |= {"total": time.monotonic() - self.since, "measuring": measuring}
         return {name: round(seconds, 3) for name, seconds in spent.items()}
 
-    def compile_cache(self, row_id: str) -> str:
+    def compile_cache(self, configuration: Configuration) -> str:
         """A compile cache of this configuration's own: cold the first time, warm for its later processes."""
-        name = hashlib.sha256(row_id.encode()).hexdigest()[:16]
+        name = hashlib.sha256(repr(key(configuration)).encode()).hexdigest()[:16]
         folder = self.folder / "compile" / name
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)

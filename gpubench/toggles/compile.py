@@ -133,7 +133,8 @@ def _recompile_limit(counters: dict[str, dict[str, int]], messages: list[str]) -
         return "; ".join(
             line for line in lines if "hit config." in line or line.startswith(("function", "last reason"))
         )
-    counted = [reason for reason in counters.get("unimplemented", {}) if "recompile limit" in reason.lower()]
+    names = ("recompile limit", "cache_size_limit")  # the latter until torch 2.6
+    counted = [reason for reason in counters.get("unimplemented", {}) if any(name in reason.lower() for name in names)]
     return _first_line(counted[0]) if counted else None
 
 

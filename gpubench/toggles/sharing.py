@@ -64,13 +64,29 @@ def _named(toggle: Toggle, configuration: Mapping[str, Value]) -> str:
 
 
 def groups(configurations: Sequence[Mapping[str, Value]]) -> list[list[int]]:
-    """The indexes of `configurations` in groups that can each live in one process; first come, first placed."""
+    """The indexes of `configurations` in groups that can each live in one process; first come, first placed.
+
+    A repeat lives as the others do: with its twin where that one shares a process with something else, or where there
+    is nothing else; by itself where that one does.
+    """
     placed: list[list[int]] = []
+    repeats: list[int] = []
     for index, configuration in enumerate(configurations):
+        if configuration in configurations[:index] and any(one != configuration for one in configurations):
+            repeats.append(index)
+            continue
         for group in placed:
             if can_share([*(configurations[member] for member in group), configuration]) is None:
                 group.append(index)
                 break
+        else:
+            placed.append([index])
+    for index in repeats:
+        repeat = configurations[index]
+        twin = next(group for group in placed if any(configurations[one] == repeat for one in group))
+        members = [configurations[one] for one in twin]
+        if any(one != repeat for one in members) and can_share([*members, repeat]) is None:
+            twin.append(index)
         else:
             placed.append([index])
     return placed

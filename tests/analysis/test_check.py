@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
@@ -468,17 +469,19 @@ def test_settings_of_every_row_are_named_and_may_be_allowed() -> None:
     assert (allowed.verdict, len(allowed.rows)) == ("unchanged", 2)
 
 
-def test_the_control_does_not_stand_for_the_baseline() -> None:
-    """Both have the same configuration."""
+def test_the_control_is_no_row_of_its_own() -> None:
+    """It has the baseline's configuration, and a run without a duel has none: it is neither compared nor missed."""
 
     def with_control(baseline_s: float) -> Report:
         control = row("control", 0.2, roles=[ROLES["control"]], explore_s=medians(0.2, 0.004, 5))
         return report(baseline(baseline_s, explore_s=medians(baseline_s, 0.004, 1)), control)
 
-    found = compare(with_control(0.2), with_control(0.2))
-    assert [one.id for one in found.rows] == ["baseline", "control"]
+    without = report(baseline(0.2, explore_s=medians(0.2, 0.004, 1)))
+    for one, other in itertools.product((with_control(0.2), without), repeat=2):
+        found = compare(one, other)
+        assert [(row.id, row.verdict) for row in found.rows] == [("baseline", "unchanged")]
     slower = compare(with_control(0.3), with_control(0.2))
-    assert [one.verdict for one in slower.rows] == ["regressed", "unchanged"]
+    assert [(row.id, row.verdict) for row in slower.rows] == [("baseline", "regressed")]
 
 
 def test_batches_of_unlike_sizes_are_compared_by_item_where_that_is_allowed() -> None:

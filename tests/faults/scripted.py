@@ -16,7 +16,7 @@ from gpubench.hardware.facts import Device
 from gpubench.matrix import Builder, Matrix, Technique, build_matrix
 from gpubench.results.schema import Configuration, Measurement, Protocol, Quality, Report, Role, Utilization
 from gpubench.runner import rows
-from gpubench.runner.campaign import Campaign, Measurer
+from gpubench.runner.campaign import CONTROL, Campaign, Measurer
 from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import ProcessResult
 from gpubench.toggles.toggle import Scope
@@ -87,14 +87,16 @@ class Planted:
     count: Callable[[str], int] = lambda _: 3  # samples of a process
     noise: float = 0.001  # between samples of one process, half of the whole range
     flags: Callable[[str, int], Sequence[str]] = lambda _, __: ()
+    control: str = "baseline"  # the row whose times the A/A control of a duel has
     ran: list[str] = field(default_factory=list)
 
     def alone(self, row_id: str, configuration: Configuration) -> ProcessResult:
         """The next process."""
         position = len(self.ran)
         self.ran.append(row_id)
-        samples = reports.samples(self.seconds(row_id, position), self.count(row_id) | 1, self.noise)
-        return process(samples, self.flags(row_id, position))
+        like = self.control if row_id == CONTROL else row_id
+        samples = reports.samples(self.seconds(like, position), self.count(like) | 1, self.noise)
+        return process(samples, self.flags(like, position))
 
     def together(
         self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bench(folder: Path) -> Iterator[Bench]:
-    """Real processes of the compiled model; every row id has a compile cache of its own that begins empty."""
+    """Real processes of the compiled model; every configuration has a compile cache of its own that begins empty."""
     choice = WorkloadChoice(reference=f"{WORKLOADS}:fused", size=None, parameters={}, mode="inference")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPUBENCH_TEST_FOLDER", str(folder))
@@ -48,16 +48,16 @@ def test_compiled_code_from_elsewhere_is_no_compile_time(bench: Bench, folder: P
     assert not is_warm(bench.alone("first", COMPILED))
     assert list(cache.rglob("*.so"))
     # For the next row, whose own cache is as empty, there is compiled code already.
-    assert is_warm(bench.alone("second", COMPILED))
+    assert is_warm(bench.alone("second", {**COMPILED, "channels_last": "off"}))
     # inductor's own code alone: what comes before it was done anew, but inductor has compiled nothing.
-    shutil.rmtree(cache / "aotautograd")
-    assert is_warm(bench.alone("third", COMPILED))
+    shutil.rmtree(cache / "aotautograd", ignore_errors=True)  # torch 2.6 has none
+    assert is_warm(bench.alone("third", {**COMPILED, "allocator": "system"}))
     (folder / "cache.txt").unlink()
 
 
 def test_a_cache_that_was_tampered_with_is_not_believed(bench: Bench) -> None:
     assert not is_warm(bench.alone("row", COMPILED))
-    cache = Path(bench.laboratory.compile_cache("row"))
+    cache = Path(bench.laboratory.compile_cache(COMPILED))
     whole = cache.with_name("whole")
     shutil.copytree(cache, whole)
 

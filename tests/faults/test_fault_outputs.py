@@ -87,7 +87,7 @@ def test_a_stale_buffer_is_found_whichever_input_came_last(tmp_path: Path, monke
             configuration={"fault": "stale"},
             protocol=protocol,
             tolerance=1e-3,
-            compile_cache=laboratory.compile_cache("stale"),
+            compile_cache=laboratory.compile_cache({"fault": "stale"}),
             reference_folder=made.folder,
         )
         resident = Resident(request, lambda _: None)

@@ -285,7 +285,7 @@ def test_linear_drift_falls_on_both_of_a_duel_alike(tmp_path: Path) -> None:
     planted = Planted(lambda row_id, before: (0.15 if row_id == "baseline" else 0.1) * 1.02**before)
     protocol = Protocol(duel_rounds=6)
     report = campaign(tmp_path / "report.json", planted, threads_matrix(1), protocol).compare()
-    assert planted.ran[-12:].count("baseline") == 6
+    assert planted.ran[-18:].count("baseline") == 6
     assert report.recommendation is not None
     assert report.recommendation.rounds == 6
     assert report.recommendation.speedup == pytest.approx(1.5, rel=1e-9)

@@ -140,6 +140,14 @@ def test_race_and_duel_are_in_the_report(models: Path, tmp_path: Path) -> None:
     assert sorted(positions) == list(range(len(positions)))  # the order of measuring, whole
     first, second = ([one["position"] for one in row["rounds"] if one["phase"] == "duel"] for row in (fast, baseline))
     assert [a < b for a, b in zip(first, second, strict=True)][:2] in ([True, False], [False, True])  # reversed
+    again = rows["control"]  # the baseline once more, in every round of the duel and nowhere else
+    assert again["configuration"] == baseline["configuration"]
+    assert [one["phase"] for one in again["rounds"]] == ["duel"] * found["rounds"]
+    assert again["memory"] is None
+    assert "memory" in again["unavailable"]
+    assert found["control_low"] <= found["control"] <= found["control_high"]
+    assert 0.9 <= found["control"] <= 1.1  # 40 ms of sleep each
+    assert any("The control" in reason for reason in found["reasons"])
 
 
 def test_every_configuration_in_several_rounds(models: Path, tmp_path: Path) -> None:

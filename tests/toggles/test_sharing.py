@@ -14,6 +14,7 @@ from gpubench.toggles.sharing import can_share, groups
 from gpubench.toggles.toggle import Stage
 
 FP32, TF32, BF16 = ({"precision": value} for value in ("fp32", "tf32", "bf16-autocast"))
+SYSTEM = {"allocator": "system", "precision": "fp32"}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,11 @@ def test_every_toggle_that_sets_a_flag_of_torch_says_so(kit):
     [
         ([], []),
         ([FP32], [[0]]),
-        ([FP32, TF32, BF16, TF32], [[0, 2], [1, 3]]),
+        ([FP32, TF32, BF16, TF32], [[0, 2], [1], [3]]),  # a repeat lives as its twin does
+        ([FP32, FP32], [[0, 1]]),
+        ([FP32, BF16, FP32], [[0, 1, 2]]),
+        ([SYSTEM, {**SYSTEM, "precision": "bf16-autocast"}, SYSTEM], [[0], [1], [2]]),
+        ([SYSTEM, SYSTEM], [[0, 1]]),
         ([{"threads": 1}, {"threads": 2}, {"threads": 4}], [[0], [1], [2]]),
         ([{"compile": "default"}, {"compile": "off"}, {"compile": "default"}], [[0, 1], [2]]),
         ([{"compile": "off"}, {"compile": "default"}, {"compile": "default"}, {}], [[0, 1, 3], [2]]),
