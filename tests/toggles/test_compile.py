@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from gpubench.toggles import compile
 from gpubench.toggles.compile import COMPILE, graph_break_count
 from gpubench.toggles.toggle import Proof
 
+# Its name until 2.6, and since.
+LIMIT = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
 DO_NOTHING = dataclasses.replace(COMPILE, apply=lambda subject, value: None)
 
 
@@ -103,7 +106,7 @@ def test_a_recompile_limit_that_was_hit_is_caught(kit, logged):
     level = logger.level
     logger.setLevel(logging.WARNING if logged else logging.CRITICAL)
     try:
-        with torch._dynamo.config.patch(recompile_limit=1):
+        with torch._dynamo.config.patch({LIMIT: 1}):
             subject = kit.prepare({"compile": "default"}, kit.workload(Small))
             torch._dynamo.mark_static(subject.batches[0][0])
             kit.step(subject)
@@ -119,7 +122,7 @@ def test_a_recompile_limit_that_was_hit_is_caught(kit, logged):
     assert "1 frame compiled to 1 graph; 1 frame fell back to eager" in proof.detail
     assert "the recompile limit was hit, what follows ran eager" in proof.detail
     if logged:
-        assert "hit config.recompile_limit (1)" in proof.detail
+        assert f"hit config.{LIMIT} (1)" in proof.detail
         assert "last reason: 0/0" in proof.detail
 
 
@@ -199,7 +202,7 @@ def test_graph_breaks_are_counted_with_the_first_reason(kit):
     subject = kit.run({"compile": "default"}, kit.workload(Breaks))
     proof = COMPILE.evidence(subject, "default")
     assert proof.took_effect is True
-    assert "1 graph break, the first: Call to `torch._dynamo.graph_break()`" in proof.detail
+    assert re.search("1 graph break, the first: .*graph_break", proof.detail)  # the words are torch's
     assert graph_break_count(subject) == 1
 
 
