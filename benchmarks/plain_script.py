@@ -54,7 +54,7 @@ def worker(laboratory: Laboratory, configuration: dict[str, str | int], profiled
     try:
         request = Prepare(
             resident=0, choice=laboratory.choice, device=laboratory.device, configuration=configuration,
-            protocol=laboratory.protocol, tolerance=1.0, compile_cache=laboratory.compile_cache("baseline"),
+            protocol=laboratory.protocol, tolerance=1.0, compile_cache=laboratory.compile_cache(configuration),
             reference_folder=laboratory.reference(configuration, configuration).folder,
         )  # fmt: skip
         deadline = time.monotonic() + 300

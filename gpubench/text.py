@@ -28,6 +28,11 @@ def _visible(character: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def encodable(text: str) -> str:
+    """`text` as UTF-8 can hold it: what a path has of bytes that are none becomes a visible escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def plural(count: int, word: str, many: str = "") -> str:
     """`1 row`, `2 rows`."""
     return f"{count} {word if count == 1 else many or word + 's'}"

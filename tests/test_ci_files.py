@@ -39,13 +39,13 @@ def with_python(folder: Path, **variables: str) -> dict[str, str]:
 
 
 def action(
-    folder: Path, report_: str, options: str = "", baseline_: str = "old.json"
+    folder: Path, report_: str, options: str = "", baseline_: str = "old.json", **more: str
 ) -> subprocess.CompletedProcess[str]:
     """The action's own step, run as GitHub does."""
     document = yaml.safe_load((ROOT / "action.yml").read_text())
     assert document["runs"]["using"] == "composite"
     step = next(one for one in document["runs"]["steps"] if one.get("id") == "check")
-    given = {"report": report_, "baseline": baseline_, "options": options}
+    given = {"report": report_, "baseline": baseline_, "options": options, **more}
     variables = {
         name: given.get(key, str(document["inputs"][key].get("default", "")))
         for name, text in step["env"].items()
@@ -95,6 +95,29 @@ def test_the_action_tells_of_wrong_usage(folder: Path) -> None:
     done = action(folder, "missing.json")
     assert done.returncode == 2
     assert "There is no file missing.json" in done.stderr
+
+
+def test_the_action_writes_over_nothing_that_is_read(folder: Path) -> None:
+    before = {name: (folder / f"{name}.json").read_bytes() for name in ("old", "same")}
+    for files in (
+        {"verdict-file": "old.json"}, {"verdict-file": "same.json"}, {"comment-file": "x.txt"},
+        {"verdict-file": "/proc/nowhere.json"}, {"comment-file": "/dev/null"},
+    ):  # fmt: skip
+        done = action(folder, "same.json", **files)
+        assert done.returncode == 2, files
+        assert (folder / "output").read_text() == "exit-code=2\n"
+    assert before == {name: (folder / f"{name}.json").read_bytes() for name in before}
+
+
+def test_the_action_does_not_pass_where_nothing_was_checked(folder: Path) -> None:
+    assert action(folder, "slow.json", "--help").returncode == 2
+    assert action(folder, "slow.json", "--update\n--reason=x").returncode == 2
+    assert action(folder, "slow.json", baseline_="").returncode == 2
+
+
+def test_lines_of_the_actions_inputs_may_be_indented(folder: Path) -> None:
+    options = "   --max-slowdown=150%\r\n\t--max-p95-growth=150%  \n"
+    assert action(folder, "  slow.json \r\n", options).returncode == 0
 
 
 def test_inputs_of_the_action_cannot_run_anything(folder: Path) -> None:

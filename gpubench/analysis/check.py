@@ -14,11 +14,11 @@ from gpubench.analysis import comparability
 from gpubench.analysis.gates import gates
 from gpubench.analysis.matching import match
 from gpubench.analysis.shifts import are_paired
-from gpubench.analysis.timed import Pair, timed
+from gpubench.analysis.timed import Pair, said_again, timed
 from gpubench.analysis.verdicts import Check, Finding, Limits, RowCheck, Verdict, worst
 from gpubench.errors import EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION
 from gpubench.results.schema import Measurement, Report
-from gpubench.text import plural
+from gpubench.text import encodable, plural
 
 EXIT_CODES: dict[Verdict, int] = {
     "regressed": EXIT_REGRESSION,
@@ -88,8 +88,8 @@ def _result(
     report = current.report
     paired = are_paired(baseline.report, report) and baseline.report is not report
     return Check(
-        current=current.name,
-        baseline=baseline.name,
+        current=encodable(current.name),
+        baseline=encodable(baseline.name),
         workload=report.workload.name,
         mode=report.workload.mode,
         device=report.device.name,
@@ -123,7 +123,21 @@ def _rows(
     checked += [_missing(row, current) for row in matched.missing]
     names = ", ".join(row.id for row in matched.fresh[:3]) + (", ..." if len(matched.fresh) > 3 else "")
     count = len(matched.fresh)
-    return checked, [f"{plural(count, 'row is', 'rows are')} new: {names}."] if count else []
+    notes = said_again(running, current, baseline, limits)
+    notes += [f"{plural(count, 'row is', 'rows are')} new: {names}."] if count else []
+    if not checked and not count:
+        notes.append("Neither report has a row.")
+    if is_same_run(baseline, current):
+        notes.append("Both are one and the same run, so that nothing of a change can show.")
+    return checked, notes
+
+
+def is_same_run(baseline: Report, current: Report) -> bool:
+    """Whether both hold the samples of one run, which may have gone on in one of them."""
+    one, other = ({row.id: row.samples_s for row in report.measurements} for report in (baseline, current))
+    both = [tuple(zip(one[id], other[id], strict=False)) for id in one if id in other]  # up to where one ends
+    alike = all(first == second for samples in both for first, second in samples)
+    return baseline.created_at == current.created_at and any(both) and alike
 
 
 def _unlike_items(pair: Pair) -> bool:

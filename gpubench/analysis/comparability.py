@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import msgspec
 
@@ -89,6 +90,11 @@ def about(report: Report) -> tuple[str, ...]:
     return (workload.name, workload.mode, workload.size, parameters)
 
 
+def when(report: Report) -> float:
+    """When the run began, in seconds; time stamps may be of other time zones."""
+    return datetime.fromisoformat(report.created_at).timestamp()
+
+
 def differences(baseline: Report, current: Report) -> list[Difference]:
     """The fields in which the two are unlike, in the order of `FIELDS`."""
     found = []
@@ -144,5 +150,5 @@ def nearest(
     """
     alike = [one for one in candidates if about(one[1]) == about(current) and one[1].finished_at and not one[1].session]
     alike = [one for one in alike if one[1].adopted] or alike
-    newest = sorted(alike, key=lambda one: one[1].created_at, reverse=True)
+    newest = sorted(alike, key=lambda one: when(one[1]), reverse=True)
     return min(newest, key=lambda one: len(refused(one[1], current, allow)), default=None)

@@ -51,7 +51,7 @@ def quality(old: Measurement, new: Measurement, limits: Limits) -> Finding:
     before = old.quality.relative_error if old.quality else None
     after = new.quality.relative_error if new.quality else None
     if old.quality and old.quality.passed and not (new.quality and new.quality.passed):
-        why = new.quality.reason if new.quality else "no comparison was recorded"
+        why = (new.quality.reason if new.quality else "") or "no comparison was recorded"
         return Finding(metric="quality", verdict="regressed", reason=f"Outputs were right before, and now: {why}.")
     if before is None or after is None:
         return unmeasured("quality", before, after, "the outputs' error")
@@ -85,10 +85,12 @@ def memory(old: Measurement, new: Measurement, kind: str, limits: Limits) -> Fin
         return unmeasured("peak_memory", before, after, "memory")
     # The resident memory of a process has a grain of its own; torch's CUDA allocator counts every byte.
     grain = RESOLUTION_BYTES if kind == "cpu" else 0
+    hidden = abs(after - before) <= grain and abs(after / before - 1) > limits.memory_growth if before else False
+    within = f", which is within {format_bytes(grain)} of it" if hidden else ""
     return Finding(
         metric="peak_memory",
         verdict=grown(before, after, limits.memory_growth, grain),
-        reason=f"Peak memory {format_bytes(after)}, was {format_bytes(before)}.",
+        reason=f"Peak memory {format_bytes(after)}, was {format_bytes(before)}{within}.",
         baseline=before,
         current=after,
         unit="bytes",

@@ -15,7 +15,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from gpubench.analysis.comparability import about
+from gpubench.analysis.comparability import about, when
 from gpubench.analysis.memory import peak_bytes
 from gpubench.results.schema import Configuration, Measurement, Report
 
@@ -80,7 +80,7 @@ def history(
 ) -> list[Series]:
     """A series for each row, in order of time; shifts smaller than `min_shift` are not told."""
     groups: dict[tuple[str, ...], list[tuple[str, Report, Measurement]]] = defaultdict(list)
-    for source, report in sorted(_runs(reports), key=lambda one: one[1].created_at):
+    for source, report in sorted(_runs(reports), key=lambda one: when(one[1])):
         version = "" if across_versions else report.environment.torch
         machine = (report.device.kind, report.device.name, str(report.device.cores), report.device.uuid or "")
         for row in report.measurements:
@@ -102,6 +102,7 @@ def _runs(reports: Sequence[tuple[str, Report]]) -> list[tuple[str, Report]]:
                 report.device.name,
                 report.device.uuid or "",
                 report.plan.command,
+                *(str(row.samples_s[:1]) for row in report.measurements),
             )
             if key not in found or found[key][1].adopted:
                 found[key] = (source, report)

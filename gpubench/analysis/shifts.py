@@ -64,15 +64,24 @@ class Shift:
             return 0.0 if self.value * direction > 0 else 1.0
         return float(stdtr(self.freedom, -direction * self.value / self.error))
 
+    @property
+    def sure(self) -> float:
+        """One-sided: `RULED_OUT`, corrected for the number of looks."""
+        return 1 - (1 - RULED_OUT) / LOOKS[self.kind]
+
+    @property
+    def confidence(self) -> float:
+        """Of the interval: both of its ends are what `rules_out` goes by, so that it never speaks against a verdict."""
+        return round(2 * self.sure - 1, 6)
+
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval, as logarithms."""
-        half = self._quantile(0.975) * self.error
+        """The interval of that `confidence`, as logarithms."""
+        half = self._quantile(self.sure) * self.error
         return self.value - half, self.value + half
 
     def rules_out(self, limit: float) -> bool:
         """Whether it is sure (`RULED_OUT`) that the time did not grow by the share `limit`; never by assumption."""
-        sure = 1 - (1 - RULED_OUT) / LOOKS[self.kind]
-        return not self.assumed and self.value + self._quantile(sure) * self.error < math.log1p(limit)
+        return not self.assumed and self.interval()[1] < math.log1p(limit)
 
     def detectable(self, rows: int) -> float:
         """The smallest relative slowdown that is found with power 0.8 at `level`, corrected for `rows` tests."""
@@ -222,16 +231,18 @@ def shift(
     between: Spreads | None,
     against: Control | None = None,
     one_run: bool = False,
+    first_run: bool = False,
 ) -> Shift | None:
     """The shift of `statistic` of the samples; None where no phase has figures of both rows.
 
     between: the spreads of two separate runs; None where both are of one session, so that rounds pair.
     against: what to take away from a row that was measured again, instead of allowing for what runs differ by.
     one_run: leave out what runs differ by, since only rows of the same two runs are compared.
+    first_run: leave out what was measured again.
     """
     if between is None:
         return _paired(_pairs(baseline, current, statistic))
-    before, after, confirmed = _sides(baseline, current, statistic)
+    before, after, confirmed = _sides(baseline, current, statistic, again=not first_run)
     if not before or not after:
         return None
     levels = statistics.fmean(before.values()), statistics.fmean(after.values())
@@ -240,6 +251,7 @@ def shift(
     variance = deviation**2 * (1 / len(before) + 1 / len(after))
     if confirmed and against is not None:
         value, variance = value - against.value, variance + against.variance
+        levels = (levels[0], levels[1] - against.value)
     elif not one_run:
         variance += between.run**2
     kind: Literal["separate", "confirmed"] = "confirmed" if confirmed else "separate"
@@ -259,16 +271,17 @@ def _pairs(baseline: Measurement, current: Measurement, statistic: Statistic) ->
 
 
 def _sides(
-    baseline: Measurement, current: Measurement, statistic: Statistic
+    baseline: Measurement, current: Measurement, statistic: Statistic, *, again: bool
 ) -> tuple[dict[int, float], dict[int, float], bool]:
     """Both rows' figures by round, of the freshest phase that both have; and whether `current` was measured again.
 
-    What was measured again ran alone in its process, as in exploring, so that is what it is held against.
+    again: whether to look for that. What was measured again ran alone in its process, as in exploring, so that is what
+    it is held against.
     """
-    again = _logs(current, "confirm", statistic)
-    if again:
-        return _logs(baseline, "explore", statistic), again, True
-    for phase in PHASES:
+    newest = _logs(current, "confirm", statistic) if again else {}
+    if newest:
+        return _logs(baseline, "explore", statistic), newest, True
+    for phase in PHASES if again else PHASES[1:]:
         before, after = _logs(baseline, phase, statistic), _logs(current, phase, statistic)
         if before and after:
             return before, after, False

@@ -28,6 +28,7 @@ from gpubench.units import significant
 Pair = tuple[Measurement, Measurement]  # (baseline, current)
 Statistic = Callable[[Sequence[float]], float]
 BEYOND = 10.0  # effects that are not told any nearer
+SMALLEST_P = 0.0001  # as are smaller ones
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,10 @@ def timed(
     run = limits.between_runs(current.device.kind)
     for metric, statistic, limit in asked:
         between = None if are_paired(baseline, current) else spreads(baseline, current, statistic, run)
-        against = None
-        if between is not None and current.confirmation is not None:
-            chosen = current.confirmation.controls
-            against = control([pair for pair in pairs if pair[1].id in chosen], statistic, between)
-        members = [_member(old, new, statistic, between, against) for old, new in pairs]
+        controls = current.confirmation.controls if current.confirmation else []
+        beside = [pair for pair in pairs if pair[1].id in controls]
+        against = control(beside, statistic, between) if between is not None else None
+        members = [_member(old, new, statistic, between, against, controls) for old, new in pairs]
         shifts = [one.shift for one in members if one.shift]
         rest = [1.0] * (family - len(shifts))
         slower, faster = (iter(holm([*(one.p_value(direction) for one in shifts), *rest])) for direction in (1, -1))
@@ -69,14 +69,36 @@ def timed(
     return found
 
 
+def said_again(pairs: Sequence[Pair], current: Report, baseline: Report, limits: Limits) -> list[str]:
+    """What to know of a report whose suspects were measured again: when, beside what, and what was taken away."""
+    noted = current.confirmation
+    if noted is None or are_paired(baseline, current):
+        return []
+    between = spreads(baseline, current, statistics.median, limits.between_runs(current.device.kind))
+    moved = control([pair for pair in pairs if pair[1].id in noted.controls], statistics.median, between)
+    words = f"Measured again on {noted.at}: {', '.join(noted.suspects)}"
+    if moved is None:
+        return [f"{words}; without a row beside them that shows what the machine itself does."]
+    return [
+        f"{words}; beside {', '.join(noted.controls)}, whose time had not grown and now came out "
+        f"{share(relative(moved.value))}. That is the machine's, and is taken away from their figures."
+    ]
+
+
 def _member(
-    old: Measurement, new: Measurement, statistic: Statistic, between: Spreads | None, against: Control | None
+    old: Measurement,
+    new: Measurement,
+    statistic: Statistic,
+    between: Spreads | None,
+    against: Control | None,
+    controls: Sequence[str],
 ) -> Timed:
     # What disturbed a paired round disturbed both sides, and shows in the spread of their ratios.
     for name, row in (("the baseline's", old), ("the current", new)):
         if why := gate(row, flags=between is not None):
             return Timed(old, new, None, f"{name} figure cannot be relied on: {why}")
-    moved = shift(old, new, statistic, between=between, against=against)
+    # A control's own verdict is of the run that made it one.
+    moved = shift(old, new, statistic, between=between, against=against, first_run=new.id in controls)
     return Timed(old, new, moved, "" if moved else "there are not enough processes of both in one phase")
 
 
@@ -105,6 +127,7 @@ def _finding(metric: Metric, one: Timed, limit: float, p_values: tuple[float, fl
         change=relative(-moved.value if fps else moved.value),
         change_low=relative(-high if fps else low),
         change_high=relative(-low if fps else high),
+        confidence=moved.confidence,
         limit=limit,
         detectable=visible,
         p_value=min(p_values),
@@ -138,7 +161,8 @@ def _figure(log: float, row: Measurement, fps: bool) -> float:
 def _why(metric: Metric, moved: Shift, verdict: Verdict, limit: float, visible: float, p_value: float) -> str:
     what = "Time per item" if metric == "fps" else "95th percentile of a step's time"
     low, high = (share(relative(bound)) for bound in moved.interval())
-    words = f"{what} {share(moved.ratio)} (95 % interval {low} to {high}, p = {significant(p_value, 2)})"
+    interval = f"{100 * moved.confidence:g} % interval {low} to {high}"
+    words = f"{what} {share(moved.ratio)} ({interval}, {probability(p_value)})"
     if verdict == "regressed":
         return f"{words}; {limit:.1%} more is the limit."
     if verdict == "inconclusive":
@@ -148,6 +172,11 @@ def _why(metric: Metric, moved: Shift, verdict: Verdict, limit: float, visible: 
             f"{words}: {limit:.1%} more is neither shown nor ruled out; {seen} or more would surely be seen{repeats}."
         )
     return f"{words}."
+
+
+def probability(value: float) -> str:
+    """`p = 0.0041`, down to what is worth telling apart."""
+    return f"p = {significant(value, 2)}" if value >= SMALLEST_P else f"p < {SMALLEST_P}"
 
 
 def share(value: float) -> str:

@@ -62,8 +62,9 @@ class Finding(Struct, frozen=True, kw_only=True):
     current: float | None = None
     unit: str = ""
     change: float | None = None
-    change_low: float | None = None  # 95 % interval
+    change_low: float | None = None  # interval of that `confidence`: 0.9 between two runs, 0.95 of paired rounds
     change_high: float | None = None
+    confidence: float | None = None
     limit: float | None = None  # the worsening from which on it counts
     detectable: float | None = None  # the smallest one that is found with power 0.8, corrected for the rows
     p_value: float | None = None  # one-sided, Holm's correction for the number of rows

@@ -13,18 +13,21 @@ import typer
 from gpubench.analysis.check import Source, without_baseline
 from gpubench.analysis.check import check as compare
 from gpubench.analysis.comparability import FIELDS, about, nearest
+from gpubench.analysis.memory import RESOLUTION_BYTES
 from gpubench.analysis.verdicts import RUN_SPREAD, SLOWDOWN, Check, Limits
 from gpubench.cli.reports import load_all
 from gpubench.cli.verdicts import Again, CheckFormat, InconclusiveOk, as_file, exit_code, show, text_of
 from gpubench.errors import EXIT_INCOMPARABLE, EXIT_OK, GpubenchError, unknown_name
 from gpubench.results import baselines, store
 from gpubench.results.schema import Report
-from gpubench.text import printable
-from gpubench.units import parse_duration, parse_share
+from gpubench.text import encodable, printable
+from gpubench.units import format_bytes, parse_duration, parse_share
 
 LIMITS = "Limits"
+HELP_MEMORY = f"Of the peak memory; on a CPU changes within {format_bytes(RESOLUTION_BYTES)} count as none."
 BASELINES = "Baselines"
 AGAIN = "Measuring again"
+CONFIRM_TIME = "5min"
 
 
 def by_kind(shares: Mapping[str, float]) -> str:
@@ -37,7 +40,7 @@ def check(
         list[Path], typer.Argument(metavar="CURRENT.json...", help="Reports to check, or folders that hold some.")
     ],
     baseline: Annotated[
-        Path,
+        str,
         typer.Option(
             "--baseline",
             metavar="FILE|FOLDER",
@@ -60,7 +63,7 @@ def check(
         ),
     ] = "25%",
     max_memory_growth: Annotated[
-        str, typer.Option("--max-memory-growth", metavar="SHARE", help="Of the peak memory.", rich_help_panel=LIMITS)
+        str, typer.Option("--max-memory-growth", metavar="SHARE", help=HELP_MEMORY, rich_help_panel=LIMITS)
     ] = "2%",
     max_compile_growth: Annotated[
         str, typer.Option("--max-compile-growth", metavar="SHARE", help="Of the first call.", rich_help_panel=LIMITS)
@@ -100,11 +103,14 @@ def check(
         ),
     ] = False,
     confirm_time: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--confirm-time", metavar="TIME", help="Stop after so long, but not before 5 rounds.", rich_help_panel=AGAIN
+            "--confirm-time",
+            metavar="TIME",
+            help=f"Stop after so long, but not before 5 rounds. Default: {CONFIRM_TIME}.",
+            rich_help_panel=AGAIN,
         ),
-    ] = "5min",
+    ] = None,
     workload: Annotated[
         str | None,
         typer.Option(
@@ -157,22 +163,26 @@ def check(
         raise GpubenchError("--update needs --reason TEXT: a baseline says why it was taken.")
     if reason is not None and not update:
         raise GpubenchError("--reason is for --update.", "Leave it out, or add --update.")
-    if workload is not None and not confirm:
-        raise GpubenchError("--workload is for --confirm.", "Leave it out, or add --confirm.")
-    files = [as_file(path) for path in output or []]
+    for name, given in (("--workload", workload), ("--confirm-time", confirm_time)):
+        if given is not None and not confirm:
+            raise GpubenchError(f"{name} is for --confirm.", "Leave it out, or add --confirm.")
+    if not baseline.strip():
+        raise GpubenchError("--baseline is empty.", "Name a report, or a folder of them.")
+    path = Path(baseline)
+    files = [as_file(one) for one in output or []]
     current = load_all(reports)
     if update:
         if files:
             raise GpubenchError(
                 "--update compares nothing, so there is nothing for --output.", "Leave one of them out."
             )
-        return _update(current, baseline, (reason or "").strip())
-    candidates = _candidates(baseline)
-    _refuse_inputs([path for path, _ in files], [Path(name) for name, _ in (*current, *candidates)])
-    again = _again(current, confirm_time, workload, quiet) if confirm else None
-    checks = [_checked(Source(*one), baseline, candidates, limits, allow, again) for one in current]
-    for path, format_of in files:
-        store.write(path, text_of(checks, format_of, inconclusive_ok).encode())
+        return _update(current, path, encodable((reason or "").strip()))
+    candidates = _candidates(path)
+    _refuse_inputs([file for file, _ in files], [Path(name) for name, _ in (*current, *candidates)])
+    again = _again(current, confirm_time or CONFIRM_TIME, workload, quiet) if confirm else None
+    checks = [_checked(Source(*one), path, candidates, limits, allow, again) for one in current]
+    for file, format_of in files:
+        store.write(file, text_of(checks, format_of, inconclusive_ok).encode())
     show(checks, format_, inconclusive_ok)
     return exit_code([one.verdict for one in checks], inconclusive_ok)
 
@@ -221,9 +231,8 @@ def _checked(
     except GpubenchError as error:
         if error.exit_code != EXIT_INCOMPARABLE:
             raise
-        # Another report may have a regression to tell of.
-        notes = [*first.notes, f"{error.message} {error.hint}"]
-        return msgspec.structs.replace(first, verdict="incomparable", exit_code=EXIT_INCOMPARABLE, notes=notes)
+        # What the figures say stands; another report may have a regression to tell of, too.
+        return msgspec.structs.replace(first, notes=[*first.notes, f"Not confirmed: {error.message} {error.hint}"])
 
 
 def _again(current: Sequence[tuple[str, Report]], time_limit: str, workload: str | None, quiet: bool) -> Again:
@@ -238,11 +247,17 @@ def _again(current: Sequence[tuple[str, Report]], time_limit: str, workload: str
 def _no_baseline(path: Path, candidates: Sequence[tuple[str, Report]], current: Report) -> str:
     """That a folder has no baseline for that report, what it has, and what to do."""
     mine = about(current)
-    kinds = sorted({" ".join(about(one)[:3]) for _, one in candidates if about(one) != mine})
+    kinds = sorted({_named(one) for _, one in candidates if about(one) != mine})
     only = f", only for {', '.join(kinds[:5])}{', ...' if len(kinds) > 5 else ''}" if kinds else ""
     if any(about(one) == mine for _, one in candidates):
         only += " (itself, what was cut off, and sides of an A/B comparison are none)"
-    return f"{path} has no baseline for {' '.join(about(current)[:3])}{only}. Make one with --update --reason TEXT."
+    return f"{path} has no baseline for {_named(current)}{only}. Make one with --update --reason TEXT."
+
+
+def _named(report: Report) -> str:
+    """`vae inference small, tile_size=64`."""
+    *words, _ = about(report)
+    return ", ".join([" ".join(words), *(f"{name}={value}" for name, value in report.workload.parameters.items())])
 
 
 def _update(current: list[tuple[str, Report]], path: Path, reason: str) -> int:

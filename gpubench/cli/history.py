@@ -10,6 +10,7 @@ import typer
 from gpubench.analysis.history import HistoryMetric
 from gpubench.analysis.history import history as series_of
 from gpubench.cli.reports import ReportPaths, emit, load_all
+from gpubench.text import encodable
 from gpubench.units import parse_share
 
 
@@ -29,7 +30,12 @@ def history(
 ) -> None:
     """Show each row of many reports over time, with the points at which its level shifted."""
     share = parse_share(min_shift)
-    found = series_of(load_all(reports), metric, across_versions=across_versions, min_shift=share)
+    found = series_of(
+        [(encodable(name), one) for name, one in load_all(reports)],
+        metric,
+        across_versions=across_versions,
+        min_shift=share,
+    )
     if format_ == "json":
         emit(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     elif format_ == "markdown":

@@ -68,16 +68,22 @@ app.command("schema")(schema)
 
 
 class Terminated(BaseException):
-    """SIGTERM came; like KeyboardInterrupt, it passes every handler of ordinary errors."""
+    """SIGTERM or SIGHUP came; like KeyboardInterrupt, it passes every handler of ordinary errors."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
-def _terminate(*_: object) -> None:
-    raise Terminated
+def _terminate(number: int, _: object) -> None:
+    raise Terminated(number)
 
 
 def main() -> None:
     """Runs the command line; exits with 0, or the code that the error carries."""
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # under nohup it is ignored, and stays so
+        signal.signal(signal.SIGHUP, _terminate)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -101,8 +107,8 @@ def run(arguments: list[str]) -> int:
         return complain("Stopped.", "", 130)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except Terminated:
-        return 128 + signal.SIGTERM
+    except Terminated as error:
+        return 128 + error.number
     except BrokenPipeError:
         # The reader has gone (`gpubench ... | head`): nothing to say, and no traceback at exit either.
         sys.stdout = None
@@ -124,5 +130,8 @@ def run(arguments: list[str]) -> int:
 def complain(message: str, hint: str, code: int) -> int:
     """Prints an error in one line; returns `code`."""
     text = f"gpubench: {message} {hint}".strip()
-    print(printable(text), file=sys.stderr)  # noqa: T201
+    try:
+        print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:  # a log on a full disk: the code still says it, and Python's own would be that of a regression
+        sys.stderr = None
     return code

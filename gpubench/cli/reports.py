@@ -10,7 +10,7 @@ import typer
 from gpubench.analysis.eligibility import find
 from gpubench.errors import GpubenchError
 from gpubench.results.schema import Recommendation, Report
-from gpubench.results.store import load
+from gpubench.results.store import load, load_folder
 from gpubench.text import printable
 
 ReportPaths = Annotated[
@@ -34,18 +34,15 @@ def load_all(paths: list[Path]) -> list[tuple[str, Report]]:
 
 
 def _load_folder(folder: Path) -> dict[Path, tuple[str, Report]]:
-    found = {}
-    for path in sorted(folder.rglob("*.json")):
-        try:
-            found[path.resolve()] = (str(path), load(path))
-        except GpubenchError as error:
-            typer.echo(f"Passed over: {error.message}", err=True)
-    if not found:
+    reports, passed = load_folder(folder)
+    for text in passed:
+        typer.echo(f"Passed over: {text}", err=True)
+    if not reports:
         raise GpubenchError(
             f"The folder {printable(str(folder))} holds no report.",
             "Measure with gpubench compare-opts, or name a report.",
         )
-    return found
+    return {path.resolve(): (str(path), report) for path, report in reports}
 
 
 def snippet(report: Report, recommendation: Recommendation) -> str:

@@ -206,7 +206,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GpubenchError(
-            f"The folder {folder} cannot be made here: {os.strerror(error.errno or 0)}.", "Give --output FILE."
+            f"The folder {folder} cannot be made here: {os.strerror(error.errno or 0)}.", "Give another --output."
         ) from error
 
 

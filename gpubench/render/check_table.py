@@ -21,6 +21,7 @@ from gpubench.render.verdicts import (
 )
 
 STYLES = {"regressed": "bold red", "inconclusive": "yellow", "improved": "green", "incomparable": "dim"}
+NARROWEST = ("verdict", "row", "change")
 NARROW = ("verdict", "row", "now", "change", "detectable")
 MEDIUM = ("verdict", "row", "before", "now", "change", "detectable", "memory")
 
@@ -39,7 +40,7 @@ def show(console: Console, check: Check) -> None:
 
 
 def _table(check: Check, width: int) -> Table:
-    chosen = NARROW if width < 90 else MEDIUM if width < 120 else tuple(HEADINGS)
+    chosen = NARROWEST if width < 50 else NARROW if width < 90 else MEDIUM if width < 120 else tuple(HEADINGS)
     table = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="bold")
     for key in chosen:
         table.add_column(
@@ -47,6 +48,7 @@ def _table(check: Check, width: int) -> Table:
             justify="right" if key in FIGURES else "left",
             overflow="fold",
             no_wrap=key != "row",
+            min_width=8 if key == "row" else None,
             ratio=1 if key == "row" else None,
         )
     table.expand = width < 120

@@ -25,7 +25,8 @@ def github(checks: Sequence[Check]) -> str:
         lines += [command(level, title, text) for title, text in members[:MOST]]
         if len(members) > MOST:
             lines.append(command(level, "gpubench", f"{len(members) - MOST} more of this kind, see the log."))
-    lines += [_escaped(headline(check), {}) for check in checks]
+    for check in checks:
+        lines += [_escaped(text, {}) for text in (headline(check), *(f"- {note}" for note in remarks(check)))]
     return "\n".join(lines) + "\n"
 
 

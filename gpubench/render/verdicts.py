@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from gpubench.analysis.memory import RESOLUTION_BYTES
 from gpubench.analysis.verdicts import SEVERITY, Check, Finding, RowCheck
 from gpubench.text import plural, printable
 from gpubench.units import format_bytes, significant
@@ -31,7 +32,7 @@ def headline(check: Check) -> str:
 
 def sources(check: Check) -> str:
     """What was held against what, and how."""
-    how = "measured in the same interleaved rounds" if check.paired else "measured apart"
+    how = "measured in the same interleaved rounds" if check.paired else "measured in two runs"
     return printable(f"{check.current} against {check.baseline}, {how}")
 
 
@@ -46,7 +47,23 @@ def remarks(check: Check) -> list[str]:
         found.append(f"To compare all the same: {options}.")
     elif check.differences:
         found.append(f"Compared although these differ: {'; '.join(check.differences)}.")
+    found += _within_grain(check)
     return [printable(text) for text in (*found, *check.notes)]
+
+
+def _within_grain(check: Check) -> list[str]:
+    """That memory moved by more than its limit and is `unchanged` all the same, since that little cannot be told."""
+    rows = [
+        row.id
+        for row in check.rows
+        for one in row.findings
+        if one.metric == "peak_memory" and one.verdict == "unchanged" and abs(one.change or 0.0) > (one.limit or 0.0)
+    ]
+    if not rows:
+        return []
+    names = ", ".join(rows[:3]) + (", ..." if len(rows) > 3 else "")
+    grain = format_bytes(RESOLUTION_BYTES)
+    return [f"Peak memory within {grain}, which identical processes differ by, counts as unchanged: {names}."]
 
 
 def worst_first(check: Check) -> list[RowCheck]:
@@ -96,7 +113,9 @@ def undecided(check: Check) -> list[str]:
         if at_most(effects[-1]) != span:
             span = f"{span} to {at_most(effects[-1])}"
         advice = {
-            "fps": " Measure both with more --rounds, or side by side with gpubench ab.",
+            "fps": " Give it more --rounds and --time-limit."
+            if check.paired
+            else " Measure both with more --rounds, or side by side with gpubench ab.",
             "latency_p95": " That alone leaves a row decided.",
         }.get(metric, "")
         more = f"{percent(limit, sign=False)} more {'time per item' if metric == 'fps' else 'time'}"
@@ -108,8 +127,8 @@ def undecided(check: Check) -> list[str]:
 
 
 def at_most(effect: float) -> str:
-    """An effect in per cent; beyond tenfold no nearer than that."""
-    return percent(effect, sign=False) if effect < BEYOND else f"over {percent(BEYOND, sign=False)}"
+    """An effect in per cent, without a sign."""
+    return percent(effect, sign=False)
 
 
 def figure(value: float | None, unit: str) -> str:
@@ -122,10 +141,13 @@ def figure(value: float | None, unit: str) -> str:
 
 
 def percent(value: float | None, sign: bool = True) -> str:
-    """`+1.2 %`, without a sign where that is not asked for."""
+    """`+1.2%`, without a sign where that is not asked for; beyond tenfold no nearer than that."""
     if value is None:
         return MISSING
-    return f"{value:+.1%}" if sign else f"{value:.1%}"
+    if value >= BEYOND:
+        return f"over {'+' if sign else ''}{BEYOND:.0%}"
+    text = f"{value:+.1%}" if sign else f"{value:.1%}"
+    return text.replace("-0.0%", "+0.0%" if sign else "0.0%")
 
 
 def cells(row: RowCheck) -> dict[str, str]:
@@ -152,7 +174,7 @@ HEADINGS = {
     "before": "FPS before",
     "now": "now",
     "change": "change",
-    "interval": "95 %",
+    "interval": "interval",
     "detectable": "detectable",
     "memory": "memory",
 }

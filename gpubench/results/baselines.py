@@ -23,13 +23,8 @@ def load_all(path: Path) -> tuple[list[tuple[str, Report]], list[str]]:
     """
     if not path.is_dir():
         return [(str(path), store.load(path))], []
-    found, passed = [], []
-    for one in sorted(path.rglob("*.json")):
-        try:
-            found.append((str(one), store.load(one)))
-        except GpubenchError as error:
-            passed.append(error.message)
-    return found, passed
+    found, passed = store.load_folder(path)
+    return [(str(one), report) for one, report in found], passed
 
 
 def place(path: Path, report: Report) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import math
@@ -10,6 +11,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,19 @@ class _Head(msgspec.Struct):
     tool: Tool
 
 
+def load_folder(folder: Path) -> tuple[list[tuple[Path, Report]], list[str]]:
+    """The reports in the JSON files below `folder`, in order; and why others were passed over, a sentence each."""
+    found, passed = [], []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            if not path.is_file():  # reading a pipe would wait for ever
+                raise GpubenchError(f"{printable(str(path))} is no regular file.")
+            found.append((path, load(path)))
+        except GpubenchError as error:
+            passed.append(error.message)
+    return found, passed
+
+
 def load(path: Path | str) -> Report:
     """The validated report in the file at `path`.
 
@@ -48,6 +63,7 @@ def load(path: Path | str) -> Report:
 
 def decode(data: bytes, name: str) -> Report:
     """The validated report in `data`; `name` is what error messages call it. Raises as `load`."""
+    data = data.removeprefix(codecs.BOM_UTF8)
     if not data.strip():
         raise GpubenchError(f"{name} is empty.", DAMAGED)
     try:
@@ -98,6 +114,8 @@ def migrate(
 def _read(path: Path) -> bytes:
     name = printable(str(path))
     try:
+        if path.is_char_device() or path.is_block_device():  # which may never end; a pipe does
+            raise GpubenchError(f"{name} is a device, not a report.", "Name a JSON file.")
         return path.read_bytes()
     except FileNotFoundError:
         raise GpubenchError(f"There is no file {name}.", "Check the path.") from None
@@ -150,6 +168,12 @@ def _check(report: Report, name: str) -> None:
         raise GpubenchError(
             f"{name} is not a valid report: the row id {printable(doubled[0])!r} occurs more than once.", DAMAGED
         )
+    try:
+        datetime.fromisoformat(report.created_at)
+    except ValueError:
+        raise GpubenchError(
+            f"{name} is not a valid report: created_at {printable(report.created_at)!r} is no time.", DAMAGED
+        ) from None
     _check_twins(report, name)
     # The baseline is measured first: where there is any row, it has one, if only to say that it failed.
     if report.measurements and all(row.id != report.plan.baseline for row in report.measurements):

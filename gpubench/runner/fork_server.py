@@ -82,7 +82,8 @@ class ForkServer:
             self.close()
             last = (tail(self.log).splitlines() or ["it printed nothing"])[-1]
             raise GpubenchError(
-                f"The measuring process could not start: {last}", "Run `gpubench doctor` to see what is missing."
+                f"The measuring process could not start: {last.rstrip('.')}.",
+                "Run `gpubench doctor` to see what is missing.",
             ) from error
         ready = expect(reply, Ready)
         self._ready = True

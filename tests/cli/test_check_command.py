@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from gpubench.analysis.verdicts import Limits
 from gpubench.cli.main import run
 from gpubench.results.schema import Report
 from gpubench.results.store import encode, load, save
-from tests.reports import GPU, ROLES, alone, baseline, report, row
+from tests.reports import CPU, GPU, ROLES, alone, baseline, report, row
 
 STEADY = [1.0, 1.001, 0.999, 1.0, 1.0, 1.0]
 
@@ -261,6 +262,44 @@ def test_reports_are_not_overwritten_by_verdicts(tmp_path: Path, before: Path) -
     assert call(now, "--baseline", before, "--output", tmp_path / "v.txt") == 2
 
 
+def test_one_run_against_itself_is_noted(tmp_path: Path, before: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(before.read_bytes())
+    later = saved(tmp_path / "later.json", measured(created_at="2026-01-09T00:00:00+00:00"))
+    for path, noted in ((copy, True), (later, False)):
+        call(path, "--baseline", before)
+        assert ("Both are one and the same run" in " ".join(capsys.readouterr().out.split())) is noted
+
+
+def test_reports_without_rows_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = saved(tmp_path / "empty.json", msgspec.structs.replace(measured(), measurements=[]))
+    assert call(empty, "--baseline", empty) == 3
+    assert "Neither report has a row." in capsys.readouterr().out
+
+
+def test_memory_that_moved_within_its_grain_is_said_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for size in (31, 50):
+        fast = row("fast", 0.1, {"channels_last": "on"}, roles=[alone("channels_last")], memory_mib=size)
+        paths.append(saved(tmp_path / f"{size}.json", report(baseline(0.2), fast, device=CPU)))
+    call(paths[1], "--baseline", paths[0])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Peak memory within 20.0 MiB, which identical processes differ by, counts as unchanged: fast." in shown
+
+
+def test_one_interval_for_what_is_said_and_what_is_decided(tmp_path: Path) -> None:
+    """What is `unchanged` has the limit outside of the interval that is printed."""
+    found = {"unchanged": 0, "inconclusive": 0}
+    for slower in (1.0, 1.01, 1.02, 1.025, 1.03, 1.035):
+        new, old = (measured(time_s, created_at=f"2026-01-0{day}") for day, time_s in ((1, 0.1 * slower), (2, 0.1)))
+        for row_ in check(Source("new", new), Source("old", old), Limits()).rows:
+            (time,) = [one for one in row_.findings if one.metric == "fps"]
+            assert time.change_low is not None and time.limit is not None
+            assert (time.verdict == "unchanged") == (1 / (1 + time.change_low) - 1 < time.limit)
+            found[time.verdict] += 1
+    assert min(found.values()) > 0
+
+
 # ----- bad input
 
 
@@ -364,6 +403,52 @@ def test_rows_with_one_configuration_are_refused(tmp_path: Path, before: Path) -
     assert call(path, "--baseline", before) == 2
 
 
+def test_a_name_that_is_no_utf_8_is_shown_all_the_same(
+    tmp_path: Path, before: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = Path(f"{tmp_path}/bad\udcff.json")
+    bad.write_bytes(before.read_bytes())
+    files = [tmp_path / name for name in ("v.json", "v.md", "v.xml")]
+    for format_ in ("table", "json", "markdown", "junit", "github"):
+        outputs = [text for path in files for text in ("--output", path)]
+        assert call(bad, "--baseline", before, "--format", format_, "--max-slowdown", "20%", *outputs) == 0
+    assert all(path.read_bytes() for path in files)
+    assert run(["history", str(bad), "--format", "json"]) == 0
+    assert call(bad, "--baseline", tmp_path / "folder", "--update", "--reason", "why\udcff") == 0
+    (adopted,) = (tmp_path / "folder").rglob("*.json")
+    assert load(adopted).adopted is not None
+    capsys.readouterr()
+
+
+def test_what_is_no_file_is_passed_over(tmp_path: Path, before: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Reading a pipe without a writer, or /dev/zero, would never end."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.json")
+    (folder / "zero.json").symlink_to("/dev/zero")
+    saved(folder / "old.json", measured())
+    assert call(before, "--baseline", folder, "--max-slowdown", "20%") == 0
+    assert capsys.readouterr().err.count("is no regular file") == 2
+    assert run(["history", str(folder)]) == 0
+    assert call("/dev/zero", "--baseline", folder) == 2
+    assert "/dev/zero is a device, not a report." in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path: Path, before: Path) -> None:
+    marked = tmp_path / "marked.json"
+    marked.write_bytes(b"\xef\xbb\xbf" + before.read_bytes())
+    assert load(marked) == load(before)
+
+
+@pytest.mark.parametrize("arguments", [["before.json"], ["missing.json"]])
+def test_a_full_disk_is_no_regression(before: Path, arguments: list[str]) -> None:
+    """Neither verdict nor complaint can be written: Python's own exit code would be that of a regression."""
+    command = [sys.executable, "-m", "gpubench", "check", *arguments, "--baseline", "before.json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=before.parent, stdout=full, stderr=full, check=False)
+    assert done.returncode == 2
+
+
 def test_a_fault_of_gpubench_itself_is_no_verdict(
     before: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -382,6 +467,8 @@ def test_wrong_usage_is_one_sentence(before: Path, capsys: pytest.CaptureFixture
         (before, "--baseline", before.with_name("missing.json")),
         (before, "--baseline", before, "--allow-different", "moon"),
         (before, "--baseline", before, "--format", "pdf"),
+        (before, "--baseline", ""),
+        (before, "--baseline", before, "--confirm-time", "1s"),
         (before, "--baseline", before, "--output", "/proc/nowhere/x.json"),
     ):
         assert call(*arguments) == 2

@@ -57,6 +57,29 @@ def test_hostile_names(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[
         assert format_ != "markdown" or "<script>" not in shown
 
 
+def test_what_is_no_time_is_refused_and_runs_of_one_second_are_two(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads((folder / "01.json").read_text())
+    (tmp_path / "bad.json").write_text(json.dumps({**document, "created_at": "yesterday"}))
+    save(report(baseline(0.5), created_at="2026-01-01T00:00:00+00:00"), tmp_path / "other.json")
+    save(
+        report(baseline(0.1), created_at="2026-01-02T09:00:00+14:00"), tmp_path / "zone.json"
+    )  # the day before, in UTC
+    assert run(["history", str(folder), "--format", "json"]) == 0
+    shown = capsys.readouterr()
+    assert "bad.json is not a valid report: created_at 'yesterday' is no time." in shown.err
+    (series,) = json.loads(shown.out)
+    assert len(series["points"]) == 14
+    assert [point["at"][:10] for point in series["points"]][:4] == [
+        "2026-01-01",
+        "2026-01-01",
+        "2026-01-02",
+        "2026-01-02",
+    ]
+    assert [Path(point["source"]).name for point in series["points"]][2] == "zone.json"
+
+
 def test_bad_input_is_one_sentence(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], [str(tmp_path / "none")], [str(folder), "--min-shift", "x"], [str(folder), "--metric", "x"]):
         assert run(["history", *arguments]) == 2

@@ -45,7 +45,7 @@ def test_a_stopped_run_leaves_a_valid_report_and_no_processes(number: signal.Sig
     assert_stopped(process, number, tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_is_stopped_while_several_workers_race(number: signal.Signals, tmp_path: Path) -> None:
     process = start(
         "compare-opts", f"{WORKLOADS}:leisurely", "--set", "fault=fast,fast-apart", "--fix", "threads=1", "--strategy",

@@ -17,7 +17,7 @@ from gpubench.render.check_table import show
 from gpubench.render.github import MOST, github
 from gpubench.render.junit import junit
 from gpubench.results.schema import Report
-from tests.reports import HOSTILE, ROLES, alone, baseline, hostile_report, report, row
+from tests.reports import CPU, HOSTILE, ROLES, alone, baseline, hostile_report, report, row
 
 STEADY = [0.1, 0.1001, 0.0999, 0.1, 0.1, 0.1]
 EVIL = (
@@ -60,7 +60,7 @@ def terminal(found: Check, width: int = 140) -> str:
 def test_the_terminal_shows_the_worst_first(mixed: Check, width: int) -> None:
     shown = terminal(mixed, width)
     assert "vae inference on NVIDIA Test GPU: regressed" in " ".join(shown.split())
-    assert "new.json against old.json, measured apart" in " ".join(shown.split())
+    assert "new.json against old.json, measured in two runs" in " ".join(shown.split())
     verdicts = [
         line.split()[0] for line in shown.splitlines() if line.startswith(("regressed ", "improved ", "unchanged "))
     ]
@@ -114,6 +114,25 @@ def test_junit_of_what_could_not_be_told() -> None:
     allowed = ElementTree.fromstring(junit([found], inconclusive_ok=True))
     assert allowed.find(".//error") is None
     assert allowed.find(".//skipped") is not None
+
+
+@pytest.mark.parametrize("session", [None, "s"])
+def test_what_is_advised_is_not_what_was_just_done(session: str | None) -> None:
+    slow, fast = [0.1, 0.12, 0.09, 0.11, 0.1, 0.08], [0.1, 0.09, 0.12, 0.1, 0.08, 0.11]
+    sides = [
+        msgspec.structs.replace(report(baseline(0.1, explore_s=one), device=CPU), session=session)
+        for one in (slow, fast)
+    ]
+    found = compared(*sides)
+    assert found.verdict == "inconclusive"
+    shown = " ".join(terminal(found).split())
+    assert ("gpubench ab" in shown) == (session is None)
+    assert ("--time-limit" in shown) == (session is not None)
+
+
+def test_a_narrow_terminal_still_names_the_rows(mixed: Check) -> None:
+    shown = terminal(mixed, 30)
+    assert all(any(name in line for line in shown.splitlines()) for name in ("baseline", "slow", "better", "single"))
 
 
 def test_what_cannot_be_compared_is_told_by_every_renderer() -> None:

@@ -12,6 +12,8 @@ from gpubench.analysis.check import Source, check
 from gpubench.analysis.verdicts import Check, Limits
 from gpubench.cli.confirm import controls_of, open_rows, suspects_of
 from gpubench.cli.progress import Quiet
+from gpubench.render.check_markdown import check_markdown
+from gpubench.render.github import github
 from gpubench.results.schema import Report
 from gpubench.results.store import load
 from gpubench.runner.confirm import FIRST_LOOK, Confirmer
@@ -78,6 +80,15 @@ def test_a_machine_that_got_slower_as_a_whole_makes_nothing_slower(tmp_path: Pat
     planted = Planted(lambda row_id, _: seconds(row_id, 1.0, machine=1.3))
     found = confirmed(tmp_path / "r.json", measured(1.1), planted)
     assert [one.verdict for one in found.rows if one.id == "suspect"] == ["unchanged"]
+    for line in found.rows:  # controls as the run had them, suspects without what the machine did
+        (time,) = [one for one in line.findings if one.metric == "fps"]
+        assert time.baseline and time.current and time.change is not None
+        assert time.current / time.baseline - 1 == pytest.approx(time.change)
+        assert time.change == pytest.approx(0, abs=0.01)
+    (note,) = [text for text in found.notes if text.startswith("Measured again on ")]
+    assert ": suspect; beside " in note
+    assert "came out +30" in note or "came out +29" in note
+    assert note in check_markdown([found]) and note in github([found])
 
 
 def test_rounds_are_interleaved_and_reversed_in_every_other(tmp_path: Path) -> None:
@@ -227,5 +238,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     other = msgspec.structs.replace(whole, device=msgspec.structs.replace(whole.device, name="Another CPU"))
     (tmp_path / "now.json").write_bytes(msgspec.json.encode(other))
     done = gpubench(*command, "--allow-different", "device", cwd=tmp_path)
-    assert done.returncode == 3
-    assert "these differ: device: cpu Another CPU against" in json.loads(done.stdout)[0]["notes"][-1]
+    assert done.returncode == 1  # what the figures said stands
+    note = json.loads(done.stdout)[0]["notes"][-1]
+    assert note.startswith("Not confirmed: ")
+    assert "these differ: device: cpu Another CPU against" in note
