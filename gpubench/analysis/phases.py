@@ -40,7 +40,8 @@ def shared(rows: Sequence[Measurement], phase: Phase) -> list[dict[int, float]]:
 
 def is_disturbed(part: Round, but_for: Sequence[str] = ()) -> bool:
     """Whether others kept the machine busy during that round, by a flag whose kind is not in `but_for`."""
-    return any(flag.partition(":")[0] in DISTURBED and flag.partition(":")[0] not in but_for for flag in part.flags)
+    kinds = [flag.partition(":")[0] for flag in part.flags]
+    return any(kind in DISTURBED and kind not in but_for for kind in kinds) if kinds else False
 
 
 def latest_phase(row: Measurement) -> Phase:
@@ -62,6 +63,8 @@ def latest(row: Measurement) -> tuple[list[float], list[float]]:
 
 def flagged(row: Measurement, kind: str) -> bool:
     """Whether at least half of the processes that the row's figures rest on carry a flag of that kind."""
+    if not any(flag.startswith(kind) for flag in row.flags) and not any(part.flags for part in row.rounds):
+        return False
     rounds: Sequence[Round] = of_phase(row, latest_phase(row))
     if not rounds:
         return any(flag.partition(":")[0] == kind for flag in row.flags)

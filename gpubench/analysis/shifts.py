@@ -197,10 +197,12 @@ def _repeats(rows: Sequence[Measurement], statistic: Statistic) -> Repeats:
     """Pooled over what each of `rows` repeated in each phase."""
     squares, freedom = 0.0, 0
     for row in rows:
-        for phase in PHASES if row.status == "ok" and len(row.rounds) > 1 else ():
+        phases = {part.phase for part in row.rounds} if row.status == "ok" and len(row.rounds) > 1 else ()
+        for phase in phases:
             logs = list(_logs(row, phase, statistic).values())
             if len(logs) > 1:
-                squares += statistics.variance(logs) * (len(logs) - 1)
+                mean = statistics.fmean(logs)
+                squares += math.fsum((value - mean) ** 2 for value in logs)
                 freedom += len(logs) - 1
     return Repeats(math.sqrt(squares / freedom) if freedom else 0.0, freedom)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gpubench.analysis.verdicts import Check
+from gpubench.analysis.verdicts import Check, RowCheck
 from gpubench.render.verdicts import (
     FIGURES,
     HEADINGS,
@@ -19,8 +21,10 @@ from gpubench.render.verdicts import (
     undecided,
     worst_first,
 )
+from gpubench.text import plural
 
 STYLES = {"regressed": "bold red", "inconclusive": "yellow", "improved": "green", "incomparable": "dim"}
+MOST = 100  # rows; of 1,000 nobody reads the last, and laying them out takes longer than deciding
 NARROWEST = ("verdict", "row", "change")
 NARROW = ("verdict", "row", "now", "change", "detectable")
 MEDIUM = ("verdict", "row", "before", "now", "change", "detectable", "memory")
@@ -30,16 +34,19 @@ def show(console: Console, check: Check) -> None:
     """Prints headline, rows worst first, and a sentence for each finding that is not `unchanged`."""
     console.print(Text(headline(check), style="bold " + STYLES.get(check.verdict, "green").removeprefix("bold ")))
     console.print(Text(sources(check)))
-    if check.rows:
-        console.print(_table(check, console.width))
-    for row in worst_first(check):
+    rows = worst_first(check)[:MOST]
+    if rows:
+        console.print(_table(rows, console.width))
+    if (hidden := len(check.rows) - len(rows)) > 0:
+        console.print(Text(f"... and {plural(hidden, 'row')} that are no worse: --format json has them all."))
+    for row in rows:
         for one in told(row):
             console.print(Text(f"- {sentence(row, one)}", style=STYLES.get(one.verdict, "")))
     for text in (*undecided(check), *remarks(check)):
         console.print(Text(f"- {text}"))
 
 
-def _table(check: Check, width: int) -> Table:
+def _table(rows: Sequence[RowCheck], width: int) -> Table:
     chosen = NARROWEST if width < 50 else NARROW if width < 90 else MEDIUM if width < 120 else tuple(HEADINGS)
     table = Table(box=None, pad_edge=False, padding=(0, 1), collapse_padding=True, header_style="bold")
     for key in chosen:
@@ -52,7 +59,7 @@ def _table(check: Check, width: int) -> Table:
             ratio=1 if key == "row" else None,
         )
     table.expand = width < 120
-    for row in worst_first(check):
+    for row in rows:
         texts = cells(row)
         table.add_row(*(Text(texts[key]) for key in chosen), style=STYLES.get(row.verdict, ""))
     return table

@@ -13,6 +13,7 @@ from rich.console import Console
 from gpubench.analysis.check import Source, check
 from gpubench.analysis.verdicts import Check, Limits
 from gpubench.render.check_markdown import LONGEST, check_markdown
+from gpubench.render.check_table import MOST as MOST_ROWS
 from gpubench.render.check_table import show
 from gpubench.render.github import MOST, github
 from gpubench.render.junit import junit
@@ -128,6 +129,20 @@ def test_what_is_advised_is_not_what_was_just_done(session: str | None) -> None:
     shown = " ".join(terminal(found).split())
     assert ("gpubench ab" in shown) == (session is None)
     assert ("--time-limit" in shown) == (session is not None)
+
+
+def test_of_very_many_rows_the_worst_are_shown_and_the_rest_counted() -> None:
+    def many(slow: float) -> Report:
+        found = [
+            row(f"row-{index}", 0.1, {"batch_size": index}, roles=[ROLES["grid"]], explore_s=times(0.1 * speed))
+            for index in range(MOST_ROWS + 50)
+            for speed in [slow if index == MOST_ROWS + 40 else 1.0]
+        ]
+        return report(baseline(0.1, explore_s=times(0.1)), *found)
+
+    shown = " ".join(terminal(compared(many(1.3), many(1.0))).split())
+    assert f"row-{MOST_ROWS + 40}" in shown
+    assert "... and 51 rows that are no worse: --format json has them all." in shown
 
 
 def test_a_narrow_terminal_still_names_the_rows(mixed: Check) -> None:
