@@ -35,7 +35,7 @@ def in_worker(laboratory: Laboratory, configuration: dict[str, str | int]) -> tu
         configuration=configuration,
         protocol=PROTOCOL,
         tolerance=1.0,
-        compile_cache=laboratory.compile_cache("bench"),
+        compile_cache=laboratory.compile_cache(configuration),
         reference_folder=None,
     )
     phases = worker.ask(request, Prepared).phases_s

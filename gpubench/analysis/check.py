@@ -100,7 +100,7 @@ def _result(
         rows=rows,
         differences=list(differences),
         allowed=list(allowed),
-        notes=list(notes),
+        notes=[encodable(text) for text in notes],
     )
 
 

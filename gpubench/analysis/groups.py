@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+from gpubench.analysis.comparability import when
 from gpubench.analysis.recommend import Advice, recommend
 from gpubench.results.schema import Objective, Report
 
@@ -65,8 +66,8 @@ def answers(
 
 def _answer(about: Subject, members: list[tuple[str, Report]], objective: Objective, limit: int | None) -> Answer:
 
-    def rank(member: tuple[str, Report]) -> tuple[bool, str]:
-        return member[1].finished_at is not None, member[1].created_at
+    def rank(member: tuple[str, Report]) -> tuple[bool, float]:
+        return member[1].finished_at is not None, when(member[1])
 
     members = sorted(members, key=rank, reverse=True)
     advised = [(source, report, recommend(report, objective, limit)) for source, report in members]

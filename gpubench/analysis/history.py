@@ -84,7 +84,7 @@ def history(
         version = "" if across_versions else report.environment.torch
         machine = (report.device.kind, report.device.name, str(report.device.cores), report.device.uuid or "")
         for row in report.measurements:
-            if row.status != "skipped":
+            if row.status != "skipped" and not row.is_control:
                 configuration = "\0".join(f"{name}={value}" for name, value in sorted(row.configuration.items()))
                 groups[(*about(report), *machine, version, configuration)].append((source, report, row))
     return [_series(members, metric, across_versions, min_shift) for members in groups.values()]

@@ -77,7 +77,8 @@ def spread(report: Report) -> Spread:
     """The pooled spread between processes over all configurations that were measured more than once."""
     groups: dict[tuple[tuple[str, str | int], ...], list[float]] = defaultdict(list)
     for row in report.measurements:
-        if row.status == "ok":
+        # A control shares its rounds with the baseline, perhaps its processes: it is no repeat of its own.
+        if row.status == "ok" and not row.is_control:
             groups[key(row.configuration)].extend(math.log(value) for value in process_values(row))
     squares, freedom = 0.0, 0
     for logs in groups.values():

@@ -157,8 +157,8 @@ def _control(choice: Choice) -> list[str]:
     if found.low <= 1 <= found.high:
         return [sentence]
     return [
-        f"{sentence} They are identical, so something here moves figures that the rounds do not show: "
-        f"the interval above is no narrower than that, and differences below it mean nothing."
+        f"{sentence} They are identical, and chance alone shows so much in 1 run of 20: if it is not that, something "
+        "here moves figures that the rounds do not show. The interval above is no narrower than that."
     ]
 
 

@@ -62,7 +62,7 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
         # The duel, on data that picked nothing, says that the choice is slower than what it was to improve on.
         beaten, chosen, tied, gain = chosen, versus, [versus], _speedup(report, versus, versus, competing.spread)
     unconfirmed = _unconfirmed(report, objective, max_memory_bytes, competing)
-    control = _control(report, gain, versus)
+    control = _control(report, versus)
     choice = reasons.Choice(
         report, objective, chosen, best, tied, gain, competing.phase, competing.spread, unconfirmed, control, beaten
     )
@@ -80,9 +80,9 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
         tied_with=[row.id for row in tied if row.id != chosen.id],
         rounds=gain.rounds if gain and gain.phase != "explore" else 0,
         detectable=_detectable(report, gain, chosen, versus),
-        control=1 / control.value if control else None,
-        control_low=1 / control.high if control and control.rounds >= MIN_ROUNDS else None,
-        control_high=1 / control.low if control and control.rounds >= MIN_ROUNDS else None,
+        control=control.value if control else None,
+        control_low=control.low if control and control.rounds >= MIN_ROUNDS else None,
+        control_high=control.high if control and control.rounds >= MIN_ROUNDS else None,
         noise=_noise(report, best, competing, objective),
     )
     return Advice(recommendation, sentences, competing.excluded)
@@ -102,12 +102,12 @@ def _unconfirmed(report: Report, objective: Objective, limit: int | None, compet
     return [row for row in rows if row is not None]
 
 
-def _control(report: Report, gain: Speedup | None, versus: Measurement | None) -> Speedup | None:
-    """The baseline once more against the baseline, in the rounds that `gain` is from; None where it was not there."""
+def _control(report: Report, versus: Measurement | None) -> Speedup | None:
+    """The baseline once more against the baseline, over the rounds of the duel; None where there was none."""
     control = next((row for row in report.measurements if row.is_control and row.status == "ok"), None)
-    if control is None or gain is None or versus is None or gain.phase == "explore":
+    if control is None or versus is None:
         return None
-    return speedup(control, versus, spread(report), report.measurements, (gain.phase,))
+    return speedup(control, versus, spread(report), report.measurements, ("duel",))
 
 
 def _detectable(report: Report, gain: Speedup | None, chosen: Measurement, versus: Measurement | None) -> float | None:
@@ -161,8 +161,18 @@ def _score(report: Report, row: Measurement, objective: Objective, phase: Phase)
 def _tied(report: Report, best: Measurement, row: Measurement, objective: Objective, competing: Field) -> bool:
     if row.id == best.id:
         return True
+    if objective != "memory" and _beat_in_duel(report, best, row):
+        return False
     difference = _score(report, row, objective, competing.phase) - _score(report, best, objective, competing.phase)
     return difference <= _threshold(report, best, row, objective, competing)
+
+
+def _beat_in_duel(report: Report, best: Measurement, row: Measurement) -> bool:
+    """Whether the duel, whose rounds cancel what the machine did meanwhile, tells the two apart."""
+    differences = shared_rounds(best, row, "duel")
+    if len(differences) < MIN_ROUNDS:
+        return False
+    return math.fsum(differences) / len(differences) > paired_half_width(best, row, "duel", report.measurements)
 
 
 def _threshold(report: Report, best: Measurement, row: Measurement, objective: Objective, competing: Field) -> float:

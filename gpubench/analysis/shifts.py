@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from msgspec import structs
+
 from gpubench.analysis.noise import Spread, assumed_pair_spread, spread
 from gpubench.analysis.phases import PHASES, Phase, of_phase
 from gpubench.analysis.statistics import detection_factor
@@ -146,6 +148,13 @@ def samples_of(row: Measurement) -> list[tuple[Round, list[float]]]:
     return found
 
 
+def as_first_run(row: Measurement) -> Measurement:
+    """The row without what was measured again."""
+    kept = [one for one in samples_of(row) if one[0].phase != "confirm"]
+    samples = [value for _, values in kept for value in values]
+    return structs.replace(row, rounds=[part for part, _ in kept], samples_s=samples)
+
+
 @dataclass(frozen=True)
 class Repeats:
     """The standard deviation of one process's log-figure over repeats, with its degrees of freedom."""
@@ -188,7 +197,8 @@ def spreads(baseline: Report, current: Report, statistic: Statistic, run: float)
     groups: dict[Value | None, list[Measurement]] = {}
     for report in (baseline, current):
         for row in report.measurements:
-            groups.setdefault(allocator(row), []).append(row)
+            if not row.is_control:
+                groups.setdefault(allocator(row), []).append(row)
     found = {kind: _repeats(rows, statistic) for kind, rows in groups.items()}
     return Spreads(found, spread(current if current.calibration else baseline), run, statistic)
 
@@ -233,18 +243,16 @@ def shift(
     between: Spreads | None,
     against: Control | None = None,
     one_run: bool = False,
-    first_run: bool = False,
 ) -> Shift | None:
     """The shift of `statistic` of the samples; None where no phase has figures of both rows.
 
     between: the spreads of two separate runs; None where both are of one session, so that rounds pair.
     against: what to take away from a row that was measured again, instead of allowing for what runs differ by.
     one_run: leave out what runs differ by, since only rows of the same two runs are compared.
-    first_run: leave out what was measured again.
     """
     if between is None:
         return _paired(_pairs(baseline, current, statistic))
-    before, after, confirmed = _sides(baseline, current, statistic, again=not first_run)
+    before, after, confirmed = _sides(baseline, current, statistic)
     if not before or not after:
         return None
     levels = statistics.fmean(before.values()), statistics.fmean(after.values())
@@ -273,17 +281,16 @@ def _pairs(baseline: Measurement, current: Measurement, statistic: Statistic) ->
 
 
 def _sides(
-    baseline: Measurement, current: Measurement, statistic: Statistic, *, again: bool
+    baseline: Measurement, current: Measurement, statistic: Statistic
 ) -> tuple[dict[int, float], dict[int, float], bool]:
     """Both rows' figures by round, of the freshest phase that both have; and whether `current` was measured again.
 
-    again: whether to look for that. What was measured again ran alone in its process, as in exploring, so that is what
-    it is held against.
+    What was measured again ran alone in its process, as in exploring, so that is what it is held against.
     """
-    newest = _logs(current, "confirm", statistic) if again else {}
-    if newest:
-        return _logs(baseline, "explore", statistic), newest, True
-    for phase in PHASES if again else PHASES[1:]:
+    again = _logs(current, "confirm", statistic)
+    if again:
+        return _logs(baseline, "explore", statistic), again, True
+    for phase in PHASES:
         before, after = _logs(baseline, phase, statistic), _logs(current, phase, statistic)
         if before and after:
             return before, after, False

@@ -75,7 +75,7 @@ def paired_half_width(row: Measurement, versus: Measurement, phase: Phase, rows:
 def _control_shift(row: Measurement, versus: Measurement, phase: Phase, rows: Sequence[Measurement]) -> float:
     """|log(control / its twin)| over the rounds of `phase`, where one of the two rows is that twin; else 0."""
     for control in rows:
-        if not control.is_control or control.id in (row.id, versus.id):
+        if not control.is_control or control.status != "ok" or control.id in (row.id, versus.id):
             continue
         for twin in (row, versus):
             differences = shared_rounds(control, twin, phase) if twin.configuration == control.configuration else []

@@ -14,6 +14,7 @@ from gpubench.analysis.shifts import (
     Shift,
     Spreads,
     are_paired,
+    as_first_run,
     control,
     p95,
     relative,
@@ -28,6 +29,7 @@ from gpubench.units import significant
 Pair = tuple[Measurement, Measurement]  # (baseline, current)
 Statistic = Callable[[Sequence[float]], float]
 BEYOND = 10.0  # effects that are not told any nearer
+MOST_NAMES = 3  # of rows in a sentence
 SMALLEST_P = 0.0001  # as are smaller ones
 
 
@@ -59,7 +61,9 @@ def timed(
         controls = current.confirmation.controls if current.confirmation else []
         beside = [pair for pair in pairs if pair[1].id in controls]
         against = control(beside, statistic, between) if between is not None else None
-        members = [_member(old, new, statistic, between, against, controls) for old, new in pairs]
+        # A control's own verdict is of the run that made it one.
+        first = [(old, as_first_run(new) if new.id in controls else new) for old, new in pairs]
+        members = [_member(old, new, statistic, between, against) for old, new in first]
         shifts = [one.shift for one in members if one.shift]
         rest = [1.0] * (family - len(shifts))
         slower, faster = (iter(holm([*(one.p_value(direction) for one in shifts), *rest])) for direction in (1, -1))
@@ -75,30 +79,26 @@ def said_again(pairs: Sequence[Pair], current: Report, baseline: Report, limits:
     if noted is None or are_paired(baseline, current):
         return []
     between = spreads(baseline, current, statistics.median, limits.between_runs(current.device.kind))
-    moved = control([pair for pair in pairs if pair[1].id in noted.controls], statistics.median, between)
-    words = f"Measured again on {noted.at}: {', '.join(noted.suspects)}"
+    beside = [pair for pair in pairs if pair[1].id in noted.controls]
+    moved = control(beside, statistics.median, between)
+    names = [*noted.suspects[:MOST_NAMES], *["..."][: len(noted.suspects) - MOST_NAMES]]
+    words = f"Measured again on {noted.at}: {', '.join(names)}"
     if moved is None:
         return [f"{words}; without a row beside them that shows what the machine itself does."]
     return [
-        f"{words}; beside {', '.join(noted.controls)}, whose time had not grown and now came out "
+        f"{words}; beside {', '.join(new.id for _, new in beside)}, whose time came out "
         f"{share(relative(moved.value))}. That is the machine's, and is taken away from their figures."
     ]
 
 
 def _member(
-    old: Measurement,
-    new: Measurement,
-    statistic: Statistic,
-    between: Spreads | None,
-    against: Control | None,
-    controls: Sequence[str],
+    old: Measurement, new: Measurement, statistic: Statistic, between: Spreads | None, against: Control | None
 ) -> Timed:
     # What disturbed a paired round disturbed both sides, and shows in the spread of their ratios.
     for name, row in (("the baseline's", old), ("the current", new)):
         if why := gate(row, flags=between is not None):
             return Timed(old, new, None, f"{name} figure cannot be relied on: {why}")
-    # A control's own verdict is of the run that made it one.
-    moved = shift(old, new, statistic, between=between, against=against, first_run=new.id in controls)
+    moved = shift(old, new, statistic, between=between, against=against)
     return Timed(old, new, moved, "" if moved else "there are not enough processes of both in one phase")
 
 

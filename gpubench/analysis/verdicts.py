@@ -33,7 +33,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     error_growth: float = 0.50  # of the outputs' relative error
 
     def of(self, kind: str, paired: bool) -> float:
-        """The limit of the time per item on a device of that kind; one of just that size is found half the time."""
+        """The limit of the time per item on a device of that kind; of just that size it finds half at best."""
         if self.slowdown is not None:
             return self.slowdown
         return PAIRED_SLOWDOWN if paired else SLOWDOWN[kind]
@@ -62,7 +62,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     current: float | None = None
     unit: str = ""
     change: float | None = None
-    change_low: float | None = None  # interval of that `confidence`: 0.9 between two runs, 0.95 of paired rounds
+    change_low: float | None = None  # interval of that `confidence`: 0.9 of two runs, 0.95 paired, 0.975 confirmed
     change_high: float | None = None
     confidence: float | None = None
     limit: float | None = None  # the worsening from which on it counts

@@ -47,7 +47,7 @@ def compare_opts(
             min=0,
             max=1000,
             help="Rounds in which the baseline and the choice meet on fresh data; 0: neither race nor duel. "
-            "Default: 6, but for no longer than 45 s.",
+            "Default: 6, but for no longer than 60 s.",
             rich_help_panel=o.RUN,
         ),
     ] = None,

@@ -15,7 +15,7 @@ from gpubench.cli.options import ObjectiveName
 from gpubench.cli.reports import ReportPaths, emit, load_all, snippet
 from gpubench.errors import EXIT_REGRESSION, GpubenchError
 from gpubench.results.store import check_writable, write
-from gpubench.text import plural, printable
+from gpubench.text import encodable, plural, printable
 from gpubench.units import parse_bytes
 
 AnswerFormat = Literal["table", "json", "markdown"]
@@ -123,7 +123,7 @@ def _code(answer: Answer) -> str:
 def _plain(answer: Answer) -> dict[str, object]:
     report, workload = answer.report, answer.report.workload
     return {
-        "source": answer.source,
+        "source": encodable(answer.source),
         "device": report.device,
         "workload": workload.name,
         "mode": workload.mode,
@@ -133,5 +133,5 @@ def _plain(answer: Answer) -> dict[str, object]:
         "reasons": answer.advice.reasons,
         "excluded": answer.advice.excluded,
         "code": _code(answer),
-        "not_used": list(answer.others),
+        "not_used": [encodable(other) for other in answer.others],
     }

@@ -251,7 +251,7 @@ class Recommendation(Struct, frozen=True, kw_only=True):
     rounds: int = 0  # of the duel that the speedup is from; 0: from exploring alone
     detectable: float | None = None  # the smallest slowdown or speedup that so many rounds would find (0.02: 2 %)
     noise: float  # relative difference below which two rows count as tied
-    # A/A: seconds per item of the baseline, measured once more in the rounds of the duel / the baseline's own
+    # A/A: the speed-up over the baseline of the baseline itself, measured once more in the rounds of the duel
     control: float | None = None
     control_low: float | None = None  # 95 % interval; None below 3 rounds
     control_high: float | None = None

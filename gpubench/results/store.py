@@ -49,6 +49,8 @@ def load_folder(folder: Path) -> tuple[list[tuple[Path, Report]], list[str]]:
             found.append((path, load(path)))
         except GpubenchError as error:
             passed.append(error.message)
+        except OSError as error:  # a folder that may be listed and not entered
+            passed.append(f"Cannot read {printable(str(path))}: {error.strerror}.")
     return found, passed
 
 
@@ -169,8 +171,8 @@ def _check(report: Report, name: str) -> None:
             f"{name} is not a valid report: the row id {printable(doubled[0])!r} occurs more than once.", DAMAGED
         )
     try:
-        datetime.fromisoformat(report.created_at)
-    except ValueError:
+        datetime.fromisoformat(report.created_at).timestamp()
+    except (ValueError, OverflowError):
         raise GpubenchError(
             f"{name} is not a valid report: created_at {printable(report.created_at)!r} is no time.", DAMAGED
         ) from None

@@ -17,11 +17,12 @@ from gpubench.analysis.recommend import contenders, recommend
 from gpubench.errors import GpubenchError
 from gpubench.matrix import Builder, Matrix, Planned, rungs
 from gpubench.results import store
-from gpubench.results.schema import Measurement, Objective, Report, Role, Summary, Value
+from gpubench.results.schema import Measurement, Objective, Report, Summary, Value
 from gpubench.runner import rows
 from gpubench.runner.flags import kind
 from gpubench.runner.interfaces import Costs, Listener, Measurer
 from gpubench.runner.process import ProcessResult, now
+from gpubench.runner.rows import CONTROL
 from gpubench.runner.schedule import Schedule
 
 LEADERS = 2  # fastest configurations that race with the baseline, beside the simplest one that may be as fast
@@ -31,8 +32,7 @@ FEWEST_ROUNDS = 3  # the fewest processes whose spread says anything (two degree
 MORE_ROUNDS = 3  # at most so many take the place of rounds in which others used the machine
 # Seconds after which no further round of race or duel begins, unless their number was asked for: a run on a CPU is to
 # end in minutes.
-ROUNDS_S = 45.0
-CONTROL = "control"  # id of the baseline's second row in a duel
+ROUNDS_S = 60.0
 AGAIN = ("unsteady", "contaminated", "swapped")  # a first process with one of these flags is measured once more
 
 
@@ -77,6 +77,7 @@ class Campaign:
         if self.report.protocol.duel_rounds:
             self._race()
             self._duel()
+            self._drop_empty_control()
         return self._conclude()
 
     def sweep(self, conclude: Callable[[Report], Summary]) -> Report:
@@ -221,26 +222,28 @@ class Campaign:
         baseline = self.matrix.baseline.id
         if choice is not None and choice.id != baseline and self._rows[baseline].status == "ok":
             self._rounds("duel", [baseline, choice.id, self._control()], self.report.protocol.duel_rounds)
-            if not self._rows[CONTROL].rounds and self._rows[CONTROL].status == "ok":
-                del self._rows[CONTROL]  # it never ran
-                self._arrange()
+
+    def _drop_empty_control(self) -> None:
+        """Takes the control out of the report where it never ran, in this session or the one before."""
+        row = self._rows.get(CONTROL)
+        if row is not None and row.status == "ok" and not row.rounds:
+            del self._rows[CONTROL]
+            self._plan(row_id for row_id in self.report.plan.configurations if row_id != CONTROL)
+            self._arrange()
+
+    def _plan(self, ids: Iterable[str]) -> None:
+        """Notes the rows to be measured in the report, each once."""
+        plan = msgspec.structs.replace(self.report.plan, configurations=list(dict.fromkeys(ids)))
+        self.report = msgspec.structs.replace(self.report, plan=plan)
 
     def _control(self) -> str:
         """The id of a row that repeats the baseline, for what identical configurations differ by in the same rounds.
 
         It only ever takes part in rounds: everything else is known of the baseline.
         """
-        base = self._rows[self.matrix.baseline.id]
         if CONTROL not in self._rows:
-            alone = dict.fromkeys(("memory", "quality", "evidence"), "it repeats the baseline, whose figure this is")
-            self._rows[CONTROL] = Measurement(
-                id=CONTROL, configuration=base.configuration, status="ok", reason="", roles=[Role(kind="control")],
-                items_per_step=base.items_per_step, unavailable=alone,
-            )  # fmt: skip
-            names = [*self.report.plan.configurations, CONTROL]
-            self.report = msgspec.structs.replace(
-                self.report, plan=msgspec.structs.replace(self.report.plan, configurations=names)
-            )
+            self._rows[CONTROL] = rows.control(self._rows[self.matrix.baseline.id])
+            self._plan([*self.report.plan.configurations, CONTROL])
         return CONTROL
 
     def _leaders(self) -> list[str]:
@@ -262,6 +265,8 @@ class Campaign:
                 return
             order = self.schedule.round(index, ids)
             due = [row_id for row_id in order if self._is_due(row_id, phase, index)]
+            if sum(not self._rows[row_id].is_control and self._rows[row_id].status == "ok" for row_id in ids) < 2:
+                return  # nothing is left to be told apart
             if not due or len(due) < sum(self._rows[row_id].status == "ok" for row_id in ids):
                 continue  # measured before this run went on: a side that is missing would be of another time
             late = time.monotonic() - begun > self.rounds_s
@@ -273,8 +278,11 @@ class Campaign:
                 self.listener.note(note)
                 return
             self.listener.started(self._position + 1, self._planned(due[0]), f"{phase}, round {index} of {count}")
-            asked = [(row_id, self._rows[row_id].configuration) for row_id in due]
-            results = self.bench.together(asked, together_bytes(map(self._in_memory, due), self.report.device.kind))
+            needs = together_bytes(map(self._in_memory, due), self.report.device.kind)
+            if CONTROL in due and needs is not None and needs > self.laboratory.free_memory_bytes():
+                due.remove(CONTROL)  # without it the others may still be measured in turns
+                needs = together_bytes(map(self._in_memory, due), self.report.device.kind)
+            results = self.bench.together([(row_id, self._rows[row_id].configuration) for row_id in due], needs)
             self._add({row_id: self._account(result) for row_id, result in results.items()}, phase, index)
 
     def _in_memory(self, row_id: str) -> Measurement:
@@ -299,9 +307,7 @@ class Campaign:
         racing = RACE_ROUNDS * (1 + LEADERS) + 3 * protocol.duel_rounds if protocol.duel_rounds else 0
         rounds = max(0, racing - done) + again
         self.listener.planned(len(waiting) - compiled + rungs_to_come + rounds, compiled + (rungs_to_come > 0))
-        ids = dict.fromkeys([*self.report.plan.configurations, *(one.id for one in planned)])
-        plan = msgspec.structs.replace(self.report.plan, configurations=list(ids))
-        self.report = msgspec.structs.replace(self.report, plan=plan)
+        self._plan([*self.report.plan.configurations, *(one.id for one in planned)])
 
     def _set(self, row: Measurement) -> None:
         row = rows.allowed(row, self.report.plan.allow)

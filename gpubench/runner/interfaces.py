@@ -47,5 +47,8 @@ class Costs(Interface):
     def harness(self, measuring: float) -> dict[str, float]:
         """Where the seconds went."""
 
+    def free_memory_bytes(self) -> float:
+        """What is free where the configurations will live."""
+
     def start_servers(self, configurations: Iterable[Configuration]) -> None:
         """Makes ready what those configurations need."""

@@ -16,6 +16,10 @@ from gpubench.runner.flags import host_bound_fraction, kind, merged
 from gpubench.runner.process import ProcessResult
 
 RECOMMENDED = Role(kind="recommendation")
+CONTROL = "control"  # id of the baseline's second row in a duel
+OF_THE_BASELINE = (
+    "memory", "quality", "evidence", "compile_time_s", "host", "utilization", "device_busy_s", "host_bound_fraction"
+)  # fmt: skip
 STRICT = ("unsteady", "noisy", "throttled", "contaminated", "host_bound", "swapped")
 
 
@@ -27,6 +31,19 @@ def skipped(planned: Planned) -> Measurement:
         status="skipped",
         reason=f"{planned.skip}.",
         roles=list(planned.roles),
+    )
+
+
+def control(base: Measurement) -> Measurement:
+    """The row of a duel that repeats the baseline `base`, before its first round."""
+    return Measurement(
+        id=CONTROL,
+        configuration=base.configuration,
+        status="ok",
+        reason="",
+        roles=[Role(kind="control")],
+        items_per_step=base.items_per_step,
+        unavailable=dict.fromkeys(OF_THE_BASELINE, "it repeats the baseline, whose figure this is"),
     )
 
 

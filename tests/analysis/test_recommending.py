@@ -176,12 +176,31 @@ def test_measured_noise_replaces_the_assumed_one() -> None:
     assert best(report(*loud)).id == "baseline"
 
 
-def test_one_control_is_too_few_to_trust_but_widens_the_noise() -> None:
-    rows = [baseline(0.1), row("control", 0.13, roles=[ROLES["control"]]), row("fast", 0.08, FAST)]
-    found = best(report(*rows))
+def test_one_repeat_is_too_few_to_trust_but_widens_the_noise() -> None:
+    found = best(report(baseline(0.1, explore_s=[0.1, 0.13]), row("fast", 0.08, FAST)))
     assert found.id == "baseline"
     assert "only 1 repeat" in text(found)
-    assert "control" not in found.tied_with  # it is the baseline again
+
+
+def test_a_control_is_no_row_to_recommend_and_no_repeat() -> None:
+    """It shares the rounds of the baseline: what they differ by is not what processes differ by."""
+    control = row("control", 0.05, roles=[ROLES["control"]], duel_s=[0.05] * 6)
+    found = best(report(baseline(0.1), control, row("fast", 0.08, FAST)))
+    assert found.id == "fast"
+    assert "control" not in found.tied_with
+    assert "no configuration was measured in more than one process" in text(found)
+
+
+def test_what_the_duel_tells_apart_is_not_tied_by_a_drift_between_phases() -> None:
+    """The machine gets half as fast from exploring to the end of the duel, for both alike."""
+    drift = [1.1**index for index in range(1, 7)]
+    rows = [
+        baseline(0.1, duel_s=[0.1 * value for value in drift]),
+        row("fast", 0.075, FAST, duel_s=[0.075 * value for value in drift]),
+    ]
+    found = best(report(*rows))
+    assert (found.id, found.tied_with, found.rounds) == ("fast", [], 6)
+    assert found.noise > math.log(0.1 / 0.075)  # exploring alone could not have told
 
 
 def test_the_rows_own_intervals_count_where_they_are_wider() -> None:

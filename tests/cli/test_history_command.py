@@ -10,7 +10,7 @@ import pytest
 
 from gpubench.cli.main import run
 from gpubench.results.store import save
-from tests.reports import HOSTILE, baseline, hostile_report, report
+from tests.reports import HOSTILE, ROLES, baseline, hostile_report, report, row
 
 
 @pytest.fixture
@@ -78,6 +78,20 @@ def test_what_is_no_time_is_refused_and_runs_of_one_second_are_two(
         "2026-01-02",
     ]
     assert [Path(point["source"]).name for point in series["points"]][2] == "zone.json"
+
+
+def test_the_control_of_a_duel_is_no_point_of_the_baselines_series(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two figures of one minute would make neighbouring runs look alike."""
+    for day in range(1, 7):
+        control = row("control", 0.1, roles=[ROLES["control"]])
+        found = report(baseline(0.1 * 1.1 ** (day % 2)), control, created_at=f"2026-01-{day:02}T00:00:00+00:00")
+        save(found, tmp_path / f"{day}.json")
+    assert run(["history", str(tmp_path), "--format", "json"]) == 0
+    (series,) = json.loads(capsys.readouterr().out)
+    assert (series["id"], len(series["points"])) == ("baseline", 6)
+    assert series["noise"] > 0.05
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -16,11 +16,12 @@ from gpubench.hardware.facts import Device
 from gpubench.matrix import Builder, Matrix, Technique, build_matrix
 from gpubench.results.schema import Configuration, Measurement, Protocol, Quality, Report, Role, Utilization
 from gpubench.runner import rows
-from gpubench.runner.campaign import CONTROL, Campaign, Measurer
+from gpubench.runner.campaign import Campaign, Measurer
 from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import ProcessResult
+from gpubench.runner.rows import CONTROL
 from gpubench.toggles.toggle import Scope
-from gpubench.worker.messages import Prepared, Proved, Sampled, WorkloadChoice
+from gpubench.worker.messages import MemoryRead, Prepared, Proved, Sampled, WorkloadChoice
 from tests import reports
 
 STEPS = Path(__file__).with_name("timed_steps.py")
@@ -87,6 +88,7 @@ class Planted:
     count: Callable[[str], int] = lambda _: 3  # samples of a process
     noise: float = 0.001  # between samples of one process, half of the whole range
     flags: Callable[[str, int], Sequence[str]] = lambda _, __: ()
+    memory: MemoryRead | None = None  # of each process that ran alone
     control: str = "baseline"  # the row whose times the A/A control of a duel has
     ran: list[str] = field(default_factory=list)
 
@@ -96,7 +98,7 @@ class Planted:
         self.ran.append(row_id)
         like = self.control if row_id == CONTROL else row_id
         samples = reports.samples(self.seconds(like, position), self.count(like) | 1, self.noise)
-        return process(samples, self.flags(like, position))
+        return replace(process(samples, self.flags(like, position)), memory=self.memory)
 
     def together(
         self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None
@@ -110,10 +112,15 @@ class Books:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.free = 2**60
 
     def harness(self, measuring: float) -> dict[str, float]:
         """Nothing was spent."""
         return {}
+
+    def free_memory_bytes(self) -> float:
+        """More than anything takes, unless a test says otherwise."""
+        return self.free
 
     def start_servers(self, configurations: Iterable[Configuration]) -> None:
         """There are none."""

@@ -28,8 +28,10 @@ from gpubench.runner.bench import Bench
 from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import ProcessResult
 from gpubench.runner.schedule import Schedule
+from gpubench.worker.messages import MemoryRead
 from tests import reports
 from tests.faults.scripted import (
+    Books,
     Planted,
     campaign,
     choice,
@@ -282,7 +284,9 @@ def test_an_interval_is_no_narrower_than_what_the_baseline_is_off_itself(tmp_pat
     found = report.recommendation
     assert found is not None
     assert found.speedup == pytest.approx(2, rel=0.002)
-    assert found.control == pytest.approx(shift, rel=0.002)
+    assert found.control == pytest.approx(1 / shift, rel=0.002)
+    assert found.control_low is not None and found.control_high is not None
+    assert (found.control_low <= 1 <= found.control_high) == (shift == 1.0)
     assert found.speedup_low is not None
     off = max(shift, 1 / shift)
     assert found.speedup / found.speedup_low >= off * 0.998
@@ -308,6 +312,109 @@ def test_a_control_that_cannot_be_measured_leaves_the_verdict_as_it_is(tmp_path:
     assert planted.ran.count("control") == 1
 
 
+def test_a_control_that_fails_late_counts_for_nothing(tmp_path: Path) -> None:
+    """Its rounds so far were 20 % off: they neither widen an interval nor are told."""
+
+    class Late(Planted):
+        def alone(self, row_id: str, configuration: Configuration) -> ProcessResult:
+            result = super().alone(row_id, configuration)
+            failing = row_id == "control" and self.ran.count("control") == 4
+            return replace(result, status="crashed", reason="planted") if failing else result
+
+    times = {"baseline": 0.1, "control": 0.12}
+    planted = Late(lambda row_id, place: times.get(row_id, 0.05) * (1 + 0.001 * (place % 3)), control="control")
+    found = campaign(tmp_path / "r.json", planted, threads_matrix(1), Protocol(duel_rounds=6)).compare().recommendation
+    assert found is not None and found.speedup is not None and found.speedup_low is not None
+    assert found.control is None
+    assert found.speedup / found.speedup_low < 1.05
+    assert not any("The control" in reason for reason in found.reasons)
+
+
+def test_a_control_does_not_cost_the_others_their_turns(tmp_path: Path) -> None:
+    """Two of the rows fit into memory, three do not: the two are measured together."""
+    together: list[list[str]] = []
+
+    class Tight(Planted):
+        def together(
+            self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None
+        ) -> dict[str, ProcessResult]:
+            assert needs is not None and needs <= 25 * 2**30
+            together.append([row_id for row_id, _ in asked])
+            return super().together(asked, needs)
+
+    read = MemoryRead(
+        allocated=None, reserved=None, warmup_allocated=None, host_peak=11 * 2**30, host_warmup_peak=11 * 2**30,
+        host_at_start=2**30, retries=None, growth_per_iteration=None, seconds=0.0, unavailable={},
+    )  # fmt: skip
+
+    def seconds(row_id: str, _: int) -> float:
+        return 0.1 if row_id == "baseline" else 0.05
+
+    for free, planted in ((25, Tight(seconds, memory=read)), (31, Planted(seconds, memory=read))):
+        made = campaign(tmp_path / f"{free}.json", planted, threads_matrix(1), Protocol(duel_rounds=3))
+        assert isinstance(made.laboratory, Books)
+        made.laboratory.free = free * 2**30
+        report = made.compare()
+        assert report.recommendation is not None and report.recommendation.rounds == 3
+        assert any(row.is_control for row in report.measurements) == (free == 31)
+    assert [len(ids) for ids in together] == [2, 2, 2]
+
+
+def test_a_duel_that_lost_its_choice_is_over(tmp_path: Path) -> None:
+    class Failing(Planted):
+        def together(
+            self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None
+        ) -> dict[str, ProcessResult]:
+            found = super().together(asked, needs)
+            return {
+                row_id: replace(one, status="oom", reason="planted") if row_id.startswith("threads") else one
+                for row_id, one in found.items()
+            }
+
+    planted = Failing(lambda row_id, _: 0.1 if row_id == "baseline" else 0.05)
+    report = campaign(tmp_path / "r.json", planted, threads_matrix(1), Protocol(duel_rounds=6)).compare()
+    assert len(planted.ran) == 2 + 3
+    assert report.recommendation is not None and report.recommendation.id == "baseline"
+
+
+def test_a_duel_with_its_control_is_gone_on_with(tmp_path: Path) -> None:
+    """Cut off after 2 of 4 rounds: the control's rounds go on as the others' do, and it is in the plan once."""
+    path = tmp_path / "r.json"
+
+    def cut(row_id: str, position: int) -> float:
+        if position == 2 + 3 * 2:
+            raise KeyboardInterrupt
+        return 0.1 if row_id == "baseline" else 0.05
+
+    with pytest.raises(KeyboardInterrupt):
+        campaign(path, Planted(cut), threads_matrix(1), Protocol(duel_rounds=4)).compare()
+    half = store.load(path)
+    assert [len(row.rounds) for row in half.measurements] == [3, 3, 2]
+    for _ in range(2):
+        planted = Planted(lambda row_id, _: 0.1 if row_id == "baseline" else 0.05)
+        campaign(path, planted, threads_matrix(1), Protocol(duel_rounds=4), report=store.load(path)).compare()
+        whole = store.load(path)
+        assert [[part.index for part in row.rounds if part.phase == "duel"] for row in whole.measurements] == [
+            [1, 2, 3, 4]
+        ] * 3
+        assert whole.plan.configurations.count("control") == 1
+    assert planted.ran == []
+
+
+def test_a_finished_duel_without_a_control_stays_without(tmp_path: Path) -> None:
+    """As reports of earlier versions are."""
+    path = tmp_path / "r.json"
+    planted = Planted(lambda row_id, _: 0.1 if row_id == "baseline" else 0.05)
+    report = campaign(path, planted, threads_matrix(1), Protocol(duel_rounds=4)).compare()
+    plan = msgspec.structs.replace(report.plan, configurations=report.plan.configurations[:2])
+    older = msgspec.structs.replace(report, measurements=report.measurements[:2], plan=plan, recommendation=None)
+    planted.ran.clear()
+    again = campaign(path, planted, threads_matrix(1), Protocol(duel_rounds=4), report=older).compare()
+    assert planted.ran == []
+    assert [row.id for row in again.measurements] == again.plan.configurations == ["baseline", "threads=101"]
+    assert again.recommendation is not None and again.recommendation.control is None
+
+
 def test_a_control_that_was_never_reached_is_no_row(tmp_path: Path) -> None:
     class Lost(Planted):
         def together(
@@ -319,7 +426,7 @@ def test_a_control_that_was_never_reached_is_no_row(tmp_path: Path) -> None:
 
     planted = Lost(lambda row_id, _: 0.1 if row_id == "baseline" else 0.05)
     report = campaign(tmp_path / "r.json", planted, threads_matrix(1), Protocol(duel_rounds=3)).compare()
-    assert [row.id for row in report.measurements] == ["baseline", "threads=101"]
+    assert [row.id for row in report.measurements] == report.plan.configurations == ["baseline", "threads=101"]
     assert store.load(tmp_path / "r.json") == report
 
 

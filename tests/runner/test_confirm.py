@@ -91,6 +91,16 @@ def test_a_machine_that_got_slower_as_a_whole_makes_nothing_slower(tmp_path: Pat
     assert note in check_markdown([found]) and note in github([found])
 
 
+def test_controls_that_were_disturbed_meanwhile_keep_their_own_verdict(tmp_path: Path) -> None:
+    busy = ["contaminated: other processes kept 1.0 cores busy, most of it pid 7 (miner)"]
+    planted = Planted(
+        lambda row_id, _: seconds(row_id, 1.0), flags=lambda row_id, _: busy if row_id != "suspect" else []
+    )
+    found = confirmed(tmp_path / "r.json", measured(1.1), planted)
+    verdicts = {line.id: line.verdict for line in found.rows}
+    assert (verdicts["baseline"], verdicts["steady"]) == ("unchanged", "unchanged")
+
+
 def test_rounds_are_interleaved_and_reversed_in_every_other(tmp_path: Path) -> None:
     planted = Planted(lambda row_id, _: seconds(row_id, 1.0))
     confirmed(tmp_path / "r.json", measured(1.1), planted)
