@@ -19,6 +19,7 @@ BYTES = {
     "tib": 2**40,
 }
 SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+BEYOND = 10.0  # shares that are not told any nearer
 SHARE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*")
 QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
@@ -89,6 +90,14 @@ def format_duration(seconds: float) -> str:
         if abs(seconds) < limit:
             return f"{significant(seconds * factor)} {unit}"
     return f"{significant(seconds / 3600)} h"
+
+
+def format_percent(share: float, *, sign: bool = True) -> str:
+    """`+1.2%`, `over +1000%`: beyond `BEYOND` no nearer than that; without the plus where no sign is asked for."""
+    if share >= BEYOND:
+        return f"over {'+' if sign else ''}{BEYOND:.0%}"
+    text = f"{share:+.1%}" if sign else f"{share:.1%}"
+    return text.replace("-0.0%", "+0.0%" if sign else "0.0%")
 
 
 def significant(number: float, digits: int = 3) -> str:

@@ -134,10 +134,12 @@ def _rows(
 
 def is_same_run(baseline: Report, current: Report) -> bool:
     """Whether both hold the samples of one run, which may have gone on in one of them."""
+    if baseline.created_at != current.created_at:
+        return False
     one, other = ({row.id: row.samples_s for row in report.measurements} for report in (baseline, current))
     both = [tuple(zip(one[id], other[id], strict=False)) for id in one if id in other]  # up to where one ends
     alike = all(first == second for samples in both for first, second in samples)
-    return baseline.created_at == current.created_at and any(both) and alike
+    return any(both) and alike
 
 
 def _unlike_items(pair: Pair) -> bool:

@@ -85,7 +85,8 @@ def memory(old: Measurement, new: Measurement, kind: str, limits: Limits) -> Fin
         return unmeasured("peak_memory", before, after, "memory")
     # The resident memory of a process has a grain of its own; torch's CUDA allocator counts every byte.
     grain = RESOLUTION_BYTES if kind == "cpu" else 0
-    hidden = abs(after - before) <= grain and abs(after / before - 1) > limits.memory_growth if before else False
+    moved = change(before, after)
+    hidden = abs(after - before) <= grain and abs(moved or 0.0) > limits.memory_growth
     within = f", which is within {format_bytes(grain)} of it" if hidden else ""
     return Finding(
         metric="peak_memory",
@@ -94,7 +95,7 @@ def memory(old: Measurement, new: Measurement, kind: str, limits: Limits) -> Fin
         baseline=before,
         current=after,
         unit="bytes",
-        change=change(before, after),
+        change=moved,
         limit=limits.memory_growth,
     )
 

@@ -24,13 +24,12 @@ from gpubench.analysis.shifts import (
 )
 from gpubench.analysis.verdicts import Finding, Limits, Metric, Verdict, holm
 from gpubench.results.schema import Measurement, Report
-from gpubench.units import significant
+from gpubench.units import format_percent, significant
 
 Pair = tuple[Measurement, Measurement]  # (baseline, current)
 Statistic = Callable[[Sequence[float]], float]
-BEYOND = 10.0  # effects that are not told any nearer
 MOST_NAMES = 3  # of rows in a sentence
-SMALLEST_P = 0.0001  # as are smaller ones
+SMALLEST_P = 0.0001  # below it they are not told any nearer
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def said_again(pairs: Sequence[Pair], current: Report, baseline: Report, limits:
         return [f"{words}; without a row beside them that shows what the machine itself does."]
     return [
         f"{words}; beside {', '.join(new.id for _, new in beside)}, whose time came out "
-        f"{share(relative(moved.value))}. That is the machine's, and is taken away from their figures."
+        f"{format_percent(relative(moved.value))}. That is the machine's, and is taken away from their figures."
     ]
 
 
@@ -148,7 +147,8 @@ def _unfit(one: Timed, metric: Metric, limit: float) -> str:
     for row in (one.old, one.new):
         found = self_shift(row, statistic)
         if found and beyond(found, limit):
-            return f"No verdict: halves of one side's turns, which nothing tells apart, differ by {share(found.ratio)}."
+            apart = format_percent(found.ratio)
+            return f"No verdict: halves of one side's turns, which nothing tells apart, differ by {apart}."
     return ""
 
 
@@ -160,16 +160,16 @@ def _figure(log: float, row: Measurement, fps: bool) -> float:
 
 def _why(metric: Metric, moved: Shift, verdict: Verdict, limit: float, visible: float, p_value: float) -> str:
     what = "Time per item" if metric == "fps" else "95th percentile of a step's time"
-    low, high = (share(relative(bound)) for bound in moved.interval())
+    low, high = (format_percent(relative(bound)) for bound in moved.interval())
     interval = f"{100 * moved.confidence:g} % interval {low} to {high}"
-    words = f"{what} {share(moved.ratio)} ({interval}, {probability(p_value)})"
+    words = f"{what} {format_percent(moved.ratio)} ({interval}, {probability(p_value)})"
     if verdict == "regressed":
         return f"{words}; {limit:.1%} more is the limit."
     if verdict == "inconclusive":
-        seen = f"{visible:.1%}" if visible < BEYOND else f"{BEYOND:.0%}"
+        seen = format_percent(visible, sign=False)
         repeats = ", as nothing was measured in several processes" if moved.assumed else ""
         return (
-            f"{words}: {limit:.1%} more is neither shown nor ruled out; {seen} or more would surely be seen{repeats}."
+            f"{words}: {limit:.1%} more is neither shown nor ruled out; what would surely be seen is {seen}{repeats}."
         )
     return f"{words}."
 
@@ -177,8 +177,3 @@ def _why(metric: Metric, moved: Shift, verdict: Verdict, limit: float, visible: 
 def probability(value: float) -> str:
     """`p = 0.0041`, down to what is worth telling apart."""
     return f"p = {significant(value, 2)}" if value >= SMALLEST_P else f"p < {SMALLEST_P}"
-
-
-def share(value: float) -> str:
-    """`+1.2%`; beyond tenfold no nearer than that."""
-    return f"{value:+.1%}" if value < BEYOND else f"over +{BEYOND:.0%}"

@@ -7,10 +7,9 @@ from collections import Counter
 from gpubench.analysis.memory import RESOLUTION_BYTES
 from gpubench.analysis.verdicts import SEVERITY, Check, Finding, RowCheck
 from gpubench.text import plural, printable
-from gpubench.units import format_bytes, significant
+from gpubench.units import format_bytes, format_percent, significant
 
 MISSING = "-"
-BEYOND = 10.0
 METRICS = {
     "status": "status",
     "quality": "output error",
@@ -109,9 +108,9 @@ def undecided(check: Check) -> list[str]:
         if not open_ones or not effects:
             continue
         limit = open_ones[0].limit or 0.0
-        span = at_most(effects[0])
-        if at_most(effects[-1]) != span:
-            span = f"{span} to {at_most(effects[-1])}"
+        span = percent(effects[0], sign=False)
+        if (most := percent(effects[-1], sign=False)) != span:
+            span = f"{span} to {most}"
         advice = {
             "fps": " Give it more --rounds and --time-limit."
             if check.paired
@@ -126,11 +125,6 @@ def undecided(check: Check) -> list[str]:
     return sentences
 
 
-def at_most(effect: float) -> str:
-    """An effect in per cent, without a sign."""
-    return percent(effect, sign=False)
-
-
 def figure(value: float | None, unit: str) -> str:
     """A value with its unit."""
     if value is None:
@@ -141,13 +135,8 @@ def figure(value: float | None, unit: str) -> str:
 
 
 def percent(value: float | None, sign: bool = True) -> str:
-    """`+1.2%`, without a sign where that is not asked for; beyond tenfold no nearer than that."""
-    if value is None:
-        return MISSING
-    if value >= BEYOND:
-        return f"over {'+' if sign else ''}{BEYOND:.0%}"
-    text = f"{value:+.1%}" if sign else f"{value:.1%}"
-    return text.replace("-0.0%", "+0.0%" if sign else "0.0%")
+    """As `units.format_percent`, and `-` for what is not known."""
+    return MISSING if value is None else format_percent(value, sign=sign)
 
 
 def cells(row: RowCheck) -> dict[str, str]:
@@ -163,7 +152,7 @@ def cells(row: RowCheck) -> dict[str, str]:
         "now": figure(time.current, "1/s") if time else MISSING,
         "change": percent(time.change) if time else MISSING,
         "interval": interval,
-        "detectable": at_most(time.detectable) if time and time.detectable is not None else MISSING,
+        "detectable": percent(time.detectable, sign=False) if time else MISSING,
         "memory": percent(memory.change) if memory else MISSING,
     }
 
