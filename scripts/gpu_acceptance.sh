@@ -27,7 +27,6 @@ part() { # part NAME SECONDS COMMAND...: runs a part if its time is left, and ke
 
 part tests 200 "$PYTHON" -m pytest -q -m gpu tests -p no:cacheprovider
 part doctor 60 "$PYTHON" -m gpubench doctor
-part calibrate 120 "$PYTHON" -m gpubench doctor --calibrate
 for workload in resnet50 vae unet3d; do
     for mode in inference training; do
         part "compare-$workload-$mode" 400 "$PYTHON" -m gpubench compare-opts "$workload" --mode "$mode" \

@@ -14,7 +14,7 @@ from gpubench.analysis import comparability
 from gpubench.analysis.gates import gates
 from gpubench.analysis.matching import match
 from gpubench.analysis.shifts import are_paired
-from gpubench.analysis.timed import Pair, said_again, timed
+from gpubench.analysis.timed import Pair, timed
 from gpubench.analysis.verdicts import Check, Finding, Limits, RowCheck, Verdict, worst
 from gpubench.errors import EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION
 from gpubench.results.schema import Measurement, Report
@@ -123,8 +123,7 @@ def _rows(
     checked += [_missing(row, current) for row in matched.missing]
     names = ", ".join(row.id for row in matched.fresh[:3]) + (", ..." if len(matched.fresh) > 3 else "")
     count = len(matched.fresh)
-    notes = said_again(running, current, baseline, limits)
-    notes += [f"{plural(count, 'row is', 'rows are')} new: {names}."] if count else []
+    notes = [f"{plural(count, 'row is', 'rows are')} new: {names}."] if count else []
     if not checked and not count:
         notes.append("Neither report has a row.")
     if is_same_run(baseline, current):

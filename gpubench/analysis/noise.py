@@ -32,7 +32,6 @@ class Spread:
     deviation: float | None
     repeats: int
     device_kind: str
-    calibrated: float | None = None  # of the log-ratio of two identical processes, measured on this machine before
 
     @property
     def measured(self) -> bool:
@@ -86,8 +85,7 @@ def spread(report: Report) -> Spread:
             mean = math.fsum(logs) / len(logs)
             squares += math.fsum((value - mean) ** 2 for value in logs)
             freedom += len(logs) - 1
-    calibrated = report.calibration.between_processes if report.calibration else None
-    return Spread(math.sqrt(squares / freedom) if freedom else None, freedom, report.device.kind, calibrated)
+    return Spread(math.sqrt(squares / freedom) if freedom else None, freedom, report.device.kind)
 
 
 def interleaved(rows: Sequence[Measurement], phase: Phase) -> Interleaved | None:
@@ -125,15 +123,11 @@ def of_pair(row: Measurement, versus: Measurement, phase: Phase, rows: Sequence[
 
 
 def assumed_pair_spread(spread: Spread, *rows: Measurement) -> float:
-    """The log-ratio's spread between two of `rows` where too little was repeated to measure it.
-
-    What was seen elsewhere, or this machine's own where it was calibrated and is larger: the calibration is of
-    processes within one round, and of one workload.
-    """
+    """The log-ratio's spread between two of `rows` where too little was repeated to measure it."""
     steady = spread.device_kind != "cpu" or all(
         row.configuration.get("allocator", "system") != "system" for row in rows
     )
-    return max(PAIR_SPREAD_STEADY if steady else PAIR_SPREAD_SYSTEM_ALLOCATOR, spread.calibrated or 0.0)
+    return PAIR_SPREAD_STEADY if steady else PAIR_SPREAD_SYSTEM_ALLOCATOR
 
 
 def pair_noise(first: Measurement, second: Measurement, phase: Phase, spread: Spread) -> float:

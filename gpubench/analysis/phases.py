@@ -7,8 +7,8 @@ from typing import Literal
 
 from gpubench.results.schema import Measurement, Round
 
-Phase = Literal["explore", "race", "duel", "confirm"]
-PHASES: tuple[Phase, ...] = ("confirm", "duel", "race", "explore")  # the freshest first
+Phase = Literal["explore", "race", "duel"]
+PHASES: tuple[Phase, ...] = ("duel", "race", "explore")  # the freshest first
 
 
 DISTURBED = ("contaminated", "swapped")  # flags that say that others, not the configuration, moved the figure

@@ -173,9 +173,7 @@ def _noise(choice: Choice) -> str:
     seen = "no configuration was measured in more than one process"
     if between.repeats:
         seen = f"only {plural(between.repeats, 'repeat')} of a configuration was measured, too few to estimate it"
-    source = "seen over 8 pairs of them while gpubench was made; `gpubench doctor --calibrate` measures it here"
-    if between.calibrated == assumed_pair_spread(between, choice.chosen, choice.best):
-        source = "measured on this machine by `gpubench doctor --calibrate`"
+    source = "seen over 8 pairs of them while gpubench was made; --rounds 3 measures it here"
     return (
         f"The noise between processes is assumed, not measured in this run, since {seen}: two identical processes "
         f"differ by {assumed} (standard deviation, {source})."

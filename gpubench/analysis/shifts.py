@@ -1,8 +1,7 @@
 """How far a row's time moved between two reports, with what chance explains.
 
 Paired, where both reports are of one session: rounds that held both sides, whose differences cancel what the machine
-did meanwhile. Else from two separate runs, whose machine may have been faster or slower as a whole; where suspects were
-measured again beside rows that had not changed, those tell by how much.
+did meanwhile. Else from two separate runs, whose machine may have been faster or slower as a whole.
 """
 
 from __future__ import annotations
@@ -13,21 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from msgspec import structs
-
 from gpubench.analysis.noise import Spread, assumed_pair_spread, spread
 from gpubench.analysis.phases import PHASES, Phase, of_phase
 from gpubench.analysis.statistics import detection_factor
 from gpubench.results.schema import Measurement, Report, Round, Value
 
 LEVEL = 0.01  # one-sided, before the correction for the number of rows
-# At most so often are paired rounds, and suspects measured again, looked at before they are decided.
-LOOKS = {"separate": 1, "paired": 2, "confirmed": 4}
+# At most so often are paired rounds looked at before they are decided.
+LOOKS = {"separate": 1, "paired": 2}
 FEWEST_PAIRS = 5
 RULED_OUT = 0.95  # one-sided: how sure it is that an `unchanged` row did not get slower by the limit
-# Of it, what is left of a row once rows that ran beside it are taken away. Assumed: rows answer alike to most of what a
-# machine does, not to all.
-LEFT_BESIDE_CONTROLS = 0.5
 MIN_FREEDOM = 3  # a spread from fewer repeats is not relied upon
 P95 = 0.95
 LARGEST = 700.0  # exp of more overflows
@@ -43,7 +37,7 @@ class Shift:
     error: float  # standard error
     freedom: int  # degrees of freedom of `error`
     rounds: int  # pairs, or the processes of the side that has fewer
-    kind: Literal["paired", "separate", "confirmed"]
+    kind: Literal["paired", "separate"]
     before: float = 0.0  # log-seconds per item, over the processes that `value` rests on
     after: float = 0.0
     assumed: bool = False  # nothing was repeated, so that the spread between processes is by experience alone
@@ -148,13 +142,6 @@ def samples_of(row: Measurement) -> list[tuple[Round, list[float]]]:
     return found
 
 
-def as_first_run(row: Measurement) -> Measurement:
-    """The row without what was measured again."""
-    kept = [one for one in samples_of(row) if one[0].phase != "confirm"]
-    samples = [value for _, values in kept for value in values]
-    return structs.replace(row, rounds=[part for part, _ in kept], samples_s=samples)
-
-
 @dataclass(frozen=True)
 class Repeats:
     """The standard deviation of one process's log-figure over repeats, with its degrees of freedom."""
@@ -200,7 +187,7 @@ def spreads(baseline: Report, current: Report, statistic: Statistic, run: float)
             if not row.is_control:
                 groups.setdefault(allocator(row), []).append(row)
     found = {kind: _repeats(rows, statistic) for kind, rows in groups.items()}
-    return Spreads(found, spread(current if current.calibration else baseline), run, statistic)
+    return Spreads(found, spread(baseline), run, statistic)
 
 
 def _repeats(rows: Sequence[Measurement], statistic: Statistic) -> Repeats:
@@ -217,55 +204,27 @@ def _repeats(rows: Sequence[Measurement], statistic: Statistic) -> Repeats:
     return Repeats(math.sqrt(squares / freedom) if freedom else 0.0, freedom)
 
 
-@dataclass(frozen=True)
-class Control:
-    """By how much the machine itself moved, from rows that had not changed and were measured beside the suspects."""
-
-    value: float
-    variance: float
-
-
-def control(pairs: Sequence[tuple[Measurement, Measurement]], statistic: Statistic, between: Spreads) -> Control | None:
-    """The mean shift of the rows that were measured again as controls; None without any."""
-    moved = [found for old, new in pairs if (found := shift(old, new, statistic, between=between, one_run=True))]
-    if not moved:
-        return None
-    variance = math.fsum(one.error**2 for one in moved) / len(moved) ** 2
-    left = LEFT_BESIDE_CONTROLS * between.run
-    return Control(statistics.fmean(one.value for one in moved), variance + left**2)
-
-
 def shift(
     baseline: Measurement,
     current: Measurement,
     statistic: Statistic,
     *,
     between: Spreads | None,
-    against: Control | None = None,
-    one_run: bool = False,
 ) -> Shift | None:
     """The shift of `statistic` of the samples; None where no phase has figures of both rows.
 
     between: the spreads of two separate runs; None where both are of one session, so that rounds pair.
-    against: what to take away from a row that was measured again, instead of allowing for what runs differ by.
-    one_run: leave out what runs differ by, since only rows of the same two runs are compared.
     """
     if between is None:
         return _paired(_pairs(baseline, current, statistic))
-    before, after, confirmed = _sides(baseline, current, statistic)
+    before, after = _sides(baseline, current, statistic)
     if not before or not after:
         return None
     levels = statistics.fmean(before.values()), statistics.fmean(after.values())
     value = levels[1] - levels[0]
     deviation, freedom, assumed = between.of(baseline, current)
-    variance = deviation**2 * (1 / len(before) + 1 / len(after))
-    if confirmed and against is not None:
-        value, variance = value - against.value, variance + against.variance
-        levels = (levels[0], levels[1] - against.value)
-    elif not one_run:
-        variance += between.run**2
-    kind: Literal["separate", "confirmed"] = "confirmed" if confirmed else "separate"
-    return Shift(value, math.sqrt(variance), freedom, min(len(before), len(after)), kind, *levels, assumed)
+    variance = deviation**2 * (1 / len(before) + 1 / len(after)) + between.run**2
+    return Shift(value, math.sqrt(variance), freedom, min(len(before), len(after)), "separate", *levels, assumed)
 
 
 def _pairs(baseline: Measurement, current: Measurement, statistic: Statistic) -> list[tuple[float, float]]:
@@ -282,19 +241,13 @@ def _pairs(baseline: Measurement, current: Measurement, statistic: Statistic) ->
 
 def _sides(
     baseline: Measurement, current: Measurement, statistic: Statistic
-) -> tuple[dict[int, float], dict[int, float], bool]:
-    """Both rows' figures by round, of the freshest phase that both have; and whether `current` was measured again.
-
-    What was measured again ran alone in its process, as in exploring, so that is what it is held against.
-    """
-    again = _logs(current, "confirm", statistic)
-    if again:
-        return _logs(baseline, "explore", statistic), again, True
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Both rows' figures by round, of the freshest phase that both have."""
     for phase in PHASES:
         before, after = _logs(baseline, phase, statistic), _logs(current, phase, statistic)
         if before and after:
-            return before, after, False
-    return {}, {}, False
+            return before, after
+    return {}, {}
 
 
 # ----- the control that every paired comparison carries

@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from gpubench.analysis.eligibility import gate
 from gpubench.analysis.shifts import (
     LARGEST,
-    Control,
     Shift,
     Spreads,
     are_paired,
-    as_first_run,
-    control,
     p95,
     relative,
     self_shift,
@@ -28,7 +25,6 @@ from gpubench.units import format_percent, significant
 
 Pair = tuple[Measurement, Measurement]  # (baseline, current)
 Statistic = Callable[[Sequence[float]], float]
-MOST_NAMES = 3  # of rows in a sentence
 SMALLEST_P = 0.0001  # below it they are not told any nearer
 
 
@@ -57,12 +53,7 @@ def timed(
     run = limits.between_runs(current.device.kind)
     for metric, statistic, limit in asked:
         between = None if are_paired(baseline, current) else spreads(baseline, current, statistic, run)
-        controls = current.confirmation.controls if current.confirmation else []
-        beside = [pair for pair in pairs if pair[1].id in controls]
-        against = control(beside, statistic, between) if between is not None else None
-        # A control's own verdict is of the run that made it one.
-        first = [(old, as_first_run(new) if new.id in controls else new) for old, new in pairs]
-        members = [_member(old, new, statistic, between, against) for old, new in first]
+        members = [_member(old, new, statistic, between) for old, new in pairs]
         shifts = [one.shift for one in members if one.shift]
         rest = [1.0] * (family - len(shifts))
         slower, faster = (iter(holm([*(one.p_value(direction) for one in shifts), *rest])) for direction in (1, -1))
@@ -72,32 +63,12 @@ def timed(
     return found
 
 
-def said_again(pairs: Sequence[Pair], current: Report, baseline: Report, limits: Limits) -> list[str]:
-    """What to know of a report whose suspects were measured again: when, beside what, and what was taken away."""
-    noted = current.confirmation
-    if noted is None or are_paired(baseline, current):
-        return []
-    between = spreads(baseline, current, statistics.median, limits.between_runs(current.device.kind))
-    beside = [pair for pair in pairs if pair[1].id in noted.controls]
-    moved = control(beside, statistics.median, between)
-    names = [*noted.suspects[:MOST_NAMES], *["..."][: len(noted.suspects) - MOST_NAMES]]
-    words = f"Measured again on {noted.at}: {', '.join(names)}"
-    if moved is None:
-        return [f"{words}; without a row beside them that shows what the machine itself does."]
-    return [
-        f"{words}; beside {', '.join(new.id for _, new in beside)}, whose time came out "
-        f"{format_percent(relative(moved.value))}. That is the machine's, and is taken away from their figures."
-    ]
-
-
-def _member(
-    old: Measurement, new: Measurement, statistic: Statistic, between: Spreads | None, against: Control | None
-) -> Timed:
+def _member(old: Measurement, new: Measurement, statistic: Statistic, between: Spreads | None) -> Timed:
     # What disturbed a paired round disturbed both sides, and shows in the spread of their ratios.
     for name, row in (("the baseline's", old), ("the current", new)):
         if why := gate(row, flags=between is not None):
             return Timed(old, new, None, f"{name} figure cannot be relied on: {why}")
-    moved = shift(old, new, statistic, between=between, against=against)
+    moved = shift(old, new, statistic, between=between)
     return Timed(old, new, moved, "" if moved else "there are not enough processes of both in one phase")
 
 

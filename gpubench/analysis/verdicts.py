@@ -62,7 +62,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     current: float | None = None
     unit: str = ""
     change: float | None = None
-    change_low: float | None = None  # interval of that `confidence`: 0.9 of two runs, 0.95 paired, 0.975 confirmed
+    change_low: float | None = None  # interval of that `confidence`: 0.9 of two runs, 0.95 paired
     change_high: float | None = None
     confidence: float | None = None
     limit: float | None = None  # the worsening from which on it counts

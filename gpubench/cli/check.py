@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from gpubench.analysis.check import Source, without_baseline
@@ -16,18 +15,16 @@ from gpubench.analysis.comparability import FIELDS, about, nearest
 from gpubench.analysis.memory import RESOLUTION_BYTES
 from gpubench.analysis.verdicts import RUN_SPREAD, SLOWDOWN, Check, Limits
 from gpubench.cli.reports import load_all
-from gpubench.cli.verdicts import Again, CheckFormat, InconclusiveOk, as_file, exit_code, show, text_of
-from gpubench.errors import EXIT_INCOMPARABLE, EXIT_OK, GpubenchError, unknown_name
+from gpubench.cli.verdicts import CheckFormat, InconclusiveOk, as_file, exit_code, show, text_of
+from gpubench.errors import EXIT_OK, GpubenchError, unknown_name
 from gpubench.results import baselines, store
 from gpubench.results.schema import Report
 from gpubench.text import encodable, printable
-from gpubench.units import format_bytes, parse_duration, parse_share
+from gpubench.units import format_bytes, parse_share
 
 LIMITS = "Limits"
 HELP_MEMORY = f"Of the peak memory; on a CPU changes within {format_bytes(RESOLUTION_BYTES)} count as none."
 BASELINES = "Baselines"
-AGAIN = "Measuring again"
-CONFIRM_TIME = "5min"
 
 
 def by_kind(shares: Mapping[str, float]) -> str:
@@ -93,34 +90,6 @@ def check(
         ),
     ] = None,
     inconclusive_ok: InconclusiveOk = False,
-    confirm: Annotated[
-        bool,
-        typer.Option(
-            "--confirm",
-            help="Measure rows that look slower or undecided again, here and interleaved with others; "
-            "the rounds are added to the report.",
-            rich_help_panel=AGAIN,
-        ),
-    ] = False,
-    confirm_time: Annotated[
-        str | None,
-        typer.Option(
-            "--confirm-time",
-            metavar="TIME",
-            help=f"Stop after so long, but not before 5 rounds. Default: {CONFIRM_TIME}.",
-            rich_help_panel=AGAIN,
-        ),
-    ] = None,
-    workload: Annotated[
-        str | None,
-        typer.Option(
-            "--workload",
-            metavar="WORKLOAD",
-            help="What --confirm runs: FILE.py:NAME or package.module:NAME. A report alone runs none of your code.",
-            rich_help_panel=AGAIN,
-        ),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no notes.", rich_help_panel=AGAIN)] = False,
     update: Annotated[
         bool,
         typer.Option(
@@ -157,15 +126,10 @@ def check(
     for name in allow:
         if name not in FIELDS:
             raise unknown_name("field", name, FIELDS)
-    if confirm and update:
-        raise GpubenchError("--confirm and --update do not go together.", "Confirm first, then update.")
     if update and not (reason or "").strip():
         raise GpubenchError("--update needs --reason TEXT: a baseline says why it was taken.")
     if reason is not None and not update:
         raise GpubenchError("--reason is for --update.", "Leave it out, or add --update.")
-    for name, given in (("--workload", workload), ("--confirm-time", confirm_time)):
-        if given is not None and not confirm:
-            raise GpubenchError(f"{name} is for --confirm.", "Leave it out, or add --confirm.")
     if not baseline.strip():
         raise GpubenchError("--baseline is empty.", "Name a report, or a folder of them.")
     path = Path(baseline)
@@ -179,8 +143,7 @@ def check(
         return _update(current, path, encodable((reason or "").strip()))
     candidates = _candidates(path)
     _refuse_inputs([file for file, _ in files], [Path(name) for name, _ in (*current, *candidates)])
-    again = _again(current, confirm_time or CONFIRM_TIME, workload, quiet) if confirm else None
-    checks = [_checked(Source(*one), path, candidates, limits, allow, again) for one in current]
+    checks = [_checked(Source(*one), path, candidates, limits, allow) for one in current]
     for file, format_of in files:
         store.write(file, text_of(checks, format_of, inconclusive_ok).encode())
     show(checks, format_, inconclusive_ok)
@@ -211,7 +174,6 @@ def _checked(
     candidates: list[tuple[str, Report]],
     limits: Limits,
     allow: list[str],
-    again: Again | None,
 ) -> Check:
     found: tuple[str, Report] | None
     if candidates and not path.is_dir():
@@ -221,27 +183,7 @@ def _checked(
         found = nearest([one for one in candidates if Path(one[0]).resolve() != itself], current.report, allow)
     if found is None:
         return without_baseline(current, str(path), _no_baseline(path, candidates, current.report), limits)
-    first = compare(current, Source(*found), limits, allow)
-    if again is None:
-        return first
-    from gpubench.cli.confirm import confirm
-
-    try:
-        return confirm(first, current, Source(*found), limits, allow, again)
-    except GpubenchError as error:
-        if error.exit_code != EXIT_INCOMPARABLE:
-            raise
-        # What the figures say stands; another report may have a regression to tell of, too.
-        return msgspec.structs.replace(first, notes=[*first.notes, f"Not confirmed: {error.message} {error.hint}"])
-
-
-def _again(current: Sequence[tuple[str, Report]], time_limit: str, workload: str | None, quiet: bool) -> Again:
-    """How to measure again; GpubenchError, before anything is measured, where it is not said whose code to run."""
-    from gpubench.cli.confirm import reference_of
-
-    for _, report in current:
-        reference_of(report, workload)
-    return Again(parse_duration(time_limit), workload, quiet)
+    return compare(current, Source(*found), limits, allow)
 
 
 def _no_baseline(path: Path, candidates: Sequence[tuple[str, Report]], current: Report) -> str:

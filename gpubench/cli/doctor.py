@@ -16,21 +16,12 @@ STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 def doctor(
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda:N.")] = "auto",
-    calibrate: Annotated[
-        bool,
-        typer.Option("--calibrate", help="Measure this machine's own noise, in about a minute, and keep it."),
-    ] = False,
     format_: Annotated[Literal["table", "json"], typer.Option("--format", help="What is printed.")] = "table",
 ) -> int:
     """Look at device, driver, torch, compiler and load, and say what to do about each problem.
 
-    With --calibrate, measure instead how far identical processes differ here, and which effect so many rounds can
-    detect; later reports carry it. Exit code: 0, or 1 if there is a problem.
+    Exit code: 0, or 1 if there is a problem.
     """
-    if calibrate:
-        from gpubench.cli.calibrate import run
-
-        return run(device, format_)
     from rich.console import Console
 
     from gpubench.errors import EXIT_OK, EXIT_REGRESSION

@@ -22,10 +22,9 @@ from gpubench.cli.show import print_dry_run, print_report
 from gpubench.errors import EXIT_OK, EXIT_REGRESSION, GpubenchError, unknown_name
 from gpubench.matrices import load_matrix
 from gpubench.matrix import Builder, Matrix
-from gpubench.results import calibrations, store
+from gpubench.results import store
 from gpubench.results.schema import SCHEMA_VERSION, Plan, Protocol, Report, Tool
 from gpubench.runner.bench import Bench
-from gpubench.runner.calibrate import fingerprint
 from gpubench.runner.campaign import ROUNDS_S, Campaign
 from gpubench.runner.laboratory import Laboratory
 from gpubench.runner.process import now
@@ -161,7 +160,6 @@ def new_report(request: Request, described: Described, protocol: Protocol, matri
             configurations=[matrix.baseline.id, *(row.id for row in matrix.planned)],
         ),
         measurements=[],
-        calibration=calibrations.load(fingerprint(described.device, described.environment)),
     )
 
 

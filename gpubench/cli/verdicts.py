@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,15 +29,6 @@ def exit_code(verdicts: Sequence[Verdict], inconclusive_ok: bool) -> int:
     if "incomparable" in found:
         return EXIT_INCOMPARABLE
     return EXIT_INCONCLUSIVE if "inconclusive" in found and not inconclusive_ok else EXIT_OK
-
-
-@dataclass(frozen=True)
-class Again:
-    """How `check --confirm` measures again."""
-
-    time_limit_s: float
-    workload: str | None  # as it was named on the command line
-    quiet: bool
 
 
 def as_file(path: Path) -> tuple[Path, CheckFormat]:

@@ -176,7 +176,7 @@ class Role(Struct, frozen=True, kw_only=True):
 class Round(Struct, frozen=True, kw_only=True):
     """One fresh process's share of `samples_s`, in order."""
 
-    phase: Literal["explore", "race", "duel", "confirm"]
+    phase: Literal["explore", "race", "duel"]
     index: int  # the round within its phase, from 1
     position: int  # how many processes of configurations were measured before this one in the whole run
     started_at: str
@@ -222,18 +222,6 @@ class Measurement(Struct, frozen=True, kw_only=True):
     def is_control(self) -> bool:
         """Whether it is the baseline once more, to see what identical configurations differ by."""
         return any(role.kind == "control" for role in self.roles)
-
-
-class Calibration(Struct, frozen=True, kw_only=True):
-    """This machine's own noise, measured on identical configurations (A/A): standard deviations of log-ratios."""
-
-    created_at: str
-    fingerprint: str  # of device and software
-    workload: str
-    rounds: int  # of either kind
-    disturbed: int = 0  # of them: others used the machine, and there were too few without
-    between_processes: Spread  # of two fresh processes in one round, in ABBA order
-    inside_process: Spread | None  # of two copies in one process, in ABBA order; None where it failed
 
 
 class Recommendation(Struct, frozen=True, kw_only=True):
@@ -288,14 +276,6 @@ class Adoption(Struct, frozen=True, kw_only=True):
     replaces: str | None  # created_at of the baseline before it; None: there was none
 
 
-class Confirmation(Struct, frozen=True, kw_only=True):
-    """That rows which a comparison with a baseline suspected were measured again (`gpubench check --confirm`)."""
-
-    at: str  # UTC, ISO 8601
-    suspects: list[str]  # ids of rows
-    controls: list[str]  # ids of rows that had not changed, measured in the same rounds to show what the machine did
-
-
 class Report(Struct, frozen=True, kw_only=True):
     """One run: one workload, one mode, one device."""
 
@@ -311,9 +291,7 @@ class Report(Struct, frozen=True, kw_only=True):
     measurements: list[Measurement]
     recommendation: Recommendation | None = None
     sweep: Summary | None = None
-    calibration: Calibration | None = None  # of this machine, where it was made (`gpubench doctor --calibrate`)
     session: str | None = None  # reports of one session were measured in the same interleaved rounds, see `Round.index`
-    confirmation: Confirmation | None = None
     adopted: Adoption | None = None  # where it is a baseline (`gpubench check --update`)
     harness: dict[str, float] = field(default_factory=dict)  # seconds the tool itself took, by part
     notes: list[str] = field(default_factory=list)
