@@ -52,9 +52,9 @@ def main() -> None:
         configuration: dict[str, str | int] = {"precision": "fp32", "optimizer": "for-loop"}
         if mode == "inference":
             del configuration["optimizer"]
-        subject = build(loaded, chosen, device, configuration, 0)
-        apply_toggles(subject, make_batches(loaded, subject.batch_size, 2, 0))
-        stepper = Stepper(subject)
+        context = build(loaded, chosen, device, configuration, 0)
+        apply_toggles(context, make_batches(loaded, context.batch_size, 2, 0))
+        stepper = Stepper(context)
         timer = CudaTimer(device) if device.type == "cuda" else WallTimer()
         warm = warm_up(stepper.step, timer, min_iterations=3, max_s=5.0, block_s=0.05)
         iterations = calibrate(warm.seconds_per_iteration, 0.05)

@@ -7,10 +7,10 @@
 under `load` beside a process that keeps one core busy for a quarter of the time.
 
 `table` cuts each pool's rounds into comparisons that share none, joins pools of one workload and condition, and takes
-the verdicts of `gpubench.analysis.check` on reports made of them. A slowdown is planted by multiplying the times of one
-side, which is what a slowdown does. Beside it, on the same data, what others do: the medians of two runs with a fixed
-limit of 5 %, and pytest-benchmark's `--benchmark-compare-fail=median:5%`, which holds the median over the iterations of
-one process against another's.
+the verdicts of `gpubench.regression.comparison` on reports made of them. A slowdown is planted by multiplying the times
+of one side, which is what a slowdown does. Beside it, on the same data, what others do: the medians of two runs with a
+fixed limit of 5 %, and pytest-benchmark's `--benchmark-compare-fail=median:5%`, which holds the median over the
+iterations of one process against another's.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from typing import Any
 
 import msgspec
 
-from gpubench.analysis.check import Source, check
 from gpubench.analysis.statistics import latency
-from gpubench.analysis.verdicts import Limits, RowCheck
 from gpubench.cli.planning import scope_of
 from gpubench.cli.run import protocol_for
 from gpubench.cli.run_ab import TURNS, WARMUP_MIN_S
-from gpubench.matrix import Builder
-from gpubench.results.schema import SCHEMA_VERSION, Measurement, Plan, Protocol, Report, Role, Round, Tool
-from gpubench.runner.bench import Bench
-from gpubench.runner.flags import merged
-from gpubench.runner.laboratory import Laboratory
-from gpubench.runner.process import ProcessResult
-from gpubench.worker.messages import Described, WorkloadChoice
+from gpubench.executor.local import LocalExecutor
+from gpubench.executor.outcome import Outcome
+from gpubench.executor.process_flags import merged
+from gpubench.executor.worker_pool import WorkerPool
+from gpubench.regression.comparison import NamedReport, check
+from gpubench.regression.verdicts import Limits, RowCheck
+from gpubench.report.model import SCHEMA_VERSION, Measurement, Plan, Protocol, Report, Role, Round, Tool
+from gpubench.search.space import Builder
+from gpubench.worker.messages import ProbeResult, WorkloadChoice
 
 # A neighbour that keeps one core busy a quarter of the time. One that does so all the time makes rounds of two spinning
 # threads ten times as long, so that nobody would measure beside it.
@@ -72,13 +72,13 @@ def measure(path: Path, workload: str, minutes: float, condition: str = "idle", 
     choice = WorkloadChoice(reference=name, size=size or None, parameters={}, mode="inference")
     load = subprocess.Popen([sys.executable, "-c", BUSY]) if condition == "load" else None
     try:
-        with Laboratory(choice, "auto", protocol) as laboratory:
-            described = laboratory.describe(None)
-            laboratory.protocol = protocol_for(described.device.kind, protocol)
+        with WorkerPool(choice, "auto", protocol) as pool:
+            described = pool.describe(None)
+            pool.protocol = protocol_for(described.device.kind, protocol)
             configuration = Builder(scope_of(described)).defaults
             if described.device.kind == "cpu":
                 configuration["allocator"] = allocator
-            bench = Bench(laboratory, configuration, lambda _: None)
+            bench = LocalExecutor(pool, configuration, lambda _: None)
             pool: dict[str, Any] = {
                 "workload": workload,
                 "condition": f"{condition}, allocator {allocator}",
@@ -105,7 +105,7 @@ def measure(path: Path, workload: str, minutes: float, condition: str = "idle", 
             load.wait()
 
 
-def part_of(result: ProcessResult) -> dict[str, Any]:
+def part_of(result: Outcome) -> dict[str, Any]:
     """What is kept of one side of a round."""
     samples = result.sampled.samples_s if result.sampled else []
     return {
@@ -120,11 +120,11 @@ def part_of(result: ProcessResult) -> dict[str, Any]:
 
 def report_of(pool: dict[str, Any], parts: Parts, slower: float, session: str | None) -> Report:
     """A report whose one row has those processes, their times multiplied by `slower`."""
-    described = msgspec.convert(pool["described"], Described)
+    described = msgspec.convert(pool["described"], ProbeResult)
     scaled = [[value * slower for value in part["samples_s"]] for part in parts]
     rounds = [
         Round(
-            phase="duel" if session else "explore", index=index, position=index, started_at="",
+            phase="final" if session else "explore", index=index, position=index, started_at="",
             samples=len(values), iterations_per_sample=1, warmup_iterations=0, median_s=statistics.median(values),
             turns=part["turns"] if session else [], flags=part["flags"],
         )
@@ -148,7 +148,7 @@ def report_of(pool: dict[str, Any], parts: Parts, slower: float, session: str | 
 def judged(pool: dict[str, Any], old: Parts, new: Parts, slower: float, limit: float, session: str | None) -> RowCheck:
     """The verdicts on `new`, whose times are multiplied by `slower`: on its FPS and on its tail."""
     reports = [report_of(pool, old, 1.0, session), report_of(pool, new, slower, session)]
-    return check(Source("new", reports[1]), Source("old", reports[0]), Limits(slowdown=limit)).rows[0]
+    return check(NamedReport("new", reports[1]), NamedReport("old", reports[0]), Limits(slowdown=limit)).rows[0]
 
 
 def fixed(old: Sequence[float], new: Sequence[float], slower: float) -> str:

@@ -25,7 +25,7 @@ from scipy import stats
 from gpubench.analysis.statistics import center, detectable
 from gpubench.cli.run import CPU_DRIFT
 
-ROUNDS = 6  # of a duel, by default
+ROUNDS = 6  # of a final, by default
 DRAWS = 1000
 
 

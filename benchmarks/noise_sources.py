@@ -19,10 +19,10 @@ from pathlib import Path
 
 from scipy.stats import median_abs_deviation
 
-from gpubench.results.schema import Protocol
-from gpubench.runner.fork_server import ForkServer
-from gpubench.runner.laboratory import environment_of
-from gpubench.worker.messages import Describe, Described, Prepare, Prepared, Sample, Sampled, WorkloadChoice
+from gpubench.executor.fork_server import ForkServer
+from gpubench.executor.worker_pool import environment_of
+from gpubench.report.model import Protocol
+from gpubench.worker.messages import Describe, Prepare, Prepared, ProbeResult, Sample, Sampled, WorkloadChoice
 
 ADDR_NO_RANDOMIZE = 0x0040000  # personality(2)
 TUNED = environment_of({"allocator": "tuned"})
@@ -83,7 +83,7 @@ def main() -> None:
         servers = {name: start(env, aslr, workload, folder) for name, (env, new, aslr) in VARIANTS.items() if not new}
         first = next(iter(servers.values())).fork()
         described = first.ask(
-            Describe(WorkloadChoice(reference=workload, size=None, parameters={}, mode=None), "cpu"), Described
+            Describe(WorkloadChoice(reference=workload, size=None, parameters={}, mode=None), "cpu"), ProbeResult
         )
         first.kill()
         choice = WorkloadChoice(reference=workload, size=described.workload.size, parameters={}, mode="inference")

@@ -17,10 +17,18 @@ import time
 
 from gpubench.cli.planning import scope_of
 from gpubench.cli.run import protocol_for
-from gpubench.matrix import Builder
-from gpubench.results.schema import Protocol
-from gpubench.runner.laboratory import Laboratory
-from gpubench.worker.messages import Prepare, Prepared, Prove, Proved, Sample, Sampled, WorkloadChoice
+from gpubench.executor.worker_pool import WorkerPool
+from gpubench.report.model import Protocol
+from gpubench.search.space import Builder
+from gpubench.worker.messages import (
+    CollectEvidence,
+    EvidenceCollected,
+    Prepare,
+    Prepared,
+    Sample,
+    Sampled,
+    WorkloadChoice,
+)
 
 SCRIPT = """
 import statistics, sys, time, torch
@@ -48,19 +56,19 @@ def script(workload: str, size: str) -> float:
     return float(done.stdout)
 
 
-def worker(laboratory: Laboratory, configuration: dict[str, str | int], profiled: bool) -> float:
+def worker(pool: WorkerPool, configuration: dict[str, str | int], profiled: bool) -> float:
     """Seconds of a step in a worker."""
-    process = laboratory.worker(configuration)
+    process = pool.worker(configuration)
     try:
         request = Prepare(
-            resident=0, choice=laboratory.choice, device=laboratory.device, configuration=configuration,
-            protocol=laboratory.protocol, tolerance=1.0, compile_cache=laboratory.compile_cache(configuration),
-            reference_folder=laboratory.reference(configuration, configuration).folder,
+            resident=0, choice=pool.choice, device=pool.device, configuration=configuration,
+            protocol=pool.protocol, tolerance=1.0, compile_cache=pool.compile_cache(configuration),
+            reference_folder=pool.reference(configuration, configuration).folder,
         )  # fmt: skip
         deadline = time.monotonic() + 300
         process.ask(request, Prepared, deadline)
         if profiled:
-            process.ask(Prove(0), Proved, deadline)
+            process.ask(CollectEvidence(0), EvidenceCollected, deadline)
         return statistics.median(process.ask(Sample(0), Sampled, deadline).samples_s)
     finally:
         process.kill()
@@ -72,16 +80,16 @@ def main() -> None:
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 8
     choice = WorkloadChoice(reference=workload, size=None, parameters={}, mode="inference")
     found: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    with Laboratory(choice, "cpu", Protocol()) as laboratory:
-        described = laboratory.describe(None)
-        laboratory.protocol = protocol_for(described.device.kind, Protocol())
+    with WorkerPool(choice, "cpu", Protocol()) as pool:
+        described = pool.describe(None)
+        pool.protocol = protocol_for(described.device.kind, Protocol())
         base = Builder(scope_of(described)).defaults
         for index in range(rounds):
             for name in VARIANTS if index % 2 else VARIANTS[::-1]:
                 if name == "script":
                     found[name].append(script(workload, described.workload.size))
                 else:
-                    found[name].append(worker(laboratory, base, profiled=name.endswith("profiled step")))
+                    found[name].append(worker(pool, base, profiled=name.endswith("profiled step")))
             print(", ".join(f"{name} {values[-1] * 1e3:.1f} ms" for name, values in found.items()), flush=True)
     for name in VARIANTS[1:]:
         ratios = [math.log(ours / plain) for ours, plain in zip(found[name], found["script"], strict=True)]

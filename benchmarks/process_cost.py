@@ -14,8 +14,8 @@ import time
 
 import torch
 
-from gpubench.results.schema import Protocol
-from gpubench.runner.laboratory import Laboratory
+from gpubench.executor.worker_pool import WorkerPool
+from gpubench.report.model import Protocol
 from gpubench.worker.messages import Prepare, Prepared, WorkloadChoice
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches
 from gpubench.worker.step import Stepper
@@ -24,10 +24,10 @@ CHOICE = WorkloadChoice(reference="resnet50", size="tiny", parameters={}, mode="
 PROTOCOL = Protocol(warmup_min_iterations=10, warmup_min_s=60.0, warmup_max_s=0.0, block_s=1e-9)
 
 
-def in_worker(laboratory: Laboratory, configuration: dict[str, str | int]) -> tuple[float, float]:
+def in_worker(pool: WorkerPool, configuration: dict[str, str | int]) -> tuple[float, float]:
     """Seconds from asking for a process to its end, and the seconds of its own work (build to warm-up)."""
     started = time.perf_counter()
-    worker = laboratory.worker(configuration)
+    worker = pool.worker(configuration)
     request = Prepare(
         resident=0,
         choice=CHOICE,
@@ -35,7 +35,7 @@ def in_worker(laboratory: Laboratory, configuration: dict[str, str | int]) -> tu
         configuration=configuration,
         protocol=PROTOCOL,
         tolerance=1.0,
-        compile_cache=laboratory.compile_cache(configuration),
+        compile_cache=pool.compile_cache(configuration),
         reference_folder=None,
     )
     phases = worker.ask(request, Prepared).phases_s
@@ -48,9 +48,9 @@ def in_process(configuration: dict[str, str | int]) -> float:
     """Seconds of the same work here."""
     started = time.perf_counter()
     loaded, mode = load_choice(CHOICE)
-    subject = build(loaded, mode, torch.device("cpu"), configuration, 0)
-    apply_toggles(subject, make_batches(loaded, subject.batch_size, 2, 0))
-    stepper = Stepper(subject)
+    context = build(loaded, mode, torch.device("cpu"), configuration, 0)
+    apply_toggles(context, make_batches(loaded, context.batch_size, 2, 0))
+    stepper = Stepper(context)
     for _ in range(11):
         stepper.step()
     return time.perf_counter() - started
@@ -62,10 +62,10 @@ def main() -> None:
     configuration: dict[str, str | int] = {"precision": "fp32"}
     in_process(configuration)
     fresh, inside, here = [], [], []
-    with Laboratory(CHOICE, "cpu", PROTOCOL) as laboratory:
-        laboratory.start_servers([configuration])
+    with WorkerPool(CHOICE, "cpu", PROTOCOL) as pool:
+        pool.start_servers([configuration])
         for _ in range(rounds):
-            total, own = in_worker(laboratory, configuration)
+            total, own = in_worker(pool, configuration)
             fresh.append(total)
             inside.append(own)
             here.append(in_process(configuration))

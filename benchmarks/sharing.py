@@ -14,12 +14,12 @@ from typing import Literal
 
 import msgspec
 
-import gpubench.runner.bench as bench_module
+import gpubench.executor.local as bench_module
 from gpubench.cli.planning import scope_of
-from gpubench.matrix import Builder
-from gpubench.results.schema import Protocol
-from gpubench.runner.bench import Bench
-from gpubench.runner.laboratory import Laboratory
+from gpubench.executor.local import LocalExecutor
+from gpubench.executor.worker_pool import WorkerPool
+from gpubench.report.model import Protocol
+from gpubench.search.space import Builder
 from gpubench.worker.messages import WorkloadChoice
 
 PROTOCOL = Protocol(warmup_min_iterations=10, warmup_min_s=0.5)
@@ -32,15 +32,15 @@ def main() -> None:
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 8
     bench_module.groups = lambda asked: [list(range(len(asked)))]  # whatever the rules say
     choice = WorkloadChoice(reference=workload, size=None, parameters={}, mode=mode)
-    with Laboratory(choice, "auto", PROTOCOL) as laboratory:
-        base = Builder(scope_of(laboratory.describe(None))).defaults
+    with WorkerPool(choice, "auto", PROTOCOL) as pool:
+        base = Builder(scope_of(pool.describe(None))).defaults
         asked = [("baseline", base), ("bf16-autocast", {**base, "precision": "bf16-autocast"})]
-        bench = Bench(laboratory, base, lambda _: None)
+        bench = LocalExecutor(pool, base, lambda _: None)
         ratios: dict[str, list[float]] = {name: [] for name, _ in asked}
         for index in range(rounds):
             medians = {}
             for pair in ("round", "process") if index % 2 else ("process", "round"):
-                laboratory.protocol = msgspec.structs.replace(PROTOCOL, pair=pair)
+                pool.protocol = msgspec.structs.replace(PROTOCOL, pair=pair)
                 results = bench.together(asked if index % 2 else asked[::-1])
                 medians[pair] = {
                     name: statistics.median(one.sampled.samples_s) for name, one in results.items() if one.sampled

@@ -18,18 +18,18 @@ from typing import Any
 import msgspec
 
 from gpubench.cli.planning import scope_of
-from gpubench.matrix import Builder
-from gpubench.results.schema import Protocol
-from gpubench.runner.bench import Bench
-from gpubench.runner.laboratory import Laboratory
-from gpubench.runner.process import ProcessResult
+from gpubench.executor.local import LocalExecutor
+from gpubench.executor.outcome import Outcome
+from gpubench.executor.worker_pool import WorkerPool
+from gpubench.report.model import Protocol
+from gpubench.search.space import Builder
 from gpubench.worker.messages import WorkloadChoice
 
 # Shorter than the default: what is asked here is how processes differ, and hundreds of them are to end in minutes.
 PROTOCOL = Protocol(warmup_min_iterations=10, warmup_min_s=0.2, min_sampling_s=0.4, max_sampling_s=0.6)
 
 
-def kept(results: dict[str, ProcessResult]) -> dict[str, Any]:
+def kept(results: dict[str, Outcome]) -> dict[str, Any]:
     """The samples and flags of those that gave some."""
     return {
         name: {"samples_s": result.sampled.samples_s, "turns": list(result.turns), "flags": list(result.flags)}
@@ -43,8 +43,8 @@ def main() -> None:
     output, workload = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "resnet50"
     processes, rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 300, int(sys.argv[4]) if len(sys.argv) > 4 else 60
     choice = WorkloadChoice(reference=workload, size=None, parameters={}, mode="inference")
-    with Laboratory(choice, "auto", PROTOCOL) as laboratory:
-        described = laboratory.describe(None)
+    with WorkerPool(choice, "auto", PROTOCOL) as pool:
+        described = pool.describe(None)
         configuration = Builder(scope_of(described)).defaults
         data: dict[str, Any] = {
             "workload": workload,
@@ -54,7 +54,7 @@ def main() -> None:
             "rounds": [],
         }
         begun = time.monotonic()
-        bench = Bench(laboratory, configuration, lambda _: None)
+        bench = LocalExecutor(pool, configuration, lambda _: None)
         for index in range(processes):
             data["processes"] += kept({"A": bench.alone("A", configuration)}).values()
             if index % 20 == 19:
@@ -63,7 +63,7 @@ def main() -> None:
             order = ("A", "B") if index % 2 == 0 else ("B", "A")
             entry: dict[str, Any] = {}
             for pair in ("round", "process"):
-                laboratory.protocol = msgspec.structs.replace(PROTOCOL, pair=pair)
+                pool.protocol = msgspec.structs.replace(PROTOCOL, pair=pair)
                 entry[pair] = kept(bench.together([(name, configuration) for name in order]))
             data["rounds"].append(entry)
             if index % 10 == 9:

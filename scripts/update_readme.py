@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from gpubench.render.markdown import markdown
-from gpubench.results.schema import Report
-from gpubench.results.store import load
+from gpubench.report.model import Report
+from gpubench.report.store import load
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results:begin -->\n", "<!-- results:end -->\n"

@@ -10,7 +10,7 @@ import msgspec
 
 from gpubench.analysis.statistics import latency
 from gpubench.hardware.facts import Device, Environment
-from gpubench.results.schema import (
+from gpubench.report.model import (
     SCHEMA_VERSION,
     Configuration,
     Evidence,
@@ -26,7 +26,7 @@ from gpubench.results.schema import (
     Status,
     Tool,
 )
-from gpubench.workloads.facts import WorkloadFacts
+from gpubench.workloads.workload_facts import WorkloadFacts
 
 MIB = 2**20
 START = 200 * MIB  # Python and torch, before the model
@@ -73,8 +73,8 @@ def row(
     reason: str = "",
     items: int = 8,
     explore_s: Sequence[float] | None = None,
-    race_s: Sequence[float] = (),
-    duel_s: Sequence[float] = (),
+    runoff_s: Sequence[float] = (),
+    final_s: Sequence[float] = (),
     round_flags: Sequence[Sequence[str]] = (),
     memory_mib: float | None = 1000,
     warmup_mib: float | None = None,
@@ -86,7 +86,7 @@ def row(
     configuration: Configuration | None = None,
     noise: float = 0.002,
 ) -> Measurement:
-    """One measurement. `step_s` None: no figures, as of a failed row. `explore_s`, `race_s`, `duel_s`: process medians.
+    """One measurement. `step_s` None: no figures, as of a failed row. `explore_s`, `runoff_s`, `final_s`: medians.
 
     Without `explore_s` one exploring process gave `step_s`. Headline figures are of the latest of these.
     `round_flags`: of the first processes; without them every process carries `flags`.
@@ -103,8 +103,8 @@ def row(
     if step_s is None:
         return Measurement(**base)
     processes = [("explore", index, value) for index, value in enumerate(explore_s or [step_s], start=1)]
-    processes += [("race", index, value) for index, value in enumerate(race_s, start=1)]
-    processes += [("duel", index, value) for index, value in enumerate(duel_s, start=1)]
+    processes += [("runoff", index, value) for index, value in enumerate(runoff_s, start=1)]
+    processes += [("final", index, value) for index, value in enumerate(final_s, start=1)]
     rounds, flat = [], []
     for position, (phase, index, median) in enumerate(processes):
         part = samples(median, spread=noise)
@@ -221,7 +221,7 @@ def report(
 
 
 def ladder_report(**options: Any) -> Report:
-    """A whole run: baseline, control, three techniques alone, the ladder, failures, race and duel."""
+    """A whole run: baseline, control, three techniques alone, the ladder, failures, runoff and final."""
     chance = random.Random(0)
 
     def rounds(step_s: float) -> list[float]:
@@ -229,7 +229,7 @@ def ladder_report(**options: Any) -> Report:
 
     half, last, compiled = {"precision": "bf16-autocast"}, {"channels_last": "on"}, {"compile": "default"}
     return report(
-        baseline(0.100, race_s=rounds(0.100), duel_s=rounds(0.100)),
+        baseline(0.100, runoff_s=rounds(0.100), final_s=rounds(0.100)),
         row("control", 0.1004, roles=[ROLES["control"]]),
         row("bf16", 0.060, half, roles=[alone("precision"), rung("precision", 1)], memory_mib=600),
         row("last", 0.097, last, roles=[alone("channels_last")]),
@@ -242,8 +242,8 @@ def ladder_report(**options: Any) -> Report:
             roles=[rung("compile", 3), ROLES["all"], ROLES["recommendation"]],
             compile_s=40.0,
             memory_mib=580,
-            race_s=rounds(0.041),
-            duel_s=rounds(0.041),
+            runoff_s=rounds(0.041),
+            final_s=rounds(0.041),
         ),
         row(
             "wrong",

@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from gpubench.results import store
-from gpubench.results.schema import Measurement
+from gpubench.report import store
+from gpubench.report.model import Measurement
 
 ROOT = Path(__file__).parents[1]
-MODELS = ROOT / "tests" / "runner" / "models.py"
+MODELS = ROOT / "tests" / "study" / "models.py"
 # A test that is not about a quiet machine needs its recommendation on a busy one too.
 BUSY = ["--allow", "contaminated", "--allow", "unsteady", "--allow", "swapped"]
 

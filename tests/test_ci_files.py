@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from gpubench.results.store import save
+from gpubench.report.store import save
 from tests.reports import baseline, report
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from gpubench.cli.main import app
-from gpubench.results import store
+from gpubench.report import store
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -49,7 +49,7 @@ def test_the_installed_wheel_measures_from_an_empty_folder(wheel: Path, tmp_path
     assert str(environment) in found.stdout
     command = [str(environment / "bin" / "gpubench"), "compare-opts", "resnet50", "--size", "tiny", "--matrix", "quick"]
     done = subprocess.run(
-        [*command, "--duel-rounds", "0", "--quiet"],
+        [*command, "--final-rounds", "0", "--quiet"],
         cwd=empty,
         env=variables,
         capture_output=True,

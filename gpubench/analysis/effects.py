@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpubench.analysis.eligibility import find, gate
-from gpubench.analysis.memory import peak_bytes
 from gpubench.analysis.noise import Spread, spread
+from gpubench.analysis.peak_memory import peak_bytes
 from gpubench.analysis.speedup import Speedup, speedup
-from gpubench.results.schema import Configuration, Measurement, Report, Value
+from gpubench.report.model import Configuration, Measurement, Report, Value
 
 
 @dataclass(frozen=True)

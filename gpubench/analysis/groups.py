@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from gpubench.analysis.comparability import when
-from gpubench.analysis.recommend import Advice, recommend
-from gpubench.results.schema import Objective, Report
+from gpubench.analysis.recommendation import Advice, recommend
+from gpubench.regression.comparability import when
+from gpubench.report.model import Objective, Report
 
 
 @dataclass(frozen=True, order=True)
-class Subject:
+class ReportGroup:
     """One device, one workload at one size in one mode. Two cards of one model are two devices: they differ by 8 %."""
 
     device: str
@@ -28,17 +28,17 @@ class Subject:
 class Answer:
     """What a subject's reports recommend: `advice` is from `report`, which was read from `source`."""
 
-    subject: Subject
+    subject: ReportGroup
     source: str
     report: Report
     advice: Advice
     others: tuple[str, ...]  # further sources about the same subject, which were not used
 
 
-def subject(report: Report) -> Subject:
+def subject(report: Report) -> ReportGroup:
     """What the report is about."""
     workload, device = report.workload, report.device
-    return Subject(
+    return ReportGroup(
         device=f"{device.kind} {device.slug}",
         uuid=device.uuid or "",
         workload=workload.reference,
@@ -58,13 +58,13 @@ def answers(
     Rows of different runs are never compared: a device's speed shifts between runs, and each run has a baseline of its
     own. So of several reports about one subject the newest that recommends anything answers, finished ones first.
     """
-    grouped: dict[Subject, list[tuple[str, Report]]] = defaultdict(list)
+    grouped: dict[ReportGroup, list[tuple[str, Report]]] = defaultdict(list)
     for source, report in sources:
         grouped[subject(report)].append((source, report))
     return [_answer(about, members, objective, max_memory_bytes) for about, members in sorted(grouped.items())]
 
 
-def _answer(about: Subject, members: list[tuple[str, Report]], objective: Objective, limit: int | None) -> Answer:
+def _answer(about: ReportGroup, members: list[tuple[str, Report]], objective: Objective, limit: int | None) -> Answer:
 
     def rank(member: tuple[str, Report]) -> tuple[bool, float]:
         return member[1].finished_at is not None, when(member[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gpubench.analysis.eligibility import gate
-from gpubench.results.schema import Measurement, Report, Summary, Value
+from gpubench.report.model import Measurement, Report, Summary, Value
 from gpubench.text import plural
 from gpubench.units import significant
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from gpubench.analysis.phases import Phase, of_phase, shared
 from gpubench.analysis.statistics import NORMAL_QUANTILE, t_quantile
-from gpubench.results.schema import Configuration, Measurement, Report
+from gpubench.report.model import Configuration, Measurement, Report
 
 # Spread (standard deviation) of the log-ratio between two identical processes, seen over 8 pairs and 12 rounds on a
 # 2-core CPU with torch 2.13: with the allocator held steady, and with glibc's default one, whose mmap threshold moves
@@ -115,10 +115,10 @@ def interleaved(rows: Sequence[Measurement], phase: Phase) -> Interleaved | None
 def of_pair(row: Measurement, versus: Measurement, phase: Phase, rows: Sequence[Measurement]) -> Interleaved | None:
     """The noise between two rows over the rounds that both share; None below 2 of them.
 
-    In the duel from these two alone; else from all of `rows` that ran in the same rounds, since those are few.
+    In the final from these two alone; else from all of `rows` that ran in the same rounds, since those are few.
     """
     noise = interleaved([row, versus], phase)
-    pooled = interleaved(rows, phase) if phase != "duel" else None
+    pooled = interleaved(rows, phase) if phase != "final" else None
     return pooled if noise and pooled and pooled.rounds == noise.rounds else noise
 
 

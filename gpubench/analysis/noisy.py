@@ -13,7 +13,7 @@ from gpubench.analysis.noise import of_pair
 from gpubench.analysis.phases import latest_phase, of_phase
 from gpubench.analysis.speedup import shared_rounds
 from gpubench.analysis.statistics import detectable
-from gpubench.results.schema import Measurement
+from gpubench.report.model import Measurement
 
 NOISY = 0.05  # what the rounds must be able to see: below 5 % guides do not promise anything
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from gpubench.results.schema import Measurement, Round
+from gpubench.report.model import Measurement, Round
 
-Phase = Literal["explore", "race", "duel"]
-PHASES: tuple[Phase, ...] = ("duel", "race", "explore")  # the freshest first
+Phase = Literal["explore", "runoff", "final"]
+PHASES: tuple[Phase, ...] = ("final", "runoff", "explore")  # the freshest first
 
 
 DISTURBED = ("contaminated", "swapped")  # flags that say that others, not the configuration, moved the figure

@@ -15,19 +15,19 @@ from gpubench.analysis.effects import (
     shown,
 )
 from gpubench.analysis.eligibility import MIN_ROUNDS, cautions, find, gate
-from gpubench.analysis.memory import MEANING, RESOLUTION_BYTES, peak_bytes
 from gpubench.analysis.noise import Spread, assumed_pair_spread
+from gpubench.analysis.peak_memory import MEANING, RESOLUTION_BYTES, peak_bytes
 from gpubench.analysis.phases import Phase
 from gpubench.analysis.speedup import Speedup
-from gpubench.results.schema import Configuration, Measurement, Objective, Report
+from gpubench.report.model import Configuration, Measurement, Objective, Report
 from gpubench.text import plural
 from gpubench.units import format_bytes, format_duration, significant
 
 BEST = {"fps": "the most {item}s per second", "latency": "the shortest step", "memory": "the least memory"}
 SOURCES = {
-    "duel": "from a duel with the baseline over N rounds of fresh processes that began after it was chosen, so that "
+    "final": "from a final with the baseline over N rounds of fresh processes that began after it was chosen, so that "
     "having been picked does not flatter it",
-    "race": "from a race over N rounds of fresh processes, by which it was also picked: it may be a little high",
+    "runoff": "from a runoff over N rounds of fresh processes, by which it was also picked: it may be a little high",
     "explore": "from exploring alone: it was picked by this figure, which therefore tends to be too high, and it was "
     "not measured again in fresh processes",
 }
@@ -46,9 +46,9 @@ class Choice:
     gain: Speedup | None
     phase: Phase
     spread: Spread
-    unconfirmed: list[Measurement]  # exploring could not tell them from its best, and they were not in the race
+    unconfirmed: list[Measurement]  # exploring could not tell them from its best, and they were not in the runoff
     control: Speedup | None = None  # of the baseline, measured once more in the same rounds, over itself
-    beaten: Measurement | None = None  # was chosen, until the duel showed that the baseline is faster
+    beaten: Measurement | None = None  # was chosen, until the final showed that the baseline is faster
 
     @property
     def baseline(self) -> Measurement | None:
@@ -110,7 +110,7 @@ def _choice(choice: Choice) -> str:
     superlative = BEST[choice.objective].format(item=report.workload.item)
     if choice.beaten is not None:
         return (
-            f"Keep the baseline: {name(report, choice.beaten)} was chosen for its figures, and the duel on fresh data "
+            f"Keep the baseline: {name(report, choice.beaten)} was chosen for its figures, and the final on fresh data "
             "showed that it is slower."
         )
     if chosen.id == report.plan.baseline and not any(role.kind == "sweep" for role in chosen.roles):
@@ -137,10 +137,10 @@ def _speed(choice: Choice) -> list[str]:
     sentences = [f"It is {times(gain.value)} as fast per item as the baseline, {interval}; {SOURCES[gain.phase]}."]
     if gain.phase != "explore":
         sentences[0] = sentences[0].replace("N rounds", plural(gain.rounds, "round"))
-    if choice.phase == "explore" and gain.phase == "race" and choice.objective != "memory":
+    if choice.phase == "explore" and gain.phase == "runoff" and choice.objective != "memory":
         sentences.append(
             f"The rows were ranked by exploring, since the best one under the objective {choice.objective} "
-            "was not in the race."
+            "was not in the runoff."
         )
     if gain.low <= 1 <= gain.high:
         sentences.append("The interval includes 1: it may be no faster at all.")
@@ -242,7 +242,7 @@ def _ties(choice: Choice) -> list[str]:
     sentences = [f"Tied with it, within the noise: {_listing(others, '; ')}."] if others else []
     if choice.unconfirmed:
         names = _listing([name(choice.report, row) for row in choice.unconfirmed], "; ")
-        sentences.append(f"Exploring could not tell these from the best, and they were not in the race: {names}.")
+        sentences.append(f"Exploring could not tell these from the best, and they were not in the runoff: {names}.")
     return sentences
 
 

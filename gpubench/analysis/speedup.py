@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gpubench.analysis.noise import Spread, of_pair, pair_noise, process_values
 from gpubench.analysis.phases import PHASES, Phase, shared
-from gpubench.results.schema import Measurement
+from gpubench.report.model import Measurement
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 from gpubench.errors import GpubenchError
-from gpubench.results.schema import Latency
+from gpubench.report.model import Latency
 
 CONFIDENCE = 0.95
 NORMAL_QUANTILE = 1.96  # two-sided 95 %

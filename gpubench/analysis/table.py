@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 from gpubench.analysis.effects import ladder, shown
 from gpubench.analysis.eligibility import find, gate
-from gpubench.analysis.memory import peak_bytes
 from gpubench.analysis.noise import spread
+from gpubench.analysis.peak_memory import peak_bytes
 from gpubench.analysis.reasons import describe
 from gpubench.analysis.speedup import Speedup, speedup
-from gpubench.results.schema import Configuration, Measurement, Report
+from gpubench.report.model import Configuration, Measurement, Report
 
 if TYPE_CHECKING:
     import pandas as pd

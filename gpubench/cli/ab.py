@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gpubench.cli import options as o
-from gpubench.cli.verdicts import CheckFormat, InconclusiveOk
+from gpubench.cli.verdict_output import CheckFormat, InconclusiveOk
 
 SIDES = "Sides"
 

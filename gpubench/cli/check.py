@@ -9,16 +9,16 @@ from typing import Annotated
 
 import typer
 
-from gpubench.analysis.check import Source, without_baseline
-from gpubench.analysis.check import check as compare
-from gpubench.analysis.comparability import FIELDS, about, nearest
-from gpubench.analysis.memory import RESOLUTION_BYTES
-from gpubench.analysis.verdicts import RUN_SPREAD, SLOWDOWN, Check, Limits
+from gpubench.analysis.peak_memory import RESOLUTION_BYTES
 from gpubench.cli.reports import load_all
-from gpubench.cli.verdicts import CheckFormat, InconclusiveOk, as_file, exit_code, show, text_of
+from gpubench.cli.verdict_output import CheckFormat, InconclusiveOk, as_file, exit_code, show, text_of
 from gpubench.errors import EXIT_OK, GpubenchError, unknown_name
-from gpubench.results import baselines, store
-from gpubench.results.schema import Report
+from gpubench.regression.comparability import FIELDS, about, nearest
+from gpubench.regression.comparison import NamedReport, without_baseline
+from gpubench.regression.comparison import check as compare
+from gpubench.regression.verdicts import RUN_SPREAD, SLOWDOWN, Check, Limits
+from gpubench.report import baselines, store
+from gpubench.report.model import Report
 from gpubench.text import encodable, printable
 from gpubench.units import format_bytes, parse_share
 
@@ -143,7 +143,7 @@ def check(
         return _update(current, path, encodable((reason or "").strip()))
     candidates = _candidates(path)
     _refuse_inputs([file for file, _ in files], [Path(name) for name, _ in (*current, *candidates)])
-    checks = [_checked(Source(*one), path, candidates, limits, allow) for one in current]
+    checks = [_checked(NamedReport(*one), path, candidates, limits, allow) for one in current]
     for file, format_of in files:
         store.write(file, text_of(checks, format_of, inconclusive_ok).encode())
     show(checks, format_, inconclusive_ok)
@@ -169,7 +169,7 @@ def _candidates(path: Path) -> list[tuple[str, Report]]:
 
 
 def _checked(
-    current: Source,
+    current: NamedReport,
     path: Path,
     candidates: list[tuple[str, Report]],
     limits: Limits,
@@ -183,7 +183,7 @@ def _checked(
         found = nearest([one for one in candidates if Path(one[0]).resolve() != itself], current.report, allow)
     if found is None:
         return without_baseline(current, str(path), _no_baseline(path, candidates, current.report), limits)
-    return compare(current, Source(*found), limits, allow)
+    return compare(current, NamedReport(*found), limits, allow)
 
 
 def _no_baseline(path: Path, candidates: Sequence[tuple[str, Report]], current: Report) -> str:

@@ -40,13 +40,14 @@ def compare_opts(
     max_memory: o.MaxMemory = None,
     timeout: o.Timeout = "10min",
     rounds: o.Rounds = 1,
-    duel_rounds: Annotated[
+    final_rounds: Annotated[
         int | None,
         typer.Option(
+            "--final-rounds",
             "--duel-rounds",
             min=0,
             max=1000,
-            help="Rounds in which the baseline and the choice meet on fresh data; 0: neither race nor duel. "
+            help="Rounds in which the baseline and the choice meet on fresh data; 0: neither runoff nor final. "
             "Default: 6, but for no longer than 60 s.",
             rich_help_panel=o.RUN,
         ),
@@ -55,7 +56,7 @@ def compare_opts(
         o.PairName,
         typer.Option(
             "--pair",
-            help="Race and duel: inside one process where two configurations can share it, or one process each.",
+            help="Runoff and final: inside one process where two configurations can share it, or one process each.",
             rich_help_panel=o.RUN,
         ),
     ] = "process",
@@ -71,7 +72,7 @@ def compare_opts(
     """Measure a matrix of settings on a model and recommend the best.
 
     The default matrix is a ladder: the baseline, each technique alone, then the techniques one upon the other, and
-    at last the leaders race, and the one chosen meets the baseline in a duel on fresh data.
+    at last the leaders race, and the one chosen meets the baseline in a final on fresh data.
     """
     from gpubench.cli.planning import request_of
     from gpubench.cli.run import run

@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gpubench.hardware.doctor import Finding
+    from gpubench.hardware.doctor_findings import DoctorFinding
 
 STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
@@ -26,7 +26,7 @@ def doctor(
 
     from gpubench.errors import EXIT_OK, EXIT_REGRESSION
     from gpubench.hardware.checkup import check_up
-    from gpubench.hardware.doctor import findings
+    from gpubench.hardware.doctor_findings import findings
 
     found = findings(check_up(device))
     if format_ == "json":
@@ -38,7 +38,7 @@ def doctor(
     return EXIT_REGRESSION if any(finding.severity == "problem" for finding in found) else EXIT_OK
 
 
-def show(console: Console, found: list[Finding]) -> None:
+def show(console: Console, found: list[DoctorFinding]) -> None:
     """Prints the findings as a table, what to do beneath each, and a last line that counts them."""
     from rich.table import Table
     from rich.text import Text

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from gpubench.analysis.history import HistoryMetric
-from gpubench.analysis.history import history as series_of
 from gpubench.cli.reports import ReportPaths, emit, load_all
+from gpubench.regression.trends import HistoryMetric
+from gpubench.regression.trends import history as series_of
 from gpubench.text import encodable
 from gpubench.units import parse_share
 
@@ -39,12 +39,12 @@ def history(
     if format_ == "json":
         emit(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     elif format_ == "markdown":
-        from gpubench.render.history import history_markdown
+        from gpubench.render.trend_lines import history_markdown
 
         emit(history_markdown(found))
     else:
         from rich.console import Console
 
-        from gpubench.render.history import show
+        from gpubench.render.trend_lines import show
 
         show(Console(highlight=False), found)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from gpubench.cli.options import split_assignment, which_workload
 from gpubench.errors import GpubenchError
 from gpubench.hardware.nvml import Nvml, Unavailable
-from gpubench.matrices import load_matrix
-from gpubench.matrix import Builder, Matrix, Technique, build_matrix, sweep
-from gpubench.results.schema import Configuration, Value
+from gpubench.report.model import Configuration, Value
+from gpubench.search.presets import load_matrix
+from gpubench.search.space import Builder, Matrix, ToggleValues, build_matrix, sweep
 from gpubench.toggles import get, parse_value
 from gpubench.toggles.toggle import Scope
-from gpubench.worker.messages import Described, WorkloadChoice
+from gpubench.worker.messages import ProbeResult, WorkloadChoice
 
 if TYPE_CHECKING:
     from gpubench.cli.options import ModeName, ObjectiveName, OutputFormat, PairName
@@ -48,7 +48,7 @@ class Request:
     strategy: str | None = None
     set_: list[str] = field(default_factory=list)
     rounds: int = 1
-    duel_rounds: int | None = 0  # None: as many as is usual, but not for long
+    final_rounds: int | None = 0  # None: as many as is usual, but not for long
     pair: PairName = "process"
     strict: bool = False
     allow: list[str] = field(default_factory=list)
@@ -85,14 +85,14 @@ def choice_of(request: Request) -> WorkloadChoice:
     )
 
 
-def scope_of(described: Described) -> Scope:
+def scope_of(described: ProbeResult) -> Scope:
     """What decides on toggles and values."""
     found = re.match(r"(\d+)\.(\d+)", described.environment.torch)
     version = (int(found.group(1)), int(found.group(2))) if found else (0, 0)
     return Scope(device=described.device, workload=described.workload, torch_version=version)
 
 
-def fixed(request: Request, described: Described) -> dict[str, Value]:
+def fixed(request: Request, described: ProbeResult) -> dict[str, Value]:
     """The toggles held at one value in every row."""
     scope, values = scope_of(described), dict[str, Value]()
     if request.matrix:
@@ -118,7 +118,7 @@ def matrix_of(request: Request, builder: Builder) -> Matrix:
         # Without the scope: a size that this input does not allow is a row with its sentence, not the sweep's end.
         chosen = [parse_value(get(toggle), str(value)) for value in values] or list(get(toggle).offered(scope))
         overlaps = tuple(parse_value(get("tile_overlap"), str(value)) for value in request.overlaps)
-        return sweep(builder, toggle, chosen, [Technique("tile_overlap", overlaps)] if overlaps else [])
+        return sweep(builder, toggle, chosen, [ToggleValues("tile_overlap", overlaps)] if overlaps else [])
     wanted: dict[str, tuple[Value, ...]] = {}
     for text in request.set_:
         name, values_text = split_assignment(text, "--set")
@@ -126,14 +126,14 @@ def matrix_of(request: Request, builder: Builder) -> Matrix:
         found = tuple(parse_value(get(name), part.strip(), scope) for part in values_text.split(","))
         wanted[name] = wanted.get(name, ()) + found
     strategy = request.strategy or "ladder"
-    techniques: list[Technique] = []
+    techniques: list[ToggleValues] = []
     if request.matrix or not wanted:
         profile = load_matrix(request.matrix or "default")
         strategy = request.strategy or profile.strategy
         techniques = list(profile.techniques(scope.workload.mode, scope.device.kind))
     known = {one.toggle for one in techniques}
-    techniques = [Technique(one.toggle, wanted.get(one.toggle, one.values)) for one in techniques]
-    techniques += [Technique(name, values) for name, values in wanted.items() if name not in known]
+    techniques = [ToggleValues(one.toggle, wanted.get(one.toggle, one.values)) for one in techniques]
+    techniques += [ToggleValues(name, values) for name, values in wanted.items() if name not in known]
     return build_matrix(builder, [without_base(builder, one) for one in techniques], strategy)
 
 
@@ -160,7 +160,7 @@ def has_no_gpu(device: str) -> bool:
     return False
 
 
-def without_base(builder: Builder, technique: Technique) -> Technique:
+def without_base(builder: Builder, technique: ToggleValues) -> ToggleValues:
     """`technique` without the value that the baseline has already."""
     base = builder.base.get(technique.toggle)
-    return Technique(technique.toggle, tuple(value for value in dict.fromkeys(technique.values) if value != base))
+    return ToggleValues(technique.toggle, tuple(value for value in dict.fromkeys(technique.values) if value != base))

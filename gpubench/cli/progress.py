@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from gpubench.matrix import Planned
-from gpubench.results.schema import Measurement
+from gpubench.report.model import Measurement
+from gpubench.search.space import Candidate
 from gpubench.text import printable
 from gpubench.units import format_duration, significant
 
@@ -68,7 +68,7 @@ class Quiet:
     def planned(self, plain: int, compiled: int) -> None:
         """Takes note of nothing."""
 
-    def started(self, number: int, planned: Planned, note: str) -> None:
+    def started(self, number: int, planned: Candidate, note: str) -> None:
         """Takes note of nothing."""
 
     def phase(self, name: str) -> None:
@@ -95,7 +95,7 @@ class Lines(Quiet):
         """Keeps the number of processes."""
         self.total = self.number + plain + compiled
 
-    def started(self, number: int, planned: Planned, note: str) -> None:
+    def started(self, number: int, planned: Candidate, note: str) -> None:
         """Says which configuration begins."""
         self.number = number
         self._print(f"[{number}/{max(self.total, number)}] {planned.id}{f' ({note})' if note else ''}")
@@ -143,7 +143,7 @@ class Bar(Quiet):
         self.remaining.left = {False: plain, True: compiled}
         self.progress.update(self.task, total=self.number + plain + compiled)
 
-    def started(self, number: int, planned: Planned, note: str) -> None:
+    def started(self, number: int, planned: Candidate, note: str) -> None:
         """Shows which configuration is under way."""
         if self.number:
             self.remaining.done()

@@ -14,7 +14,7 @@ from gpubench.analysis.groups import Answer, answers
 from gpubench.cli.options import ObjectiveName
 from gpubench.cli.reports import ReportPaths, emit, load_all, snippet
 from gpubench.errors import EXIT_REGRESSION, GpubenchError
-from gpubench.results.store import check_writable, write
+from gpubench.report.store import check_writable, write
 from gpubench.text import encodable, plural, printable
 from gpubench.units import parse_bytes
 
@@ -99,7 +99,7 @@ def _show(found: list[Answer], format_: AnswerFormat) -> None:
     else:
         from rich.console import Console
 
-        from gpubench.render.table import show_answer
+        from gpubench.render.terminal import show_answer
 
         console = Console(highlight=False)
         for index, answer in enumerate(found):

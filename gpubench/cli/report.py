@@ -8,8 +8,8 @@ import typer
 
 from gpubench.cli.options import OutputFormat
 from gpubench.cli.reports import ReportPaths, emit, load_all, snippet
-from gpubench.results.schema import Report
-from gpubench.results.store import encode
+from gpubench.report.model import Report
+from gpubench.report.store import encode
 
 
 def report(
@@ -44,7 +44,7 @@ def render_all(reports: list[Report], format_: OutputFormat) -> None:
     else:
         from rich.console import Console
 
-        from gpubench.render.table import show
+        from gpubench.render.terminal import show
 
         console = Console(highlight=False)
         for index, each in enumerate(reports):

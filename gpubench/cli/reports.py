@@ -9,8 +9,8 @@ import typer
 
 from gpubench.analysis.eligibility import find
 from gpubench.errors import GpubenchError
-from gpubench.results.schema import Recommendation, Report
-from gpubench.results.store import load, load_folder
+from gpubench.report.model import Recommendation, Report
+from gpubench.report.store import load, load_folder
 from gpubench.text import printable
 
 ReportPaths = Annotated[

@@ -20,24 +20,24 @@ from gpubench.cli.planning import Request, choice_of, fixed, likely_environments
 from gpubench.cli.progress import Quiet, listener
 from gpubench.cli.show import print_dry_run, print_report
 from gpubench.errors import EXIT_OK, EXIT_REGRESSION, GpubenchError, unknown_name
-from gpubench.matrices import load_matrix
-from gpubench.matrix import Builder, Matrix
-from gpubench.results import store
-from gpubench.results.schema import SCHEMA_VERSION, Plan, Protocol, Report, Tool
-from gpubench.runner.bench import Bench
-from gpubench.runner.campaign import ROUNDS_S, Campaign
-from gpubench.runner.laboratory import Laboratory
-from gpubench.runner.process import now
-from gpubench.runner.resume import refuse_unlike
+from gpubench.executor.local import LocalExecutor
+from gpubench.executor.outcome import now
+from gpubench.executor.worker_pool import WorkerPool
+from gpubench.report import store
+from gpubench.report.model import SCHEMA_VERSION, Plan, Protocol, Report, Tool
+from gpubench.search.presets import load_matrix
+from gpubench.search.space import Builder, Matrix
+from gpubench.study.resume import refuse_unlike
+from gpubench.study.study import ROUNDS_S, Study
 from gpubench.text import printable
 from gpubench.toggles import get
 from gpubench.units import parse_bytes, parse_duration
-from gpubench.worker.messages import Described
+from gpubench.worker.messages import ProbeResult
 from gpubench.workloads import check_reference
 
 # Of a shared machine over minutes, seen in benchmarks/intervals.py: 300 processes over 8 to 12 minutes on 2 cores.
 CPU_DRIFT = 0.045
-DUEL_ROUNDS = 6
+FINAL_ROUNDS = 6
 LONGEST_S = 30 * 24 * 3600.0  # a month: beyond it the system's own clocks overflow
 
 
@@ -62,26 +62,26 @@ def run(request: Request) -> int:
         seed=request.seed,
         max_memory_bytes=max_memory,
         rounds=request.rounds,
-        duel_rounds=DUEL_ROUNDS if request.duel_rounds is None else request.duel_rounds,
+        final_rounds=FINAL_ROUNDS if request.final_rounds is None else request.final_rounds,
         pair=request.pair,
     )
-    with Laboratory(choice_of(request), request.device, protocol) as laboratory, progress:
-        laboratory.begin_servers([{}, *likely_environments(request)])
+    with WorkerPool(choice_of(request), request.device, protocol) as pool, progress:
+        pool.begin_servers([{}, *likely_environments(request)])
         import scipy.stats  # noqa: F401 - it takes 0.6 s, which the servers' own imports leave free here
 
-        described = laboratory.describe(request.batch_size)
-        laboratory.protocol = protocol_for(described.device.kind, protocol)
+        described = pool.describe(request.batch_size)
+        pool.protocol = protocol_for(described.device.kind, protocol)
         builder = Builder(scope_of(described), fixed(request, described))
         matrix = matrix_of(request, builder)
         if request.dry_run:
             print_dry_run(matrix, request.format)
             return EXIT_OK
-        report, path = begin(request, described, laboratory.protocol, matrix)
-        campaign = campaign_of(request, laboratory, builder, matrix, report, path, progress, max_memory)
-        report = measure(request, campaign)
+        report, path = begin(request, described, pool.protocol, matrix)
+        study = study_of(request, pool, builder, matrix, report, path, progress, max_memory)
+        report = measure(request, study)
     print_report(report, request.format)
-    if campaign.unsaved:
-        raise GpubenchError(f"The report could not be saved: {campaign.unsaved}", "What is printed above is all of it.")
+    if study.unsaved:
+        raise GpubenchError(f"The report could not be saved: {study.unsaved}", "What is printed above is all of it.")
     if not request.quiet:
         print(printable(f"Report: {path}"), file=sys.stderr)  # noqa: T201
     failed = [row for row in report.measurements if request.strict and row.reason.startswith("--strict")]
@@ -89,20 +89,20 @@ def run(request: Request) -> int:
     return EXIT_OK if fine else EXIT_REGRESSION
 
 
-def campaign_of(
+def study_of(
     request: Request,
-    laboratory: Laboratory,
+    pool: WorkerPool,
     builder: Builder,
     matrix: Matrix,
     report: Report,
     path: Path,
     progress: Quiet,
     max_memory: int | None,
-) -> Campaign:
+) -> Study:
     """The run that `request` asks for."""
-    return Campaign(
-        laboratory=laboratory,
-        bench=Bench(laboratory, builder.defaults, progress.phase),
+    return Study(
+        pool=pool,
+        bench=LocalExecutor(pool, builder.defaults, progress.phase),
         builder=builder,
         matrix=matrix,
         report=report,
@@ -111,19 +111,19 @@ def campaign_of(
         objective=request.objective,
         max_memory_bytes=max_memory,
         strict=request.strict,
-        rounds_s=ROUNDS_S if request.duel_rounds is None else math.inf,
+        rounds_s=ROUNDS_S if request.final_rounds is None else math.inf,
     )
 
 
-def measure(request: Request, campaign: Campaign) -> Report:
-    """Runs the campaign; on interruption the report on disk is valid and its place is told."""
+def measure(request: Request, study: Study) -> Report:
+    """Runs the study; on interruption the report on disk is valid and its place is told."""
     try:
         if request.sweep is None:
-            return campaign.compare()
+            return study.compare()
         toggle = request.sweep[0]
-        return campaign.sweep(lambda done: knee(done, toggle))
+        return study.sweep(lambda done: knee(done, toggle))
     except BaseException:
-        where = shlex.quote(str(campaign.path))
+        where = shlex.quote(str(study.path))
         text = f"Stopped. What was measured is in {where}; go on with: --resume --output {where}"
         print(printable(text), file=sys.stderr)  # noqa: T201
         raise
@@ -136,7 +136,7 @@ def protocol_for(device_kind: str, protocol: Protocol) -> Protocol:
     return msgspec.structs.replace(protocol, device_timer="cuda_event", min_sampling_s=2.5, max_sampling_s=5.0)
 
 
-def new_report(request: Request, described: Described, protocol: Protocol, matrix: Matrix) -> Report:
+def new_report(request: Request, described: ProbeResult, protocol: Protocol, matrix: Matrix) -> Report:
     """A report without rows."""
     return Report(
         schema_version=SCHEMA_VERSION,
@@ -163,7 +163,7 @@ def new_report(request: Request, described: Described, protocol: Protocol, matri
     )
 
 
-def begin(request: Request, described: Described, protocol: Protocol, matrix: Matrix) -> tuple[Report, Path]:
+def begin(request: Request, described: ProbeResult, protocol: Protocol, matrix: Matrix) -> tuple[Report, Path]:
     """A new report and its path, or the one to go on with."""
     report = new_report(request, described, protocol, matrix)
     stem = f"{slug(described.workload.name)}-{described.workload.mode}"

@@ -1,4 +1,4 @@
-"""From `gpubench ab`'s options to both sides' laboratories, and from the comparison to what is printed."""
+"""From `gpubench ab`'s options to both sides' pools, and from the comparison to what is printed."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from typing import Any
 
 import msgspec
 
-from gpubench.analysis.verdicts import Limits
 from gpubench.cli.planning import Request, choice_of, fixed, has_no_gpu, matrix_of, request_of, scope_of
 from gpubench.cli.progress import Quiet, listener
 from gpubench.cli.run import LONGEST_S, make_folder, new_report, protocol_for, slug
-from gpubench.cli.verdicts import exit_code, show
+from gpubench.cli.verdict_output import exit_code, show
 from gpubench.errors import EXIT_INCOMPARABLE, GpubenchError
-from gpubench.matrix import Builder, Matrix, build_matrix
-from gpubench.results import store
-from gpubench.results.schema import Protocol
-from gpubench.runner.ab import SIDES, Comparison, SideName
-from gpubench.runner.bench import Bench
-from gpubench.runner.laboratory import SCRATCH_PREFIX, Laboratory
-from gpubench.runner.sides import Side, refuse_foreign_code, resolve, why_apart
+from gpubench.executor.local import LocalExecutor
+from gpubench.executor.worker_pool import SCRATCH_PREFIX, WorkerPool
+from gpubench.regression.verdicts import Limits
+from gpubench.report import store
+from gpubench.report.model import Protocol
+from gpubench.search.space import Builder, Matrix, build_matrix
+from gpubench.study.paired import SIDES, Comparison, SideName
+from gpubench.study.sides import Side, refuse_foreign_code, resolve, why_apart
 from gpubench.text import printable
 from gpubench.toggles.allocator import ALLOCATOR, has_tunables, is_chosen
 from gpubench.units import parse_duration, parse_share
-from gpubench.worker.messages import Described
+from gpubench.worker.messages import ProbeResult
 from gpubench.workloads import check_reference
 
 TURNS = 8  # of each side in a round: more of them cost less than another process
@@ -41,7 +41,7 @@ WARMUP_MIN_S = 0.5  # both sides of a round are equally warm
 # What `ab` does not ask for.
 ABSENT = {"objective": "fps", "max_memory": None, "resume": False, "dry_run": False, "allow": None}
 
-Laboratories = Mapping[SideName, Laboratory]
+Pools = Mapping[SideName, WorkerPool]
 
 
 def run(options: dict[str, Any]) -> int:
@@ -59,8 +59,8 @@ def run(options: dict[str, Any]) -> int:
         )
     with scratch() as folder, listener(request.quiet) as progress:
         sides = {side: resolve(side, texts[side], request.workload, folder) for side in SIDES}
-        with laboratories(request, sides) as labs:
-            comparison, matrix = prepare(request, sides, labs, limits, time_limit, progress)
+        with open_pools(request, sides) as pools:
+            comparison, matrix = prepare(request, sides, pools, limits, time_limit, progress)
             try:
                 found = comparison.run([matrix.baseline, *(one for one in matrix.planned if not one.skip)])
             except BaseException:
@@ -83,23 +83,23 @@ def scratch() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def laboratories(request: Request, sides: Mapping[SideName, Side]) -> Iterator[Laboratories]:
-    """A laboratory for each side, whose servers start at the same time."""
+def open_pools(request: Request, sides: Mapping[SideName, Side]) -> Iterator[Pools]:
+    """A pool for each side, whose servers start at the same time."""
     protocol = Protocol(
         timeout_s=min(parse_duration(request.timeout), LONGEST_S),
         seed=request.seed,
-        duel_rounds=request.rounds,
+        final_rounds=request.rounds,
         turns=TURNS,
         warmup_min_s=WARMUP_MIN_S,
     )
     cpu = request.device == "cpu" or has_no_gpu(request.device)
     likely = cpu and not names_allocator(request) and not is_chosen() and has_tunables()
     with contextlib.ExitStack() as stack:
-        found: dict[SideName, Laboratory] = {}
+        found: dict[SideName, WorkerPool] = {}
         for name, side in sides.items():
             check_reference(side.reference)
             choice = choice_of(dataclasses.replace(request, workload=side.reference))
-            found[name] = stack.enter_context(Laboratory(choice, request.device, protocol, side.python))
+            found[name] = stack.enter_context(WorkerPool(choice, request.device, protocol, side.python))
             found[name].begin_servers([{}, {ALLOCATOR.name: STEADY}] if likely else [{}])
         yield found
 
@@ -107,13 +107,13 @@ def laboratories(request: Request, sides: Mapping[SideName, Side]) -> Iterator[L
 def prepare(
     request: Request,
     sides: Mapping[SideName, Side],
-    labs: Laboratories,
+    pools: Pools,
     limits: Limits,
     time_limit_s: float,
     progress: Quiet,
 ) -> tuple[Comparison, Matrix]:
     """The comparison with two empty reports, and its rows. Raises GpubenchError where the sides cannot be compared."""
-    described = {name: look(sides[name], lab, request) for name, lab in labs.items()}
+    described = {name: look(sides[name], pool, request) for name, pool in pools.items()}
     refuse_unlike(described)
     one, other = (described[name] for name in SIDES)
     apart = why_apart(sides["a"], sides["b"], (one.modules, other.modules))
@@ -123,9 +123,9 @@ def prepare(
     if hold := steady(request, (one, other)):
         progress.note("Both sides run with allocator=tuned, which is steadier; --fix allocator=system leaves it out.")
         request = dataclasses.replace(request, fix=[*request.fix, hold])
-    protocol = protocol_for(one.device.kind, msgspec.structs.replace(labs["a"].protocol, pair=pair))
-    for lab in labs.values():
-        lab.protocol = protocol
+    protocol = protocol_for(one.device.kind, msgspec.structs.replace(pools["a"].protocol, pair=pair))
+    for pool in pools.values():
+        pool.protocol = protocol
     Builder(scope_of(other), fixed(request, other))  # raises where that side cannot do what is asked of both
     builder = Builder(scope_of(one), fixed(request, one))
     matrix = matrix_of(request, builder) if request.set_ else build_matrix(builder, [], "each")
@@ -137,7 +137,9 @@ def prepare(
     folder = place(request, one)
     return (
         Comparison(
-            bench=Bench(labs["a"], builder.defaults, progress.phase, {f"{name} ": lab for name, lab in labs.items()}),
+            bench=LocalExecutor(
+                pools["a"], builder.defaults, progress.phase, {f"{name} ": pool for name, pool in pools.items()}
+            ),
             reports=reports,
             folder=folder,
             labels={name: side.label for name, side in sides.items()},
@@ -150,7 +152,7 @@ def prepare(
     )
 
 
-def steady(request: Request, described: Sequence[Described]) -> str:
+def steady(request: Request, described: Sequence[ProbeResult]) -> str:
     """The setting that takes glibc's heap out of the noise, where both sides can have it and nobody chose another.
 
     Seen: the log-ratio of two copies in one round has a third to half of the spread (benchmarks/calibration.md).
@@ -166,10 +168,10 @@ def names_allocator(request: Request) -> bool:
     return any(text.partition("=")[0].strip() == ALLOCATOR.name for text in (*request.fix, *request.set_))
 
 
-def look(side: Side, lab: Laboratory, request: Request) -> Described:
+def look(side: Side, pool: WorkerPool, request: Request) -> ProbeResult:
     """What the side is; an error says which side it is about."""
     try:
-        found = lab.describe(request.batch_size)
+        found = pool.describe(request.batch_size)
     except GpubenchError as error:
         hint = error.hint
         if side.kind == "interpreter":
@@ -179,7 +181,7 @@ def look(side: Side, lab: Laboratory, request: Request) -> Described:
     return found
 
 
-def refuse_unlike(described: Mapping[SideName, Described]) -> None:
+def refuse_unlike(described: Mapping[SideName, ProbeResult]) -> None:
     """Raises GpubenchError where the sides do not do the same job on the same device."""
     one, other = (described[name] for name in SIDES)
     for what, first, second in (
@@ -198,7 +200,7 @@ def refuse_unlike(described: Mapping[SideName, Described]) -> None:
             )
 
 
-def place(request: Request, described: Described) -> Path:
+def place(request: Request, described: ProbeResult) -> Path:
     """The folder that both reports go to; GpubenchError where it is not empty or cannot be written."""
     workload = described.workload
     stem = f"ab-{slug(workload.name)}-{workload.mode}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from gpubench.cli.reports import emit
-from gpubench.results.store import json_schema
+from gpubench.report.store import json_schema
 
 
 def schema() -> None:

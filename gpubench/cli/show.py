@@ -10,8 +10,8 @@ from gpubench.text import printable
 
 if TYPE_CHECKING:
     from gpubench.cli.options import OutputFormat
-    from gpubench.matrix import Matrix
-    from gpubench.results.schema import Report
+    from gpubench.report.model import Report
+    from gpubench.search.space import Matrix
 
 
 def print_dry_run(matrix: Matrix, format_: OutputFormat) -> None:

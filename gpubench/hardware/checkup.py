@@ -15,11 +15,11 @@ import msgspec
 import gpubench
 from gpubench.errors import GpubenchError
 from gpubench.hardware.cpu import CpuTimes, read_cpu, read_times
-from gpubench.hardware.doctor import Checkup, GpuNow
+from gpubench.hardware.doctor_findings import Checkup, GpuNow
 from gpubench.hardware.facts import Device
 from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
 from gpubench.hardware.nvml_device import other_processes
-from gpubench.hardware.probe import Probe
+from gpubench.hardware.probe import DeviceProbe
 
 PROBE_LIMIT_S = 180.0  # importing torch from a cold network disk takes a minute
 LEAST_LOAD_S = 1.0  # of watching the CPU load; /proc/stat counts in ticks of 10 ms
@@ -58,7 +58,7 @@ def check_up(requested: str) -> Checkup:
     )
 
 
-def _probe(requested: str) -> tuple[Probe | None, str, str]:
+def _probe(requested: str) -> tuple[DeviceProbe | None, str, str]:
     """What torch says, why the device is not there, why torch does not work."""
     probe, error = run_probe(requested)
     if probe or requested == "cpu":
@@ -68,8 +68,8 @@ def _probe(requested: str) -> tuple[Probe | None, str, str]:
     return (fallback, error, "") if fallback else (None, "", broken)
 
 
-def run_probe(device: str, python: str = sys.executable) -> tuple[Probe | None, str]:
-    """The `Probe` of a device from a process of its own, or None and the last line of what went wrong."""
+def run_probe(device: str, python: str = sys.executable) -> tuple[DeviceProbe | None, str]:
+    """The `DeviceProbe` of a device from a process of its own, or None and the last line of what went wrong."""
     root = str(Path(gpubench.__file__).parents[1])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
     command = [python, "-P", "-m", "gpubench.hardware.probe", device]
@@ -89,7 +89,7 @@ def run_probe(device: str, python: str = sys.executable) -> tuple[Probe | None, 
         return None, f"{python} cannot be run: {error}"
     if done.returncode == 0:
         try:
-            return msgspec.json.decode(done.stdout.splitlines()[-1], type=Probe), ""
+            return msgspec.json.decode(done.stdout.splitlines()[-1], type=DeviceProbe), ""
         except (msgspec.MsgspecError, IndexError) as error:
             return None, f"the probe's answer cannot be read: {error}"
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]

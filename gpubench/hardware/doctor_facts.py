@@ -12,7 +12,7 @@ from gpubench.hardware.facts import Device, Environment
 Severity = Literal["ok", "note", "problem"]
 
 
-class Finding(Struct, frozen=True, kw_only=True):
+class DoctorFinding(Struct, frozen=True, kw_only=True):
     """One thing that was looked at."""
 
     severity: Severity
@@ -54,19 +54,19 @@ class Checkup(Struct, frozen=True, kw_only=True):
     gpu: GpuNow | None
 
 
-def ok(subject: str, found: str) -> Finding:
+def ok(subject: str, found: str) -> DoctorFinding:
     """Looked at and fine."""
-    return Finding(severity="ok", subject=subject, found=found)
+    return DoctorFinding(severity="ok", subject=subject, found=found)
 
 
-def note(subject: str, found: str, advice: str) -> Finding:
+def note(subject: str, found: str, advice: str) -> DoctorFinding:
     """Worth knowing; measuring works all the same."""
-    return Finding(severity="note", subject=subject, found=found, advice=advice)
+    return DoctorFinding(severity="note", subject=subject, found=found, advice=advice)
 
 
-def problem(subject: str, found: str, advice: str) -> Finding:
+def problem(subject: str, found: str, advice: str) -> DoctorFinding:
     """Measuring fails or gives figures that are not this machine's."""
-    return Finding(severity="problem", subject=subject, found=found, advice=advice)
+    return DoctorFinding(severity="problem", subject=subject, found=found, advice=advice)
 
 
 def on_cuda(facts: Checkup) -> bool:

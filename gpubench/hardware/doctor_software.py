@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from gpubench.hardware.doctor_facts import Checkup, Finding, Severity, note, ok, on_cuda, problem
+from gpubench.hardware.doctor_facts import Checkup, DoctorFinding, Severity, note, ok, on_cuda, problem
 from gpubench.hardware.facts import Device, Environment
 
 OLDEST_TORCH = (2, 6)  # as the package requires
@@ -22,7 +22,7 @@ def _numbers(version: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def torch_itself(facts: Checkup) -> Iterator[Finding]:
+def torch_itself(facts: Checkup) -> Iterator[DoctorFinding]:
     if facts.torch_error or facts.environment is None:
         yield problem("torch", f"does not work: {facts.torch_error or 'unknown why'}", INSTALL_TORCH)
     elif _numbers(facts.environment.torch) < OLDEST_TORCH:
@@ -32,7 +32,7 @@ def torch_itself(facts: Checkup) -> Iterator[Finding]:
         yield ok("torch", facts.environment.torch)
 
 
-def device(facts: Checkup) -> Iterator[Finding]:
+def device(facts: Checkup) -> Iterator[DoctorFinding]:
     if facts.device is not None:
         yield ok("device", _device_line(facts.device))
     elif not facts.torch_error:
@@ -57,7 +57,7 @@ def _device_line(it: Device) -> str:
     return f"{it.name}, {it.cores} cores{size}; fast: {fast}"
 
 
-def _unused_gpu(environment: Environment, cards: str) -> Finding:
+def _unused_gpu(environment: Environment, cards: str) -> DoctorFinding:
     visible = environment.variables.get("CUDA_VISIBLE_DEVICES")
     if environment.cuda is None:
         found = f"{cards} is here, but torch {environment.torch} is built without CUDA"
@@ -69,7 +69,7 @@ def _unused_gpu(environment: Environment, cards: str) -> Finding:
     return problem("GPU", found, "Try: python -c 'import torch; torch.zeros(1, device=\"cuda\")', and read its error.")
 
 
-def driver(facts: Checkup) -> Iterator[Finding]:
+def driver(facts: Checkup) -> Iterator[DoctorFinding]:
     if not on_cuda(facts) and not facts.cards:
         return
     if facts.nvml_error:
@@ -101,7 +101,7 @@ def driver(facts: Checkup) -> Iterator[Finding]:
         yield ok("CUDA", f"{cuda} in torch, the driver runs up to {newest}")
 
 
-def gpu_code(facts: Checkup) -> Iterator[Finding]:
+def gpu_code(facts: Checkup) -> Iterator[DoctorFinding]:
     if facts.device is None or not facts.device.compute_capability or not facts.architectures:
         return
     major, minor = facts.device.compute_capability
@@ -121,7 +121,7 @@ def gpu_code(facts: Checkup) -> Iterator[Finding]:
         yield note("GPU code", found, "The first start is slow and kernels may be too; a newer torch may have it.")
 
 
-def libraries(facts: Checkup) -> Iterator[Finding]:
+def libraries(facts: Checkup) -> Iterator[DoctorFinding]:
     if not on_cuda(facts) or facts.environment is None:
         return
     if facts.environment.cudnn:
@@ -134,7 +134,7 @@ def libraries(facts: Checkup) -> Iterator[Finding]:
         yield problem("triton", "is missing: torch.compile fails on a GPU", "pip install triton")
 
 
-def compiler(facts: Checkup) -> Iterator[Finding]:
+def compiler(facts: Checkup) -> Iterator[DoctorFinding]:
     if facts.environment is None:
         return
     if facts.environment.compiler:
@@ -147,12 +147,12 @@ def compiler(facts: Checkup) -> Iterator[Finding]:
         yield problem("Python headers", found, INSTALL_HEADERS)
 
 
-def steering(facts: Checkup) -> Iterator[Finding]:
+def steering(facts: Checkup) -> Iterator[DoctorFinding]:
     variables = facts.environment.variables if facts.environment else {}
     for name, (bad, severity, found, advice) in VARIABLES.items():
         if name in variables and (bad is None or variables[name] == bad):
             text = f"{name}={variables[name]}: {found}"
-            yield Finding(severity=severity, subject="environment", found=text, advice=advice)
+            yield DoctorFinding(severity=severity, subject="environment", found=text, advice=advice)
 
 
 # Variable -> the value that matters (None: any), how bad it is, what it does, what to do.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpubench.hardware.doctor_facts import Checkup, Finding, Severity, note, ok, on_cuda, problem
+from gpubench.hardware.doctor_facts import Checkup, DoctorFinding, Severity, note, ok, on_cuda, problem
 from gpubench.hardware.nvml_device import SLOWDOWNS
 from gpubench.text import plural
 
@@ -15,7 +15,7 @@ STEAL_SHARE = 0.01
 SWAP_BYTES = 2**26  # less is what an idle system has put aside long ago
 
 
-def gpu_now(facts: Checkup) -> Iterator[Finding]:
+def gpu_now(facts: Checkup) -> Iterator[DoctorFinding]:
     now = facts.gpu
     if now is None:
         return
@@ -46,13 +46,13 @@ def gpu_now(facts: Checkup) -> Iterator[Finding]:
         yield note("NVML", f"cannot be read: {kinds}", "Reports will hold null there, with the reason.")
 
 
-def cpu_load(facts: Checkup) -> Iterator[Finding]:
+def cpu_load(facts: Checkup) -> Iterator[DoctorFinding]:
     others, steal, cores = facts.other_load_cores, facts.steal_cores, facts.cpu.cores
     if others is not None:
         found = f"others use {others:.2f} of {cores} cores"
         if others > BUSY_SHARE * cores:
             severity: Severity = "note" if on_cuda(facts) else "problem"
-            yield Finding(severity=severity, subject="CPU load", found=found, advice="End them or wait.")
+            yield DoctorFinding(severity=severity, subject="CPU load", found=found, advice="End them or wait.")
         elif others > FEW_SHARE * cores:
             yield note("CPU load", found, "Small differences may drown in it.")
         else:
@@ -62,7 +62,7 @@ def cpu_load(facts: Checkup) -> Iterator[Finding]:
         yield note("steal time", found, "Expect wide intervals; a machine of its own would be steadier.")
 
 
-def limits(facts: Checkup) -> Iterator[Finding]:
+def limits(facts: Checkup) -> Iterator[DoctorFinding]:
     cpu = facts.cpu
     if cpu.cpu_quota_cores is not None and cpu.cpu_quota_cores < cpu.cores:
         found = f"the control group allows {cpu.cpu_quota_cores:g} cores' time, torch starts threads for {cpu.cores}"
@@ -76,7 +76,7 @@ def limits(facts: Checkup) -> Iterator[Finding]:
         yield note("swap", found, "If memory is short, times will be those of the disk: close other programs.")
 
 
-def cpu_settings(facts: Checkup) -> Iterator[Finding]:
+def cpu_settings(facts: Checkup) -> Iterator[DoctorFinding]:
     cpu, environment = facts.cpu, facts.environment
     if facts.device is None or facts.device.kind != "cpu" or environment is None:
         return

@@ -39,7 +39,7 @@ VARIABLES = (
 )
 
 
-class Probe(Struct, frozen=True, kw_only=True):
+class DeviceProbe(Struct, frozen=True, kw_only=True):
     """What `python -m gpubench.hardware.probe` prints."""
 
     device: Device
@@ -234,12 +234,12 @@ def steering_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the `Probe` of one device as JSON."""
+    """Prints the `DeviceProbe` of one device as JSON."""
     import torch
 
     chosen = choose_device(arguments[0] if arguments else "auto")
     architectures = torch.cuda.get_arch_list() if chosen != "cpu" else []
-    probe = Probe(
+    probe = DeviceProbe(
         device=probe_device(chosen),
         environment=probe_environment(),
         present=present_devices(),

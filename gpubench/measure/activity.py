@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpubench.hardware.monitored import Activity
 from gpubench.hardware.nvml_call import Unavailable
-from gpubench.results.schema import Reading
+from gpubench.report.model import Reading
 
 ACTIVITY_FIELDS = ("sm_activity_percent", "tensor_activity_percent", "dram_activity_percent")
 

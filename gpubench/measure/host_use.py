@@ -13,7 +13,7 @@ from gpubench.hardware.cpu import ROOT, CpuTimes, read_times
 from gpubench.hardware.monitored import Gatherer
 from gpubench.hardware.nvml_call import Unavailable
 from gpubench.measure.process_table import Span, parse, read_stats
-from gpubench.results.schema import HostUse
+from gpubench.report.model import HostUse
 
 # More than the kernel's own work on an idle machine, which no process accounts for (seen: below 0.1 core).
 UNSEEN_CORES = 0.1

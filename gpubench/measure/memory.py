@@ -21,7 +21,7 @@ RESET_PEAK = "5"  # proc(5): resets the peak resident set size ("high water mark
 
 @dataclass(frozen=True)
 class HostMemory:
-    """Resident bytes now and at most since the last reset; None with the reason where the system does not tell."""
+    """PreparedModel bytes now and at most since the last reset; None with the reason where the system does not tell."""
 
     resident: int | None
     peak: int | None
@@ -29,7 +29,7 @@ class HostMemory:
 
 
 def host_memory() -> HostMemory:
-    """Resident memory of this process in bytes, now and at its peak."""
+    """PreparedModel memory of this process in bytes, now and at its peak."""
     try:
         text = STATUS.read_text()
     except OSError as error:

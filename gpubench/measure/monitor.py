@@ -10,9 +10,9 @@ from typing import Self
 from gpubench.hardware.monitored import SLOWDOWNS, Activity, ActivityMeter, MonitoredDevice, Process
 from gpubench.hardware.nvml_call import Unavailable
 from gpubench.measure.process_usage import Usage, read_usage
-from gpubench.measure.readings import Sample, summarize
+from gpubench.measure.readings import MonitorSample, summarize
 from gpubench.measure.slowdowns import slowdowns
-from gpubench.results.schema import Utilization
+from gpubench.report.model import Utilization
 
 PROCESS_LIST_S = 0.5  # between two looks at the process list, which costs more than all other readings together
 ACTIVITY_S = 0.2  # between two readings of the activity counters, which need 0.1 s to change
@@ -39,7 +39,7 @@ class Monitor:
         self.device = device
         self.period_s = 1.0 / hz
         self.ours = ours | {pid}
-        self._samples: list[Sample] = []
+        self._samples: list[MonitorSample] = []
         self._next_process_list = 0.0
         self._next_activity = 0.0
         self._meter: ActivityMeter | Unavailable | None = None  # None: not opened yet
@@ -111,7 +111,7 @@ class Monitor:
             return self.device
         return self.device.process_memory_bytes(self.pid if pid is None else pid)
 
-    def _readings_until(self, end: float) -> tuple[list[Sample], tuple[float, str] | None]:
+    def _readings_until(self, end: float) -> tuple[list[MonitorSample], tuple[float, str] | None]:
         """All readings so far and the error that ended them, with one after `end` where the thread still runs."""
         with self._lock:
             running = self._thread is not None and self._error is None
@@ -140,18 +140,20 @@ class Monitor:
             return False
         return True
 
-    def _read(self) -> Sample:
+    def _read(self) -> MonitorSample:
         usage: Usage | Unavailable = read_usage(self.pid)
         at = time.monotonic()
         if self.device is None or isinstance(self.device, Unavailable):
-            return Sample(at=at, usage=usage)
+            return MonitorSample(at=at, usage=usage)
         processes: list[Process] | Unavailable | None = None
         if at >= self._next_process_list:
             processes = self.device.processes()
             self._next_process_list = at + PROCESS_LIST_S
         activity = self._read_activity(self.device, at)
         gpu = self.device.sample()
-        return Sample(at=time.monotonic(), usage=usage, usage_at=at, gpu=gpu, processes=processes, activity=activity)
+        return MonitorSample(
+            at=time.monotonic(), usage=usage, usage_at=at, gpu=gpu, processes=processes, activity=activity
+        )
 
     def _read_activity(self, device: MonitoredDevice, at: float) -> Activity | Unavailable | None:
         if at < self._next_activity:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpubench.results.schema import Quality
+from gpubench.report.model import Quality
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,7 @@ from gpubench.hardware.monitored import (
 from gpubench.hardware.nvml_call import Unavailable
 from gpubench.measure.activity import ACTIVITY_FIELDS, activity_reading
 from gpubench.measure.process_usage import Usage
-from gpubench.results.schema import Reading, Utilization
+from gpubench.report.model import Reading, Utilization
 
 # NVML's utilization is an average over the last 1/6 to 1 s, its power (on most cards since Ampere) over the last 1 s
 # (nvml.h). So a reading speaks of a window only if it is taken 1 s into it, and 1 s of such readings is the least.
@@ -32,7 +32,7 @@ PROCESS_FIELDS = ("process_cpu_percent", "process_resident_bytes")
 
 
 @dataclass(frozen=True)
-class Sample:
+class MonitorSample:
     """All that was read at one moment, `at` in `time.monotonic()` seconds."""
 
     at: float
@@ -44,7 +44,7 @@ class Sample:
 
 
 def summarize(
-    samples: Sequence[Sample],
+    samples: Sequence[MonitorSample],
     start: float,
     end: float,
     *,
@@ -107,12 +107,12 @@ def _empty(start: float, end: float) -> Unavailable:
     return Unavailable(f"no reading fell into the window of {end - start:.2f} s")
 
 
-def _no_usage(inside: Sequence[Sample], start: float, end: float) -> Unavailable:
+def _no_usage(inside: Sequence[MonitorSample], start: float, end: float) -> Unavailable:
     reasons = [sample.usage for sample in inside if isinstance(sample.usage, Unavailable)]
     return reasons[-1] if reasons else _empty(start, end)
 
 
-def _cpu_percent(samples: Sequence[Sample], start: float, end: float, pid: int) -> Reading | Unavailable:
+def _cpu_percent(samples: Sequence[MonitorSample], start: float, end: float, pid: int) -> Reading | Unavailable:
     """Mean over the window from the CPU clock's difference; min and max from neighbouring readings."""
     points = [(s.usage_at or s.at, s.usage.cpu_s) for s in samples if isinstance(s.usage, Usage)]
     inside = [(at, cpu_s) for at, cpu_s in points if start <= at <= end]
@@ -140,12 +140,12 @@ def _edge(points: Sequence[tuple[float, float]], at: float) -> list[tuple[float,
     return []
 
 
-def _last_reason(samples: Sequence[Sample], name: str) -> str | None:
+def _last_reason(samples: Sequence[MonitorSample], name: str) -> str | None:
     reasons = [sample.gpu.unavailable[name] for sample in samples if sample.gpu and name in sample.gpu.unavailable]
     return reasons[-1] if reasons else None
 
 
-def _gpu_reading(samples: Sequence[Sample], name: str, start: float, end: float) -> Reading | Unavailable:
+def _gpu_reading(samples: Sequence[MonitorSample], name: str, start: float, end: float) -> Reading | Unavailable:
     read = [getattr(sample.gpu, name) for sample in samples if sample.gpu]
     found = _reading([float(value) for value in read if value is not None])
     if found:
@@ -154,7 +154,7 @@ def _gpu_reading(samples: Sequence[Sample], name: str, start: float, end: float)
     return Unavailable(reason) if reason else _empty(start, end)
 
 
-def _averaged(inside: Sequence[Sample], name: str, start: float, end: float) -> Reading | Unavailable:
+def _averaged(inside: Sequence[MonitorSample], name: str, start: float, end: float) -> Reading | Unavailable:
     unread = not any(getattr(sample.gpu, name, None) is not None for sample in inside)
     if end - start >= LEAST_WINDOW_S or unread:  # "not supported" says more than "too short"
         return _gpu_reading(
@@ -167,7 +167,7 @@ def _averaged(inside: Sequence[Sample], name: str, start: float, end: float) -> 
     )
 
 
-def _energy(samples: Sequence[Sample], start: float, end: float) -> float | Unavailable:
+def _energy(samples: Sequence[MonitorSample], start: float, end: float) -> float | Unavailable:
     points = [
         (s.at, float(s.gpu.energy_millijoules)) for s in samples if s.gpu and s.gpu.energy_millijoules is not None
     ]
@@ -185,7 +185,7 @@ def _energy(samples: Sequence[Sample], start: float, end: float) -> float | Unav
     return energy_joules(values[0], values[-1])
 
 
-def _throttle(inside: Sequence[Sample], start: float, end: float) -> list[str] | Unavailable:
+def _throttle(inside: Sequence[MonitorSample], start: float, end: float) -> list[str] | Unavailable:
     bits = [sample.gpu.throttle_bits for sample in inside if sample.gpu and sample.gpu.throttle_bits is not None]
     if not bits:
         reason = _last_reason(inside, "throttle_reasons")
@@ -196,7 +196,9 @@ def _throttle(inside: Sequence[Sample], start: float, end: float) -> list[str] |
     return decode_reasons(seen)
 
 
-def _others(samples: Sequence[Sample], start: float, end: float, ours: frozenset[int]) -> list[str] | Unavailable:
+def _others(
+    samples: Sequence[MonitorSample], start: float, end: float, ours: frozenset[int]
+) -> list[str] | Unavailable:
     looks = [(s.at, s.processes) for s in samples if s.processes is not None]
     # The list is read less often than the rest: where no look fell into the window, the nearest before it counts.
     inside = [look for at, look in looks if start <= at <= end] or [look for at, look in looks if at < start][-1:]

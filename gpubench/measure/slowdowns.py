@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from gpubench.hardware.monitored import EVENT_REASONS, SLOWDOWNS
 from gpubench.hardware.nvml_call import Unavailable
-from gpubench.measure.readings import Sample
+from gpubench.measure.readings import MonitorSample
 
 
-def slowdowns(samples: Sequence[Sample], start: float, end: float) -> list[str] | Unavailable:
+def slowdowns(samples: Sequence[MonitorSample], start: float, end: float) -> list[str] | Unavailable:
     """Each slowdown with how many readings had it, such as "hw_thermal_slowdown (3 of 40 readings)"; empty: none.
 
     Where no reading fell into the window, those next to it on both sides count.
@@ -26,7 +26,7 @@ def slowdowns(samples: Sequence[Sample], start: float, end: float) -> list[str] 
     return [f"{name} ({count} of {len(bits)} readings)" for name, count in counts.items() if count]
 
 
-def _neighbours(samples: Sequence[Sample], start: float, end: float) -> list[Sample]:
+def _neighbours(samples: Sequence[MonitorSample], start: float, end: float) -> list[MonitorSample]:
     before = [sample for sample in samples if sample.at < start][-1:]
     after = [sample for sample in samples if sample.at > end][:1]
     return [*before, *after]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpubench.analysis.verdicts import Check, RowCheck
-from gpubench.render.markdown import escape, line
-from gpubench.render.verdicts import (
+from gpubench.regression.verdicts import Check, RowCheck
+from gpubench.render.check_cells import (
     FIGURES,
     HEADINGS,
     cells,
@@ -18,6 +17,7 @@ from gpubench.render.verdicts import (
     undecided,
     worst_first,
 )
+from gpubench.render.markdown import escape, line
 from gpubench.text import plural
 
 MARKS = {"regressed": "❌", "inconclusive": "❔", "improved": "✅", "unchanged": "✅", "incomparable": "⚪"}

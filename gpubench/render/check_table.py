@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gpubench.analysis.verdicts import Check, RowCheck
-from gpubench.render.verdicts import (
+from gpubench.regression.verdicts import Check, RowCheck
+from gpubench.render.check_cells import (
     FIGURES,
     HEADINGS,
     cells,

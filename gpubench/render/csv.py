@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpubench.analysis.table import frame
-from gpubench.results.schema import Report
+from gpubench.report.model import Report
 from gpubench.text import printable
 
 # A spreadsheet runs a cell that starts with one of these as a formula.

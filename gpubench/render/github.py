@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpubench.analysis.verdicts import Check, Verdict
-from gpubench.render.verdicts import headline, remarks, sentence, told, undecided, worst_first
+from gpubench.regression.verdicts import Check, Verdict
+from gpubench.render.check_cells import headline, remarks, sentence, told, undecided, worst_first
 from gpubench.text import printable
 
 LEVELS: dict[Verdict, str] = {"regressed": "error", "inconclusive": "warning", "improved": "notice"}

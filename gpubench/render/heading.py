@@ -7,7 +7,7 @@ from gpubench.analysis.reasons import describe
 from gpubench.analysis.table import rows
 from gpubench.hardware.facts import Device, Environment
 from gpubench.render.cells import notes
-from gpubench.results.schema import Recommendation, Report
+from gpubench.report.model import Recommendation, Report
 from gpubench.text import plural, printable
 from gpubench.units import format_bytes, significant
 

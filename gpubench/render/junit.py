@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from gpubench.analysis.verdicts import Check, RowCheck
-from gpubench.render.verdicts import deciding, headline, remarks, sentence
+from gpubench.regression.verdicts import Check, RowCheck
+from gpubench.render.check_cells import deciding, headline, remarks, sentence
 from gpubench.text import printable
 
 

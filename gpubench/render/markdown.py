@@ -8,7 +8,7 @@ from gpubench.analysis.groups import Answer
 from gpubench.analysis.table import lines, rows
 from gpubench.render.cells import FIGURES, HEADINGS, cells
 from gpubench.render.heading import GROUPS, heading, remarks, verdict
-from gpubench.results.schema import Recommendation, Report
+from gpubench.report.model import Recommendation, Report
 from gpubench.text import printable
 
 BREAK = "<!-- -->"

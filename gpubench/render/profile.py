@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from gpubench.results.schema import Recommendation, Report
+from gpubench.report.model import Recommendation, Report
 
 Scalar = str | int | float | bool | None
 BARE = re.compile(r"[A-Za-z0-9_-]+")

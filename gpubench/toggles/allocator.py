@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.toggles import process_memory
-from gpubench.toggles.toggle import Proof, Requirement, Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
-    from gpubench.toggles.subject import Subject
+    from gpubench.toggles.model_context import ModelContext
 
 # Bytes. 4 GiB: no activation gets a mapping of its own and the heap is never trimmed; 256 MiB: the heap grows in steps
 # large enough to be rare. Found by trial on a 2-core virtual machine: docs/measurement.
@@ -125,30 +125,30 @@ def is_chosen() -> bool:
     return bool(environment("system"))
 
 
-def apply(subject: Subject, value: Value) -> None:
+def apply(context: ModelContext, value: Value) -> None:
     """Does nothing: the C library read its variables when the process started, and `evidence` looks for them."""
 
 
-def evidence(subject: Subject, value: Value) -> Proof:
+def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether this process started with the allocator, and a trial block of 64 MiB really came from it."""
     missing = environment(value)
     if missing:
         names = ", ".join(f"{name} should be {text!r}" for name, text in missing.items())
-        return Proof(took_effect=False, detail=f"the process's environment differs: {names}")
+        return EvidenceResult(took_effect=False, detail=f"the process's environment differs: {names}")
     source = process_memory.malloc_library()
     if source is None:
-        return Proof(took_effect=None, detail="whose malloc is called cannot be read from /proc/self/maps")
+        return EvidenceResult(took_effect=None, detail="whose malloc is called cannot be read from /proc/self/maps")
     words = f"malloc is {Path(source).name}'s"
     if value in _PRELOADED:
-        return Proof(took_effect=any(f"lib{name}" in source for name in _PRELOADED[str(value)]), detail=words)
+        return EvidenceResult(took_effect=any(f"lib{name}" in source for name in _PRELOADED[str(value)]), detail=words)
     if _is_allocator(source):
-        return Proof(took_effect=False, detail=words)
+        return EvidenceResult(took_effect=False, detail=words)
     if value == "system":
-        return Proof(took_effect=True, detail=f"{words}, with no malloc tunable set")
+        return EvidenceResult(took_effect=True, detail=f"{words}, with no malloc tunable set")
     return _trial(str(value), words)
 
 
-def _trial(value: str, words: str) -> Proof:
+def _trial(value: str, words: str) -> EvidenceResult:
     import torch
 
     heap, huge = process_memory.heap(), process_memory.huge_page_bytes()
@@ -178,7 +178,7 @@ def _trial(value: str, words: str) -> Proof:
             if gained is not None
             else "; /proc/self/smaps_rollup cannot be read"
         )
-    return Proof(took_effect=False if False in results else None if None in results else True, detail=words)
+    return EvidenceResult(took_effect=False if False in results else None if None in results else True, detail=words)
 
 
 def _usage(value: Value) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpubench.errors import GpubenchError
-from gpubench.toggles.toggle import Integers, Proof, Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
-    from gpubench.toggles.subject import Subject
+    from gpubench.toggles.model_context import ModelContext
 
 
 def offers(scope: Scope) -> tuple[Value, ...]:
@@ -16,24 +16,24 @@ def offers(scope: Scope) -> tuple[Value, ...]:
     return (scope.workload.batch_size,)
 
 
-def apply(subject: Subject, value: Value) -> None:
+def apply(context: ModelContext, value: Value) -> None:
     """Checks that the batches are made in this size: they exist before any toggle is applied.
 
     Raises GpubenchError where they are not.
     """
-    if subject.batch_size != value:
+    if context.batch_size != value:
         raise GpubenchError(
-            f"The inputs were made with batch size {subject.batch_size}, the configuration says {value}.",
+            f"The inputs were made with batch size {context.batch_size}, the configuration says {value}.",
             "Make them with the batch size of the configuration.",
         )
 
 
-def evidence(subject: Subject, value: Value) -> Proof:
+def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether the first dimension of every input tensor is the batch size."""
-    sizes = {tensor.shape[0] for batch in subject.batches for tensor in batch if tensor.dim()}
+    sizes = {tensor.shape[0] for batch in context.batches for tensor in batch if tensor.dim()}
     if not sizes:
-        return Proof(took_effect=None, detail="no input tensor has a dimension to read")
-    return Proof(
+        return EvidenceResult(took_effect=None, detail="no input tensor has a dimension to read")
+    return EvidenceResult(
         took_effect=sizes == {value}, detail=f"the inputs' first dimension is {', '.join(map(str, sorted(sizes)))}"
     )
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from gpubench.toggles import evidence as read
 from gpubench.toggles import kernels
-from gpubench.toggles.toggle import Proof, Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from gpubench.measure.trace import Operator, Trace
-    from gpubench.toggles.subject import Subject
+    from gpubench.toggles.model_context import ModelContext
 
 
 _NAMES = ("nhwc", "ndhwc")
@@ -44,14 +44,14 @@ def _convolutions(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, _ConvNd) and module.weight.dim() in (4, 5)]
 
 
-def apply(subject: Subject, value: Value) -> None:
+def apply(context: ModelContext, value: Value) -> None:
     """Lays out each convolution's weights, and each input, in the format of its own number of dimensions."""
     if value == "off":
         return
-    for module in _convolutions(subject.model):
+    for module in _convolutions(context.model):
         memory_format = _memory_format(module.weight.dim())  # type: ignore[operator]
         module.to(memory_format=memory_format)  # type: ignore[call-overload]
-    subject.batches = [tuple(_convert(tensor) for tensor in batch) for batch in subject.batches]
+    context.batches = [tuple(_convert(tensor) for tensor in batch) for batch in context.batches]
 
 
 def _share(layouts: list[str | None]) -> tuple[int, int]:
@@ -64,18 +64,18 @@ def _inputs(operators: list[Operator]) -> tuple[int, int]:
     return _share([read.layout(each.shapes[0], each.strides[0]) for each in operators if each.shapes and each.strides])
 
 
-def evidence(subject: Subject, value: Value) -> Proof:
+def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether the convolutions of a real step were computed on activations with their channels innermost."""
-    trace = read.recorded(subject)
-    if isinstance(trace, Proof):
+    trace = read.recorded(context)
+    if isinstance(trace, EvidenceResult):
         return trace
-    proof = _from_trace(subject, trace, value)
-    if subject.device.type != "cuda":  # oneDNN's choice of algorithm is in no trace
+    proof = _from_trace(context, trace, value)
+    if context.device.type != "cuda":  # oneDNN's choice of algorithm is in no trace
         return proof
     return dataclasses.replace(proof, detail=f"{proof.detail}; {kernels.algorithms(trace)}")
 
 
-def _from_trace(subject: Subject, trace: Trace, value: Value) -> Proof:
+def _from_trace(context: ModelContext, trace: Trace, value: Value) -> EvidenceResult:
     # cuDNN and oneDNN compute channels-last where either the input or the weight is; torch reorders the other one at
     # each call. So what they were called with decides, and what arrived tells how often that had to be done.
     calls = read.convolutions(trace)
@@ -85,32 +85,36 @@ def _from_trace(subject: Subject, trace: Trace, value: Value) -> Proof:
         f"{hits} of {told} convolutions were computed in channels-last; {arrived} of {arrivals} activations arrived so"
     )
     if value == "off":
-        return _as_the_model_makes_it(subject, hits, words if told else f"no tensor's strides tell a layout: {words}")
+        return _as_the_model_makes_it(context, hits, words if told else f"no tensor's strides tell a layout: {words}")
     if not told:
-        return _from_kernels(subject, trace, words)
+        return _from_kernels(context, trace, words)
     if arrived < hits:
         words += " and the others were reordered at each call"
-    return Proof(took_effect=hits >= read.MAJORITY * told, detail=f"{words} (at least {read.MAJORITY:.0%} must be)")
+    return EvidenceResult(
+        took_effect=hits >= read.MAJORITY * told, detail=f"{words} (at least {read.MAJORITY:.0%} must be)"
+    )
 
 
-def _as_the_model_makes_it(subject: Subject, hits: int, words: str) -> Proof:
+def _as_the_model_makes_it(context: ModelContext, hits: int, words: str) -> EvidenceResult:
     # `off` promises only that nothing was converted. On a CPU inductor itself picks channels-last for convolutions.
-    if hits and subject.compiled:
+    if hits and context.compiled:
         words += "; the compiler chose that layout itself"
     elif hits:
         words += "; the model makes that layout itself"
-    return Proof(took_effect=True, detail=words)
+    return EvidenceResult(took_effect=True, detail=words)
 
 
-def _from_kernels(subject: Subject, trace: Trace, words: str) -> Proof:
-    weights = [module.weight for module in _convolutions(subject.model)]
+def _from_kernels(context: ModelContext, trace: Trace, words: str) -> EvidenceResult:
+    weights = [module.weight for module in _convolutions(context.model)]
     laid, told = _share([read.layout(weight.shape, weight.stride()) for weight in weights])  # type: ignore[operator, arg-type]
     # Only kernels that compute: those that reorder NCHW to NHWC have both in their names.
     named = sum(any(part in kernel.name.lower() for part in _NAMES) for kernel in kernels.compute_kernels(trace))
     if told and laid < read.MAJORITY * told:
-        return Proof(took_effect=False, detail=f"{words}; {laid} of the model's {told} weights are laid out so")
+        return EvidenceResult(
+            took_effect=False, detail=f"{words}; {laid} of the model's {told} weights are laid out so"
+        )
     hidden = "a CUDA graph hides them" if read.replays_graph(trace) else "no tensor's strides could tell"
-    return Proof(
+    return EvidenceResult(
         took_effect=True if told and named else None,
         detail=f"{words}: {hidden}; {laid} of the model's {told} weights whose strides tell are laid out so and "
         f"{named} compute kernels have NHWC in their names",

@@ -14,12 +14,12 @@ from gpubench.errors import GpubenchError
 from gpubench.measure.trace import Trace
 from gpubench.text import plural
 from gpubench.toggles import evidence as read
-from gpubench.toggles.toggle import Proof, Requirement, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Requirement, Stage, Toggle, Value
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from gpubench.toggles.subject import Subject
+    from gpubench.toggles.model_context import ModelContext
 
 _CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 # What the profiler calls compiled code: dynamo's region, inductor's call, and both in one autograd function.
@@ -58,27 +58,27 @@ def _one_graph_generation() -> Iterator[None]:
     yield
 
 
-def apply(subject: Subject, value: Value) -> None:
+def apply(context: ModelContext, value: Value) -> None:
     """Compiles each of the workload's compile targets by itself, in place."""
-    subject.notes[_START] = _Start(_all_counters(), len(_LISTENER.messages))
+    context.notes[_START] = _Start(_all_counters(), len(_LISTENER.messages))
     if value == "off":
         return
-    subject.compiled = True
+    context.compiled = True
     for name in ("torch._dynamo", "torch._inductor"):
         logging.getLogger(name).addHandler(_LISTENER)  # which does nothing where it is there already
     if value in _CUDA_GRAPH_MODES:
-        subject.contexts.append(_one_graph_generation)
-    for target in subject.workload.compile_targets:
-        _compile(_submodule(subject, target), str(value))
+        context.contexts.append(_one_graph_generation)
+    for target in context.workload.compile_targets:
+        _compile(_submodule(context, target), str(value))
 
 
-def _submodule(subject: Subject, target: str) -> nn.Module:
+def _submodule(context: ModelContext, target: str) -> nn.Module:
     try:
-        return subject.model.get_submodule(target)
+        return context.model.get_submodule(target)
     except AttributeError as error:
-        known = [name for name, _ in subject.model.named_children()]
+        known = [name for name, _ in context.model.named_children()]
         raise GpubenchError(
-            f"Workload {subject.workload.name!r} names the compile target {target!r}, which its model does not have.",
+            f"Workload {context.workload.name!r} names the compile target {target!r}, which its model does not have.",
             f'Name a submodule ({", ".join(known) or "it has none"}), or "" for the whole model.',
         ) from error
 
@@ -105,20 +105,20 @@ def _all_counters() -> dict[str, dict[str, int]]:
     return {group: dict(counts) for group, counts in counters.items()}
 
 
-def _counters(subject: Subject) -> dict[str, dict[str, int]]:
-    """What dynamo has counted since the toggle was applied to `subject`; counts that did not grow are left out."""
-    start = subject.notes.get(_START, _Start({}, 0)).counters
+def _counters(context: ModelContext) -> dict[str, dict[str, int]]:
+    """What dynamo has counted since the toggle was applied to `context`; counts that did not grow are left out."""
+    start = context.notes.get(_START, _Start({}, 0)).counters
     # Counters keep the positive part of a difference only.
     return {group: dict(Counter(now) - Counter(start.get(group))) for group, now in _all_counters().items()}
 
 
-def _messages(subject: Subject) -> list[str]:
-    return _LISTENER.messages[subject.notes.get(_START, _Start({}, 0)).messages :]
+def _messages(context: ModelContext) -> list[str]:
+    return _LISTENER.messages[context.notes.get(_START, _Start({}, 0)).messages :]
 
 
-def graph_break_count(subject: Subject) -> int | None:
-    """The number of graph breaks that dynamo counted since `subject` was compiled; None where it was not."""
-    return sum(_counters(subject).get("graph_break", {}).values()) if subject.compiled else None
+def graph_break_count(context: ModelContext) -> int | None:
+    """The number of graph breaks that dynamo counted since `context` was compiled; None where it was not."""
+    return sum(_counters(context).get("graph_break", {}).values()) if context.compiled else None
 
 
 def _first_line(text: str) -> str:
@@ -138,45 +138,49 @@ def _recompile_limit(counters: dict[str, dict[str, int]], messages: list[str]) -
     return _first_line(counted[0]) if counted else None
 
 
-def evidence(subject: Subject, value: Value) -> Proof:
+def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether compiled code ran in a real step, and what dynamo and inductor left uncompiled."""
-    counters, trace = _counters(subject), read.recorded(subject)
+    counters, trace = _counters(context), read.recorded(context)
     frames = counters.get("frames", {})
     total, ok = frames.get("total", 0), frames.get("ok", 0)
     ran = isinstance(trace, Trace) and any(event in name for name in trace.names for event in _COMPILED_EVENTS)
     if value == "off":
-        return trace if isinstance(trace, Proof) else _uncompiled(subject, ran, ok)
+        return trace if isinstance(trace, EvidenceResult) else _uncompiled(context, ran, ok)
     if ok == 0:
-        return Proof(took_effect=False, detail=f"dynamo compiled none of {plural(total, 'frame')}: the step ran eager")
-    words = _what_was_compiled(subject, counters, total, ok)
-    if limit := _recompile_limit(counters, _messages(subject)):
-        return Proof(took_effect=False, detail=f"{words}; the recompile limit was hit, what follows ran eager: {limit}")
-    if isinstance(trace, Proof):
+        return EvidenceResult(
+            took_effect=False, detail=f"dynamo compiled none of {plural(total, 'frame')}: the step ran eager"
+        )
+    words = _what_was_compiled(context, counters, total, ok)
+    if limit := _recompile_limit(counters, _messages(context)):
+        return EvidenceResult(
+            took_effect=False, detail=f"{words}; the recompile limit was hit, what follows ran eager: {limit}"
+        )
+    if isinstance(trace, EvidenceResult):
         return dataclasses.replace(trace, detail=f"{words}; {trace.detail}")
     if not ran:
-        return Proof(took_effect=False, detail=f"{words}; no compiled code ran in the profiled step")
+        return EvidenceResult(took_effect=False, detail=f"{words}; no compiled code ran in the profiled step")
     if value in _CUDA_GRAPH_MODES:
-        return _cuda_graphs(subject, trace, words, total - ok)
-    return Proof(took_effect=True, detail=words, flag=_partly(subject, total - ok, 0))
+        return _cuda_graphs(context, trace, words, total - ok)
+    return EvidenceResult(took_effect=True, detail=words, flag=_partly(context, total - ok, 0))
 
 
-def _uncompiled(subject: Subject, ran: bool, ok: int) -> Proof:
+def _uncompiled(context: ModelContext, ran: bool, ok: int) -> EvidenceResult:
     # The profiled step decides: dynamo's counters are the whole process's, and others may compile in it.
     if ran:
-        by_us = "gpubench compiled it" if subject.compiled else "the workload compiles it itself"
-        return Proof(took_effect=not subject.compiled, detail=f"compiled code ran in the step; {by_us}")
+        by_us = "gpubench compiled it" if context.compiled else "the workload compiles it itself"
+        return EvidenceResult(took_effect=not context.compiled, detail=f"compiled code ran in the step; {by_us}")
     if ok:
         words = f"no compiled code ran in the step, although dynamo compiled {plural(ok, 'frame')} in this process"
-        return Proof(took_effect=True, detail=words)
-    return Proof(took_effect=True, detail="dynamo compiled no frame")
+        return EvidenceResult(took_effect=True, detail=words)
+    return EvidenceResult(took_effect=True, detail="dynamo compiled no frame")
 
 
-def _partly(subject: Subject, eager_frames: int, graph_skips: int) -> str:
+def _partly(context: ModelContext, eager_frames: int, graph_skips: int) -> str:
     """What was left uncompiled or without a CUDA graph, as a flag; empty where nothing was."""
     parts = [
         plural(count, one, many)
         for count, one, many in (
-            (graph_break_count(subject) or 0, "graph break", "graph breaks"),
+            (graph_break_count(context) or 0, "graph break", "graph breaks"),
             (eager_frames, "frame ran eager", "frames ran eager"),
             (graph_skips, "CUDA graph skipped", "CUDA graphs skipped"),
         )
@@ -185,13 +189,13 @@ def _partly(subject: Subject, eager_frames: int, graph_skips: int) -> str:
     return f"partly_compiled: {', '.join(parts)}" if parts else ""
 
 
-def _what_was_compiled(subject: Subject, counters: dict[str, dict[str, int]], total: int, ok: int) -> str:
+def _what_was_compiled(context: ModelContext, counters: dict[str, dict[str, int]], total: int, ok: int) -> str:
     graphs = counters.get("stats", {}).get("unique_graphs", 0)
     words = [f"{plural(ok, 'frame')} compiled to {plural(graphs, 'graph')}"]
     if total > ok:
         skipped = next(iter(counters.get("unimplemented", {})), "")
         words.append(f"{plural(total - ok, 'frame')} fell back to eager: {_first_line(skipped)}")
-    breaks = graph_break_count(subject)
+    breaks = graph_break_count(context)
     if breaks:
         words.append(f"{plural(breaks, 'graph break')}, the first: {_first_line(next(iter(counters['graph_break'])))}")
     else:
@@ -199,22 +203,24 @@ def _what_was_compiled(subject: Subject, counters: dict[str, dict[str, int]], to
     return "; ".join(words)
 
 
-def _cuda_graphs(subject: Subject, trace: Trace, words: str, eager_frames: int) -> Proof:
-    skips = _counters(subject).get("inductor", {}).get("cudagraph_skips", 0)
-    logged = (_first_line(message) for message in _messages(subject) if "cudagraph" in message.lower())
+def _cuda_graphs(context: ModelContext, trace: Trace, words: str, eager_frames: int) -> EvidenceResult:
+    skips = _counters(context).get("inductor", {}).get("cudagraph_skips", 0)
+    logged = (_first_line(message) for message in _messages(context) if "cudagraph" in message.lower())
     why = next(logged, "no reason logged")
     if not read.replays_graph(trace):
-        return Proof(
+        return EvidenceResult(
             took_effect=False,
             detail=f"{words}; no CUDA graph was launched in the step, {plural(skips, 'graph')} skipped: {why}",
         )
     if skips:
-        return Proof(
+        return EvidenceResult(
             took_effect=True,
             detail=f"{words}; CUDA graphs replayed, but {plural(skips, 'graph')} skipped: {why}",
-            flag=_partly(subject, eager_frames, skips),
+            flag=_partly(context, eager_frames, skips),
         )
-    return Proof(took_effect=True, detail=f"{words}; CUDA graphs replayed", flag=_partly(subject, eager_frames, 0))
+    return EvidenceResult(
+        took_effect=True, detail=f"{words}; CUDA graphs replayed", flag=_partly(context, eager_frames, 0)
+    )
 
 
 _NEEDS_CUDA_GRAPHS = Requirement(device_kinds=("cuda",), why="the mode replays CUDA graphs, and a CPU has none")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from gpubench.toggles import kernels
 from gpubench.toggles.evidence import convolutions, recorded
-from gpubench.toggles.toggle import Proof, Requirement, Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
-    from gpubench.toggles.subject import Subject
+    from gpubench.toggles.model_context import ModelContext
 
 _OPERATOR = "aten::cudnn_convolution"
 _KERNEL = re.compile(r"cudnn|xmma_(fprop|dgrad|wgrad)|implicit_(gemm|convolve)|winograd", re.IGNORECASE)
@@ -25,37 +25,39 @@ def cudnn_convolves(scope: Scope) -> str | None:
     return None
 
 
-def apply(subject: Subject, value: Value) -> None:
+def apply(context: ModelContext, value: Value) -> None:
     """Sets the flag; cuDNN then times its algorithms at the first call of each shape."""
     import torch
 
     torch.backends.cudnn.benchmark = value == "on"
 
 
-def evidence(subject: Subject, value: Value) -> Proof:
+def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether the flag stands, and whether convolutions of a real step went through cuDNN at all."""
     import torch
 
     flag, wanted = torch.backends.cudnn.benchmark, value == "on"
     words = f"torch.backends.cudnn.benchmark is {flag}"
     if flag != wanted:
-        return Proof(took_effect=False, detail=words)
+        return EvidenceResult(took_effect=False, detail=words)
     available: bool = torch.backends.cudnn.is_available()
     if not available or not torch.backends.cudnn.enabled:
-        return Proof(took_effect=not wanted, detail=f"{words}, but cuDNN is not available or not enabled")
-    trace = recorded(subject)
-    if isinstance(trace, Proof):
+        return EvidenceResult(took_effect=not wanted, detail=f"{words}, but cuDNN is not available or not enabled")
+    trace = recorded(context)
+    if isinstance(trace, EvidenceResult):
         return trace
     operators = sum(operator.name.startswith(_OPERATOR) for operator in trace.operators)
     ran = sum(bool(_KERNEL.search(kernel.name)) for kernel in trace.kernels)
     words += f"; {operators} cuDNN convolution operators and {ran} cuDNN kernels ran in the step"
     words += f"; {kernels.algorithms(trace)}"
     if operators or ran or not wanted:
-        return Proof(took_effect=True, detail=words)
+        return EvidenceResult(took_effect=True, detail=words)
     # Operators that can be seen and are not cuDNN's: the flag changed nothing. Hidden ones could be either.
     if convolutions(trace):
-        return Proof(took_effect=False, detail=words)
-    return Proof(took_effect=None, detail=f"{words}; no convolution can be seen, so whether cuDNN ran cannot be read")
+        return EvidenceResult(took_effect=False, detail=words)
+    return EvidenceResult(
+        took_effect=None, detail=f"{words}; no convolution can be seen, so whether cuDNN ran cannot be read"
+    )
 
 
 _CUDA_ONLY = Requirement(device_kinds=("cuda",))

@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gpubench.toggles.toggle import Proof
+from gpubench.toggles.toggle import EvidenceResult
 
 if TYPE_CHECKING:
     from gpubench.measure.trace import Operator, Trace
-    from gpubench.toggles.subject import Subject
+    from gpubench.toggles.model_context import ModelContext
 
 # A toggle's effect is proven where it reached at least this share of the operators it is about. Not all of them:
 # autocast leaves what a model fences off in fp32 (a loss, a normalization), and a reshape inside attention hands one
@@ -46,15 +46,15 @@ _ATTENTIONS = (
 _PROFILERS_OWN = frozenset({"cudaDeviceSynchronize"})  # it is there even where nothing of a step was recorded
 
 
-def recorded(subject: Subject) -> Trace | Proof:
+def recorded(context: ModelContext) -> Trace | EvidenceResult:
     """The trace of the profiled step or, where that shows nothing at all, the proof that says why nothing is proven."""
-    trace = subject.trace
+    trace = context.trace
     if trace is None:
-        return Proof(
-            took_effect=None, detail=f"the step could not be profiled: {subject.trace_error or 'no trace was taken'}"
+        return EvidenceResult(
+            took_effect=None, detail=f"the step could not be profiled: {context.trace_error or 'no trace was taken'}"
         )
     if not (trace.operators or trace.kernels or trace.names - _PROFILERS_OWN):
-        return Proof(took_effect=None, detail="the profiler recorded nothing of the step")
+        return EvidenceResult(took_effect=None, detail="the profiler recorded nothing of the step")
     return trace
 
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from gpubench.text import plural
 from gpubench.toggles.evidence import recorded
-from gpubench.toggles.toggle import Proof, Requirement, Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
     from gpubench.measure.trace import Trace
-    from gpubench.toggles.subject import Subject
+    from gpubench.toggles.model_context import ModelContext
 
 _FLAGS = {
     "for-loop": {"foreach": False, "fused": False},
@@ -30,13 +30,13 @@ def is_training(scope: Scope) -> str | None:
     return None if scope.workload.mode == "training" else "inference has no optimizer"
 
 
-def apply(subject: Subject, value: Value) -> None:
+def apply(context: ModelContext, value: Value) -> None:
     """Makes AdamW over the parameters as they are by now, in their final dtype and layout."""
     import torch
 
     flags = _FLAGS[str(value)]
-    subject.optimizer = torch.optim.AdamW(
-        subject.model.parameters(), lr=subject.learning_rate, foreach=flags["foreach"], fused=flags["fused"]
+    context.optimizer = torch.optim.AdamW(
+        context.model.parameters(), lr=context.learning_rate, foreach=flags["foreach"], fused=flags["fused"]
     )
 
 
@@ -46,32 +46,32 @@ def _implementation(trace: Trace) -> str | None:
     return next((name for name in ("fused", "foreach", "for-loop") if _OPERATORS[name] in names), None)
 
 
-def evidence(subject: Subject, value: Value) -> Proof:
+def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether the update of a real step went through the implementation's own operators and, on a GPU, kernels."""
-    if subject.optimizer is None:
-        return Proof(took_effect=False, detail="the subject has no optimizer")
-    trace = recorded(subject)
-    if isinstance(trace, Proof):
+    if context.optimizer is None:
+        return EvidenceResult(took_effect=False, detail="the context has no optimizer")
+    trace = recorded(context)
+    if isinstance(trace, EvidenceResult):
         return trace
     ran = _implementation(trace)
     count = sum(operator.name == _OPERATORS[ran] for operator in trace.operators) if ran else 0
     words = f"{plural(count, 'call')} of {_OPERATORS[ran]}" if ran else "no operator of an AdamW update"
-    group = subject.optimizer.param_groups[0]
-    words += f" in the step; {type(subject.optimizer).__name__} has foreach={group.get('foreach')} "
-    proof = Proof(took_effect=ran == value, detail=f"{words}and fused={group.get('fused')}")
-    return _kernels_too(trace, str(value), proof) if proof.took_effect and subject.device.type == "cuda" else proof
+    group = context.optimizer.param_groups[0]
+    words += f" in the step; {type(context.optimizer).__name__} has foreach={group.get('foreach')} "
+    proof = EvidenceResult(took_effect=ran == value, detail=f"{words}and fused={group.get('fused')}")
+    return _kernels_too(trace, str(value), proof) if proof.took_effect and context.device.type == "cuda" else proof
 
 
-def _kernels_too(trace: Trace, value: str, proof: Proof) -> Proof:
+def _kernels_too(trace: Trace, value: str, proof: EvidenceResult) -> EvidenceResult:
     # On a GPU the operator alone does not tell: where parameters differ in dtype or device, torch's `_foreach_`
     # operators quietly go through them one by one.
     if not trace.kernels:
-        return Proof(took_effect=None, detail=f"{proof.detail}; no GPU kernel was recorded to tell how it ran")
+        return EvidenceResult(took_effect=None, detail=f"{proof.detail}; no GPU kernel was recorded to tell how it ran")
     grouped = [kernel.name for kernel in trace.kernels if _GROUPED in kernel.name]
     fused = sum(_FUSED in name for name in grouped)
     words = f"{proof.detail}; {fused} fused and {len(grouped) - fused} other {_GROUPED} kernels ran"
     ran = {"fused": fused > 0, "foreach": len(grouped) > fused, "for-loop": True}[value]
-    return Proof(took_effect=ran, detail=words)
+    return EvidenceResult(took_effect=ran, detail=words)
 
 
 OPTIMIZER = Toggle(

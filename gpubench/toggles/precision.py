@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from gpubench.toggles import evidence as read
 from gpubench.toggles import kernels
-from gpubench.toggles.tf32_probe import Probe, tf32_in_use
-from gpubench.toggles.toggle import Proof, Requirement, Stage, Toggle, Value
+from gpubench.toggles.tf32_probe import Tf32Probe, tf32_in_use
+from gpubench.toggles.toggle import EvidenceResult, Requirement, Stage, Toggle, Value
 
 if TYPE_CHECKING:
     import torch
 
     from gpubench.measure.trace import Trace
-    from gpubench.toggles.subject import Subject
+    from gpubench.toggles.model_context import ModelContext
 
 _LOWER_THAN_FP32 = ("bf16", "fp16")
 _KIND = "convolutions, matrix products and attentions"
@@ -45,7 +45,7 @@ def _dtype(value: Value) -> torch.dtype:
     return torch.bfloat16 if str(value).startswith("bf16") else torch.float16
 
 
-def apply(subject: Subject, value: Value) -> None:
+def apply(context: ModelContext, value: Value) -> None:
     """Sets the TF32 flags for every value, so that no row depends on torch's default, then autocast or weights."""
     import torch
 
@@ -54,37 +54,37 @@ def apply(subject: Subject, value: Value) -> None:
     torch.backends.cuda.matmul.allow_tf32 = value == "tf32"
     torch.backends.cudnn.allow_tf32 = value == "tf32"
     if str(value).endswith("-autocast"):
-        subject.autocast_dtype = _dtype(value)
-        if value == "fp16-autocast" and subject.mode == "training":
-            subject.scaler = torch.amp.GradScaler(subject.device.type)
+        context.autocast_dtype = _dtype(value)
+        if value == "fp16-autocast" and context.mode == "training":
+            context.scaler = torch.amp.GradScaler(context.device.type)
     elif str(value).endswith("-weights"):
         dtype = _dtype(value)
-        subject.model.to(dtype)
-        subject.batches = [
+        context.model.to(dtype)
+        context.batches = [
             tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in batch)
-            for batch in subject.batches
+            for batch in context.batches
         ]
 
 
-def evidence(subject: Subject, value: Value) -> Proof:
+def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether the convolutions, matrix products and attentions of a real step ran in the dtype."""
-    trace = read.recorded(subject)
-    if isinstance(trace, Proof):
+    trace = read.recorded(context)
+    if isinstance(trace, EvidenceResult):
         return trace
     if value in ("fp32", "tf32"):
-        proof = _full_precision(subject.device, trace, str(value))
+        proof = _full_precision(context.device, trace, str(value))
     else:
         proof = _lower_precision(trace, str(value).split("-", maxsplit=1)[0])
-    silent = subject.device.type == "cuda" and not trace.kernels
+    silent = context.device.type == "cuda" and not trace.kernels
     words = [proof.detail, "no GPU kernel was recorded" if silent else kernels.top(trace)]
     if backends := read.attention_backends(trace):
         words.append(f"attention ran in {' and '.join(backends)}")
-    if subject.scaler is not None:
-        words.append(f"the gradient scale is {subject.scaler.get_scale():g}")
+    if context.scaler is not None:
+        words.append(f"the gradient scale is {context.scaler.get_scale():g}")
     return dataclasses.replace(proof, detail="; ".join(filter(None, words)))
 
 
-def _lower_precision(trace: Trace, wanted: str) -> Proof:
+def _lower_precision(trace: Trace, wanted: str) -> EvidenceResult:
     # Time decides where kernels tell their dtype: two operators of three may be a tenth of the work. Operators decide
     # where there are no kernels (a CPU) or too many are silent, unless a CUDA graph hides which operators it replays.
     dtypes = [read.operator_dtype(operator) for operator in read.compute_operators(trace)]
@@ -102,7 +102,7 @@ def _lower_precision(trace: Trace, wanted: str) -> Proof:
     if read.replays_graph(trace):
         by_count = None
         words.append("a CUDA graph hides its operators")
-    return Proof(took_effect=by_time if by_time is not None else by_count, detail="; ".join(words))
+    return EvidenceResult(took_effect=by_time if by_time is not None else by_count, detail="; ".join(words))
 
 
 def _in_time(share: kernels.Share, dtype: str) -> str:
@@ -110,7 +110,7 @@ def _in_time(share: kernels.Share, dtype: str) -> str:
     return f"{share.low:.0%} of the compute kernels' time in {dtype}{unknown}"
 
 
-def _full_precision(device: torch.device, trace: Trace, value: str) -> Proof:
+def _full_precision(device: torch.device, trace: Trace, value: str) -> EvidenceResult:
     dtypes, kind = [read.operator_dtype(operator) for operator in read.compute_operators(trace)], _KIND
     computing = kernels.compute_kernels(trace)
     if computing and (not dtypes or read.replays_graph(trace)):
@@ -119,24 +119,24 @@ def _full_precision(device: torch.device, trace: Trace, value: str) -> Proof:
     lower = Counter(dtype for dtype in dtypes if dtype in _LOWER_THAN_FP32)
     words = f"{lower.total()} of {len(dtypes)} {kind} ran below fp32"
     if lower:
-        return Proof(took_effect=False, detail=f"{words}: {', '.join(lower)}")
+        return EvidenceResult(took_effect=False, detail=f"{words}: {', '.join(lower)}")
     if not dtypes:
         words = f"{_NOTHING}, so nothing ran below fp32"
     if device.type != "cuda":
-        return Proof(took_effect=True, detail=words)
+        return EvidenceResult(took_effect=True, detail=words)
     named = sum(kernels.kernel_dtype(kernel.name) == "tf32" for kernel in computing)
     share = kernels.share_in(trace, "tf32")
     probe = tf32_in_use(device)
     words += f"; {named} GPU kernels are named TF32" + (f", {_in_time(share, 'tf32')}" if share else "")
     words += f"; {probe.detail}"
     if value == "tf32":
-        return Proof(took_effect=_tf32_ran(probe, named, share, bool(dtypes)), detail=words)
+        return EvidenceResult(took_effect=_tf32_ran(probe, named, share, bool(dtypes)), detail=words)
     if named or probe.matmul or probe.convolution:
-        return Proof(took_effect=False, detail=words)
-    return Proof(took_effect=None if probe.matmul is None or probe.convolution is None else True, detail=words)
+        return EvidenceResult(took_effect=False, detail=words)
+    return EvidenceResult(took_effect=None if probe.matmul is None or probe.convolution is None else True, detail=words)
 
 
-def _tf32_ran(probe: Probe, named: int, share: kernels.Share | None, computed: bool) -> bool | None:
+def _tf32_ran(probe: Tf32Probe, named: int, share: kernels.Share | None, computed: bool) -> bool | None:
     if probe.matmul is None or probe.convolution is None:
         return None
     # cuDNN may take another algorithm for the probe's shape than for the model's, which its kernels then show.

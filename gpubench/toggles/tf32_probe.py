@@ -16,7 +16,7 @@ _LIMIT = 2.0**-15
 
 
 @dataclass(frozen=True)
-class Probe:
+class Tf32Probe:
     """What the probe found; None where it could not run, and `detail` says why."""
 
     matmul: bool | None
@@ -24,13 +24,13 @@ class Probe:
     detail: str
 
 
-def tf32_in_use(device: torch.device) -> Probe:
+def tf32_in_use(device: torch.device) -> Tf32Probe:
     """Whether a matrix product and a convolution on `device` have TF32's error, under the flags that are set."""
     try:
         matmul, convolution = _matmul_error(device), _convolution_error(device)
     except RuntimeError as error:
-        return Probe(None, None, f"the numeric TF32 probe failed: {str(error).splitlines()[0]}")
-    return Probe(
+        return Tf32Probe(None, None, f"the numeric TF32 probe failed: {str(error).splitlines()[0]}")
+    return Tf32Probe(
         matmul > _LIMIT,
         convolution > _LIMIT,
         f"a probe's relative error is {matmul:.1e} for a matrix product and {convolution:.1e} for a convolution "

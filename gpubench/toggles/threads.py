@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpubench.toggles.toggle import Integers, Proof, Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
-    from gpubench.toggles.subject import Subject
+    from gpubench.toggles.model_context import ModelContext
 
 _BUSY_CORES = 1.2  # one thread keeps at most one core busy; the rest is for the inexactness of the clocks
 
@@ -28,7 +28,7 @@ def offers(scope: Scope) -> tuple[Value, ...]:
     return tuple(dict.fromkeys((physical, *powers, logical)))
 
 
-def apply(subject: Subject, value: Value) -> None:
+def apply(context: ModelContext, value: Value) -> None:
     """Sets the size of torch's intra-operator thread pool."""
     import torch
 
@@ -74,7 +74,7 @@ def _trial() -> _Trial:
     return _Trial(threads=worked or None, cores=cores)  # 0: a kernel that keeps no such account shows zeros
 
 
-def evidence(subject: Subject, value: Value) -> Proof:
+def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether torch's thread pool has that size, and whether threads really shared a trial operation."""
     import torch
 
@@ -85,7 +85,7 @@ def evidence(subject: Subject, value: Value) -> Proof:
         words += f", which kept {trial.cores:.1f} cores busy"
     # A pool of one cannot share anything: its size is the whole proof, since threads that do other work may run too.
     took_effect = False if count != value else True if count == 1 else trial.shared()
-    return Proof(took_effect=took_effect, detail=words)
+    return EvidenceResult(took_effect=took_effect, detail=words)
 
 
 THREADS = Toggle(

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gpubench.toggles import tile_size
-from gpubench.toggles.toggle import Integers, Proof, Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
-    from gpubench.toggles.subject import Subject
+    from gpubench.toggles.model_context import ModelContext
 
 
 def offers(scope: Scope) -> tuple[Value, ...]:
@@ -36,22 +36,24 @@ def check(scope: Scope, value: Value, configuration: Mapping[str, Value]) -> str
     return None if int(value) < int(tile) else f"needs to be smaller than the tile, whose side is {tile} px"
 
 
-def apply(subject: Subject, value: Value) -> None:
+def apply(context: ModelContext, value: Value) -> None:
     """Hands the overlap to the workload's inference."""
-    subject.options["tile_overlap"] = int(value)
+    context.options["tile_overlap"] = int(value)
 
 
-def evidence(subject: Subject, value: Value) -> Proof:
+def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether the workload was handed the overlap, and a real step ran on tiles."""
-    chosen = subject.options.get("tile_overlap")
+    chosen = context.options.get("tile_overlap")
     words = f"the workload was handed tile_overlap {chosen}"
     if chosen != value:
-        return Proof(took_effect=False, detail=words)
-    tile = subject.options.get("tile_size", tile_size.WHOLE)
+        return EvidenceResult(took_effect=False, detail=words)
+    tile = context.options.get("tile_size", tile_size.WHOLE)
     if tile == tile_size.WHOLE:
-        return Proof(took_effect=True, detail=f"{words}; tile_size is {tile}, so there are no tiles to overlap")
-    tiles = tile_size.evidence(subject, tile)
-    return Proof(took_effect=tiles.took_effect, detail=f"{words}; {tiles.detail}")
+        return EvidenceResult(
+            took_effect=True, detail=f"{words}; tile_size is {tile}, so there are no tiles to overlap"
+        )
+    tiles = tile_size.evidence(context, tile)
+    return EvidenceResult(took_effect=tiles.took_effect, detail=f"{words}; {tiles.detail}")
 
 
 TILE_OVERLAP = Toggle(

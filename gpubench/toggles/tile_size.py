@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gpubench.toggles.evidence import convolutions, recorded
-from gpubench.toggles.toggle import Integers, Proof, Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
-    from gpubench.toggles.subject import Subject
+    from gpubench.toggles.model_context import ModelContext
 
 WHOLE = 0
 LARGEST = 65536  # pixels: beyond any input that fits, and low enough to catch a slip of the finger
@@ -51,34 +51,34 @@ def check(scope: Scope, value: Value, configuration: Mapping[str, Value]) -> str
     return not_a_multiple(scope, value) or _too_large(scope, value)
 
 
-def apply(subject: Subject, value: Value) -> None:
+def apply(context: ModelContext, value: Value) -> None:
     """Hands the tile size to the workload's inference."""
-    subject.options["tile_size"] = int(value)
+    context.options["tile_size"] = int(value)
 
 
-def evidence(subject: Subject, value: Value) -> Proof:
+def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether the largest convolution input of a real step is a tile, or, for the baseline, the whole input."""
-    chosen = subject.options.get("tile_size")
+    chosen = context.options.get("tile_size")
     if chosen != value:
-        return Proof(took_effect=False, detail=f"the workload was handed tile_size {chosen}")
-    trace = recorded(subject)
-    if isinstance(trace, Proof):
+        return EvidenceResult(took_effect=False, detail=f"the workload was handed tile_size {chosen}")
+    trace = recorded(context)
+    if isinstance(trace, EvidenceResult):
         return trace
     sides = [max(operator.shapes[0][2:]) for operator in convolutions(trace) if len(operator.shapes[0]) > 2]
     if not sides:
         words = "the profiled step shows no convolution input to read a tile from"
         if value == WHOLE:
-            return Proof(took_effect=True, detail=f"the workload was handed tile_size {WHOLE}; {words}")
-        return Proof(took_effect=None, detail=words)
+            return EvidenceResult(took_effect=True, detail=f"the workload was handed tile_size {WHOLE}; {words}")
+        return EvidenceResult(took_effect=None, detail=words)
     largest = max(sides)
     words = f"the longest side of a convolution's input was {largest} px"
     if value == WHOLE:
-        inputs = max((max(tensor.shape[2:], default=0) for batch in subject.batches for tensor in batch), default=0)
-        whole = subject.workload.resolution or inputs
-        return Proof(took_effect=largest >= whole, detail=f"{words}, the whole input's is {whole} px")
+        inputs = max((max(tensor.shape[2:], default=0) for batch in context.batches for tensor in batch), default=0)
+        whole = context.workload.resolution or inputs
+        return EvidenceResult(took_effect=largest >= whole, detail=f"{words}, the whole input's is {whole} px")
     # Models that pad by themselves ahead of a convolution show a pixel or two more than the tile.
-    slack = subject.workload.tiling.multiple if subject.workload.tiling else 1
-    return Proof(took_effect=largest < int(value) + slack, detail=f"{words}, the tile's is {value} px")
+    slack = context.workload.tiling.multiple if context.workload.tiling else 1
+    return EvidenceResult(took_effect=largest < int(value) + slack, detail=f"{words}, the tile's is {value} px")
 
 
 TILE_SIZE = Toggle(

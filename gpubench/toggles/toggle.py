@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gpubench.hardware.facts import Device
-from gpubench.workloads.facts import WorkloadFacts
+from gpubench.workloads.workload_facts import WorkloadFacts
 
 if TYPE_CHECKING:
-    from gpubench.toggles.subject import Subject
+    from gpubench.toggles.model_context import ModelContext
 
 Value = str | int
 
@@ -97,7 +97,7 @@ class Integers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proof:
+class EvidenceResult:
     """What evidence found: `took_effect` is None where it could not be read, and `detail` says why."""
 
     took_effect: bool | None
@@ -135,8 +135,8 @@ class Toggle:
     process_state: Callable[[Value], object] = nothing
     """What `value` sets for the whole process, to be compared by `==`; None: nothing. Two configurations can live in
     one process only where these are equal for every toggle (`sharing.py`). Called without torch."""
-    apply: Callable[[Subject, Value], None]
-    evidence: Callable[[Subject, Value], Proof]
+    apply: Callable[[ModelContext, Value], None]
+    evidence: Callable[[ModelContext, Value], EvidenceResult]
     tolerance: Mapping[Value, float] = field(default_factory=dict)  # relative output error allowed, where above fp32's
     changes_problem: bool = False  # the reference outputs are made with the same value (batch size, tiles)
     claims: tuple[str, ...] = ()  # published guides that promise something of it

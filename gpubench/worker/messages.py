@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from gpubench.hardware.facts import Device, Environment
-from gpubench.results.schema import Evidence, Protocol, Quality, Value
-from gpubench.workloads.facts import Mode, WorkloadFacts
+from gpubench.report.model import Evidence, Protocol, Quality, Value
+from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
 # ----- tool -> fork server, and back
 
@@ -105,7 +105,7 @@ class MakeReference(Struct, frozen=True, tag=True, kw_only=True):
     folder: str
 
 
-class Sample(Struct, frozen=True, tag=True):
+class TakeSamples(Struct, frozen=True, tag=True):
     """Take samples by the protocol given to `Prepare`; or exactly `blocks` of them, warm again after others ran."""
 
     resident: int
@@ -125,7 +125,7 @@ class MeasureMemory(Struct, frozen=True, tag=True):
     resident: int
 
 
-class Prove(Struct, frozen=True, tag=True):
+class CollectEvidence(Struct, frozen=True, tag=True):
     """Show that each toggle took effect. Asked last: the profiler keeps tens of megabytes and some time."""
 
     resident: int
@@ -144,7 +144,7 @@ class Module(Struct, frozen=True):
     hash: str  # SHA-256 of the file
 
 
-class Described(Struct, frozen=True, tag=True):
+class ProbeResult(Struct, frozen=True, tag=True):
     """Answer to `Describe`."""
 
     workload: WorkloadFacts
@@ -172,7 +172,7 @@ class ReferenceMade(Struct, frozen=True, tag=True):
     seconds: float
 
 
-class Sampled(Struct, frozen=True, tag=True, kw_only=True):
+class SamplesTaken(Struct, frozen=True, tag=True, kw_only=True):
     """Samples in seconds per step, and when they were taken (CLOCK_MONOTONIC, the same in every process)."""
 
     samples_s: list[float]  # wall clock
@@ -190,8 +190,8 @@ class Checked(Struct, frozen=True, tag=True):
     quality: Quality | None
 
 
-class Proved(Struct, frozen=True, tag=True, kw_only=True):
-    """Answer to `Prove`."""
+class EvidenceCollected(Struct, frozen=True, tag=True, kw_only=True):
+    """Answer to `CollectEvidence`."""
 
     evidence: list[Evidence]
     flags: list[str]
@@ -223,8 +223,10 @@ class Failed(Struct, frozen=True, tag=True):
     detail: str = ""
 
 
-WorkerRequest = Describe | Prepare | MakeReference | Sample | CheckLast | MeasureMemory | Prove
-WorkerReply = Phase | Described | Prepared | ReferenceMade | Sampled | Checked | MemoryRead | Proved | Failed
+WorkerRequest = Describe | Prepare | MakeReference | TakeSamples | CheckLast | MeasureMemory | CollectEvidence
+WorkerReply = (
+    Phase | ProbeResult | Prepared | ReferenceMade | SamplesTaken | Checked | MemoryRead | EvidenceCollected | Failed
+)
 
 Incoming = TypeVar("Incoming")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gpubench.worker import limits, reference
-from gpubench.worker.messages import Describe, Described, MakeReference, Module, ReferenceMade
+from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResult, ReferenceMade
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, seed_everything, use_device
 from gpubench.worker.step import Stepper
 from gpubench.workloads.catalog import resolve_size
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def describe(request: Describe) -> Described:
+def describe(request: Describe) -> ProbeResult:
     """The facts of workload, device and software, found in this process."""
     from gpubench.hardware.probe import choose_device, probe_device, probe_environment
     from gpubench.workloads.describe import describe as facts_of
@@ -31,7 +31,7 @@ def describe(request: Describe) -> Described:
     choice = request.choice
     size = resolve_size(choice.reference, choice.size, device.partition(":")[0])
     loaded, mode = load_choice(msgspec.structs.replace(choice, size=size))
-    return Described(
+    return ProbeResult(
         workload=facts_of(loaded, mode, request.batch_size),
         device=probe_device(device),
         environment=probe_environment(),
@@ -69,9 +69,9 @@ def make_reference(request: MakeReference) -> ReferenceMade:
     folder, seed = Path(request.folder), request.protocol.seed
 
     def plain() -> Stepper:
-        subject = build(loaded, mode, device, request.configuration, seed)
-        apply_toggles(subject, make_batches(loaded, subject.batch_size, request.protocol.input_batches, seed))
-        return Stepper(subject)
+        context = build(loaded, mode, device, request.configuration, seed)
+        apply_toggles(context, make_batches(loaded, context.batch_size, request.protocol.input_batches, seed))
+        return Stepper(context)
 
     stepper = plain()
     if mode == "training":
@@ -82,7 +82,7 @@ def make_reference(request: MakeReference) -> ReferenceMade:
         again, _ = train(stepper, steps)
         reference.save_training(folder, losses, update, reference.loss_spread(losses, again))
     else:
-        outputs = [infer_in_parts(stepper, index) for index in range(len(stepper.subject.batches))]
+        outputs = [infer_in_parts(stepper, index) for index in range(len(stepper.context.batches))]
         seed_everything(seed + 1)
         again_first = infer_in_parts(stepper, 0)
         reference.save_inference(folder, outputs, reference.output_spread(outputs[0], again_first))
@@ -91,25 +91,25 @@ def make_reference(request: MakeReference) -> ReferenceMade:
 
 def train(stepper: Stepper, steps: int) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The losses of the first `steps` steps and the change of the parameters over them."""
-    before = reference.parameters(stepper.subject.model)
+    before = reference.parameters(stepper.context.model)
     return reference.training_steps(stepper, before, 0, steps, [])
 
 
 def infer_in_parts(stepper: Stepper, index: int) -> dict[str, torch.Tensor]:
     """The outputs for batch `index`, in as few parts as fit: fp32 needs more memory than what it is compared with."""
-    subject, parts = stepper.subject, 1
-    batch = subject.batches[index]
+    context, parts = stepper.context, 1
+    batch = context.batches[index]
     while True:
         try:
             found = []
             for part in zip(*(tensor.chunk(parts) for tensor in batch), strict=True):
-                subject.batches[index] = part
+                context.batches[index] = part
                 stepper.run(index)
                 found.append(reference.snapshot(stepper.output))
             return found[0] if len(found) == 1 else reference.join(found)
         except (RuntimeError, MemoryError) as error:
-            if parts >= subject.batch_size or not limits.is_out_of_memory(error):
+            if parts >= context.batch_size or not limits.is_out_of_memory(error):
                 raise
             parts *= 2
         finally:
-            subject.batches[index] = batch
+            context.batches[index] = batch

@@ -6,9 +6,9 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import GpubenchError
-from gpubench.results.schema import Value
+from gpubench.report.model import Value
 from gpubench.toggles import all_toggles
-from gpubench.toggles.subject import Subject
+from gpubench.toggles.model_context import ModelContext
 from gpubench.toggles.toggle import Stage, Toggle
 from gpubench.worker.messages import WorkloadChoice
 from gpubench.workloads import Loaded, load
@@ -16,7 +16,7 @@ from gpubench.workloads import Loaded, load
 if TYPE_CHECKING:
     import torch
 
-    from gpubench.workloads.facts import Mode
+    from gpubench.workloads.workload_facts import Mode
 
 
 def load_choice(choice: WorkloadChoice) -> tuple[Loaded, Mode]:
@@ -64,13 +64,13 @@ def use_device(name: str) -> torch.device:
     return device
 
 
-def build(loaded: Loaded, mode: Mode, device: torch.device, configuration: dict[str, Value], seed: int) -> Subject:
-    """A subject on the CPU with the model in fp32, as its workload builds it."""
+def build(loaded: Loaded, mode: Mode, device: torch.device, configuration: dict[str, Value], seed: int) -> ModelContext:
+    """A context on the CPU with the model in fp32, as its workload builds it."""
     seed_everything(seed)
     model = loaded.workload.build()
     model.train(mode == "training")
     batch_size = int(configuration.get("batch_size", loaded.workload.batch_size))
-    return Subject(
+    return ModelContext(
         workload=loaded.workload,
         mode=mode,
         device=device,
@@ -86,15 +86,15 @@ def toggles_of(configuration: dict[str, Value]) -> list[tuple[Toggle, Value]]:
     return [(toggle, configuration[name]) for name, toggle in known.items() if name in configuration]
 
 
-def apply_toggles(subject: Subject, batches: list[Any]) -> None:
-    """Applies every toggle of the subject's configuration, moving model and `batches` to the device on the way."""
-    subject.batches = batches
-    toggles = toggles_of(subject.configuration)
+def apply_toggles(context: ModelContext, batches: list[Any]) -> None:
+    """Applies every toggle of the context's configuration, moving model and `batches` to the device on the way."""
+    context.batches = batches
+    toggles = toggles_of(context.configuration)
     for toggle, value in toggles:
         if toggle.stage <= Stage.MODEL:
-            toggle.apply(subject, value)
-    subject.model.to(subject.device)
-    subject.batches = [tuple(tensor.to(subject.device) for tensor in batch) for batch in subject.batches]
+            toggle.apply(context, value)
+    context.model.to(context.device)
+    context.batches = [tuple(tensor.to(context.device) for tensor in batch) for batch in context.batches]
     for toggle, value in toggles:
         if toggle.stage > Stage.MODEL:
-            toggle.apply(subject, value)
+            toggle.apply(context, value)

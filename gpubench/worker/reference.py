@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import GpubenchError
 from gpubench.measure.quality import compare, compare_training, flatten, load_tensors, save_tensors, worst
-from gpubench.results.schema import Quality
+from gpubench.report.model import Quality
 
 if TYPE_CHECKING:
     import torch
@@ -113,6 +113,6 @@ def training_steps(
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Runs training steps until `count` losses are known; they and the change of the parameters since `before`."""
     for index in range(first, count):
-        stepper.run(index % len(stepper.subject.batches))
+        stepper.run(index % len(stepper.context.batches))
         losses.append(float("nan") if stepper.loss is None else float(stepper.loss))
-    return losses, change(parameters(stepper.subject.model), before)
+    return losses, change(parameters(stepper.context.model), before)

@@ -10,19 +10,19 @@ from gpubench.worker.messages import (
     Channel,
     CheckLast,
     Closed,
+    CollectEvidence,
     Describe,
     Failed,
     MakeReference,
     MeasureMemory,
     Phase,
     Prepare,
-    Prove,
-    Sample,
+    TakeSamples,
     WorkerReply,
     WorkerRequest,
 )
 from gpubench.worker.once import describe, make_reference
-from gpubench.worker.resident import Resident, Shared
+from gpubench.worker.prepared_model import PreparedModel, Shared
 
 
 def serve(channel: Channel[WorkerRequest]) -> int:
@@ -70,7 +70,7 @@ class Session:
 
     def __init__(self, channel: Channel[WorkerRequest]) -> None:
         self.channel = channel
-        self.residents: dict[int, Resident] = {}
+        self.residents: dict[int, PreparedModel] = {}
 
     def answer(self, request: WorkerRequest) -> WorkerReply:
         """The reply to one request."""
@@ -80,18 +80,18 @@ class Session:
             case MakeReference():
                 return make_reference(request)
             case Prepare():
-                resident = Resident(request, self.tell)
-                reply = resident.prepare([one.subject.model for one in self.residents.values()])
+                resident = PreparedModel(request, self.tell)
+                reply = resident.prepare([one.context.model for one in self.residents.values()])
                 self.residents[request.resident] = resident
                 return reply
-            case Sample():
+            case TakeSamples():
                 return self.residents[request.resident].sample(request.blocks)
             case CheckLast():
                 return self.residents[request.resident].check_last(every_batch=request.every_batch)
             case MeasureMemory():
                 return self.residents[request.resident].measure_memory()
-            case Prove():
-                return self.residents[request.resident].prove()
+            case CollectEvidence():
+                return self.residents[request.resident].collect_evidence()
 
     def tell(self, phase: str) -> None:
         """Tells the tool what begins now."""

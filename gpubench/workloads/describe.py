@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from gpubench.errors import GpubenchError
-from gpubench.workloads.facts import Mode, WorkloadFacts
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.source import blaming
+from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gpubench.errors import GpubenchError
 from gpubench.workloads.arguments import Argument, bind
-from gpubench.workloads.source import Source, blaming, find
+from gpubench.workloads.source import SourceFile, blaming, find
 from gpubench.workloads.workload import Workload
 
 
@@ -59,7 +59,7 @@ def load(reference: str, size: str | None = None, parameters: Mapping[str, objec
     )
 
 
-def _constant(source: Source, workload: Workload, size: str | None, given: Mapping[str, object]) -> Loaded:
+def _constant(source: SourceFile, workload: Workload, size: str | None, given: Mapping[str, object]) -> Loaded:
     names = [*(["size"] if size not in (None, "default") else []), *given]
     if names:
         raise GpubenchError(

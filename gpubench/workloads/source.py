@@ -23,7 +23,7 @@ FORMS = "Give a bundled name, FILE.py:NAME or package.module:NAME."
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """The object that a reference names."""
 
     reference: str
@@ -32,18 +32,18 @@ class Source:
     source_hash: str | None  # SHA-256 of that file
 
 
-def find(reference: str) -> Source:
+def find(reference: str) -> SourceFile:
     """The object that `reference` names. Raises GpubenchError saying which part of it is wrong."""
     place, name = _split(reference)
     module = import_module_of(reference)
     if not name:
-        return Source(reference, getattr(module, reference), None, None)
+        return SourceFile(reference, getattr(module, reference), None, None)
     if not hasattr(module, name):
         public = [key for key in vars(module) if not key.startswith("_")]
         raise unknown_name(f"name in {place}", name, public)
     file = Path(module.__file__) if module.__file__ else None
     digest = hashlib.sha256(file.read_bytes()).hexdigest() if file else None
-    return Source(reference, getattr(module, name), file, digest)
+    return SourceFile(reference, getattr(module, name), file, digest)
 
 
 def check_reference(reference: str) -> None:

@@ -19,7 +19,7 @@ from gpubench.errors import GpubenchError
 
 
 @dataclass(frozen=True)
-class Side:
+class TileSide:
     """The tiles along one side, in input elements."""
 
     size: int
@@ -27,7 +27,7 @@ class Side:
     starts: tuple[int, ...]
 
 
-def lay_side(size: int, tile: int, overlap: int, multiple: int = 1) -> Side:
+def lay_side(size: int, tile: int, overlap: int, multiple: int = 1) -> TileSide:
     """The tiles along a side of `size` elements; one tile of the whole side where it is no longer than `tile`.
 
     Raises GpubenchError where `overlap` is not below `tile`, or a length is not a multiple of `multiple`.
@@ -46,9 +46,9 @@ def lay_side(size: int, tile: int, overlap: int, multiple: int = 1) -> Side:
                 f"The nearest are {length // multiple * multiple} and {(length // multiple + 1) * multiple}.",
             )
     if size <= tile:
-        return Side(size, size, (0,))
+        return TileSide(size, size, (0,))
     starts = (*range(0, size - tile, tile - overlap), size - tile)
-    return Side(size, tile, starts)
+    return TileSide(size, tile, starts)
 
 
 def _rescale(length: int, up: int, down: int) -> int:
@@ -56,7 +56,7 @@ def _rescale(length: int, up: int, down: int) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def blend_weights(side: Side, up: int, down: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+def blend_weights(side: TileSide, up: int, down: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """The share of each tile in each of its output elements along one side, `[tiles, tile * up // down]`.
 
     Kept between calls, since a ramp depends on shapes alone.
@@ -85,7 +85,7 @@ def _chunks(positions: Sequence[tuple[int, ...]], count: int) -> Iterator[list[t
         yield list(positions[first : first + count])
 
 
-def _cut(x: torch.Tensor, sides: Sequence[Side], positions: list[tuple[int, ...]]) -> torch.Tensor:
+def _cut(x: torch.Tensor, sides: Sequence[TileSide], positions: list[tuple[int, ...]]) -> torch.Tensor:
     tiles = []
     for position in positions:
         tile = x
@@ -132,7 +132,7 @@ def apply_tiled(
     return result.to(dtype)
 
 
-def _empty_result(outputs: torch.Tensor, batch: int, sides: Sequence[Side], up: int, down: int) -> torch.Tensor:
+def _empty_result(outputs: torch.Tensor, batch: int, sides: Sequence[TileSide], up: int, down: int) -> torch.Tensor:
     expected = [_rescale(side.tile, up, down) for side in sides]
     if list(outputs.shape[2:]) != expected:
         raise GpubenchError(
@@ -144,7 +144,7 @@ def _empty_result(outputs: torch.Tensor, batch: int, sides: Sequence[Side], up: 
 
 
 def _add(
-    result: torch.Tensor, output: torch.Tensor, sides: Sequence[Side], position: tuple[int, ...], up: int, down: int
+    result: torch.Tensor, output: torch.Tensor, sides: Sequence[TileSide], position: tuple[int, ...], up: int, down: int
 ) -> None:
     region, weighted = result, output.to(result.dtype)
     for axis, (side, index) in enumerate(zip(sides, position, strict=True), start=2):

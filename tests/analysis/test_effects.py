@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from gpubench.analysis.effects import effects, ladder
-from gpubench.analysis.memory import needed_bytes, peak_bytes
+from gpubench.analysis.peak_memory import needed_bytes, peak_bytes
 from tests.reports import CPU, GPU, MIB, baseline, ladder_report, report, row, rung
 
 FAST, LAST = {"precision": "bf16-autocast"}, {"channels_last": "on"}

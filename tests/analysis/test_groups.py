@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 
 from gpubench.analysis.groups import answers
-from gpubench.results.schema import Report
+from gpubench.report.model import Report
 from tests.reports import CPU, GPU, baseline, report, row
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from gpubench.analysis.knee import knee
-from gpubench.results.schema import Measurement
+from gpubench.report.model import Measurement
 from tests.reports import baseline, report, row, sweep
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from gpubench.analysis.recommend import Advice, contenders, recommend
-from gpubench.results.schema import Measurement, Recommendation, Report, Round
+from gpubench.analysis.recommendation import Advice, contenders, recommend
+from gpubench.report.model import Measurement, Recommendation, Report, Round
 from tests.reports import BASELINE, CPU, GPU, MIB, ROLES, alone, baseline, ladder_report, report, row, rung
 
 FAST = {"precision": "bf16-autocast"}
@@ -68,22 +68,22 @@ def test_an_ok_row_that_cannot_be_relied_on_is_left_out_with_the_reason(options:
 
 
 def test_several_fresh_processes_make_up_for_one_that_did_not_settle() -> None:
-    rows = [baseline(0.1, race_s=[0.1, 0.101, 0.1], flags=["unsteady: 4 s"])]
-    rows += [row("fast", 0.05, FAST, race_s=[0.05, 0.051, 0.05], flags=["unsteady: 4 s"])]
+    rows = [baseline(0.1, runoff_s=[0.1, 0.101, 0.1], flags=["unsteady: 4 s"])]
+    rows += [row("fast", 0.05, FAST, runoff_s=[0.05, 0.051, 0.05], flags=["unsteady: 4 s"])]
     found = best(report(*rows))
     assert found.id == "fast"
     assert found.speedup == pytest.approx(2, rel=0.01)
-    foreign = row("fast", 0.05, FAST, race_s=[0.05, 0.051, 0.05], flags=["contaminated: 1 process"])
+    foreign = row("fast", 0.05, FAST, runoff_s=[0.05, 0.051, 0.05], flags=["contaminated: 1 process"])
     assert best(report(rows[0], foreign)).id == "baseline"
 
 
 def test_a_flag_gates_where_half_of_the_processes_behind_the_figure_carry_it() -> None:
     def fast(*flagged: int) -> Measurement:
         marks = [["contaminated: 1 process"] if index in flagged else [] for index in range(4)]
-        return row("fast", 0.05, FAST, race_s=[0.05] * 3, flags=["contaminated: some"], round_flags=marks)
+        return row("fast", 0.05, FAST, runoff_s=[0.05] * 3, flags=["contaminated: some"], round_flags=marks)
 
-    first = baseline(0.1, race_s=[0.1] * 3)
-    assert best(report(first, fast(0))).id == "fast"  # only while exploring: the figure is from the race
+    first = baseline(0.1, runoff_s=[0.1] * 3)
+    assert best(report(first, fast(0))).id == "fast"  # only while exploring: the figure is from the runoff
     assert best(report(first, fast(1))).id == "fast"
     assert best(report(first, fast(1, 2))).id == "baseline"
 
@@ -96,18 +96,18 @@ def test_flags_that_do_not_gate_are_said() -> None:
 
 def test_a_choice_that_the_duel_shows_to_be_slower_is_dropped() -> None:
     rows = [
-        baseline(0.1, race_s=[0.1] * 3, duel_s=[0.1, 0.1002, 0.0999]),
-        row("fast", 0.08, FAST, race_s=[0.08] * 3, duel_s=[0.12, 0.121, 0.12]),
+        baseline(0.1, runoff_s=[0.1] * 3, final_s=[0.1, 0.1002, 0.0999]),
+        row("fast", 0.08, FAST, runoff_s=[0.08] * 3, final_s=[0.12, 0.121, 0.12]),
     ]
     found = best(report(*rows))
     assert found.id == "baseline"
-    assert "the duel on fresh data showed that it is slower" in text(found)
+    assert "the final on fresh data showed that it is slower" in text(found)
 
 
 def test_the_detectable_effect_is_stated_with_the_rounds() -> None:
     rows = [
-        baseline(0.1, duel_s=[0.1, 0.101, 0.1, 0.099]),
-        row("fast", 0.05, FAST, duel_s=[0.05, 0.05, 0.0505, 0.05]),
+        baseline(0.1, final_s=[0.1, 0.101, 0.1, 0.099]),
+        row("fast", 0.05, FAST, final_s=[0.05, 0.05, 0.0505, 0.05]),
     ]
     found = best(report(*rows))
     logs = [math.log(b / f) for b, f in zip([0.1, 0.101, 0.1, 0.099], [0.05, 0.05, 0.0505, 0.05], strict=True)]
@@ -184,7 +184,7 @@ def test_one_repeat_is_too_few_to_trust_but_widens_the_noise() -> None:
 
 def test_a_control_is_no_row_to_recommend_and_no_repeat() -> None:
     """It shares the rounds of the baseline: what they differ by is not what processes differ by."""
-    control = row("control", 0.05, roles=[ROLES["control"]], duel_s=[0.05] * 6)
+    control = row("control", 0.05, roles=[ROLES["control"]], final_s=[0.05] * 6)
     found = best(report(baseline(0.1), control, row("fast", 0.08, FAST)))
     assert found.id == "fast"
     assert "control" not in found.tied_with
@@ -192,11 +192,11 @@ def test_a_control_is_no_row_to_recommend_and_no_repeat() -> None:
 
 
 def test_what_the_duel_tells_apart_is_not_tied_by_a_drift_between_phases() -> None:
-    """The machine gets half as fast from exploring to the end of the duel, for both alike."""
+    """The machine gets half as fast from exploring to the end of the final, for both alike."""
     drift = [1.1**index for index in range(1, 7)]
     rows = [
-        baseline(0.1, duel_s=[0.1 * value for value in drift]),
-        row("fast", 0.075, FAST, duel_s=[0.075 * value for value in drift]),
+        baseline(0.1, final_s=[0.1 * value for value in drift]),
+        row("fast", 0.075, FAST, final_s=[0.075 * value for value in drift]),
     ]
     found = best(report(*rows))
     assert (found.id, found.tied_with, found.rounds) == ("fast", [], 6)
@@ -210,7 +210,7 @@ def test_the_rows_own_intervals_count_where_they_are_wider() -> None:
 
 def winners_curse(seed: int, count: int = 12) -> tuple[Report, float]:
     """Rows that are all truly 1.25 times as fast; the best exploring figure is luck. The three luckiest race, and the
-    winner of the race duels."""
+    winner of the runoff finals."""
     chance = random.Random(seed)
 
     def around(step_s: float) -> float:
@@ -223,22 +223,22 @@ def winners_curse(seed: int, count: int = 12) -> tuple[Report, float]:
             f"row{index}",
             step_s,
             {"threads": index},
-            race_s=[around(0.08) for _ in range(3)] if index in finalists else (),
+            runoff_s=[around(0.08) for _ in range(3)] if index in finalists else (),
         )
         for step_s, index in explored
     ]
-    first = baseline(0.1, race_s=[around(0.1) for _ in range(3)])
+    first = baseline(0.1, runoff_s=[around(0.1) for _ in range(3)])
     chosen = best(report(first, *rows)).id
-    duel = [
-        msgspec.structs.replace(one, rounds=[*one.rounds, *duel_rounds(around, step_s)])
+    final = [
+        msgspec.structs.replace(one, rounds=[*one.rounds, *final_rounds(around, step_s)])
         for one, step_s in [(first, 0.1), *((one, 0.08) for one in rows if one.id == chosen)]
     ]
-    known = {one.id: one for one in [first, *rows, *duel]}
+    known = {one.id: one for one in [first, *rows, *final]}
     return report(*known.values()), 0.1 / explored[0][0]
 
 
-def duel_rounds(around: Callable[[float], float], step_s: float) -> list[Round]:
-    return row("x", step_s, duel_s=[around(step_s) for _ in range(6)]).rounds[1:]
+def final_rounds(around: Callable[[float], float], step_s: float) -> list[Round]:
+    return row("x", step_s, final_s=[around(step_s) for _ in range(6)]).rounds[1:]
 
 
 def test_the_winners_figure_is_from_fresh_data_and_not_overstated() -> None:
@@ -258,9 +258,9 @@ def test_the_winners_figure_is_from_fresh_data_and_not_overstated() -> None:
 def test_the_race_decides_the_winner() -> None:
     found = best(
         report(
-            baseline(0.1, race_s=[0.1] * 4),
-            row("lucky", 0.05, FAST, race_s=[0.070, 0.071, 0.069, 0.070]),
-            row("steady", 0.06, FASTER, race_s=[0.060, 0.061, 0.060, 0.0605]),
+            baseline(0.1, runoff_s=[0.1] * 4),
+            row("lucky", 0.05, FAST, runoff_s=[0.070, 0.071, 0.069, 0.070]),
+            row("steady", 0.06, FASTER, runoff_s=[0.060, 0.061, 0.060, 0.0605]),
         )
     )
     assert found.id == "steady"
@@ -268,11 +268,11 @@ def test_the_race_decides_the_winner() -> None:
 
 
 def test_a_row_that_did_not_race_cannot_win_by_its_exploring_figure() -> None:
-    raced = row("raced", 0.0500, FAST, race_s=[0.06] * 4)
-    found = best(report(baseline(0.1, race_s=[0.1] * 4), raced, row("other", 0.0505, FASTER)))
-    assert found.id == "raced"
+    in_runoff = row("in_runoff", 0.0500, FAST, runoff_s=[0.06] * 4)
+    found = best(report(baseline(0.1, runoff_s=[0.1] * 4), in_runoff, row("other", 0.0505, FASTER)))
+    assert found.id == "in_runoff"
     assert found.speedup == pytest.approx(0.1 / 0.06)
-    assert "not in the race: precision=bf16-autocast, compile=default (other)" in text(found)
+    assert "not in the runoff: precision=bf16-autocast, compile=default (other)" in text(found)
 
 
 def test_where_nothing_is_faster_the_baseline_is_kept() -> None:
@@ -285,12 +285,12 @@ def test_where_nothing_is_faster_the_baseline_is_kept() -> None:
                 f"row{index}",
                 step_s,
                 {"threads": index},
-                race_s=[0.1 * chance.lognormvariate(0, 0.02) for _ in range(3)] if index < 2 else (),
+                runoff_s=[0.1 * chance.lognormvariate(0, 0.02) for _ in range(3)] if index < 2 else (),
             )
             for index, step_s in enumerate(explored)
         ]
         first = baseline(
-            0.1 * chance.lognormvariate(0, 0.02), race_s=[0.1 * chance.lognormvariate(0, 0.02) for _ in range(3)]
+            0.1 * chance.lognormvariate(0, 0.02), runoff_s=[0.1 * chance.lognormvariate(0, 0.02) for _ in range(3)]
         )
         kept += best(report(first, *rows)).id == "baseline"
     assert kept >= 0.92 * 80
@@ -299,8 +299,8 @@ def test_where_nothing_is_faster_the_baseline_is_kept() -> None:
 def test_rounds_are_paired_so_that_drift_common_to_both_cancels() -> None:
     drift = [1.0, 1.3, 0.9, 1.2, 1.1]
     rows = [
-        baseline(0.1, race_s=[0.1 * each for each in drift]),
-        row("fast", 0.095, FAST, race_s=[0.095 * each * (1 + 0.001 * (i % 2)) for i, each in enumerate(drift)]),
+        baseline(0.1, runoff_s=[0.1 * each for each in drift]),
+        row("fast", 0.095, FAST, runoff_s=[0.095 * each * (1 + 0.001 * (i % 2)) for i, each in enumerate(drift)]),
     ]
     found = best(report(*rows))
     assert found.id == "fast"
@@ -313,9 +313,9 @@ def test_without_fresh_data_the_reasons_warn_of_the_winners_curse() -> None:
 
 def test_an_objective_that_did_not_race_is_ranked_by_exploring_and_says_so() -> None:
     rows = [
-        baseline(0.1, race_s=[0.1] * 3, memory_mib=4000),
-        row("fast", 0.05, FAST, race_s=[0.05] * 3, memory_mib=3000),
-        row("faster", 0.04, FASTER, race_s=[0.04] * 3, memory_mib=5000),
+        baseline(0.1, runoff_s=[0.1] * 3, memory_mib=4000),
+        row("fast", 0.05, FAST, runoff_s=[0.05] * 3, memory_mib=3000),
+        row("faster", 0.04, FASTER, runoff_s=[0.04] * 3, memory_mib=5000),
         row("fits", 0.07, {"compile": "default"}, memory_mib=900),
     ]
     assert best(report(*rows)).id == "faster"

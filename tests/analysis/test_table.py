@@ -42,7 +42,7 @@ def test_several_reports_share_one_frame() -> None:
 def test_only_rows_to_rely_on_have_a_speedup() -> None:
     found = {each.measurement.id: each.speedup for each in rows(ladder_report())}
     assert found["wrong"] is found["idle"] is found["oom"] is found["tf32"] is found["baseline"] is None
-    assert found["all"].phase == "duel"
+    assert found["all"].phase == "final"
     unsteady = baseline(flags=["unsteady"])
     assert all(each.speedup is None for each in rows(report(unsteady, row("x", 0.05))))
 

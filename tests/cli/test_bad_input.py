@@ -8,7 +8,7 @@ import pytest
 
 from gpubench.cli.main import run
 
-GOOD = str(Path(__file__).parents[1] / "runner" / "models.py") + ":good"
+GOOD = str(Path(__file__).parents[1] / "study" / "models.py") + ":good"
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -15,11 +15,11 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from gpubench.analysis.check import Source, check
-from gpubench.analysis.verdicts import Limits
 from gpubench.cli.main import run
-from gpubench.results.schema import Report
-from gpubench.results.store import encode, load, save
+from gpubench.regression.comparison import NamedReport, check
+from gpubench.regression.verdicts import Limits
+from gpubench.report.model import Report
+from gpubench.report.store import encode, load, save
 from tests.reports import CPU, GPU, ROLES, alone, baseline, report, row
 
 STEADY = [1.0, 1.001, 0.999, 1.0, 1.0, 1.0]
@@ -292,7 +292,7 @@ def test_one_interval_for_what_is_said_and_what_is_decided(tmp_path: Path) -> No
     found = {"unchanged": 0, "inconclusive": 0}
     for slower in (1.0, 1.01, 1.02, 1.025, 1.03, 1.035):
         new, old = (measured(time_s, created_at=f"2026-01-0{day}") for day, time_s in ((1, 0.1 * slower), (2, 0.1)))
-        for row_ in check(Source("new", new), Source("old", old), Limits()).rows:
+        for row_ in check(NamedReport("new", new), NamedReport("old", old), Limits()).rows:
             (time,) = [one for one in row_.findings if one.metric == "fps"]
             assert time.change_low is not None and time.limit is not None
             assert (time.verdict == "unchanged") == (1 / (1 + time.change_low) - 1 < time.limit)
@@ -492,7 +492,7 @@ def test_the_cost_grows_with_the_rows_and_not_with_their_square() -> None:
     seconds = dict.fromkeys((250, 1000), math.inf)
     for _ in range(3):
         for count in seconds:
-            source = Source("many", many_rows(count))
+            source = NamedReport("many", many_rows(count))
             began = time.perf_counter()
             check(source, source, Limits())
             seconds[count] = min(seconds[count], time.perf_counter() - began)

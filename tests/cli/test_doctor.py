@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from gpubench.cli.doctor import doctor, show
 from gpubench.hardware import checkup
-from gpubench.hardware import doctor as doctoring
-from gpubench.hardware.doctor import Finding
+from gpubench.hardware import doctor_findings as doctoring
+from gpubench.hardware.doctor_findings import DoctorFinding
 
-OK = Finding(severity="ok", subject="torch", found="2.8.0")
-NOTE = Finding(severity="note", subject="swap", found="used", advice="close programs")
-PROBLEM = Finding(
+OK = DoctorFinding(severity="ok", subject="torch", found="2.8.0")
+NOTE = DoctorFinding(severity="note", subject="swap", found="used", advice="close programs")
+PROBLEM = DoctorFinding(
     severity="problem",
     subject="GPU load",
     found="others use this GPU: pid 7 ([red]evil[/red]\x1b[2J)",
@@ -24,7 +24,7 @@ PROBLEM = Finding(
 )
 
 
-def rendered(found: list[Finding], width: int) -> str:
+def rendered(found: list[DoctorFinding], width: int) -> str:
     stream = io.StringIO()
     show(Console(file=stream, width=width, color_system=None), found)
     return stream.getvalue()
@@ -46,7 +46,7 @@ def test_text_from_outside_is_no_markup_and_moves_no_cursor() -> None:
 
 def test_a_terminal_that_knows_ascii_only() -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    show(Console(file=stream, width=80), [Finding(severity="note", subject="throttling", found="at 92 °C")])
+    show(Console(file=stream, width=80), [DoctorFinding(severity="note", subject="throttling", found="at 92 °C")])
     stream.flush()
     assert b"at 92 ?C" in stream.buffer.getvalue()  # type: ignore[attr-defined]
 
@@ -58,7 +58,7 @@ def test_counts() -> None:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run(found: list[Finding], *arguments: str) -> tuple[int, str]:
+    def run(found: list[DoctorFinding], *arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(checkup, "check_up", lambda device: device)
         monkeypatch.setattr(doctoring, "findings", lambda facts: found)
         app = typer.Typer()

@@ -11,7 +11,7 @@ import pytest
 
 from gpubench.cli.main import run
 
-GOOD = str(Path(__file__).parents[1] / "runner" / "models.py") + ":good"
+GOOD = str(Path(__file__).parents[1] / "study" / "models.py") + ":good"
 
 
 def test_dry_run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gpubench.cli.main import run
-from gpubench.results.store import save
+from gpubench.report.store import save
 from tests.reports import HOSTILE, ROLES, baseline, hostile_report, report, row
 
 

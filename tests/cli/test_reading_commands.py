@@ -16,13 +16,13 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from gpubench.analysis.recommend import recommend as advise
+from gpubench.analysis.recommendation import recommend as advise
 from gpubench.cli.recommend import recommend
 from gpubench.cli.report import report as show_report
 from gpubench.cli.schema import schema
 from gpubench.errors import GpubenchError
-from gpubench.results.schema import Report
-from gpubench.results.store import json_schema, save
+from gpubench.report.model import Report
+from gpubench.report.store import json_schema, save
 from tests.reports import CPU, HOSTILE, baseline, hostile_report, ladder_report, report, row
 
 app = typer.Typer()

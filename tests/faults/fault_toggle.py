@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpubench.toggles.toggle import Proof, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Stage, Toggle, Value
 
 if TYPE_CHECKING:
     import torch
 
-    from gpubench.toggles.subject import Subject
+    from gpubench.toggles.model_context import ModelContext
 
 LOG = "GPUBENCH_TEST_FOLDER"  # environment variable: the folder in which faults and tests tell each other things
 MIB = 2**20
@@ -178,12 +178,12 @@ def _mess_up(out: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _not_as_it_should_be(subject: Subject) -> list[str]:
+def _not_as_it_should_be(context: ModelContext) -> list[str]:
     """What of this process is not as a fresh one is, by name."""
     import torch
 
     expected = {
-        "threads": (torch.get_num_threads(), subject.configuration["threads"]),
+        "threads": (torch.get_num_threads(), context.configuration["threads"]),
         "default dtype": (torch.get_default_dtype(), torch.float32),
         "deterministic algorithms": (torch.are_deterministic_algorithms_enabled(), False),
         "matmul precision": (torch.get_float32_matmul_precision(), "highest"),
@@ -254,11 +254,11 @@ def _action(value: str) -> Action:
     return {**ENDS, **LEAVES, **WRONG, **TAKES}.get(value, lambda out: out)
 
 
-def apply(subject: Subject, value: Value) -> None:
+def apply(context: ModelContext, value: Value) -> None:
     """Hooks the fault of `value` into the model, and notes that a process took it up."""
     with (_folder() / "order.txt").open("a") as file:
         file.write(f"{value}\n")
-    model: Any = subject.model
+    model: Any = context.model
     if value in WRONG or value == "stale":
         model.pause_s = 0.0
     elif value in LATER or value in FAST:
@@ -267,10 +267,10 @@ def apply(subject: Subject, value: Value) -> None:
     model.register_forward_hook(lambda module, args, out: action(out))
 
 
-def evidence(subject: Subject, value: Value) -> Proof:
+def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """A row that looks has no effect where something is not as in a fresh process; the others claim to be fine."""
-    found = _not_as_it_should_be(subject) if value in LOOKS else []
-    return Proof(took_effect=not found, detail="; ".join(found) or "as planted")
+    found = _not_as_it_should_be(context) if value in LOOKS else []
+    return EvidenceResult(took_effect=not found, detail="; ".join(found) or "as planted")
 
 
 FAULT = Toggle(

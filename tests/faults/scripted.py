@@ -1,4 +1,4 @@
-"""Faults of known size: a clock that only steps move, processes whose figures are scripted, a real laboratory."""
+"""Faults of known size: a clock that only steps move, processes whose figures are scripted, a real pool."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pytest
 from scipy import stats
 
 from gpubench.cli.progress import Quiet
+from gpubench.executor.outcome import Outcome
+from gpubench.executor.worker_pool import WorkerPool
 from gpubench.hardware.facts import Device
-from gpubench.matrix import Builder, Matrix, Technique, build_matrix
-from gpubench.results.schema import Configuration, Measurement, Protocol, Quality, Report, Role, Utilization
-from gpubench.runner import rows
-from gpubench.runner.campaign import Campaign, Measurer
-from gpubench.runner.laboratory import Laboratory
-from gpubench.runner.process import ProcessResult
-from gpubench.runner.rows import CONTROL
+from gpubench.report.model import Configuration, Measurement, Protocol, Quality, Report, Role, Utilization
+from gpubench.search.space import Builder, Matrix, ToggleValues, build_matrix
+from gpubench.study import rows
+from gpubench.study.rows import CONTROL
+from gpubench.study.study import Executor, Study
 from gpubench.toggles.toggle import Scope
-from gpubench.worker.messages import MemoryRead, Prepared, Proved, Sampled, WorkloadChoice
+from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, SamplesTaken, WorkloadChoice
 from tests import reports
 
 STEPS = Path(__file__).with_name("timed_steps.py")
@@ -59,22 +59,22 @@ def prepared(steady: bool | None = True, flags: Sequence[str] = ()) -> Prepared:
     )
 
 
-def sampled(samples_s: Sequence[float]) -> Sampled:
+def sampled(samples_s: Sequence[float]) -> SamplesTaken:
     """What a worker answers that took these samples."""
-    return Sampled(
+    return SamplesTaken(
         samples_s=list(samples_s), device_samples_s=None, iterations_per_sample=1, unmet="", started=0.0, ended=1.0
     )
 
 
-def process(samples_s: Sequence[float], flags: Sequence[str] = (), seen: Utilization | None = None) -> ProcessResult:
+def process(samples_s: Sequence[float], flags: Sequence[str] = (), seen: Utilization | None = None) -> Outcome:
     """A process that ran well and took these samples."""
-    return ProcessResult(
+    return Outcome(
         "ok",
         "",
         "2026-01-02T03:04:05+00:00",
         prepared=prepared(),
         sampled=sampled(samples_s),
-        proved=Proved(evidence=[], flags=[], seconds=0.0),
+        collected=EvidenceCollected(evidence=[], flags=[], seconds=0.0),
         utilization=seen,
         flags=tuple(flags),
     )
@@ -89,10 +89,10 @@ class Planted:
     noise: float = 0.001  # between samples of one process, half of the whole range
     flags: Callable[[str, int], Sequence[str]] = lambda _, __: ()
     memory: MemoryRead | None = None  # of each process that ran alone
-    control: str = "baseline"  # the row whose times the A/A control of a duel has
+    control: str = "baseline"  # the row whose times the A/A control of a final has
     ran: list[str] = field(default_factory=list)
 
-    def alone(self, row_id: str, configuration: Configuration) -> ProcessResult:
+    def alone(self, row_id: str, configuration: Configuration) -> Outcome:
         """The next process."""
         position = len(self.ran)
         self.ran.append(row_id)
@@ -100,15 +100,13 @@ class Planted:
         samples = reports.samples(self.seconds(like, position), self.count(like) | 1, self.noise)
         return replace(process(samples, self.flags(like, position)), memory=self.memory)
 
-    def together(
-        self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None
-    ) -> dict[str, ProcessResult]:
+    def together(self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None) -> dict[str, Outcome]:
         """The next processes, in the order asked."""
         return {row_id: self.alone(row_id, configuration) for row_id, configuration in asked}
 
 
 class Books:
-    """Accounts of a run without a laboratory."""
+    """Accounts of a run without a pool."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -133,20 +131,20 @@ def builder(device: Device = reports.CPU) -> Builder:
 
 def threads_matrix(count: int) -> Matrix:
     """`count` rows beside the baseline."""
-    return build_matrix(builder(), [Technique("threads", tuple(range(101, 101 + count)))], "each")
+    return build_matrix(builder(), [ToggleValues("threads", tuple(range(101, 101 + count)))], "each")
 
 
-def campaign(
+def study(
     path: Path,
-    measurer: Measurer,
+    measurer: Executor,
     matrix: Matrix,
     protocol: Protocol,
     *,
     strict: bool = False,
     allow: Sequence[str] = (),
     report: Report | None = None,
-) -> Campaign:
-    """A real campaign on a CPU over what `measurer` measures; `report`: to go on with."""
+) -> Study:
+    """A real study on a CPU over what `measurer` measures; `report`: to go on with."""
     plan = msgspec.structs.replace(
         reports.report().plan,
         strategy=matrix.strategy,
@@ -157,8 +155,8 @@ def campaign(
     if report is not None:
         plan = msgspec.structs.replace(report.plan, allow=list(allow))
     blank = msgspec.structs.replace(reports.report(device=reports.CPU, finished=False), protocol=protocol, plan=plan)
-    return Campaign(
-        laboratory=Books(),
+    return Study(
+        pool=Books(),
         bench=measurer,
         builder=builder(),
         matrix=matrix,
@@ -174,13 +172,13 @@ def row_of(report: Report, row_id: str) -> Measurement:
     return next(row for row in report.measurements if row.id == row_id)
 
 
-def duelled(row_id: str, results: Sequence[ProcessResult], *roles: Role) -> Measurement:
-    """A row whose duel those processes were, built as a campaign builds it."""
+def duelled(row_id: str, results: Sequence[Outcome], *roles: Role) -> Measurement:
+    """A row whose final those processes were, built as a study builds it."""
     row = Measurement(
         id=row_id, configuration={"precision": row_id}, status="ok", reason="", roles=list(roles), items_per_step=1
     )
     for index, result in enumerate(results, start=1):
-        row = rows.with_round(row, result, "duel", index, index)
+        row = rows.with_round(row, result, "final", index, index)
     return row
 
 
@@ -204,9 +202,9 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def laboratory(orders: Path) -> Iterator[Laboratory]:
+def pool(orders: Path) -> Iterator[WorkerPool]:
     """One for all tests of a file: starting it takes seconds. A test sets `choice` and `protocol` as it needs them."""
-    with Laboratory(choice("tiny"), "cpu", Protocol()) as made:
+    with WorkerPool(choice("tiny"), "cpu", Protocol()) as made:
         yield made
 
 

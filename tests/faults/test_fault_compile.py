@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.results.schema import Configuration, Protocol
-from gpubench.runner.bench import Bench
-from gpubench.runner.laboratory import Laboratory
-from gpubench.runner.process import ProcessResult
+from gpubench.executor.local import LocalExecutor
+from gpubench.executor.outcome import Outcome
+from gpubench.executor.worker_pool import WorkerPool
+from gpubench.report.model import Configuration, Protocol
 from gpubench.worker.messages import WorkloadChoice
 from tests.running import BUSY, gpubench
 
@@ -28,21 +28,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bench(folder: Path) -> Iterator[Bench]:
+def bench(folder: Path) -> Iterator[LocalExecutor]:
     """Real processes of the compiled model; every configuration has a compile cache of its own that begins empty."""
     choice = WorkloadChoice(reference=f"{WORKLOADS}:fused", size=None, parameters={}, mode="inference")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPUBENCH_TEST_FOLDER", str(folder))
-        with Laboratory(choice, "cpu", SHORT) as laboratory:
-            yield Bench(laboratory, {"compile": "off", "threads": 1}, lambda _: None)
+        with WorkerPool(choice, "cpu", SHORT) as pool:
+            yield LocalExecutor(pool, {"compile": "off", "threads": 1}, lambda _: None)
 
 
-def is_warm(result: ProcessResult) -> bool:
+def is_warm(result: Outcome) -> bool:
     assert result.status == "ok", result.reason
     return any(flag.startswith("warm_cache: ") for flag in result.flags)
 
 
-def test_compiled_code_from_elsewhere_is_no_compile_time(bench: Bench, folder: Path) -> None:
+def test_compiled_code_from_elsewhere_is_no_compile_time(bench: LocalExecutor, folder: Path) -> None:
     cache = folder / "own"
     (folder / "cache.txt").write_text(str(cache))
     assert not is_warm(bench.alone("first", COMPILED))
@@ -55,9 +55,9 @@ def test_compiled_code_from_elsewhere_is_no_compile_time(bench: Bench, folder: P
     (folder / "cache.txt").unlink()
 
 
-def test_a_cache_that_was_tampered_with_is_not_believed(bench: Bench) -> None:
+def test_a_cache_that_was_tampered_with_is_not_believed(bench: LocalExecutor) -> None:
     assert not is_warm(bench.alone("row", COMPILED))
-    cache = Path(bench.laboratory.compile_cache(COMPILED))
+    cache = Path(bench.pool.compile_cache(COMPILED))
     whole = cache.with_name("whole")
     shutil.copytree(cache, whole)
 

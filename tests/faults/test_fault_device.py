@@ -17,35 +17,36 @@ import msgspec
 import pytest
 
 from gpubench.analysis.eligibility import cautions, exclusion
-from gpubench.analysis.recommend import recommend
-from gpubench.analysis.shifts import samples_of
+from gpubench.analysis.recommendation import recommend
 from gpubench.cli import run as cli_run
 from gpubench.cli.main import run as gpubench
+from gpubench.executor import local as bench
+from gpubench.executor.local import LocalExecutor
+from gpubench.executor.outcome import Outcome
+from gpubench.executor.process_flags import kind
+from gpubench.executor.worker_pool import WorkerPool
+from gpubench.executor.worker_process import Worker
 from gpubench.hardware.find_device import Found, find_device
-from gpubench.matrix import Matrix, Planned
 from gpubench.measure.readings import GPU_FIELDS
-from gpubench.results import store
-from gpubench.results.schema import Configuration, HostUse, Measurement, Protocol, Report, Role
-from gpubench.runner import bench, rows
-from gpubench.runner.bench import Bench
-from gpubench.runner.flags import kind
-from gpubench.runner.laboratory import Laboratory
-from gpubench.runner.process import ProcessResult
-from gpubench.runner.workers import Worker
+from gpubench.regression.shifts import samples_of
+from gpubench.report import store
+from gpubench.report.model import Configuration, HostUse, Measurement, Protocol, Report, Role
+from gpubench.search.space import Candidate, Matrix
+from gpubench.study import rows
 from tests import reports
 from tests.fake_nvml import FUNCTIONS, NOT_SUPPORTED, FakeGpu, FakeNvml, fake_nvml
 from tests.faults.scripted import (
     STEPS,
     Planted,
-    campaign,
     choice,
-    laboratory,
     orders,
+    pool,
     row_of,
+    study,
     threads_matrix,
 )
 
-__all__ = ["fake_nvml", "laboratory", "orders"]  # fixtures
+__all__ = ["fake_nvml", "orders", "pool"]  # fixtures
 
 HOT, POWER_CAP = 0x40, 0x04
 QUICK = Protocol(block_s=0.01, min_samples=5, min_sampling_s=0.5, max_sampling_s=0.8, warmup_min_iterations=6,
@@ -88,15 +89,15 @@ class Card(FakeGpu):
 
 
 class Watched:
-    """A bench in a laboratory with that card. Tells which phases began when; `at` is called as each begins."""
+    """A bench in a pool with that card. Tells which phases began when; `at` is called as each begins."""
 
-    def __init__(self, laboratory: Laboratory, nvml: FakeNvml, card: Card, orders: Path) -> None:
-        self.laboratory, self.nvml, self.card, self.orders = laboratory, nvml, card, orders
+    def __init__(self, pool: WorkerPool, nvml: FakeNvml, card: Card, orders: Path) -> None:
+        self.pool, self.nvml, self.card, self.orders = pool, nvml, card, orders
         self.phases: list[tuple[str, float]] = []
         self.at: Callable[[str, int], None] = lambda phase, number: None
         self.stranger: Callable[[Configuration], bool] = lambda _: False
         self.lists_us = True
-        self.bench = Bench(laboratory, {}, self.on_phase)
+        self.bench = LocalExecutor(pool, {}, self.on_phase)
 
     def on_phase(self, phase: str) -> None:
         self.phases.append((phase, time.monotonic()))
@@ -121,18 +122,16 @@ class Watched:
 
 
 @pytest.fixture
-def watched(
-    laboratory: Laboratory, fake_nvml: FakeNvml, orders: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Watched]:
+def watched(pool: WorkerPool, fake_nvml: FakeNvml, orders: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     card = Card(uuid="GPU-1")
     fake_nvml.add(card)
     found = find_device("cuda", "GPU-1")
-    monkeypatch.setattr(laboratory, "_found", Found(found.device))
-    monkeypatch.setattr(laboratory, "choice", choice("heats"))
-    monkeypatch.setattr(laboratory, "protocol", QUICK)
+    monkeypatch.setattr(pool, "_found", Found(found.device))
+    monkeypatch.setattr(pool, "choice", choice("heats"))
+    monkeypatch.setattr(pool, "protocol", QUICK)
     monkeypatch.setattr(bench, "COOLING_LOOK_S", 0.05)
     monkeypatch.setattr(bench, "host_use", lambda *_: HostUse(seconds=1.0))  # whatever else this machine does
-    made, start = Watched(laboratory, fake_nvml, card, orders), laboratory.worker
+    made, start = Watched(pool, fake_nvml, card, orders), pool.worker
 
     def worker(configuration: Configuration) -> Worker:
         started = start(configuration)
@@ -140,24 +139,24 @@ def watched(
         card.processes = [(pid, size) for pid, size, there in listed if there]
         return started
 
-    monkeypatch.setattr(laboratory, "worker", worker)
+    monkeypatch.setattr(pool, "worker", worker)
     yield made
     made.heat(False)
 
 
-def step_s(result: ProcessResult) -> list[float]:
+def step_s(result: Outcome) -> list[float]:
     assert result.sampled is not None, result.reason
     return sorted(result.sampled.samples_s)
 
 
-def flags(result: ProcessResult) -> list[str]:
+def flags(result: Outcome) -> list[str]:
     """Those that speak of the device."""
     return [flag for flag in result.flags if kind(flag) in ("throttled", "power_capped", "contaminated")]
 
 
-def of_row(result: ProcessResult) -> Report:
+def of_row(result: Outcome) -> Report:
     """A report in which that process is the whole of the row `fast`. A shared machine may make it unsteady as well."""
-    planned = Planned("fast", FAST, (Role(kind="alone", toggle="precision"),))
+    planned = Candidate("fast", FAST, (Role(kind="alone", toggle="precision"),))
     return reports.report(reports.baseline(10.0), rows.allowed(rows.first_row(planned, result, 1), ["unsteady"]))
 
 
@@ -223,9 +222,7 @@ def test_heat_in_one_turn_of_a_round_costs_that_turn_alone(watched: Watched) -> 
 
 
 def test_endless_heat_gives_no_figure(watched: Watched) -> None:
-    watched.laboratory.protocol = msgspec.structs.replace(
-        QUICK, min_sampling_s=0.2, max_sampling_s=0.3, cool_down_s=0.2
-    )
+    watched.pool.protocol = msgspec.structs.replace(QUICK, min_sampling_s=0.2, max_sampling_s=0.3, cool_down_s=0.2)
     watched.card.reasons = HOT
     result = watched.bench.alone("fast", FAST)
     assert watched.count("sampling") == 1 + QUICK.throttle_retries == 4
@@ -254,11 +251,11 @@ def test_a_power_cap_is_how_a_card_works_and_only_told(watched: Watched) -> None
 
 
 def compared(watched: Watched, path: Path, allow: Sequence[str] = ()) -> Report:
-    """A real campaign of the baseline and a row that is 4 times as fast."""
-    baseline = Planned("baseline", SLOW, (Role(kind="baseline"),))
-    fast = Planned("fast", FAST, (Role(kind="alone", toggle="precision"),))
+    """A real study of the baseline and a row that is 4 times as fast."""
+    baseline = Candidate("baseline", SLOW, (Role(kind="baseline"),))
+    fast = Candidate("fast", FAST, (Role(kind="alone", toggle="precision"),))
     matrix = Matrix("each", baseline, (fast,), ())
-    return campaign(path / "report.json", watched.bench, matrix, QUICK, allow=["unsteady", *allow]).compare()
+    return study(path / "report.json", watched.bench, matrix, QUICK, allow=["unsteady", *allow]).compare()
 
 
 def test_a_stranger_on_the_card_is_named_and_the_row_not_recommended(watched: Watched, tmp_path: Path) -> None:
@@ -391,10 +388,10 @@ def stray() -> Iterator[int]:
     os.kill(pid, 9)
 
 
-def test_load_by_others_is_told_with_who_it_is(laboratory: Laboratory, stray: int) -> None:
-    laboratory.choice, laboratory.protocol = choice("burns"), QUICK
+def test_load_by_others_is_told_with_who_it_is(pool: WorkerPool, stray: int) -> None:
+    pool.choice, pool.protocol = choice("burns"), QUICK
     for _ in range(3):  # where yet another program is busier, it is named instead
-        result = Bench(laboratory, {}, lambda _: None).alone("row", SLOW)
+        result = LocalExecutor(pool, {}, lambda _: None).alone("row", SLOW)
         found = [flag for flag in result.flags if kind(flag) == "contaminated"]
         assert len(found) == 1
         assert found[0].startswith("contaminated: other processes kept ")
@@ -404,14 +401,14 @@ def test_load_by_others_is_told_with_who_it_is(laboratory: Laboratory, stray: in
         raise AssertionError(found)
     report = of_row(result)
     assert "others used the machine" in (exclusion(report, row_of(report, "fast"), "fps", None) or "")
-    together = Bench(laboratory, {}, lambda _: None).together([("A", SLOW), ("B", SLOW)])
+    together = LocalExecutor(pool, {}, lambda _: None).together([("A", SLOW), ("B", SLOW)])
     assert all("contaminated" in map(kind, result.flags) for result in together.values())
 
 
 def disturbed(
     path: Path, which: Callable[[int], bool], strict: bool = False, allow: Sequence[str] = ()
 ) -> tuple[Planted, Report]:
-    """A run whose duel is disturbed in the rounds (from 1) for which `which` says so.
+    """A run whose final is disturbed in the rounds (from 1) for which `which` says so.
 
     The choice then takes 3 times as long. Undisturbed it is twice as fast as the baseline. Exploring takes 2 processes,
     each round 3.
@@ -422,8 +419,8 @@ def disturbed(
         return 0.1 * (1 + 0.001 * (position % 3)) * (1.0 if row_id == "baseline" else 0.5 * slow)
 
     planted = Planted(seconds, flags=lambda _, position: FLAG if which((position + 1) // 3) else [])
-    protocol = Protocol(duel_rounds=4)
-    made = campaign(path / "report.json", planted, threads_matrix(1), protocol, strict=strict, allow=allow)
+    protocol = Protocol(final_rounds=4)
+    made = study(path / "report.json", planted, threads_matrix(1), protocol, strict=strict, allow=allow)
     return planted, made.compare()
 
 
@@ -456,7 +453,7 @@ def test_what_is_allowed_does_not_make_the_figure_worse(tmp_path: Path) -> None:
 
     every = disturbed(tmp_path, lambda index: True, allow=["contaminated"])[1]
     assert every.recommendation is not None
-    again = campaign(tmp_path / "report.json", planted, threads_matrix(1), Protocol(duel_rounds=4), report=every)
+    again = study(tmp_path / "report.json", planted, threads_matrix(1), Protocol(final_rounds=4), report=every)
     assert again.compare().recommendation is None  # without the option it counts again
 
 
@@ -466,7 +463,7 @@ def test_a_round_is_disturbed_as_a_whole(tmp_path: Path) -> None:
         lambda row_id, position: 0.1 * (1.0 if row_id == "baseline" else 0.5) * (1 + 0.001 * (position % 3)),
         flags=lambda row_id, position: FLAG if row_id == "baseline" and position in (5, 6, 7) else [],
     )
-    made = campaign(tmp_path / "report.json", planted, threads_matrix(1), Protocol(duel_rounds=5))
+    made = study(tmp_path / "report.json", planted, threads_matrix(1), Protocol(final_rounds=5))
     found = made.compare().recommendation
     assert found is not None
     assert found.speedup is not None and found.speedup_low is not None and found.speedup_high is not None
@@ -481,20 +478,20 @@ def test_a_round_of_which_a_side_is_missing_is_never_completed(tmp_path: Path) -
         return (0.1 if row_id == "baseline" else 0.05) * (1 + 0.002 * (position % 2))
 
     path = tmp_path / "report.json"
-    first = campaign(path, Planted(seconds), threads_matrix(1), Protocol(duel_rounds=5)).compare()
+    first = study(path, Planted(seconds), threads_matrix(1), Protocol(final_rounds=5)).compare()
     rows = []
     for row in first.measurements:
         kept = [
             (part, samples)
             for part, samples in samples_of(row)
-            if not (row.id == "baseline" and part.phase == "duel" and part.index == 2)
+            if not (row.id == "baseline" and part.phase == "final" and part.index == 2)
         ]
         flat = [value for _, samples in kept for value in samples]
         rows.append(msgspec.structs.replace(row, rounds=[part for part, _ in kept], samples_s=flat))
     cut = msgspec.structs.replace(first, measurements=rows, finished_at=None, recommendation=None)
     later = Planted(lambda row_id, position: 2 * seconds(row_id, position))
-    found = campaign(path, later, threads_matrix(1), Protocol(duel_rounds=5), report=cut).compare()
-    indexes = {row.id: [part.index for part in row.rounds if part.phase == "duel"] for row in found.measurements}
+    found = study(path, later, threads_matrix(1), Protocol(final_rounds=5), report=cut).compare()
+    indexes = {row.id: [part.index for part in row.rounds if part.phase == "final"] for row in found.measurements}
     assert indexes == {"baseline": [1, 3, 4, 5], "threads=101": [1, 2, 3, 4, 5], "control": [1, 2, 3, 4, 5]}
     assert later.ran == []
     assert found.recommendation is not None
@@ -541,9 +538,7 @@ def test_rows_that_are_too_noisy_to_compare_say_what_could_be_seen(tmp_path: Pat
         return 0.1 * (1.1 if position % 3 == 0 else 1.0)  # 10 % between processes, not alike for both
 
     for strict in (False, True):
-        made = campaign(
-            tmp_path / "report.json", Planted(seconds), threads_matrix(1), Protocol(rounds=4), strict=strict
-        )
+        made = study(tmp_path / "report.json", Planted(seconds), threads_matrix(1), Protocol(rounds=4), strict=strict)
         for row in made.compare().measurements[1:]:
             noisy = [flag for flag in row.flags if kind(flag) == "noisy"]
             assert len(noisy) == 1
@@ -552,18 +547,18 @@ def test_rows_that_are_too_noisy_to_compare_say_what_could_be_seen(tmp_path: Pat
             assert 10 < percent < 100
             assert row.status == ("failed" if strict else "ok")
             assert not strict or row.reason == f"--strict: {noisy[0]}."
-    quiet = campaign(tmp_path / "report.json", Planted(lambda *_: 0.1), threads_matrix(1), Protocol(rounds=4)).compare()
+    quiet = study(tmp_path / "report.json", Planted(lambda *_: 0.1), threads_matrix(1), Protocol(rounds=4)).compare()
     assert all(row.flags == [] for row in quiet.measurements)
 
 
 def test_what_moves_both_sides_of_a_duel_alike_makes_neither_noisy(tmp_path: Path) -> None:
     def seconds(row_id: str, position: int) -> float:
-        # In every other round of the duel the whole machine is half as fast. Exploring takes 2 processes.
+        # In every other round of the final the whole machine is half as fast. Exploring takes 2 processes.
         slow = position >= 2 and (position - 2) // 3 % 2
         return (0.1 if row_id == "baseline" else 0.05) * (2 if slow else 1)
 
     planted = Planted(seconds)
-    report = campaign(tmp_path / "report.json", planted, threads_matrix(1), Protocol(duel_rounds=6)).compare()
+    report = study(tmp_path / "report.json", planted, threads_matrix(1), Protocol(final_rounds=6)).compare()
     assert len(planted.ran) == 2 + 3 * 6
     assert [row.flags for row in report.measurements] == [[], [], []]
 
@@ -577,10 +572,10 @@ def command(monkeypatch: pytest.MonkeyPatch, path: Path, flagged: Sequence[str],
         lambda row_id, _: 0.1 if row_id == "baseline" else 0.05,
         flags=lambda row_id, _: [] if row_id == "baseline" else flagged,
     )
-    monkeypatch.setattr(cli_run, "Bench", lambda *_: planted)
+    monkeypatch.setattr(cli_run, "LocalExecutor", lambda *_: planted)
     code = gpubench(
         ["compare-opts", f"{STEPS}:tiny", "--device", "cpu", "--set", "compile=default",
-         "--strategy", "each", "--duel-rounds", "0", "--quiet", "--format", "json", "--output", str(path), *more]
+         "--strategy", "each", "--final-rounds", "0", "--quiet", "--format", "json", "--output", str(path), *more]
     )  # fmt: skip
     return code, store.load(path)
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.results import store
-from gpubench.results.schema import Report
+from gpubench.report import store
+from gpubench.report.model import Report
 from tests.faults import fault_toggle
 from tests.running import BUSY, gpubench, processes_mentioning, start, wait_for_rows, wait_until_gone
 
 WORKLOADS = Path(__file__).with_name("fault_models.py")
-COMMAND = ["--set", "threads=1", "--set", "precision=bf16-autocast", "--strategy", "each", "--duel-rounds", "0"]
+COMMAND = ["--set", "threads=1", "--set", "precision=bf16-autocast", "--strategy", "each", "--final-rounds", "0"]
 COMMAND += ["--seed", "1"]  # the order of measuring: threads=1 before the one that hangs
 
 
@@ -49,7 +49,7 @@ def test_a_stopped_run_leaves_a_valid_report_and_no_processes(number: signal.Sig
 def test_a_run_is_stopped_while_several_workers_race(number: signal.Signals, tmp_path: Path) -> None:
     process = start(
         "compare-opts", f"{WORKLOADS}:leisurely", "--set", "fault=fast,fast-apart", "--fix", "threads=1", "--strategy",
-        "each", "--pair", "round", "--duel-rounds", "1000", *BUSY, "--output", "report.json", cwd=tmp_path,
+        "each", "--pair", "round", "--final-rounds", "1000", *BUSY, "--output", "report.json", cwd=tmp_path,
         env=fault_toggle.install(tmp_path),
     )  # fmt: skip
     wait_for_a_round_of_several(tmp_path)
@@ -60,15 +60,15 @@ def test_a_run_is_stopped_while_several_workers_race(number: signal.Signals, tmp
 
 
 def wait_for_a_round_of_several(folder: Path) -> None:
-    """Waits until a round of race or duel is in the report and the workers of the next one run."""
+    """Waits until a round of runoff or final is in the report and the workers of the next one run."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         time.sleep(0.05)
         if not (folder / "report.json").exists():
             continue
         rows = store.load(folder / "report.json").measurements
-        racing = any(part.phase != "explore" for row in rows for part in row.rounds)
-        if racing and len(processes_mentioning(str(folder / "scratch"))) >= 4:  # the tool, its server, two workers
+        extra = any(part.phase != "explore" for row in rows for part in row.rounds)
+        if extra and len(processes_mentioning(str(folder / "scratch"))) >= 4:  # the tool, its server, two workers
             time.sleep(0.5)  # all are started by then, and one of them is being asked
             return
     raise AssertionError("no round of several workers in time")

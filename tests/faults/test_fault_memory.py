@@ -22,7 +22,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("memory")
     done = gpubench(
         "compare-opts", f"{WORKLOADS}:slow", "--set", "fault=leak,outside", "--fix", "threads=1", "--strategy", "each",
-        "--duel-rounds", "0", *BUSY, "--format", "json", "--output", "report.json", cwd=folder,
+        "--final-rounds", "0", *BUSY, "--format", "json", "--output", "report.json", cwd=folder,
         env=fault_toggle.install(folder),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from gpubench.results import store
-from gpubench.results.schema import Protocol
-from gpubench.runner.laboratory import Laboratory
+from gpubench.executor.worker_pool import WorkerPool
+from gpubench.report import store
+from gpubench.report.model import Protocol
 from gpubench.toggles import all_toggles
 from gpubench.worker.messages import Prepare, WorkloadChoice
-from gpubench.worker.resident import Resident
+from gpubench.worker.prepared_model import PreparedModel
 from tests.faults import fault_toggle
 from tests.faults.fault_toggle import FAULT
 from tests.running import BUSY, MODELS, ROOT, gpubench
@@ -38,7 +38,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
     values = [*WRONG, "later-double"]
     done = gpubench(
         "compare-opts", f"{WORKLOADS}:paced", "--set", f"fault={','.join(values)}", "--fix", "threads=1",
-        "--strategy", "each", "--duel-rounds", "1", *BUSY, "--format", "json", "--output", "report.json", cwd=folder,
+        "--strategy", "each", "--final-rounds", "1", *BUSY, "--format", "json", "--output", "report.json", cwd=folder,
         env=fault_toggle.install(folder),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -78,8 +78,8 @@ def test_a_stale_buffer_is_found_whichever_input_came_last(tmp_path: Path, monke
     monkeypatch.setitem(all_toggles(), "fault", FAULT)
     choice = WorkloadChoice(reference=f"{WORKLOADS}:paced", size=None, parameters={}, mode="inference")
     protocol = Protocol(warmup_min_s=0.0, min_sampling_s=0.0, max_sampling_s=0.1)
-    with Laboratory(choice, "cpu", protocol) as laboratory:
-        made = laboratory.reference({"fault": "stale"}, {"fault": "off"})
+    with WorkerPool(choice, "cpu", protocol) as pool:
+        made = pool.reference({"fault": "stale"}, {"fault": "off"})
         request = Prepare(
             resident=0,
             choice=choice,
@@ -87,10 +87,10 @@ def test_a_stale_buffer_is_found_whichever_input_came_last(tmp_path: Path, monke
             configuration={"fault": "stale"},
             protocol=protocol,
             tolerance=1e-3,
-            compile_cache=laboratory.compile_cache({"fault": "stale"}),
+            compile_cache=pool.compile_cache({"fault": "stale"}),
             reference_folder=made.folder,
         )
-        resident = Resident(request, lambda _: None)
+        resident = PreparedModel(request, lambda _: None)
         assert resident.prepare().quality.passed is True  # nothing shows before it is timed
         resident.sample(1)
         for last in (0, 1):
@@ -107,11 +107,11 @@ def test_a_toggle_that_does_nothing_is_not_effective(tmp_path: Path) -> None:
     plant.write_text(
         "import dataclasses, gpubench.toggles.precision as p\n"
         "real = p.PRECISION.apply\n"
-        "fake = lambda subject, value: real(subject, 'fp32') if value == 'bf16-autocast' else real(subject, value)\n"
+        "fake = lambda context, value: real(context, 'fp32') if value == 'bf16-autocast' else real(context, value)\n"
         "p.PRECISION = dataclasses.replace(p.PRECISION, apply=fake)\n"
     )
     done = gpubench(
-        "compare-opts", f"{MODELS}:good", "--set", "precision=bf16-autocast", "--strategy", "each", "--duel-rounds",
+        "compare-opts", f"{MODELS}:good", "--set", "precision=bf16-autocast", "--strategy", "each", "--final-rounds",
         "0", *BUSY, "--output", "report.json", cwd=tmp_path, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

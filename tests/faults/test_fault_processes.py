@@ -14,12 +14,12 @@ import jsonschema
 import pytest
 
 from gpubench.cli.main import run
-from gpubench.results import store
-from gpubench.results.schema import Measurement, Protocol
-from gpubench.results.store import json_schema
-from gpubench.runner.bench import Bench
-from gpubench.runner.laboratory import Laboratory
-from gpubench.runner.schedule import Schedule
+from gpubench.executor.local import LocalExecutor
+from gpubench.executor.worker_pool import WorkerPool
+from gpubench.report import store
+from gpubench.report.model import Measurement, Protocol
+from gpubench.report.store import json_schema
+from gpubench.study.schedule import Schedule
 from gpubench.toggles import all_toggles, get
 from gpubench.worker.messages import WorkloadChoice
 from tests.faults import fault_toggle
@@ -60,7 +60,7 @@ def run_of_faults(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[s
     seed = seed_with_a_look_after_each_fault([f"fault={value}" for value in values])
     done = gpubench(
         "compare-opts", f"{WORKLOADS}:paced", "--set", f"fault={','.join(values)}", "--fix", "threads=1",
-        "--strategy", "each", "--timeout", "10s", "--seed", str(seed), "--duel-rounds", "0", *BUSY, "--format", "json",
+        "--strategy", "each", "--timeout", "10s", "--seed", str(seed), "--final-rounds", "0", *BUSY, "--format", "json",
         "--output", "report.json", cwd=folder, timeout=280, env=fault_toggle.install(folder),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -129,7 +129,7 @@ def test_no_worker_or_scratch_folder_is_left(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     done = gpubench(
-        "compare-opts", f"{WORKLOADS}:paced", "--set", "fault=segfault", "--strategy", "each", "--duel-rounds", "0",
+        "compare-opts", f"{WORKLOADS}:paced", "--set", "fault=segfault", "--strategy", "each", "--final-rounds", "0",
         "--output", "report.json", cwd=tmp_path, env={**fault_toggle.install(tmp_path), "TMPDIR": str(scratch)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -144,7 +144,7 @@ def test_an_environment_that_cannot_start_is_a_row(tmp_path: Path, monkeypatch: 
     )
     monkeypatch.setitem(all_toggles(), "allocator", broken)
     command = ["compare-opts", f"{WORKLOADS}:paced", "--device", "cpu", "--set", "allocator=tuned"]
-    command += ["--set", "threads=1", "--strategy", "each", "--duel-rounds", "0", "--output", "report.json", "--quiet"]
+    command += ["--set", "threads=1", "--strategy", "each", "--final-rounds", "0", "--output", "report.json", "--quiet"]
     assert run(command) == 0
     statuses = {row.id: row.status for row in store.load(tmp_path / "report.json").measurements}
     assert statuses == {"baseline": "ok", "allocator=tuned": "crashed", "threads=1": "ok"}
@@ -156,7 +156,7 @@ def test_an_environment_that_cannot_start_is_a_row(tmp_path: Path, monkeypatch: 
 def test_a_sleep_of_20_ms_gives_50_fps(tmp_path: Path) -> None:
     for attempt in range(3):
         done = gpubench(
-            "compare-opts", f"{WORKLOADS}:sleeps", "--set", "threads=1", "--strategy", "each", "--duel-rounds", "0",
+            "compare-opts", f"{WORKLOADS}:sleeps", "--set", "threads=1", "--strategy", "each", "--final-rounds", "0",
             "--format", "json", "--output", f"{attempt}.json", cwd=tmp_path,
         )  # fmt: skip
         row = json.loads(done.stdout)["measurements"][0]
@@ -175,17 +175,17 @@ def test_a_sleep_of_20_ms_gives_50_fps(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalExecutor]:
     """Real processes of the paced model, to be asked for single rounds."""
     for name, value in fault_toggle.install(tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(all_toggles(), "fault", FAULT)
     choice = WorkloadChoice(reference=f"{WORKLOADS}:paced", size=None, parameters={}, mode="inference")
-    with Laboratory(choice, "cpu", Protocol(timeout_s=60)) as laboratory:
-        yield Bench(laboratory, {"fault": "off"}, lambda _: None)
+    with WorkerPool(choice, "cpu", Protocol(timeout_s=60)) as pool:
+        yield LocalExecutor(pool, {"fault": "off"}, lambda _: None)
 
 
-def test_a_worker_that_dies_in_a_round_takes_nobody_else_down(bench: Bench) -> None:
+def test_a_worker_that_dies_in_a_round_takes_nobody_else_down(bench: LocalExecutor) -> None:
     asked = {value: {"fault": value} for value in ("off", "die-sampling", "fast-apart")}
     results = bench.together(list(asked.items()))
     assert set(results) == {"die-sampling", "fast-apart"}  # the one that shared its process is not blamed
@@ -195,8 +195,8 @@ def test_a_worker_that_dies_in_a_round_takes_nobody_else_down(bench: Bench) -> N
     assert results["fast-apart"].turns == [3, 3, 3, 3]
 
 
-def test_a_dying_server_is_blamed_on_one_only_and_the_next_round_goes_on(bench: Bench) -> None:
-    bench.laboratory.protocol = Protocol(timeout_s=60, pair="round")
+def test_a_dying_server_is_blamed_on_one_only_and_the_next_round_goes_on(bench: LocalExecutor) -> None:
+    bench.pool.protocol = Protocol(timeout_s=60, pair="round")
     asked = [(value, {"fault": value}) for value in ("off", "kill-server-sampling", "fast-apart")]
     results = bench.together(asked)
     assert set(results) == {"kill-server-sampling"}
@@ -232,17 +232,17 @@ def assert_died_later(row: Measurement, words: str) -> None:
 
 
 def test_a_worker_that_dies_in_a_duel_is_told_and_the_duel_is_over(tmp_path: Path) -> None:
-    baseline, dead = measured("later-segfault", tmp_path, "--duel-rounds", "2", "--fix", "allocator=tuned")
+    baseline, dead = measured("later-segfault", tmp_path, "--final-rounds", "2", "--fix", "allocator=tuned")
     assert_died_later(dead, "SIGSEGV")
     assert baseline.status == "ok"
     assert not any(flag.startswith("unreliable") for flag in baseline.flags)
-    assert rounds(baseline, "duel") == []  # it shared the dead one's process, and has nobody left to meet
+    assert rounds(baseline, "final") == []  # it shared the dead one's process, and has nobody left to meet
 
 
 def test_a_server_that_dies_in_a_race_is_told_and_the_others_race_on(tmp_path: Path) -> None:
-    baseline, dead, other = measured("later-kill-server,fast-apart", tmp_path, "--duel-rounds", "1", "--pair", "round")
+    baseline, dead, other = measured("later-kill-server,fast-apart", tmp_path, "--final-rounds", "1", "--pair", "round")
     assert_died_later(dead, "starts workers")
     assert baseline.status == other.status == "ok"
     assert not any(flag.startswith("unreliable") for row in (baseline, other) for flag in row.flags)
-    assert rounds(baseline, "race") == rounds(other, "race") == [2, 3, 4]  # one more for the one that was lost
-    assert rounds(baseline, "duel") == rounds(other, "duel") == [1]
+    assert rounds(baseline, "runoff") == rounds(other, "runoff") == [2, 3, 4]  # one more for the one that was lost
+    assert rounds(baseline, "final") == rounds(other, "final") == [1]

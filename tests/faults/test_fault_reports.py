@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from gpubench.results import store
+from gpubench.report import store
 from tests.running import BUSY, MODELS, gpubench, start, wait_for_rows
 
 WORKLOADS = Path(__file__).with_name("fault_models.py")
-SHORT = ["--set", "threads=1", "--strategy", "each", "--duel-rounds", "0", *BUSY]
+SHORT = ["--set", "threads=1", "--strategy", "each", "--final-rounds", "0", *BUSY]
 COMMAND = ["compare-opts", f"{WORKLOADS}:paced", *SHORT, "--output", "report.json"]
 
 
@@ -130,7 +130,7 @@ def test_a_disk_that_fills_up_ends_no_run(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     process = start(
         "compare-opts", f"{WORKLOADS}:leisurely", "--set", "threads=1", "--set", "precision=bf16-autocast",
-        "--strategy", "each", "--duel-rounds", "0", *BUSY, "--output", "report.json", cwd=tmp_path,
+        "--strategy", "each", "--final-rounds", "0", *BUSY, "--output", "report.json", cwd=tmp_path,
     )  # fmt: skip
     wait_for_rows(path, 1)
     # No file of the tool's own may become longer than the report is now: the disk is full, for root too.

@@ -18,32 +18,32 @@ from scipy import stats
 
 from gpubench.analysis.noise import Spread
 from gpubench.analysis.noisy import detectable_effect
-from gpubench.analysis.recommend import recommend
+from gpubench.analysis.recommendation import recommend
 from gpubench.analysis.speedup import Speedup, speedup
 from gpubench.analysis.statistics import detectable
-from gpubench.results import store
-from gpubench.results.schema import Configuration, Measurement, Protocol, Recommendation
-from gpubench.runner import bench
-from gpubench.runner.bench import Bench
-from gpubench.runner.laboratory import Laboratory
-from gpubench.runner.process import ProcessResult
-from gpubench.runner.schedule import Schedule
+from gpubench.executor import local as bench
+from gpubench.executor.local import LocalExecutor
+from gpubench.executor.outcome import Outcome
+from gpubench.executor.worker_pool import WorkerPool
+from gpubench.report import store
+from gpubench.report.model import Configuration, Measurement, Protocol, Recommendation
+from gpubench.study.schedule import Schedule
 from gpubench.worker.messages import MemoryRead
 from tests import reports
 from tests.faults.scripted import (
     Books,
     Planted,
-    campaign,
     choice,
     duelled,
-    laboratory,
     most_hits,
     orders,
+    pool,
     process,
+    study,
     threads_matrix,
 )
 
-__all__ = ["laboratory", "orders"]  # fixtures
+__all__ = ["orders", "pool"]  # fixtures
 
 NOMINAL = 0.05  # of 95 % intervals miss the truth
 NOTHING_ELSE = Spread(None, 0, "cpu")
@@ -52,7 +52,7 @@ NOTHING_ELSE = Spread(None, 0, "cpu")
 def verdict(row: Measurement, versus: Measurement) -> Speedup:
     found = speedup(row, versus, NOTHING_ELSE, [row, versus])
     assert found is not None
-    assert found.phase == "duel"
+    assert found.phase == "final"
     return found
 
 
@@ -60,7 +60,7 @@ def differs(found: Speedup) -> bool:
     return not found.low <= 1 <= found.high
 
 
-def duel(slow: list[float], fast: list[float], count: int = 5) -> Speedup:
+def final(slow: list[float], fast: list[float], count: int = 5) -> Speedup:
     """The verdict on two rows with those medians of processes."""
     a, b = (
         duelled(name, [process(reports.samples(median, count, 0.0)) for median in medians])
@@ -75,12 +75,12 @@ def duel(slow: list[float], fast: list[float], count: int = 5) -> Speedup:
 @pytest.mark.parametrize("slowdown", [1.05, 1.10])
 @pytest.mark.parametrize("rounds", [4, 6, 10])
 def test_a_slowdown_is_found_as_often_as_its_size_allows(slowdown: float, rounds: int) -> None:
-    """Processes of one configuration differ by 2 %: the share of duels that see it is that of the noncentral t."""
+    """Processes of one configuration differ by 2 %: the share of finals that see it is that of the noncentral t."""
     studies, spread, chance = 300, 0.02, np.random.default_rng(rounds)
     found = 0
     for _ in range(studies):
         a, b = np.exp(chance.normal(math.log(0.1), spread, (2, rounds)))
-        found += duel(list(a), list(b * slowdown)).high < 1
+        found += final(list(a), list(b * slowdown)).high < 1
     freedom, effect = rounds - 1, math.log(slowdown) / (math.sqrt(2) * spread / math.sqrt(rounds))
     power = stats.nct.sf(stats.t.ppf(0.975, freedom), freedom, effect)
     low, high = stats.binom.interval(0.999, studies, power)
@@ -101,23 +101,22 @@ def test_the_detectable_effect_is_detected(rounds: int) -> None:
 def test_the_printed_effect_is_of_the_duels_own_spread() -> None:
     a, b = [0.100, 0.103, 0.099, 0.101, 0.100], [0.080, 0.080, 0.081, 0.079, 0.080]
     advice = recommend(
-        reports.report(reports.baseline(0.1, duel_s=a), reports.row("B", 0.08, {"compile": "default"}, duel_s=b)), "fps"
+        reports.report(reports.baseline(0.1, final_s=a), reports.row("B", 0.08, {"compile": "default"}, final_s=b)),
+        "fps",
     )
     assert advice.recommendation is not None
     ratios = [math.log(slow / fast) for slow, fast in zip(a, b, strict=True)]
     assert advice.recommendation.detectable == pytest.approx(detectable(statistics.stdev(ratios), 5))
 
 
-def test_real_processes_show_10_percent_more_work(laboratory: Laboratory) -> None:
+def test_real_processes_show_10_percent_more_work(pool: WorkerPool) -> None:
     from tests.faults.timed_steps import WORK, burn
 
     here = min(timeit.repeat(lambda: burn(WORK), number=1, repeat=5))
-    laboratory.choice = choice("burns")
-    laboratory.protocol = Protocol(
-        block_s=0.02, warmup_min_iterations=8, warmup_min_s=0.05, warmup_max_s=0.2, pair="process"
-    )
+    pool.choice = choice("burns")
+    pool.protocol = Protocol(block_s=0.02, warmup_min_iterations=8, warmup_min_s=0.05, warmup_max_s=0.2, pair="process")
     for _ in range(3):
-        rows = real_duel(laboratory, {"A": {"precision": "fp32"}, "B": {"precision": "bf16-autocast"}}, rounds=8)
+        rows = real_duel(pool, {"A": {"precision": "fp32"}, "B": {"precision": "bf16-autocast"}}, rounds=8)
         found, visible = verdict(rows["A"], rows["B"]), detectable_effect(rows["A"], rows["B"])
         assert visible is not None
         assert min(part.median_s for part in rows["A"].rounds) > 0.2 * here  # the work was really done
@@ -131,11 +130,9 @@ def test_real_processes_show_10_percent_more_work(laboratory: Laboratory) -> Non
     assert found.value == pytest.approx(1.10, abs=0.05)
 
 
-def real_duel(
-    laboratory: Laboratory, configurations: dict[str, dict[str, str | int]], rounds: int
-) -> dict[str, Measurement]:
-    """The rows after so many rounds, in the order that a campaign gives them."""
-    measured, results = Bench(laboratory, {}, lambda _: None), dict[str, list[ProcessResult]]()
+def real_duel(pool: WorkerPool, configurations: dict[str, dict[str, str | int]], rounds: int) -> dict[str, Measurement]:
+    """The rows after so many rounds, in the order that a study gives them."""
+    measured, results = LocalExecutor(pool, {}, lambda _: None), dict[str, list[Outcome]]()
     schedule = Schedule(0)
     for index in range(1, rounds + 1):
         order = schedule.round(index, list(configurations))
@@ -149,15 +146,15 @@ def real_duel(
 # ----- nothing planted, nothing found
 
 
-def test_60_comparisons_of_a_configuration_with_itself(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_60_comparisons_of_a_configuration_with_itself(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real processes: 15 times 5 rounds, each with 4 pairs of copies in one process."""
     monkeypatch.setattr(bench, "TURN_S", 0.006)
-    laboratory.choice = choice("tiny")
-    laboratory.protocol = Protocol(block_s=0.002, warmup_min_iterations=6, warmup_min_s=0.02, warmup_max_s=0.05,
+    pool.choice = choice("tiny")
+    pool.protocol = Protocol(block_s=0.002, warmup_min_iterations=6, warmup_min_s=0.02, warmup_max_s=0.05,
                                    pair="process")  # fmt: skip
     found = []
     for _ in range(15):
-        rows = real_duel(laboratory, {f"copy{number}": {} for number in range(8)}, rounds=5)
+        rows = real_duel(pool, {f"copy{number}": {} for number in range(8)}, rounds=5)
         found += [verdict(rows[f"copy{number}"], rows[f"copy{number + 1}"]) for number in range(0, 8, 2)]
     assert len(found) == 60
     assert sum(map(differs, found)) <= most_hits(60, NOMINAL)
@@ -169,7 +166,7 @@ def test_scripted_processes_that_differ_by_chance_alone(rounds: int) -> None:
     hits = 0
     for _ in range(studies):
         a, b = np.exp(chance.normal(math.log(0.1), 0.02, (2, rounds)))
-        hits += differs(duel(list(a), list(b)))
+        hits += differs(final(list(a), list(b)))
     # Neither more than nominal nor far fewer: an interval that never excludes 1 would pass the first alone.
     assert stats.binom.ppf(0.001, studies, NOMINAL) <= hits <= most_hits(studies, NOMINAL)
 
@@ -180,7 +177,7 @@ def test_offsets_of_30_percent_between_processes_are_no_effect() -> None:
     hits = by_iterations = 0
     for _ in range(studies):
         a, b = ([0.1 * (1 + chance.uniform(-0.3, 0.3)) for _ in range(6)] for _ in range(2))
-        hits += differs(duel(a, b))
+        hits += differs(final(a, b))
         intervals = [
             stats.quantile_test(reports.samples(medians[0], 21, 0.0), p=0.5).confidence_interval() for medians in (a, b)
         ]
@@ -190,7 +187,7 @@ def test_offsets_of_30_percent_between_processes_are_no_effect() -> None:
 
 
 def run(path: Path, planted: Planted, rows: int, protocol: Protocol) -> Recommendation:
-    found = campaign(path / "report.json", planted, threads_matrix(rows), protocol).compare().recommendation
+    found = study(path / "report.json", planted, threads_matrix(rows), protocol).compare().recommendation
     assert found is not None
     return found
 
@@ -210,7 +207,7 @@ def test_offsets_of_30_percent_leave_a_whole_run_right(
             first.setdefault(row_id, value)
             return value
 
-        found = run(tmp_path, Planted(seconds, noise=0.0), 6, Protocol(seed=seed, duel_rounds=6))
+        found = run(tmp_path, Planted(seconds, noise=0.0), 6, Protocol(seed=seed, final_rounds=6))
         missed += not (found.speedup_low or 0) <= speed <= (found.speedup_high or 0)
         explored.append(first["baseline"] / min(first.values()) / speed)
     assert statistics.fmean(explored) > 1.2  # the fault is there to be seen
@@ -231,7 +228,7 @@ def counts_planted(seed: int, counts: dict[str, int], speed: float) -> Planted:
 
 @pytest.mark.parametrize("speed", [1.0, 1.02, 1.1])
 def test_verdicts_do_not_depend_on_how_many_samples_a_row_has(speed: float, tmp_path: Path) -> None:
-    for seed, protocol in itertools.product(range(5), (Protocol(duel_rounds=4), Protocol(rounds=3), Protocol())):
+    for seed, protocol in itertools.product(range(5), (Protocol(final_rounds=4), Protocol(rounds=3), Protocol())):
         equal, fewer, more = (
             run(tmp_path, counts_planted(seed, counts, speed), 3, protocol)
             for counts in ({}, {"baseline": 11, "threads=101": 1001}, {"baseline": 1001, "threads=101": 11})
@@ -262,14 +259,14 @@ def test_1000_samples_against_10_make_nothing_significant() -> None:
 # ----- how many rounds
 
 
-@pytest.mark.parametrize(("rounds_s", "duels"), [(0.0, 3), (math.inf, 12)])
-def test_rounds_that_were_asked_for_are_not_cut_short(tmp_path: Path, rounds_s: float, duels: int) -> None:
+@pytest.mark.parametrize(("rounds_s", "finals"), [(0.0, 3), (math.inf, 12)])
+def test_rounds_that_were_asked_for_are_not_cut_short(tmp_path: Path, rounds_s: float, finals: int) -> None:
     planted = Planted(lambda row_id, _: 0.1 if row_id == "baseline" else 0.05)
-    made = campaign(tmp_path / "report.json", planted, threads_matrix(1), Protocol(duel_rounds=12))
+    made = study(tmp_path / "report.json", planted, threads_matrix(1), Protocol(final_rounds=12))
     made.rounds_s = rounds_s
     report = made.compare()
-    assert sum(part.phase == "duel" for part in report.measurements[0].rounds) == duels
-    assert any("had passed" in note for note in report.notes) == (duels < 12)
+    assert sum(part.phase == "final" for part in report.measurements[0].rounds) == finals
+    assert any("had passed" in note for note in report.notes) == (finals < 12)
 
 
 # ----- identical configurations that come out unlike
@@ -280,7 +277,7 @@ def test_an_interval_is_no_narrower_than_what_the_baseline_is_off_itself(tmp_pat
     """A bench that favours one of two identical rows in every round: what the rounds' own spread cannot show."""
     times = {"baseline": 0.1, "control": 0.1 * shift}
     planted = Planted(lambda row_id, place: times.get(row_id, 0.05) * (1 + 0.001 * (place % 3)), control="control")
-    report = campaign(tmp_path / "r.json", planted, threads_matrix(1), Protocol(duel_rounds=6)).compare()
+    report = study(tmp_path / "r.json", planted, threads_matrix(1), Protocol(final_rounds=6)).compare()
     found = report.recommendation
     assert found is not None
     assert found.speedup == pytest.approx(2, rel=0.002)
@@ -299,12 +296,12 @@ def test_an_interval_is_no_narrower_than_what_the_baseline_is_off_itself(tmp_pat
 
 def test_a_control_that_cannot_be_measured_leaves_the_verdict_as_it_is(tmp_path: Path) -> None:
     class Broken(Planted):
-        def alone(self, row_id: str, configuration: Configuration) -> ProcessResult:
+        def alone(self, row_id: str, configuration: Configuration) -> Outcome:
             result = super().alone(row_id, configuration)
             return replace(result, status="crashed", reason="planted") if row_id == "control" else result
 
     planted = Broken(lambda row_id, _: 0.1 if row_id == "baseline" else 0.05)
-    report = campaign(tmp_path / "r.json", planted, threads_matrix(1), Protocol(duel_rounds=6)).compare()
+    report = study(tmp_path / "r.json", planted, threads_matrix(1), Protocol(final_rounds=6)).compare()
     assert report.recommendation is not None
     assert (report.recommendation.id, report.recommendation.rounds) == ("threads=101", 6)
     assert report.recommendation.control is None
@@ -316,14 +313,14 @@ def test_a_control_that_fails_late_counts_for_nothing(tmp_path: Path) -> None:
     """Its rounds so far were 20 % off: they neither widen an interval nor are told."""
 
     class Late(Planted):
-        def alone(self, row_id: str, configuration: Configuration) -> ProcessResult:
+        def alone(self, row_id: str, configuration: Configuration) -> Outcome:
             result = super().alone(row_id, configuration)
             failing = row_id == "control" and self.ran.count("control") == 4
             return replace(result, status="crashed", reason="planted") if failing else result
 
     times = {"baseline": 0.1, "control": 0.12}
     planted = Late(lambda row_id, place: times.get(row_id, 0.05) * (1 + 0.001 * (place % 3)), control="control")
-    found = campaign(tmp_path / "r.json", planted, threads_matrix(1), Protocol(duel_rounds=6)).compare().recommendation
+    found = study(tmp_path / "r.json", planted, threads_matrix(1), Protocol(final_rounds=6)).compare().recommendation
     assert found is not None and found.speedup is not None and found.speedup_low is not None
     assert found.control is None
     assert found.speedup / found.speedup_low < 1.05
@@ -335,9 +332,7 @@ def test_a_control_does_not_cost_the_others_their_turns(tmp_path: Path) -> None:
     together: list[list[str]] = []
 
     class Tight(Planted):
-        def together(
-            self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None
-        ) -> dict[str, ProcessResult]:
+        def together(self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None) -> dict[str, Outcome]:
             assert needs is not None and needs <= 25 * 2**30
             together.append([row_id for row_id, _ in asked])
             return super().together(asked, needs)
@@ -351,9 +346,9 @@ def test_a_control_does_not_cost_the_others_their_turns(tmp_path: Path) -> None:
         return 0.1 if row_id == "baseline" else 0.05
 
     for free, planted in ((25, Tight(seconds, memory=read)), (31, Planted(seconds, memory=read))):
-        made = campaign(tmp_path / f"{free}.json", planted, threads_matrix(1), Protocol(duel_rounds=3))
-        assert isinstance(made.laboratory, Books)
-        made.laboratory.free = free * 2**30
+        made = study(tmp_path / f"{free}.json", planted, threads_matrix(1), Protocol(final_rounds=3))
+        assert isinstance(made.pool, Books)
+        made.pool.free = free * 2**30
         report = made.compare()
         assert report.recommendation is not None and report.recommendation.rounds == 3
         assert any(row.is_control for row in report.measurements) == (free == 31)
@@ -362,9 +357,7 @@ def test_a_control_does_not_cost_the_others_their_turns(tmp_path: Path) -> None:
 
 def test_a_duel_that_lost_its_choice_is_over(tmp_path: Path) -> None:
     class Failing(Planted):
-        def together(
-            self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None
-        ) -> dict[str, ProcessResult]:
+        def together(self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None) -> dict[str, Outcome]:
             found = super().together(asked, needs)
             return {
                 row_id: replace(one, status="oom", reason="planted") if row_id.startswith("threads") else one
@@ -372,7 +365,7 @@ def test_a_duel_that_lost_its_choice_is_over(tmp_path: Path) -> None:
             }
 
     planted = Failing(lambda row_id, _: 0.1 if row_id == "baseline" else 0.05)
-    report = campaign(tmp_path / "r.json", planted, threads_matrix(1), Protocol(duel_rounds=6)).compare()
+    report = study(tmp_path / "r.json", planted, threads_matrix(1), Protocol(final_rounds=6)).compare()
     assert len(planted.ran) == 2 + 3
     assert report.recommendation is not None and report.recommendation.id == "baseline"
 
@@ -387,14 +380,14 @@ def test_a_duel_with_its_control_is_gone_on_with(tmp_path: Path) -> None:
         return 0.1 if row_id == "baseline" else 0.05
 
     with pytest.raises(KeyboardInterrupt):
-        campaign(path, Planted(cut), threads_matrix(1), Protocol(duel_rounds=4)).compare()
+        study(path, Planted(cut), threads_matrix(1), Protocol(final_rounds=4)).compare()
     half = store.load(path)
     assert [len(row.rounds) for row in half.measurements] == [3, 3, 2]
     for _ in range(2):
         planted = Planted(lambda row_id, _: 0.1 if row_id == "baseline" else 0.05)
-        campaign(path, planted, threads_matrix(1), Protocol(duel_rounds=4), report=store.load(path)).compare()
+        study(path, planted, threads_matrix(1), Protocol(final_rounds=4), report=store.load(path)).compare()
         whole = store.load(path)
-        assert [[part.index for part in row.rounds if part.phase == "duel"] for row in whole.measurements] == [
+        assert [[part.index for part in row.rounds if part.phase == "final"] for row in whole.measurements] == [
             [1, 2, 3, 4]
         ] * 3
         assert whole.plan.configurations.count("control") == 1
@@ -405,11 +398,11 @@ def test_a_finished_duel_without_a_control_stays_without(tmp_path: Path) -> None
     """As reports of earlier versions are."""
     path = tmp_path / "r.json"
     planted = Planted(lambda row_id, _: 0.1 if row_id == "baseline" else 0.05)
-    report = campaign(path, planted, threads_matrix(1), Protocol(duel_rounds=4)).compare()
+    report = study(path, planted, threads_matrix(1), Protocol(final_rounds=4)).compare()
     plan = msgspec.structs.replace(report.plan, configurations=report.plan.configurations[:2])
     older = msgspec.structs.replace(report, measurements=report.measurements[:2], plan=plan, recommendation=None)
     planted.ran.clear()
-    again = campaign(path, planted, threads_matrix(1), Protocol(duel_rounds=4), report=older).compare()
+    again = study(path, planted, threads_matrix(1), Protocol(final_rounds=4), report=older).compare()
     assert planted.ran == []
     assert [row.id for row in again.measurements] == again.plan.configurations == ["baseline", "threads=101"]
     assert again.recommendation is not None and again.recommendation.control is None
@@ -417,15 +410,13 @@ def test_a_finished_duel_without_a_control_stays_without(tmp_path: Path) -> None
 
 def test_a_control_that_was_never_reached_is_no_row(tmp_path: Path) -> None:
     class Lost(Planted):
-        def together(
-            self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None
-        ) -> dict[str, ProcessResult]:
+        def together(self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None) -> dict[str, Outcome]:
             found = super().together(asked, needs)
             found.pop("control", None)
             return found
 
     planted = Lost(lambda row_id, _: 0.1 if row_id == "baseline" else 0.05)
-    report = campaign(tmp_path / "r.json", planted, threads_matrix(1), Protocol(duel_rounds=3)).compare()
+    report = study(tmp_path / "r.json", planted, threads_matrix(1), Protocol(final_rounds=3)).compare()
     assert [row.id for row in report.measurements] == report.plan.configurations == ["baseline", "threads=101"]
     assert store.load(tmp_path / "r.json") == report
 
@@ -445,7 +436,7 @@ def test_the_best_of_200_near_ties_is_not_overstated(tmp_path: Path, monkeypatch
             first.setdefault(row_id, value)
             return value
 
-        found = run(tmp_path, Planted(seconds), 200, Protocol(seed=seed, duel_rounds=10))
+        found = run(tmp_path, Planted(seconds), 200, Protocol(seed=seed, final_rounds=10))
         assert found.speedup is not None
         assert found.rounds == 10
         recommended.append(found.speedup)
@@ -459,9 +450,9 @@ def test_the_best_of_200_near_ties_is_not_overstated(tmp_path: Path, monkeypatch
 def test_the_choice_does_not_change_once_it_has_been_measured_afresh(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Processes differ by 10 %, more than is assumed where nothing was repeated: once the duel shows it, more rows tie.
+    """Processes differ by 10 %, more than is assumed where nothing was repeated: once the final shows it, more tie.
 
-    What is recommended is still the row that the duel was held for, or the baseline.
+    What is recommended is still the row that the final was held for, or the baseline.
     """
     monkeypatch.setattr(store, "save", lambda report, path: None)
     held = 0
@@ -473,17 +464,17 @@ def test_the_choice_does_not_change_once_it_has_been_measured_afresh(
             return 0.1 / speeds[row_id] * chance.lognormvariate(0, 0.1)
 
         planted = Planted(seconds)
-        found = run(tmp_path, planted, 4, Protocol(seed=seed, duel_rounds=6))
-        held += (duel := "control" in planted.ran) and found.id != "baseline"
-        assert not duel or found.id in ("baseline", *planted.ran[-3:])
-        assert not duel or found.id == "baseline" or found.rounds == 6
+        found = run(tmp_path, planted, 4, Protocol(seed=seed, final_rounds=6))
+        held += (final := "control" in planted.ran) and found.id != "baseline"
+        assert not final or found.id in ("baseline", *planted.ran[-3:])
+        assert not final or found.id == "baseline" or found.rounds == 6
     assert held > 80
 
 
 def test_the_report_of_such_a_run_is_saved(tmp_path: Path) -> None:
     """With the real store, once: what is on disk is the whole run."""
     planted = Planted(lambda row_id, _: 0.1 if row_id == "baseline" else 0.08)
-    made = campaign(tmp_path / "report.json", planted, threads_matrix(50), Protocol(duel_rounds=3))
+    made = study(tmp_path / "report.json", planted, threads_matrix(50), Protocol(final_rounds=3))
     report = made.compare()
     assert made.unsaved == ""
     assert store.load(tmp_path / "report.json") == report
@@ -493,14 +484,14 @@ def test_a_row_that_is_measured_again_keeps_its_own_compile_time(tmp_path: Path)
     """The second process finds its compile cache warm: what its first call took is no time of compiling."""
 
     class Again(Planted):
-        def alone(self, row_id: str, configuration: Configuration) -> ProcessResult:
+        def alone(self, row_id: str, configuration: Configuration) -> Outcome:
             first = row_id not in self.ran
             result = super().alone(row_id, configuration)
             assert result.prepared is not None
             ready = msgspec.structs.replace(result.prepared, compile_time_s=9.0 if first else 0.1)
             return replace(result, prepared=ready, flags=("unsteady: planted",) if first else ())
 
-    protocol = Protocol(duel_rounds=0)
-    report = campaign(tmp_path / "r.json", Again(lambda *_: 0.1), threads_matrix(1), protocol).compare()
+    protocol = Protocol(final_rounds=0)
+    report = study(tmp_path / "r.json", Again(lambda *_: 0.1), threads_matrix(1), protocol).compare()
     assert [row.compile_time_s for row in report.measurements] == [9.0, 9.0]
     assert all("remeasured: a first process was unsteady" in row.flags for row in report.measurements)

@@ -17,32 +17,32 @@ from gpubench.analysis.eligibility import exclusion
 from gpubench.analysis.noise import spread
 from gpubench.analysis.speedup import speedup
 from gpubench.analysis.statistics import latency
+from gpubench.executor.local import LocalExecutor
+from gpubench.executor.outcome import Outcome
+from gpubench.executor.process_flags import flags_of, kind
+from gpubench.executor.worker_pool import WorkerPool
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule, TimeLimit
 from gpubench.measure.timing import CudaTimer, Samples, Timer, WallTimer, calibrate, sample, sample_blocks
-from gpubench.results.schema import Measurement, Protocol
-from gpubench.runner import rows
-from gpubench.runner.bench import Bench
-from gpubench.runner.flags import flags_of, kind
-from gpubench.runner.laboratory import Laboratory
-from gpubench.runner.process import ProcessResult
-from gpubench.runner.schedule import Schedule
+from gpubench.report.model import Measurement, Protocol
+from gpubench.study import rows
+from gpubench.study.schedule import Schedule
 from tests import reports
 from tests.faults.scripted import (
     Planted,
     Script,
-    campaign,
     choice,
-    laboratory,
     orders,
+    pool,
     prepared,
     process,
     row_of,
     sampled,
+    study,
     threads_matrix,
 )
 
-__all__ = ["laboratory", "orders"]  # fixtures
+__all__ = ["orders", "pool"]  # fixtures
 
 DEFAULT = Protocol()
 QUICK = Protocol(block_s=0.01, min_samples=10, min_sampling_s=0.2, max_sampling_s=0.6,
@@ -93,11 +93,11 @@ def test_the_wall_clock_set_back_changes_no_sample(monkeypatch: pytest.MonkeyPat
     assert min(sample_blocks(step, WallTimer(time.time), iterations=2, count=20).seconds) < -100
 
 
-def test_the_wall_clock_of_a_worker_set_back_changes_no_figure(laboratory: Laboratory) -> None:
+def test_the_wall_clock_of_a_worker_set_back_changes_no_figure(pool: WorkerPool) -> None:
     """The same in a real process: nothing of it may be negative, an hour long, or without an end."""
-    laboratory.choice = choice("sets_the_clock_back")
-    laboratory.protocol = msgspec.structs.replace(QUICK, timeout_s=30.0)
-    result = Bench(laboratory, {}, lambda _: None).alone("row", {})
+    pool.choice = choice("sets_the_clock_back")
+    pool.protocol = msgspec.structs.replace(QUICK, timeout_s=30.0)
+    result = LocalExecutor(pool, {}, lambda _: None).alone("row", {})
     assert result.status == "ok", result.reason
     assert result.sampled is not None
     assert all(0.004 <= seconds < 1 for seconds in result.sampled.samples_s)
@@ -200,7 +200,7 @@ def test_endless_drift_is_unsteady_in_the_warm_up() -> None:
     script = Script(*(0.05 * 1.08**index for index in range(300)))
     assert warm(script) is False
     flags = flags_of(
-        prepared(steady=False), sampled([0.1] * 20), memory=None, proved=None, utilization=None, host=None,
+        prepared(steady=False), sampled([0.1] * 20), memory=None, collected=None, utilization=None, host=None,
         busy_before="", discarded=(), interleaved=False,
     )  # fmt: skip
     assert flags == ("unsteady: the warm-up's 25 iterations did not settle",)
@@ -209,11 +209,11 @@ def test_endless_drift_is_unsteady_in_the_warm_up() -> None:
     assert "had not settled" in (exclusion(found, row, "fps", None) or "")
 
 
-def test_a_worker_whose_steps_never_settle_says_so(laboratory: Laboratory) -> None:
+def test_a_worker_whose_steps_never_settle_says_so(pool: WorkerPool) -> None:
     """The same in a real process: each step is 4 % longer than the one before."""
-    laboratory.choice = choice("slows_down")
-    laboratory.protocol = msgspec.structs.replace(QUICK, warmup_max_s=1.0, timeout_s=60.0)
-    result = Bench(laboratory, {}, lambda _: None).alone("row", {})
+    pool.choice = choice("slows_down")
+    pool.protocol = msgspec.structs.replace(QUICK, warmup_max_s=1.0, timeout_s=60.0)
+    result = LocalExecutor(pool, {}, lambda _: None).alone("row", {})
     assert result.prepared is not None, result.reason
     assert result.prepared.steady is False
     assert "unsteady" in map(kind, result.flags)
@@ -221,7 +221,7 @@ def test_a_worker_whose_steps_never_settle_says_so(laboratory: Laboratory) -> No
 
 def drifting(samples_s: list[float]) -> tuple[str, ...]:
     return flags_of(
-        prepared(), sampled(samples_s), memory=None, proved=None, utilization=None, host=None,
+        prepared(), sampled(samples_s), memory=None, collected=None, utilization=None, host=None,
         busy_before="", discarded=(), interleaved=False,
     )  # fmt: skip
 
@@ -271,7 +271,7 @@ def test_linear_drift_falls_on_all_alike(seed: int, tmp_path: Path) -> None:
     """The machine becomes 2 % slower with every process; rows are truly equally fast."""
     planted = Planted(lambda _, before: 0.1 * 1.02**before)
     protocol = Protocol(seed=seed, rounds=4)
-    report = campaign(tmp_path / "report.json", planted, threads_matrix(5), protocol).compare()
+    report = study(tmp_path / "report.json", planted, threads_matrix(5), protocol).compare()
     assert len(planted.ran) == 4 * 6
     for row in report.measurements[1:]:
         found = speedup(row, row_of(report, "baseline"), spread(report), report.measurements)
@@ -281,10 +281,10 @@ def test_linear_drift_falls_on_all_alike(seed: int, tmp_path: Path) -> None:
 
 
 def test_linear_drift_falls_on_both_of_a_duel_alike(tmp_path: Path) -> None:
-    """The same in the duel, where the choice is truly 1.5 times as fast."""
+    """The same in the final, where the choice is truly 1.5 times as fast."""
     planted = Planted(lambda row_id, before: (0.15 if row_id == "baseline" else 0.1) * 1.02**before)
-    protocol = Protocol(duel_rounds=6)
-    report = campaign(tmp_path / "report.json", planted, threads_matrix(1), protocol).compare()
+    protocol = Protocol(final_rounds=6)
+    report = study(tmp_path / "report.json", planted, threads_matrix(1), protocol).compare()
     assert planted.ran[-18:].count("baseline") == 6
     assert report.recommendation is not None
     assert report.recommendation.rounds == 6
@@ -302,7 +302,7 @@ def test_in_a_block_order_the_same_drift_is_taken_for_an_effect() -> None:
     assert found.high < 1
 
 
-def explored(row_id: str, results: list[ProcessResult]) -> Measurement:
+def explored(row_id: str, results: list[Outcome]) -> Measurement:
     row = reports.row(row_id, None, {"precision": row_id})
     row = msgspec.structs.replace(row, items_per_step=1)
     for index, result in enumerate(results, start=1):
@@ -315,7 +315,7 @@ def test_interleaved_turns_are_not_called_unsteady_for_what_all_share() -> None:
     assert result.prepared is not None
     assert result.sampled is not None
     flags = flags_of(
-        result.prepared, result.sampled, memory=None, proved=None, utilization=None, host=None,
+        result.prepared, result.sampled, memory=None, collected=None, utilization=None, host=None,
         busy_before="", discarded=(), interleaved=True,
     )  # fmt: skip
     assert flags == ()

@@ -38,26 +38,26 @@ def faulty(toggle):
         return toggle
     ran = faults[toggle.name]
     if ran is None:
-        return dataclasses.replace(toggle, apply=lambda subject, value: None)
-    return dataclasses.replace(toggle, apply=lambda subject, value: toggle.apply(subject, ran))
+        return dataclasses.replace(toggle, apply=lambda context, value: None)
+    return dataclasses.replace(toggle, apply=lambda context, value: toggle.apply(context, ran))
 
 prepare.toggles_of = lambda configuration: [(faulty(toggle), value) for toggle, value in known]
 loaded = load(reference, "tiny", {})
-subject = prepare.build(loaded, mode, torch.device(device), configuration, 0)
-prepare.apply_toggles(subject, prepare.make_batches(loaded, subject.batch_size, 2, 0))
-stepper = Stepper(subject)
+context = prepare.build(loaded, mode, torch.device(device), configuration, 0)
+prepare.apply_toggles(context, prepare.make_batches(loaded, context.batch_size, 2, 0))
+stepper = Stepper(context)
 for _ in range(6):
     stepper.step()
 try:
-    subject.trace = trace_step(stepper.step, cuda=subject.device.type == "cuda")
+    context.trace = trace_step(stepper.step, cuda=context.device.type == "cuda")
 except Exception as error:
-    subject.trace_error = str(error)
-proofs = {toggle.name: toggle.evidence(subject, value) for toggle, value in known}
+    context.trace_error = str(error)
+proofs = {toggle.name: toggle.evidence(context, value) for toggle, value in known}
 print("PROOFS " + json.dumps({name: (proof.took_effect, proof.detail) for name, proof in proofs.items()}))
 """
 
 
-def prove(
+def collect_evidence(
     configuration: dict[str, Any],
     reference: str = "resnet50",
     mode: str = "inference",
@@ -88,24 +88,24 @@ PRECISIONS = [
 @pytest.mark.parametrize("reference", ["resnet50", "vae", "unet3d"])
 @pytest.mark.parametrize("value", [*PRECISIONS, "fp16-weights"])
 def test_precision_in_inference(value, reference):
-    took_effect, detail = prove({"precision": value}, reference)["precision"]
+    took_effect, detail = collect_evidence({"precision": value}, reference)["precision"]
     assert took_effect is True, detail
 
 
 @pytest.mark.parametrize("value", PRECISIONS)
 def test_precision_in_training(value):
-    took_effect, detail = prove({"precision": value}, mode="training")["precision"]
+    took_effect, detail = collect_evidence({"precision": value}, mode="training")["precision"]
     assert took_effect is True, detail
 
 
 @pytest.mark.parametrize("value", [*PRECISIONS, "fp16-weights"])
 def test_precision_in_compiled_code(value):
-    took_effect, detail = prove({"precision": value, "compile": "default"})["precision"]
+    took_effect, detail = collect_evidence({"precision": value, "compile": "default"})["precision"]
     assert took_effect is True, detail
 
 
 def test_the_kernels_with_most_time_are_named():
-    _, detail = prove({"precision": "fp16-autocast"})["precision"]
+    _, detail = collect_evidence({"precision": "fp16-autocast"})["precision"]
     assert "of the compute kernels' time in fp16" in detail
     assert "most compute time: " in detail
 
@@ -113,20 +113,20 @@ def test_the_kernels_with_most_time_are_named():
 @ampere
 def test_fp32_with_torchs_default_flags_is_caught():
     # torch lets cuDNN use TF32 unless it is told not to.
-    took_effect, detail = prove({"precision": "fp32"}, faults={"precision": None})["precision"]
+    took_effect, detail = collect_evidence({"precision": "fp32"}, faults={"precision": None})["precision"]
     assert took_effect is False, detail
 
 
 @ampere
 @pytest.mark.parametrize("value", ["tf32", "bf16-autocast", "bf16-weights", "fp16-autocast", "fp16-weights"])
 def test_precision_that_was_not_applied_is_caught(value):
-    took_effect, detail = prove({"precision": value}, faults={"precision": None})["precision"]
+    took_effect, detail = collect_evidence({"precision": value}, faults={"precision": None})["precision"]
     assert took_effect is False, detail
 
 
 @ampere
 def test_fp32_that_ran_in_tf32_is_caught():
-    took_effect, detail = prove({"precision": "fp32"}, faults={"precision": "tf32"})["precision"]
+    took_effect, detail = collect_evidence({"precision": "fp32"}, faults={"precision": "tf32"})["precision"]
     assert took_effect is False, detail
 
 
@@ -134,19 +134,21 @@ def test_fp32_that_ran_in_tf32_is_caught():
 @pytest.mark.parametrize("reference", ["resnet50", "vae", "unet3d"])
 @pytest.mark.parametrize("value", ["off", "on"])
 def test_channels_last(value, reference, compiled):
-    took_effect, detail = prove({"channels_last": value, "compile": compiled}, reference)["channels_last"]
+    took_effect, detail = collect_evidence({"channels_last": value, "compile": compiled}, reference)["channels_last"]
     assert took_effect is True, detail
 
 
 @pytest.mark.parametrize("reference", ["resnet50", "unet3d"])
 def test_channels_last_in_training(reference):
-    took_effect, detail = prove({"channels_last": "on"}, reference, "training")["channels_last"]
+    took_effect, detail = collect_evidence({"channels_last": "on"}, reference, "training")["channels_last"]
     assert took_effect is True, detail
 
 
 @pytest.mark.parametrize("reference", ["resnet50", "unet3d"])
 def test_channels_last_that_was_not_applied_is_caught(reference):
-    took_effect, detail = prove({"channels_last": "on"}, reference, faults={"channels_last": None})["channels_last"]
+    took_effect, detail = collect_evidence({"channels_last": "on"}, reference, faults={"channels_last": None})[
+        "channels_last"
+    ]
     assert took_effect is False, detail
 
 
@@ -156,20 +158,20 @@ MODES = ["off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-c
 @pytest.mark.parametrize("mode", ["inference", "training"])
 @pytest.mark.parametrize("value", MODES)
 def test_compile(value, mode):
-    took_effect, detail = prove({"compile": value}, mode=mode)["compile"]
+    took_effect, detail = collect_evidence({"compile": value}, mode=mode)["compile"]
     assert took_effect is True, detail
     assert ("CUDA graphs replayed" in detail) == (value in ("reduce-overhead", "max-autotune"))
 
 
 @pytest.mark.parametrize("value", MODES[1:])
 def test_compile_that_was_not_applied_is_caught(value):
-    took_effect, detail = prove({"compile": value}, faults={"compile": None})["compile"]
+    took_effect, detail = collect_evidence({"compile": value}, faults={"compile": None})["compile"]
     assert took_effect is False, detail
 
 
 @pytest.mark.parametrize("value", ["reduce-overhead", "max-autotune"])
 def test_a_mode_without_its_cuda_graphs_is_caught(value):
-    took_effect, detail = prove({"compile": value}, faults={"compile": "default"})["compile"]
+    took_effect, detail = collect_evidence({"compile": value}, faults={"compile": "default"})["compile"]
     assert took_effect is False, detail
     assert "no CUDA graph was launched" in detail
 
@@ -177,25 +179,25 @@ def test_a_mode_without_its_cuda_graphs_is_caught(value):
 @pytest.mark.parametrize("value", ["for-loop", "foreach", "fused"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16-autocast"])
 def test_optimizer(value, precision):
-    took_effect, detail = prove({"optimizer": value, "precision": precision}, mode="training")["optimizer"]
+    took_effect, detail = collect_evidence({"optimizer": value, "precision": precision}, mode="training")["optimizer"]
     assert took_effect is True, detail
 
 
 @pytest.mark.parametrize(("value", "ran"), [("fused", "for-loop"), ("foreach", "fused"), ("for-loop", "foreach")])
 def test_an_optimizer_of_another_implementation_is_caught(value, ran):
-    proofs = prove({"optimizer": value}, mode="training", faults={"optimizer": ran})
+    proofs = collect_evidence({"optimizer": value}, mode="training", faults={"optimizer": ran})
     assert proofs["optimizer"][0] is False
 
 
 @pytest.mark.parametrize("value", ["off", "on"])
 @pytest.mark.parametrize("mode", ["inference", "training"])
 def test_cudnn_benchmark(value, mode):
-    took_effect, detail = prove({"cudnn_benchmark": value}, mode=mode)["cudnn_benchmark"]
+    took_effect, detail = collect_evidence({"cudnn_benchmark": value}, mode=mode)["cudnn_benchmark"]
     assert took_effect is True, detail
 
 
 def test_the_algorithms_are_told():
-    proofs = prove({"cudnn_benchmark": "on", "channels_last": "on"})
+    proofs = collect_evidence({"cudnn_benchmark": "on", "channels_last": "on"})
     for took_effect, detail in proofs.values():
         assert took_effect is True
         assert "compute time by algorithm: " in detail
@@ -203,24 +205,24 @@ def test_the_algorithms_are_told():
 
 
 def test_cudnn_benchmark_that_was_not_applied_is_caught():
-    proofs = prove({"cudnn_benchmark": "on"}, faults={"cudnn_benchmark": None})
+    proofs = collect_evidence({"cudnn_benchmark": "on"}, faults={"cudnn_benchmark": None})
     assert proofs["cudnn_benchmark"][0] is False
 
 
 @pytest.mark.parametrize("value", [1, 3])
 def test_batch_size(value):
-    assert prove({"batch_size": value})["batch_size"][0] is True
+    assert collect_evidence({"batch_size": value})["batch_size"][0] is True
 
 
 @pytest.mark.parametrize("size", [0, 16])
 def test_tiles(size):
-    proofs = prove({"tile_size": size, "tile_overlap": 8}, "vae")
+    proofs = collect_evidence({"tile_size": size, "tile_overlap": 8}, "vae")
     assert proofs["tile_size"][0] is True, proofs
     assert proofs["tile_overlap"][0] is True, proofs
 
 
 def test_tiles_that_were_not_applied_are_caught():
-    proofs = prove({"tile_size": 16, "tile_overlap": 8}, "vae", faults={"tile_size": None})
+    proofs = collect_evidence({"tile_size": 16, "tile_overlap": 8}, "vae", faults={"tile_size": None})
     assert proofs["tile_size"][0] is False
 
 
@@ -232,7 +234,7 @@ def test_everything_at_once_is_never_denied(precision, compiled, mode):
     configuration = {"precision": precision, "channels_last": "on", "cudnn_benchmark": "on", "compile": compiled}
     if mode == "training":
         configuration["optimizer"] = "fused"
-    proofs = prove(configuration, mode=mode)
+    proofs = collect_evidence(configuration, mode=mode)
     assert all(took_effect is not False for took_effect, _ in proofs.values()), proofs
     assert proofs["compile"][0] is True, proofs
     if compiled == "default":
@@ -240,5 +242,5 @@ def test_everything_at_once_is_never_denied(precision, compiled, mode):
 
 
 def test_a_tiled_step_replays_cuda_graphs_without_overwriting_its_tiles():
-    proofs = prove({"tile_size": 16, "tile_overlap": 8, "compile": "reduce-overhead"}, "vae")
+    proofs = collect_evidence({"tile_size": 16, "tile_overlap": 8, "compile": "reduce-overhead"}, "vae")
     assert proofs["compile"][0] is True, proofs

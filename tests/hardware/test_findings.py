@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gpubench.hardware.cpu import CpuFacts
-from gpubench.hardware.doctor import Checkup, Finding, GpuNow, findings
+from gpubench.hardware.doctor_findings import Checkup, DoctorFinding, GpuNow, findings
 from gpubench.hardware.facts import Device, Environment
 
 CPU = CpuFacts(
@@ -268,7 +268,7 @@ def test_what_is_no_fault(facts: Checkup) -> None:
 
 
 def test_machine_code_runs_on_later_minor_versions_of_its_major_only() -> None:
-    def code(capability: list[int], built: list[str]) -> list[Finding]:
+    def code(capability: list[int], built: list[str]) -> list[DoctorFinding]:
         facts = msgspec.structs.replace(device(compute_capability=capability), architectures=built)
         return [finding for finding in findings(facts) if finding.subject == "GPU code"]
 

@@ -14,7 +14,7 @@ import torch
 from gpubench.errors import GpubenchError
 from gpubench.hardware import probe
 from gpubench.hardware.probe import (
-    Probe,
+    DeviceProbe,
     choose_device,
     fast_cuda_dtypes,
     probe_device,
@@ -193,6 +193,6 @@ def run_probe(*arguments: str, **environment: str) -> subprocess.CompletedProces
 def test_as_a_program() -> None:
     done = run_probe("cpu", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
-    found = msgspec.json.decode(done.stdout, type=Probe)
+    found = msgspec.json.decode(done.stdout, type=DeviceProbe)
     assert found.device == probe_device("cpu")
     assert found.environment.variables["OMP_NUM_THREADS"] == "1"

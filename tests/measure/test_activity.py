@@ -7,9 +7,9 @@ import pytest
 from gpubench.hardware.monitored import Activity
 from gpubench.hardware.nvml_call import Unavailable
 from gpubench.measure.activity import activity_reading
-from gpubench.measure.readings import Sample
+from gpubench.measure.readings import MonitorSample
 from gpubench.measure.slowdowns import slowdowns
-from gpubench.results.schema import Reading
+from gpubench.report.model import Reading
 from tests.measure.test_readings import samples
 
 NAME = "sm_activity_percent"
@@ -50,5 +50,5 @@ def test_slowdowns_count_readings_and_leave_labels_out() -> None:
 def test_slowdowns_that_cannot_be_read() -> None:
     unread = samples([1.0, 2.0], lambda at: {"throttle_bits": None, "unavailable": {"throttle_reasons": "refused"}})
     assert slowdowns(unread, 0.0, 3.0) == Unavailable("refused")
-    assert isinstance(slowdowns([Sample(1.0, Unavailable("ended"))], 0.0, 3.0), Unavailable)
+    assert isinstance(slowdowns([MonitorSample(1.0, Unavailable("ended"))], 0.0, 3.0), Unavailable)
     assert slowdowns([], 0.0, 3.0) == Unavailable("no reading fell into the window of 3.00 s")

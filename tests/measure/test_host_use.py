@@ -15,7 +15,7 @@ import pytest
 from gpubench.hardware.nvml_call import Unavailable
 from gpubench.measure.host_use import HostReading, host_use, read_host
 from gpubench.measure.process_table import TICKS_PER_S, Span, family, parse, read_stats
-from gpubench.results.schema import HostUse
+from gpubench.report.model import HostUse
 
 TOOL, SERVER, WORKER, SHELL, STRANGER = os.getpid(), 500_001, 500_002, 500_003, 500_004
 FIGURES = set(HostUse.__struct_fields__) - {"seconds", "unavailable"}

@@ -11,8 +11,8 @@ from gpubench.hardware.monitored import Activity
 from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
 from gpubench.hardware.nvml_device import GpuSample, Process
 from gpubench.measure.process_usage import Usage
-from gpubench.measure.readings import GPU_FIELDS, PROCESS_FIELDS, Sample, summarize
-from gpubench.results.schema import Reading, Utilization
+from gpubench.measure.readings import GPU_FIELDS, PROCESS_FIELDS, MonitorSample, summarize
+from gpubench.report.model import Reading, Utilization
 from tests.fake_nvml import FakeGpu, FakeNvml, fake_nvml
 
 __all__ = ["fake_nvml"]
@@ -45,9 +45,9 @@ def samples(
     gpu: Callable[[float], dict[str, object]] = lambda at: {},
     cpu: Callable[[float], float] = lambda at: at,
     processes: list[Process] | Unavailable | None = None,
-) -> list[Sample]:
+) -> list[MonitorSample]:
     return [
-        Sample(
+        MonitorSample(
             at=at,
             usage=Usage(cpu(at), 5000),
             gpu=dataclasses.replace(BASE, **gpu(at)),  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def samples(
 
 
 def summary(
-    read: list[Sample],
+    read: list[MonitorSample],
     start: float,
     end: float,
     device: NvmlDevice | Unavailable | None,
@@ -195,7 +195,7 @@ def test_a_window_between_two_readings_still_has_a_cpu_share() -> None:
 
 
 def test_the_worker_ends_midway() -> None:
-    gone = [Sample(at=at, usage=Unavailable(f"process {WORKER} has ended")) for at in (4.0, 5.0, 6.0)]
+    gone = [MonitorSample(at=at, usage=Unavailable(f"process {WORKER} has ended")) for at in (4.0, 5.0, 6.0)]
     found = summary([*samples([1.0, 2.0, 3.0]), *gone], 1.0, 6.0, None)
     assert found.process_cpu_percent is not None and found.process_cpu_percent.mean == pytest.approx(100)
     assert found.process_resident_bytes is not None and found.process_resident_bytes.count == 3
@@ -207,7 +207,7 @@ def test_the_worker_ends_midway() -> None:
 
 def test_two_readings_at_almost_the_same_time_make_no_extreme() -> None:
     # The clock moved by 1 ms within 10 us: 10,000 % if it were believed.
-    read = [*samples([1.0, 2.0]), Sample(at=2.00001, usage=Usage(2.001, 5000)), *samples([3.0])]
+    read = [*samples([1.0, 2.0]), MonitorSample(at=2.00001, usage=Usage(2.001, 5000)), *samples([3.0])]
     found = summary(read, 1.0, 3.0, None).process_cpu_percent
     assert found is not None and found.max < 101
 

@@ -10,14 +10,14 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from gpubench.analysis.check import Source, check
-from gpubench.analysis.verdicts import Check, Limits
+from gpubench.regression.comparison import NamedReport, check
+from gpubench.regression.verdicts import Check, Limits
 from gpubench.render.check_markdown import LONGEST, check_markdown
 from gpubench.render.check_table import MOST as MOST_ROWS
 from gpubench.render.check_table import show
 from gpubench.render.github import MOST, github
 from gpubench.render.junit import junit
-from gpubench.results.schema import Report
+from gpubench.report.model import Report
 from tests.reports import CPU, HOSTILE, ROLES, alone, baseline, hostile_report, report, row
 
 STEADY = [0.1, 0.1001, 0.0999, 0.1, 0.1, 0.1]
@@ -29,7 +29,7 @@ EVIL = (
 
 
 def compared(current: Report, before: Report) -> Check:
-    return check(Source("new.json", current), Source("old.json", before), Limits())
+    return check(NamedReport("new.json", current), NamedReport("old.json", before), Limits())
 
 
 def times(step_s: float) -> list[float]:

@@ -9,15 +9,15 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from gpubench.analysis.recommend import recommend
+from gpubench.analysis.recommendation import recommend
 from gpubench.analysis.table import lines
 from gpubench.render.cells import HEADINGS, cells
 from gpubench.render.csv import csv
 from gpubench.render.heading import remarks
 from gpubench.render.markdown import escape, markdown
 from gpubench.render.profile import profile, toml
-from gpubench.render.table import show
-from gpubench.results.schema import Recommendation, Report, Summary
+from gpubench.render.terminal import show
+from gpubench.report.model import Recommendation, Report, Summary
 from tests.reports import HOSTILE, baseline, hostile_report, ladder_report, report, row
 
 CODE = "model = model.to(memory_format=torch.channels_last)  # a line that is longer than a narrow terminal is wide"

@@ -15,10 +15,10 @@ from torch._dynamo.utils import counters
 from gpubench.hardware.facts import Device
 from gpubench.measure.trace import Kernel, Operator, Trace, trace_step
 from gpubench.toggles import get
-from gpubench.toggles.subject import Subject
+from gpubench.toggles.model_context import ModelContext
 from gpubench.toggles.toggle import Scope, Stage, Toggle, Value
-from gpubench.workloads.facts import WorkloadFacts
 from gpubench.workloads.workload import Tiling, Workload
+from gpubench.workloads.workload_facts import WorkloadFacts
 
 CPU = Device(
     kind="cpu",
@@ -75,27 +75,27 @@ def workload(build: Callable[[], nn.Module] = Net, **changes: Any) -> Workload:
     return Workload(name="net", item="image", batch_size=2, build=build, **(parts | changes))
 
 
-def step(subject: Subject) -> None:
+def step(context: ModelContext) -> None:
     """One step as the worker does it."""
-    kind = subject.device.type
+    kind = context.device.type
     with contextlib.ExitStack() as stack:
-        for context in subject.contexts:
-            stack.enter_context(context())
-        autocast = torch.autocast(kind, subject.autocast_dtype) if subject.autocast_dtype else contextlib.nullcontext()
-        if subject.mode == "inference":
+        for enter in context.contexts:
+            stack.enter_context(enter())
+        autocast = torch.autocast(kind, context.autocast_dtype) if context.autocast_dtype else contextlib.nullcontext()
+        if context.mode == "inference":
             with torch.no_grad(), autocast:
-                subject.workload.infer(subject.model, subject.batches[0], subject.options)
+                context.workload.infer(context.model, context.batches[0], context.options)
             return
-        subject.optimizer.zero_grad()
+        context.optimizer.zero_grad()
         with autocast:
-            value = subject.workload.loss(subject.model, subject.batches[0])
-        if subject.scaler is None:
+            value = context.workload.loss(context.model, context.batches[0])
+        if context.scaler is None:
             value.backward()
-            subject.optimizer.step()
+            context.optimizer.step()
         else:
-            subject.scaler.scale(value).backward()
-            subject.scaler.step(subject.optimizer)
-            subject.scaler.update()
+            context.scaler.scale(value).backward()
+            context.scaler.step(context.optimizer)
+            context.scaler.update()
 
 
 def prepare(
@@ -104,14 +104,14 @@ def prepare(
     mode: str = "inference",
     device: str = "cpu",
     replace: dict[str, Toggle] | None = None,
-) -> Subject:
-    """A subject with the toggles applied; `replace` puts faulty ones in the place of some."""
+) -> ModelContext:
+    """A context with the toggles applied; `replace` puts faulty ones in the place of some."""
     work = work or workload()
     torch.manual_seed(0)
     if mode == "training":
         configuration = {"optimizer": "for-loop", **configuration}
     batch_size = int(configuration.get("batch_size", work.batch_size))
-    subject = Subject(
+    context = ModelContext(
         workload=work,
         mode=mode,
         device=torch.device(device),
@@ -125,30 +125,30 @@ def prepare(
     for toggle in sorted(toggles, key=lambda each: each.stage):
         if toggle.stage > Stage.MODEL and not moved:
             moved = True
-            move(subject)
-        toggle.apply(subject, configuration[toggle.name])
+            move(context)
+        toggle.apply(context, configuration[toggle.name])
     if not moved:
-        move(subject)
-    return subject
+        move(context)
+    return context
 
 
-def move(subject: Subject) -> None:
-    subject.model.to(subject.device)
-    subject.batches = [tuple(tensor.to(subject.device) for tensor in batch) for batch in subject.batches]
+def move(context: ModelContext) -> None:
+    context.model.to(context.device)
+    context.batches = [tuple(tensor.to(context.device) for tensor in batch) for batch in context.batches]
 
 
-def run(configuration: dict[str, Value], work: Workload | None = None, **how: Any) -> Subject:
-    """A prepared subject after a few steps, with the trace of one more."""
-    subject = prepare(configuration, work, **how)
+def run(configuration: dict[str, Value], work: Workload | None = None, **how: Any) -> ModelContext:
+    """A prepared context after a few steps, with the trace of one more."""
+    context = prepare(configuration, work, **how)
     for _ in range(4):  # CUDA graphs replay from the third or fourth call on
-        step(subject)
-    trace_again(subject)
-    return subject
+        step(context)
+    trace_again(context)
+    return context
 
 
-def trace_again(subject: Subject) -> None:
+def trace_again(context: ModelContext) -> None:
     """Takes the trace of one more step."""
-    subject.trace = trace_step(lambda: step(subject), cuda=subject.device.type == "cuda")
+    context.trace = trace_step(lambda: step(context), cuda=context.device.type == "cuda")
 
 
 def trace(

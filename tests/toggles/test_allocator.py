@@ -31,7 +31,7 @@ def clean() -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if name not in ("GLIBC_TUNABLES", "LD_PRELOAD")}
 
 
-def prove(value: str, environment: dict[str, str]) -> tuple[bool | None, str]:
+def collect_evidence(value: str, environment: dict[str, str]) -> tuple[bool | None, str]:
     command = [sys.executable, "-c", PROVE, value]
     done = subprocess.run(command, env=clean() | environment, capture_output=True, text=True, check=True)
     took_effect, detail = json.loads(done.stdout)
@@ -48,7 +48,7 @@ def test_a_process_started_with_the_variables_shows_the_effect(kit, value, monke
     skip_unmet(kit, value)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     monkeypatch.delenv("LD_PRELOAD", raising=False)
-    took_effect, detail = prove(value, ALLOCATOR.environment(value))
+    took_effect, detail = collect_evidence(value, ALLOCATOR.environment(value))
     assert took_effect is True, detail
     assert "malloc is libc.so" in detail
     assert ("came from the heap" in detail) == ("tuned" in value)
@@ -57,13 +57,13 @@ def test_a_process_started_with_the_variables_shows_the_effect(kit, value, monke
 
 @pytest.mark.parametrize("value", ["tuned", "huge-pages", "jemalloc", "tcmalloc"])
 def test_a_process_started_without_them_is_caught(value):
-    took_effect, detail = prove(value, {})
+    took_effect, detail = collect_evidence(value, {})
     assert took_effect is False
     assert "the process's environment differs: " in detail
 
 
 def test_system_with_a_tunable_left_over_is_caught():
-    took_effect, detail = prove("system", {"GLIBC_TUNABLES": "glibc.malloc.top_pad=1"})
+    took_effect, detail = collect_evidence("system", {"GLIBC_TUNABLES": "glibc.malloc.top_pad=1"})
     assert took_effect is False
     assert detail == "the process's environment differs: GLIBC_TUNABLES should be ''"
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from gpubench.toggles.channels_last import CHANNELS_LAST
-from gpubench.toggles.toggle import Proof
+from gpubench.toggles.toggle import EvidenceResult
 
-DO_NOTHING = dataclasses.replace(CHANNELS_LAST, apply=lambda subject, value: None)
+DO_NOTHING = dataclasses.replace(CHANNELS_LAST, apply=lambda context, value: None)
 
 
 def net(kit, dimensions):
@@ -20,8 +20,8 @@ def net(kit, dimensions):
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("mode", ["inference", "training"])
 def test_activations_have_channels_innermost(kit, dimensions, mode):
-    subject = kit.run({"channels_last": "on"}, net(kit, dimensions), mode=mode)
-    assert CHANNELS_LAST.evidence(subject, "on") == Proof(
+    context = kit.run({"channels_last": "on"}, net(kit, dimensions), mode=mode)
+    assert CHANNELS_LAST.evidence(context, "on") == EvidenceResult(
         took_effect=True,
         detail="2 of 2 convolutions were computed in channels-last; 2 of 2 activations arrived so "
         "(at least 80% must be)",
@@ -30,22 +30,22 @@ def test_activations_have_channels_innermost(kit, dimensions, mode):
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_an_apply_that_does_nothing_is_caught(kit, dimensions):
-    subject = kit.run({"channels_last": "on"}, net(kit, dimensions), replace={"channels_last": DO_NOTHING})
-    proof = CHANNELS_LAST.evidence(subject, "on")
+    context = kit.run({"channels_last": "on"}, net(kit, dimensions), replace={"channels_last": DO_NOTHING})
+    proof = CHANNELS_LAST.evidence(context, "on")
     assert proof.took_effect is False
     assert "0 of 2 convolutions were computed in channels-last; 0 of 2 activations arrived so" in proof.detail
 
 
 def test_off_shows_that_no_tensor_was_changed(kit):
-    subject = kit.run({"channels_last": "off"})
-    proof = CHANNELS_LAST.evidence(subject, "off")
+    context = kit.run({"channels_last": "off"})
+    proof = CHANNELS_LAST.evidence(context, "off")
     assert proof.took_effect is True
     assert "0 of 2 convolutions were computed in channels-last; 0 of 2 activations arrived so" in proof.detail
 
 
 def test_off_is_not_failed_for_the_layout_that_the_compiler_chooses(kit):
-    subject = kit.run({"channels_last": "off", "compile": "default"})
-    proof = CHANNELS_LAST.evidence(subject, "off")
+    context = kit.run({"channels_last": "off", "compile": "default"})
+    proof = CHANNELS_LAST.evidence(context, "off")
     assert proof.took_effect is True
     assert "2 of 2 convolutions were computed" in proof.detail
     assert "the compiler chose that layout itself" in proof.detail
@@ -60,8 +60,8 @@ def test_off_says_where_the_model_itself_has_the_layout(kit):
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_on_holds_in_compiled_code(kit, dimensions):
-    subject = kit.run({"channels_last": "on", "compile": "default"}, net(kit, dimensions))
-    assert CHANNELS_LAST.evidence(subject, "on").took_effect is True
+    context = kit.run({"channels_last": "on", "compile": "default"}, net(kit, dimensions))
+    assert CHANNELS_LAST.evidence(context, "on").took_effect is True
 
 
 class Reordered(nn.Module):
@@ -94,23 +94,23 @@ class Mixed(nn.Module):
 
 
 def test_each_convolution_gets_the_format_of_its_own_dimensions(kit):
-    subject = kit.prepare({"channels_last": "on"}, kit.workload(Mixed))
-    assert subject.model.flat.weight.is_contiguous(memory_format=torch.channels_last)
-    assert subject.model.deep.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    context = kit.prepare({"channels_last": "on"}, kit.workload(Mixed))
+    assert context.model.flat.weight.is_contiguous(memory_format=torch.channels_last)
+    assert context.model.deep.weight.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_tensors_that_are_both_layouts_prove_nothing(kit):
     # One channel, or one position in space: any strides are both layouts at once.
     work = kit.workload(lambda: nn.Sequential(nn.Conv2d(4, 1, 8), nn.Conv2d(1, 1, 1)), inputs=kit.images(side=8))
-    subject = kit.run({"channels_last": "on"}, work)
-    proof = CHANNELS_LAST.evidence(subject, "on")
+    context = kit.run({"channels_last": "on"}, work)
+    proof = CHANNELS_LAST.evidence(context, "on")
     assert "1 of 1 convolutions were computed in channels-last; 1 of 1 activations arrived so" in proof.detail
 
 
 def test_nothing_to_read_is_unknown(kit):
     work = kit.workload(lambda: nn.Sequential(nn.Conv2d(4, 1, 1)), inputs=kit.images(side=1))
-    subject = kit.run({"channels_last": "on"}, work)
-    proof = CHANNELS_LAST.evidence(subject, "on")
+    context = kit.run({"channels_last": "on"}, work)
+    proof = CHANNELS_LAST.evidence(context, "on")
     assert proof.took_effect is None
     assert "no tensor's strides could tell" in proof.detail
 
@@ -123,12 +123,12 @@ def test_off_where_no_layout_can_be_seen_is_not_contradicted(kit):
 
 
 def test_on_a_gpu_the_algorithms_are_told(kit):
-    subject = kit.run({"channels_last": "on"})
-    subject.device = torch.device("cuda")
-    assert CHANNELS_LAST.evidence(subject, "on").detail.endswith("; no kernel shows which algorithms were chosen")
+    context = kit.run({"channels_last": "on"})
+    context.device = torch.device("cuda")
+    assert CHANNELS_LAST.evidence(context, "on").detail.endswith("; no kernel shows which algorithms were chosen")
     kernels = kit.trace(kernels=[("sm80_xmma_fprop_implicit_gemm_nhwc", 4e-6), ("nchwToNhwcKernel", 1e-6)]).kernels
-    subject.trace = dataclasses.replace(subject.trace, kernels=kernels)
-    proof = CHANNELS_LAST.evidence(subject, "on")
+    context.trace = dataclasses.replace(context.trace, kernels=kernels)
+    proof = CHANNELS_LAST.evidence(context, "on")
     assert proof.took_effect is True
     assert "implicit GEMM 100%; beside it 25% went into reordering NCHW and NHWC" in proof.detail
 

@@ -13,11 +13,11 @@ from gpubench.errors import GpubenchError
 from gpubench.measure.trace import trace_step
 from gpubench.toggles import compile
 from gpubench.toggles.compile import COMPILE, graph_break_count
-from gpubench.toggles.toggle import Proof
+from gpubench.toggles.toggle import EvidenceResult
 
 # Its name until 2.6, and since.
 LIMIT = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
-DO_NOTHING = dataclasses.replace(COMPILE, apply=lambda subject, value: None)
+DO_NOTHING = dataclasses.replace(COMPILE, apply=lambda context, value: None)
 
 
 class Small(nn.Module):
@@ -29,35 +29,35 @@ class Small(nn.Module):
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
 def test_default_compiles(kit, mode):
-    subject = kit.run({"compile": "default"}, mode=mode)
-    assert COMPILE.evidence(subject, "default") == Proof(
+    context = kit.run({"compile": "default"}, mode=mode)
+    assert COMPILE.evidence(context, "default") == EvidenceResult(
         took_effect=True, detail="1 frame compiled to 1 graph; no graph break"
     )
-    assert graph_break_count(subject) == 0
+    assert graph_break_count(context) == 0
 
 
 def test_max_autotune_without_cuda_graphs_compiles_on_a_cpu(kit):
-    subject = kit.run({"compile": "max-autotune-no-cudagraphs"}, kit.workload(Small))
-    assert COMPILE.evidence(subject, "max-autotune-no-cudagraphs").took_effect is True
+    context = kit.run({"compile": "max-autotune-no-cudagraphs"}, kit.workload(Small))
+    assert COMPILE.evidence(context, "max-autotune-no-cudagraphs").took_effect is True
 
 
 @pytest.mark.parametrize("build", [lambda: nn.Sequential(nn.Conv2d(4, 2, 3), nn.ReLU()), nn.ReLU])
 def test_torchs_own_modules_are_compiled_although_dynamo_skips_their_frames(kit, build):
-    subject = kit.run({"compile": "default"}, kit.workload(build))
-    assert COMPILE.evidence(subject, "default").took_effect is True
+    context = kit.run({"compile": "default"}, kit.workload(build))
+    assert COMPILE.evidence(context, "default").took_effect is True
 
 
 def test_a_bare_sequential_compiled_in_place_runs_eager_and_is_caught(kit):
-    plain = dataclasses.replace(COMPILE, apply=lambda subject, value: subject.model.compile())
+    plain = dataclasses.replace(COMPILE, apply=lambda context, value: context.model.compile())
     work = kit.workload(lambda: nn.Sequential(nn.ReLU()))
-    subject = kit.run({"compile": "default"}, work, replace={"compile": plain})
-    assert COMPILE.evidence(subject, "default").took_effect is False
+    context = kit.run({"compile": "default"}, work, replace={"compile": plain})
+    assert COMPILE.evidence(context, "default").took_effect is False
 
 
 def test_each_target_is_compiled_by_itself(kit):
     work = kit.workload(compile_targets=("body", "head"))
-    subject = kit.run({"compile": "default"}, work)
-    assert COMPILE.evidence(subject, "default").detail == "2 frames compiled to 2 graphs; no graph break"
+    context = kit.run({"compile": "default"}, work)
+    assert COMPILE.evidence(context, "default").detail == "2 frames compiled to 2 graphs; no graph break"
 
 
 def test_an_unknown_target_is_an_error(kit):
@@ -67,23 +67,23 @@ def test_an_unknown_target_is_an_error(kit):
 
 
 def test_an_apply_that_does_nothing_is_caught(kit):
-    subject = kit.run({"compile": "default"}, replace={"compile": DO_NOTHING})
-    assert COMPILE.evidence(subject, "default") == Proof(
+    context = kit.run({"compile": "default"}, replace={"compile": DO_NOTHING})
+    assert COMPILE.evidence(context, "default") == EvidenceResult(
         took_effect=False, detail="dynamo compiled none of 0 frames: the step ran eager"
     )
-    assert graph_break_count(subject) is None
+    assert graph_break_count(context) is None
 
 
 def test_off_compiles_nothing(kit):
-    subject = kit.run({"compile": "off"})
-    assert COMPILE.evidence(subject, "off") == Proof(took_effect=True, detail="dynamo compiled no frame")
-    assert graph_break_count(subject) is None
+    context = kit.run({"compile": "off"})
+    assert COMPILE.evidence(context, "off") == EvidenceResult(took_effect=True, detail="dynamo compiled no frame")
+    assert graph_break_count(context) is None
 
 
 def test_off_that_compiled_is_caught(kit):
-    always = dataclasses.replace(COMPILE, apply=lambda subject, value: COMPILE.apply(subject, "default"))
-    subject = kit.run({"compile": "off"}, kit.workload(Small), replace={"compile": always})
-    assert COMPILE.evidence(subject, "off") == Proof(
+    always = dataclasses.replace(COMPILE, apply=lambda context, value: COMPILE.apply(context, "default"))
+    context = kit.run({"compile": "off"}, kit.workload(Small), replace={"compile": always})
+    assert COMPILE.evidence(context, "off") == EvidenceResult(
         took_effect=False, detail="compiled code ran in the step; gpubench compiled it"
     )
 
@@ -94,8 +94,8 @@ def test_off_says_where_the_workload_compiles_itself(kit):
         model.compile()
         return model
 
-    subject = kit.run({"compile": "off"}, kit.workload(build))
-    assert COMPILE.evidence(subject, "off") == Proof(
+    context = kit.run({"compile": "off"}, kit.workload(build))
+    assert COMPILE.evidence(context, "off") == EvidenceResult(
         took_effect=True, detail="compiled code ran in the step; the workload compiles it itself"
     )
 
@@ -107,17 +107,17 @@ def test_a_recompile_limit_that_was_hit_is_caught(kit, logged):
     logger.setLevel(logging.WARNING if logged else logging.CRITICAL)
     try:
         with torch._dynamo.config.patch({LIMIT: 1}):
-            subject = kit.prepare({"compile": "default"}, kit.workload(Small))
-            torch._dynamo.mark_static(subject.batches[0][0])
-            kit.step(subject)
+            context = kit.prepare({"compile": "default"}, kit.workload(Small))
+            torch._dynamo.mark_static(context.batches[0][0])
+            kit.step(context)
             small = torch.randn(1, 4, 3, 3)
             torch._dynamo.mark_static(small)
-            subject.batches = [(small, subject.batches[0][1])]
-            kit.step(subject)
-            subject.trace = trace_step(lambda: kit.step(subject), cuda=False)
+            context.batches = [(small, context.batches[0][1])]
+            kit.step(context)
+            context.trace = trace_step(lambda: kit.step(context), cuda=False)
     finally:
         logger.setLevel(level)
-    proof = COMPILE.evidence(subject, "default")
+    proof = COMPILE.evidence(context, "default")
     assert proof.took_effect is False
     assert "1 frame compiled to 1 graph; 1 frame fell back to eager" in proof.detail
     assert "the recompile limit was hit, what follows ran eager" in proof.detail
@@ -127,29 +127,29 @@ def test_a_recompile_limit_that_was_hit_is_caught(kit, logged):
 
 
 def test_compiled_code_that_is_not_what_runs_is_caught(kit):
-    subject = kit.run({"compile": "default"}, kit.workload(Small))
+    context = kit.run({"compile": "default"}, kit.workload(Small))
     with torch._dynamo.config.patch(disable=True):
         torch._dynamo.reset()
         eager = Small()
-        subject.trace = trace_step(lambda: eager(subject.batches[0][0]), cuda=False)
-    proof = COMPILE.evidence(subject, "default")
+        context.trace = trace_step(lambda: eager(context.batches[0][0]), cuda=False)
+    proof = COMPILE.evidence(context, "default")
     assert proof.took_effect is False
     assert proof.detail.endswith("no compiled code ran in the profiled step")
 
 
 def test_no_trace_leaves_it_unknown(kit):
-    subject = kit.prepare({"compile": "default"}, kit.workload(Small))
-    kit.step(subject)
-    subject.trace_error = "no CUPTI"
-    proof = COMPILE.evidence(subject, "default")
+    context = kit.prepare({"compile": "default"}, kit.workload(Small))
+    kit.step(context)
+    context.trace_error = "no CUPTI"
+    proof = COMPILE.evidence(context, "default")
     assert proof.took_effect is None
     assert proof.detail.endswith("the step could not be profiled: no CUPTI")
 
 
 def test_no_trace_leaves_off_unknown_too(kit):
-    subject = kit.prepare({"compile": "off"}, kit.workload(Small))
-    subject.trace_error = "no CUPTI"
-    assert COMPILE.evidence(subject, "off") == Proof(
+    context = kit.prepare({"compile": "off"}, kit.workload(Small))
+    context.trace_error = "no CUPTI"
+    assert COMPILE.evidence(context, "off") == EvidenceResult(
         took_effect=None, detail="the step could not be profiled: no CUPTI"
     )
 
@@ -167,49 +167,49 @@ def test_what_was_counted_and_logged_before_is_not_its_own(kit):
     earlier = kit.run({"compile": "default"}, kit.workload(Breaks))
     assert graph_break_count(earlier) == 1
     logging.getLogger("torch._dynamo").warning("torch._dynamo hit config.recompile_limit (8)")
-    subject = kit.run({"compile": "default"}, kit.workload(Small))
-    assert COMPILE.evidence(subject, "default") == Proof(
+    context = kit.run({"compile": "default"}, kit.workload(Small))
+    assert COMPILE.evidence(context, "default") == EvidenceResult(
         took_effect=True, detail="1 frame compiled to 1 graph; no graph break"
     )
     assert COMPILE.evidence(earlier, "default").took_effect is False  # to that one the message is its own
     eager = kit.run({"compile": "off"}, kit.workload(Small))
-    assert COMPILE.evidence(eager, "off") == Proof(took_effect=True, detail="dynamo compiled no frame")
+    assert COMPILE.evidence(eager, "off") == EvidenceResult(took_effect=True, detail="dynamo compiled no frame")
 
 
 def test_a_message_is_heard_once_however_many_were_compiled(kit):
     kit.prepare({"compile": "default"}, kit.workload(Small))
-    subject = kit.prepare({"compile": "default"}, kit.workload(Small))
+    context = kit.prepare({"compile": "default"}, kit.workload(Small))
     logging.getLogger("torch._dynamo").warning("once")
-    assert compile._messages(subject) == ["once"]
+    assert compile._messages(context) == ["once"]
 
 
 def test_off_stays_off_while_others_compile_in_its_process(kit):
-    subject = kit.run({"compile": "off"}, kit.workload(Small))
+    context = kit.run({"compile": "off"}, kit.workload(Small))
     kit.run({"compile": "default"}, kit.workload(Small))
-    assert COMPILE.evidence(subject, "off") == Proof(
+    assert COMPILE.evidence(context, "off") == EvidenceResult(
         took_effect=True, detail="no compiled code ran in the step, although dynamo compiled 1 frame in this process"
     )
 
 
 def test_one_that_was_never_compiled_cannot_borrow_anothers_frames(kit):
     kit.run({"compile": "default"}, kit.workload(Small))
-    forgetful = dataclasses.replace(COMPILE, apply=lambda subject, value: COMPILE.apply(subject, "off"))
-    subject = kit.run({"compile": "default"}, kit.workload(Small), replace={"compile": forgetful})
-    assert COMPILE.evidence(subject, "default").took_effect is False
+    forgetful = dataclasses.replace(COMPILE, apply=lambda context, value: COMPILE.apply(context, "off"))
+    context = kit.run({"compile": "default"}, kit.workload(Small), replace={"compile": forgetful})
+    assert COMPILE.evidence(context, "default").took_effect is False
 
 
 def test_graph_breaks_are_counted_with_the_first_reason(kit):
-    subject = kit.run({"compile": "default"}, kit.workload(Breaks))
-    proof = COMPILE.evidence(subject, "default")
+    context = kit.run({"compile": "default"}, kit.workload(Breaks))
+    proof = COMPILE.evidence(context, "default")
     assert proof.took_effect is True
     assert re.search("1 graph break, the first: .*graph_break", proof.detail)  # the words are torch's
-    assert graph_break_count(subject) == 1
+    assert graph_break_count(context) == 1
 
 
 def test_cuda_graphs_that_were_skipped_are_caught(kit):
     # A CPU has no CUDA graphs, so inductor really skips them here.
-    subject = kit.run({"compile": "reduce-overhead"}, kit.workload(Small))
-    proof = COMPILE.evidence(subject, "reduce-overhead")
+    context = kit.run({"compile": "reduce-overhead"}, kit.workload(Small))
+    proof = COMPILE.evidence(context, "reduce-overhead")
     assert proof.took_effect is False
     assert "no CUDA graph was launched in the step, 1 graph skipped" in proof.detail
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from gpubench.toggles.cudnn_benchmark import CUDNN_BENCHMARK
-from gpubench.toggles.toggle import Proof
+from gpubench.toggles.toggle import EvidenceResult
 
-DO_NOTHING = dataclasses.replace(CUDNN_BENCHMARK, apply=lambda subject, value: None)
+DO_NOTHING = dataclasses.replace(CUDNN_BENCHMARK, apply=lambda context, value: None)
 
 
 @pytest.fixture
@@ -25,30 +25,30 @@ def test_the_flag_follows_the_value(kit, value):
 
 
 def test_an_apply_that_does_nothing_is_caught(kit):
-    subject = kit.run({"cudnn_benchmark": "on"}, replace={"cudnn_benchmark": DO_NOTHING})
-    assert CUDNN_BENCHMARK.evidence(subject, "on") == Proof(
+    context = kit.run({"cudnn_benchmark": "on"}, replace={"cudnn_benchmark": DO_NOTHING})
+    assert CUDNN_BENCHMARK.evidence(context, "on") == EvidenceResult(
         took_effect=False, detail="torch.backends.cudnn.benchmark is False"
     )
 
 
 def test_a_flag_that_stayed_on_is_caught(kit):
     torch.backends.cudnn.benchmark = True
-    subject = kit.run({"cudnn_benchmark": "off"}, replace={"cudnn_benchmark": DO_NOTHING})
-    assert CUDNN_BENCHMARK.evidence(subject, "off").took_effect is False
+    context = kit.run({"cudnn_benchmark": "off"}, replace={"cudnn_benchmark": DO_NOTHING})
+    assert CUDNN_BENCHMARK.evidence(context, "off").took_effect is False
 
 
 @pytest.mark.skipif(torch.backends.cudnn.is_available(), reason="needs a torch without cuDNN")
 def test_the_flag_means_nothing_without_cudnn(kit):
-    subject = kit.run({"cudnn_benchmark": "on"})
-    assert CUDNN_BENCHMARK.evidence(subject, "on") == Proof(
+    context = kit.run({"cudnn_benchmark": "on"})
+    assert CUDNN_BENCHMARK.evidence(context, "on") == EvidenceResult(
         took_effect=False,
         detail="torch.backends.cudnn.benchmark is True, but cuDNN is not available or not enabled",
     )
 
 
 def test_convolutions_that_bypass_cudnn_are_caught(kit, cudnn):
-    subject = kit.run({"cudnn_benchmark": "on"})  # on a CPU they do
-    proof = CUDNN_BENCHMARK.evidence(subject, "on")
+    context = kit.run({"cudnn_benchmark": "on"})  # on a CPU they do
+    proof = CUDNN_BENCHMARK.evidence(context, "on")
     assert proof.took_effect is False
     assert "0 cuDNN convolution operators and 0 cuDNN kernels ran in the step" in proof.detail
 
@@ -64,30 +64,30 @@ def test_convolutions_that_bypass_cudnn_are_caught(kit, cudnn):
     ],
 )
 def test_what_a_step_on_a_gpu_shows(kit, cudnn, operators, kernels, took_effect):
-    subject = kit.prepare({"cudnn_benchmark": "on"})
-    subject.trace = kit.trace(operators, kernels)
-    assert CUDNN_BENCHMARK.evidence(subject, "on").took_effect is took_effect
+    context = kit.prepare({"cudnn_benchmark": "on"})
+    context.trace = kit.trace(operators, kernels)
+    assert CUDNN_BENCHMARK.evidence(context, "on").took_effect is took_effect
 
 
 def test_the_algorithms_that_ran_are_told(kit, cudnn):
-    subject = kit.prepare({"cudnn_benchmark": "on"})
-    subject.trace = kit.trace(
+    context = kit.prepare({"cudnn_benchmark": "on"})
+    context.trace = kit.trace(
         ["aten::cudnn_convolution"], [("cudnn_winograd", 3e-6), ("implicit_convolve_sgemm", 1e-6)]
     )
-    detail = CUDNN_BENCHMARK.evidence(subject, "on").detail
+    detail = CUDNN_BENCHMARK.evidence(context, "on").detail
     assert "compute time by algorithm: Winograd 75%, implicit GEMM 25%" in detail
-    subject.trace = kit.trace(["aten::cudnn_convolution"])
-    assert "no kernel shows which algorithms were chosen" in CUDNN_BENCHMARK.evidence(subject, "on").detail
+    context.trace = kit.trace(["aten::cudnn_convolution"])
+    assert "no kernel shows which algorithms were chosen" in CUDNN_BENCHMARK.evidence(context, "on").detail
 
 
 def test_convolutions_that_nobody_sees_are_unknown_for_on_and_no_matter_for_off(kit, cudnn):
-    subject = kit.prepare({"cudnn_benchmark": "on"})
-    subject.trace = kit.trace(["aten::add"], ["triton_poi_fused_add"])
-    proof = CUDNN_BENCHMARK.evidence(subject, "on")
+    context = kit.prepare({"cudnn_benchmark": "on"})
+    context.trace = kit.trace(["aten::add"], ["triton_poi_fused_add"])
+    proof = CUDNN_BENCHMARK.evidence(context, "on")
     assert proof.took_effect is None
     assert proof.detail.endswith("no convolution can be seen, so whether cuDNN ran cannot be read")
     kit.prepare({"cudnn_benchmark": "off"})
-    assert CUDNN_BENCHMARK.evidence(subject, "off").took_effect is True
+    assert CUDNN_BENCHMARK.evidence(context, "off").took_effect is True
 
 
 def test_without_a_trace_nothing_is_claimed(kit, cudnn):

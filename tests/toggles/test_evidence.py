@@ -46,9 +46,9 @@ def test_layout(shape, strides, found):
     ],
 )
 def test_a_replayed_cuda_graph_is_read_from_its_kernels(kit, kernels, took_effect):
-    subject = kit.prepare({"precision": "bf16-autocast"})
-    subject.trace = kit.trace(kernels=kernels, graph=True)
-    assert PRECISION.evidence(subject, "bf16-autocast").took_effect is took_effect
+    context = kit.prepare({"precision": "bf16-autocast"})
+    context.trace = kit.trace(kernels=kernels, graph=True)
+    assert PRECISION.evidence(context, "bf16-autocast").took_effect is took_effect
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_a_replayed_cuda_graph_is_read_from_its_kernels(kit, kernels, took_effec
     ],
 )
 def test_the_layout_in_a_replayed_cuda_graph(kit, value, kernels, took_effect):
-    subject = kit.prepare({"channels_last": value})
-    subject.trace = kit.trace(kernels=kernels, graph=True)
-    proof = CHANNELS_LAST.evidence(subject, "on")
+    context = kit.prepare({"channels_last": value})
+    context.trace = kit.trace(kernels=kernels, graph=True)
+    proof = CHANNELS_LAST.evidence(context, "on")
     assert proof.took_effect is took_effect
     if took_effect is not False:
         assert "a CUDA graph hides them" in proof.detail

@@ -12,14 +12,14 @@ VALUES = tuple(OPTIMIZER.values)
 
 def do_nothing(ran: str):
     """A toggle that always makes the optimizer `ran`, whatever it is asked for."""
-    return dataclasses.replace(OPTIMIZER, apply=lambda subject, value: OPTIMIZER.apply(subject, ran))
+    return dataclasses.replace(OPTIMIZER, apply=lambda context, value: OPTIMIZER.apply(context, ran))
 
 
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("precision", ["fp32", "fp16-autocast", "bf16-weights"])
 def test_the_step_uses_the_implementation(kit, value, precision):
-    subject = kit.run({"optimizer": value, "precision": precision}, mode="training")
-    proof = OPTIMIZER.evidence(subject, value)
+    context = kit.run({"optimizer": value, "precision": precision}, mode="training")
+    proof = OPTIMIZER.evidence(context, value)
     assert proof.took_effect is True, proof
     assert f"foreach={value == 'foreach'} and fused={value == 'fused'}" in proof.detail
 
@@ -29,24 +29,24 @@ def test_the_step_uses_the_implementation(kit, value, precision):
 def test_another_implementation_is_caught(kit, value, ran):
     if value == ran:
         return
-    subject = kit.run({"optimizer": value}, mode="training", replace={"optimizer": do_nothing(ran)})
-    assert OPTIMIZER.evidence(subject, value).took_effect is False
+    context = kit.run({"optimizer": value}, mode="training", replace={"optimizer": do_nothing(ran)})
+    assert OPTIMIZER.evidence(context, value).took_effect is False
 
 
 def test_an_apply_that_does_nothing_is_caught(kit):
-    faulty = dataclasses.replace(OPTIMIZER, apply=lambda subject, value: None)
-    subject = kit.prepare({"optimizer": "fused"}, mode="training", replace={"optimizer": faulty})
-    proof = OPTIMIZER.evidence(subject, "fused")
+    faulty = dataclasses.replace(OPTIMIZER, apply=lambda context, value: None)
+    context = kit.prepare({"optimizer": "fused"}, mode="training", replace={"optimizer": faulty})
+    proof = OPTIMIZER.evidence(context, "fused")
     assert proof.took_effect is False
-    assert proof.detail == "the subject has no optimizer"
+    assert proof.detail == "the context has no optimizer"
 
 
 def test_a_step_without_an_update_is_caught(kit):
-    subject = kit.prepare({"optimizer": "fused"}, mode="training")
+    context = kit.prepare({"optimizer": "fused"}, mode="training")
     from gpubench.measure.trace import trace_step
 
-    subject.trace = trace_step(lambda: subject.model(subject.batches[0][0]), cuda=False)
-    proof = OPTIMIZER.evidence(subject, "fused")
+    context.trace = trace_step(lambda: context.model(context.batches[0][0]), cuda=False)
+    proof = OPTIMIZER.evidence(context, "fused")
     assert proof.took_effect is False
     assert proof.detail.startswith("no operator of an AdamW update")
 
@@ -76,16 +76,16 @@ GROUPED = "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<Ten
     ],
 )
 def test_on_a_gpu_the_kernels_must_agree(kit, value, operator, kernels, took_effect):
-    subject = kit.prepare({"optimizer": value}, mode="training")
-    subject.device = torch.device("cuda")
-    subject.trace = kit.trace([operator], kernels)
-    assert OPTIMIZER.evidence(subject, value).took_effect is took_effect
+    context = kit.prepare({"optimizer": value}, mode="training")
+    context.device = torch.device("cuda")
+    context.trace = kit.trace([operator], kernels)
+    assert OPTIMIZER.evidence(context, value).took_effect is took_effect
 
 
 def test_it_takes_the_parameters_as_they_are_after_conversion(kit):
-    subject = kit.prepare({"optimizer": "fused", "precision": "bf16-weights"}, mode="training")
-    held = [parameter for group in subject.optimizer.param_groups for parameter in group["params"]]
-    assert all(mine is theirs for mine, theirs in zip(held, subject.model.parameters(), strict=True))
+    context = kit.prepare({"optimizer": "fused", "precision": "bf16-weights"}, mode="training")
+    held = [parameter for group in context.optimizer.param_groups for parameter in group["params"]]
+    assert all(mine is theirs for mine, theirs in zip(held, context.model.parameters(), strict=True))
     assert {parameter.dtype for parameter in held} == {torch.bfloat16}
 
 

@@ -7,33 +7,33 @@ import torch
 from torch import nn
 
 from gpubench.toggles.precision import PRECISION
-from gpubench.toggles.toggle import Proof
+from gpubench.toggles.toggle import EvidenceResult
 
-DO_NOTHING = dataclasses.replace(PRECISION, apply=lambda subject, value: None)
+DO_NOTHING = dataclasses.replace(PRECISION, apply=lambda context, value: None)
 LOWER = ("bf16-autocast", "bf16-weights", "fp16-autocast", "fp16-weights")
 
 
 @pytest.mark.parametrize("value", ["fp32", *LOWER])
 def test_inference_runs_in_the_dtype(kit, value):
-    subject = kit.run({"precision": value})
-    proof = PRECISION.evidence(subject, value)
+    context = kit.run({"precision": value})
+    proof = PRECISION.evidence(context, value)
     assert proof.took_effect is True, proof
     assert "of 3 convolutions" in proof.detail
 
 
 @pytest.mark.parametrize("value", ["fp32", "bf16-autocast", "bf16-weights", "fp16-autocast"])
 def test_training_runs_in_the_dtype(kit, value):
-    subject = kit.run({"precision": value}, mode="training")
-    proof = PRECISION.evidence(subject, value)
+    context = kit.run({"precision": value}, mode="training")
+    proof = PRECISION.evidence(context, value)
     assert proof.took_effect is True, proof
-    assert (subject.scaler is not None) == (value == "fp16-autocast")
+    assert (context.scaler is not None) == (value == "fp16-autocast")
     assert ("gradient scale" in proof.detail) == (value == "fp16-autocast")
 
 
 @pytest.mark.parametrize("value", LOWER)
 def test_an_apply_that_does_nothing_is_caught(kit, value):
-    subject = kit.run({"precision": value}, replace={"precision": DO_NOTHING})
-    assert PRECISION.evidence(subject, value) == Proof(
+    context = kit.run({"precision": value}, replace={"precision": DO_NOTHING})
+    assert PRECISION.evidence(context, value) == EvidenceResult(
         took_effect=False,
         detail=f"0 of 3 convolutions, matrix products and attentions ran in {value[:4]} (at least 80% must)",
     )
@@ -41,16 +41,16 @@ def test_an_apply_that_does_nothing_is_caught(kit, value):
 
 @pytest.mark.parametrize("ran", LOWER)
 def test_fp32_that_ran_lower_is_caught(kit, ran):
-    subject = kit.run({"precision": ran})
-    proof = PRECISION.evidence(subject, "fp32")
+    context = kit.run({"precision": ran})
+    proof = PRECISION.evidence(context, "fp32")
     assert proof.took_effect is False
     assert "3 of 3" in proof.detail
     assert ran[:4] in proof.detail
 
 
 def test_one_lower_dtype_is_not_taken_for_the_other(kit):
-    subject = kit.run({"precision": "fp16-autocast"})
-    assert PRECISION.evidence(subject, "bf16-autocast").took_effect is False
+    context = kit.run({"precision": "fp16-autocast"})
+    assert PRECISION.evidence(context, "bf16-autocast").took_effect is False
 
 
 class MostlyFenced(nn.Module):
@@ -67,16 +67,16 @@ class MostlyFenced(nn.Module):
 
 
 def test_a_minority_in_the_dtype_is_not_enough(kit):
-    subject = kit.run({"precision": "bf16-autocast"}, kit.workload(MostlyFenced))
-    proof = PRECISION.evidence(subject, "bf16-autocast")
+    context = kit.run({"precision": "bf16-autocast"}, kit.workload(MostlyFenced))
+    proof = PRECISION.evidence(context, "bf16-autocast")
     assert proof.took_effect is False
     assert "1 of 3" in proof.detail
 
 
 @pytest.mark.parametrize("value", ["fp32", "bf16-autocast"])
 def test_compiled_code_can_be_read_too(kit, value):
-    subject = kit.run({"precision": value, "compile": "default"})
-    proof = PRECISION.evidence(subject, value)
+    context = kit.run({"precision": value, "compile": "default"})
+    proof = PRECISION.evidence(context, value)
     assert proof.took_effect is True, proof
 
 
@@ -90,17 +90,17 @@ def test_attention_counts(kit):
             x = self.project(x)
             return nn.functional.scaled_dot_product_attention(x, x, x)
 
-    subject = kit.run({"precision": "bf16-autocast"}, kit.workload(Attention))
-    detail = PRECISION.evidence(subject, "bf16-autocast").detail
+    context = kit.run({"precision": "bf16-autocast"}, kit.workload(Attention))
+    detail = PRECISION.evidence(context, "bf16-autocast").detail
     assert "2 of 2 convolutions, matrix products and attentions" in detail
     assert detail.endswith("; attention ran in flash")
 
 
 def test_a_model_without_arithmetic_to_read_is_unknown_and_fits_the_baseline(kit):
-    subject = kit.run({"precision": "fp32"}, kit.workload(nn.ReLU))
+    context = kit.run({"precision": "fp32"}, kit.workload(nn.ReLU))
     nothing = "the profiled step shows no convolution, matrix product or attention"
-    assert PRECISION.evidence(subject, "bf16-autocast") == Proof(took_effect=None, detail=nothing)
-    assert PRECISION.evidence(subject, "fp32") == Proof(
+    assert PRECISION.evidence(context, "bf16-autocast") == EvidenceResult(took_effect=None, detail=nothing)
+    assert PRECISION.evidence(context, "fp32") == EvidenceResult(
         took_effect=True, detail=f"{nothing}, so nothing ran below fp32"
     )
 
@@ -120,42 +120,42 @@ def test_a_model_without_arithmetic_to_read_is_unknown_and_fits_the_baseline(kit
     ],
 )
 def test_on_a_gpu_the_time_in_the_dtype_decides(kit, operators, kernels, took_effect, words):
-    subject = kit.prepare({"precision": "bf16-weights"})
-    subject.device = torch.device("cuda")
+    context = kit.prepare({"precision": "bf16-weights"})
+    context.device = torch.device("cuda")
     dtypes = {"bf16": "c10::BFloat16", "fp32": "float"}
-    subject.trace = kit.trace([("aten::mm", dtypes[each]) for each in operators], kernels)
-    proof = PRECISION.evidence(subject, "bf16-weights")
+    context.trace = kit.trace([("aten::mm", dtypes[each]) for each in operators], kernels)
+    proof = PRECISION.evidence(context, "bf16-weights")
     assert proof.took_effect is took_effect, proof
     assert words in proof.detail
 
 
 def test_a_triton_template_is_told_by_what_it_was_launched_with(kit):
-    subject = kit.prepare({"precision": "bf16-weights"})
+    context = kit.prepare({"precision": "bf16-weights"})
     for dtype, took_effect in (("c10::BFloat16", True), ("float", False)):
-        subject.trace = kit.trace([("triton_tem_fused_mm_0", dtype)], ["triton_tem_fused_mm_0"])
-        assert PRECISION.evidence(subject, "bf16-weights").took_effect is took_effect
+        context.trace = kit.trace([("triton_tem_fused_mm_0", dtype)], ["triton_tem_fused_mm_0"])
+        assert PRECISION.evidence(context, "bf16-weights").took_effect is took_effect
 
 
 def test_operators_beside_a_cuda_graph_do_not_speak_for_it(kit):
-    subject = kit.prepare({"precision": "bf16-weights"})
-    subject.trace = kit.trace([("aten::mm", "c10::BFloat16")], ["triton_tem_fused_mm_0"], graph=True)
-    proof = PRECISION.evidence(subject, "bf16-weights")
+    context = kit.prepare({"precision": "bf16-weights"})
+    context.trace = kit.trace([("aten::mm", "c10::BFloat16")], ["triton_tem_fused_mm_0"], graph=True)
+    proof = PRECISION.evidence(context, "bf16-weights")
     assert proof.took_effect is None
     assert "a CUDA graph hides its operators" in proof.detail
 
 
 def test_without_a_trace_nothing_is_claimed(kit):
-    subject = kit.prepare({"precision": "bf16-autocast"})
-    subject.trace_error = "no CUPTI"
-    assert PRECISION.evidence(subject, "bf16-autocast") == Proof(
+    context = kit.prepare({"precision": "bf16-autocast"})
+    context.trace_error = "no CUPTI"
+    assert PRECISION.evidence(context, "bf16-autocast") == EvidenceResult(
         took_effect=None, detail="the step could not be profiled: no CUPTI"
     )
 
 
 def test_weights_convert_floating_tensors_only(kit):
-    subject = kit.prepare({"precision": "bf16-weights"})
-    image, label = subject.batches[0]
-    assert {parameter.dtype for parameter in subject.model.parameters()} == {torch.bfloat16}
+    context = kit.prepare({"precision": "bf16-weights"})
+    image, label = context.batches[0]
+    assert {parameter.dtype for parameter in context.model.parameters()} == {torch.bfloat16}
     assert (image.dtype, label.dtype) == (torch.bfloat16, torch.int64)
 
 

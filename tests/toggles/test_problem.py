@@ -13,7 +13,7 @@ from gpubench.toggles import parse_value
 from gpubench.toggles.batch_size import BATCH_SIZE
 from gpubench.toggles.tile_overlap import TILE_OVERLAP
 from gpubench.toggles.tile_size import TILE_SIZE
-from gpubench.toggles.toggle import Proof
+from gpubench.toggles.toggle import EvidenceResult
 
 SIDE = 32
 
@@ -42,28 +42,30 @@ def where(kit, **changes):
 
 @pytest.mark.parametrize("value", [1, 3])
 def test_batches_have_the_size(kit, value):
-    subject = kit.run({"batch_size": value})
-    assert BATCH_SIZE.evidence(subject, value) == Proof(
+    context = kit.run({"batch_size": value})
+    assert BATCH_SIZE.evidence(context, value) == EvidenceResult(
         took_effect=True, detail=f"the inputs' first dimension is {value}"
     )
 
 
 def test_batches_of_another_size_are_caught(kit):
-    subject = kit.run({"batch_size": 3})
-    subject.batches = [(subject.batches[0][0][:2], subject.batches[0][1])]
-    assert BATCH_SIZE.evidence(subject, 3) == Proof(took_effect=False, detail="the inputs' first dimension is 2, 3")
+    context = kit.run({"batch_size": 3})
+    context.batches = [(context.batches[0][0][:2], context.batches[0][1])]
+    assert BATCH_SIZE.evidence(context, 3) == EvidenceResult(
+        took_effect=False, detail="the inputs' first dimension is 2, 3"
+    )
 
 
 def test_batches_without_a_dimension_are_unknown(kit):
-    subject = kit.prepare({"batch_size": 3})
-    subject.batches = [(torch.ones(()),)]
-    assert BATCH_SIZE.evidence(subject, 3).took_effect is None
+    context = kit.prepare({"batch_size": 3})
+    context.batches = [(torch.ones(()),)]
+    assert BATCH_SIZE.evidence(context, 3).took_effect is None
 
 
 def test_a_subject_of_another_batch_size_is_refused(kit):
-    subject = kit.prepare({"batch_size": 3})
+    context = kit.prepare({"batch_size": 3})
     with pytest.raises(GpubenchError, match="made with batch size 3, the configuration says 4") as error:
-        BATCH_SIZE.apply(subject, 4)
+        BATCH_SIZE.apply(context, 4)
     assert error.value.hint == "Make them with the batch size of the configuration."
 
 
@@ -73,20 +75,20 @@ def test_the_workloads_own_batch_size_is_the_baseline(kit):
 
 @pytest.mark.parametrize("value", [0, 8, 16])
 def test_convolutions_see_tiles(kit, value):
-    subject = kit.run({"tile_size": value, "tile_overlap": 4}, tiled(kit))
-    assert subject.options == {"tile_size": value, "tile_overlap": 4}
-    proof = TILE_SIZE.evidence(subject, value)
+    context = kit.run({"tile_size": value, "tile_overlap": 4}, tiled(kit))
+    assert context.options == {"tile_size": value, "tile_overlap": 4}
+    proof = TILE_SIZE.evidence(context, value)
     assert proof.took_effect is True, proof
     assert f"input was {value or SIDE} px" in proof.detail
-    assert TILE_OVERLAP.evidence(subject, 4).took_effect is True
+    assert TILE_OVERLAP.evidence(context, 4).took_effect is True
 
 
 @pytest.mark.parametrize("toggle", [TILE_SIZE, TILE_OVERLAP], ids=lambda toggle: toggle.name)
 def test_an_apply_that_does_nothing_is_caught(kit, toggle):
-    faulty = dataclasses.replace(toggle, apply=lambda subject, value: None)
+    faulty = dataclasses.replace(toggle, apply=lambda context, value: None)
     configuration = {"tile_size": 8, "tile_overlap": 4}
-    subject = kit.run(configuration, tiled(kit), replace={toggle.name: faulty})
-    assert toggle.evidence(subject, configuration[toggle.name]) == Proof(
+    context = kit.run(configuration, tiled(kit), replace={toggle.name: faulty})
+    assert toggle.evidence(context, configuration[toggle.name]) == EvidenceResult(
         took_effect=False, detail=f"the workload was handed {toggle.name} None"
     )
 
@@ -112,8 +114,8 @@ def test_without_a_trace_or_convolutions_tiles_are_unknown(kit):
     work = dataclasses.replace(tiled(kit), build=nn.ReLU)
     proof = TILE_SIZE.evidence(kit.run({"tile_size": 8}, work), 8)
     nothing = "the profiled step shows no convolution input to read a tile from"
-    assert proof == Proof(took_effect=None, detail=nothing)
-    assert TILE_SIZE.evidence(kit.run({"tile_size": 0}, work), 0) == Proof(
+    assert proof == EvidenceResult(took_effect=None, detail=nothing)
+    assert TILE_SIZE.evidence(kit.run({"tile_size": 0}, work), 0) == EvidenceResult(
         took_effect=True, detail=f"the workload was handed tile_size 0; {nothing}"
     )
 

@@ -31,7 +31,7 @@ SHARED = {
     "kernels",
     "process_memory",
     "sharing",
-    "subject",
+    "model_context",
     "tf32_probe",
     "toggle",
 }  # modules that hold no toggle

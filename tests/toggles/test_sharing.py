@@ -141,16 +141,16 @@ SHARED = [
 def test_configurations_in_one_process_do_not_change_each_others_evidence(kit):
     assert can_share(SHARED) is None
 
-    def proofs(subject):
-        return {name: get(name).evidence(subject, value) for name, value in subject.configuration.items()}
+    def proofs(context):
+        return {name: get(name).evidence(context, value) for name, value in context.configuration.items()}
 
-    subjects, first = [], []
+    contexts_, first = [], []
     for configuration in SHARED:
-        subjects.append(kit.run(configuration))
-        first.append(proofs(subjects[-1]))
+        contexts_.append(kit.run(configuration))
+        first.append(proofs(contexts_[-1]))
     for proof in first:
         assert all(each.took_effect is True for each in proof.values()), proof
     # Again in turn, as blocks of them are timed: each one's own next step shows the same.
-    for subject, before in zip(subjects, first, strict=True):
-        kit.trace_again(subject)
-        assert proofs(subject) == before
+    for context, before in zip(contexts_, first, strict=True):
+        kit.trace_again(context)
+        assert proofs(context) == before

@@ -7,7 +7,7 @@ import torch
 
 from gpubench.toggles import precision, tf32_probe
 from gpubench.toggles.precision import PRECISION
-from gpubench.toggles.tf32_probe import Probe, tf32_in_use
+from gpubench.toggles.tf32_probe import Tf32Probe, tf32_in_use
 
 _TF32_KERNEL = "sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32"
 
@@ -36,7 +36,7 @@ def test_a_probe_that_cannot_run_says_why(monkeypatch):
         raise RuntimeError("out of memory\nand more")
 
     monkeypatch.setattr(tf32_probe, "_matmul_error", fail)
-    assert tf32_in_use(torch.device("cpu")) == Probe(
+    assert tf32_in_use(torch.device("cpu")) == Tf32Probe(
         matmul=None, convolution=None, detail="the numeric TF32 probe failed: out of memory"
     )
 
@@ -62,32 +62,32 @@ def test_a_probe_that_cannot_run_says_why(monkeypatch):
     ],
 )
 def test_what_a_gpus_probe_decides(kit, monkeypatch, value, matmul, convolution, kernels, took_effect):
-    subject = on_gpu(kit, monkeypatch, value, Probe(matmul, convolution, "probed"))
-    subject.trace = kit.trace(["aten::mm"], kernels)
-    assert PRECISION.evidence(subject, value).took_effect is took_effect
+    context = on_gpu(kit, monkeypatch, value, Tf32Probe(matmul, convolution, "probed"))
+    context.trace = kit.trace(["aten::mm"], kernels)
+    assert PRECISION.evidence(context, value).took_effect is took_effect
 
 
-def on_gpu(kit, monkeypatch, value: str, probe: Probe):
+def on_gpu(kit, monkeypatch, value: str, probe: Tf32Probe):
     monkeypatch.setattr(precision, "tf32_in_use", lambda device: probe)
-    subject = kit.prepare({"precision": value})
-    subject.device = torch.device("cuda")
-    return subject
+    context = kit.prepare({"precision": value})
+    context.device = torch.device("cuda")
+    return context
 
 
 @pytest.mark.parametrize(("value", "tf32", "took_effect"), [("fp32", False, True), ("tf32", True, None)])
 def test_a_step_that_computes_nothing_contradicts_the_baseline_only_if_tf32_is_on(
     kit, monkeypatch, value, tf32, took_effect
 ):
-    subject = on_gpu(kit, monkeypatch, value, Probe(tf32, tf32, "probed"))
-    subject.trace = kit.trace(["aten::relu"])
-    proof = PRECISION.evidence(subject, value)
+    context = on_gpu(kit, monkeypatch, value, Tf32Probe(tf32, tf32, "probed"))
+    context.trace = kit.trace(["aten::relu"])
+    proof = PRECISION.evidence(context, value)
     assert proof.took_effect is took_effect
     assert "the profiled step shows no convolution, matrix product or attention" in proof.detail
 
 
 def test_fp32_in_a_cuda_graph_is_read_from_its_kernels(kit, monkeypatch):
-    subject = on_gpu(kit, monkeypatch, "fp32", Probe(False, False, "probed"))
-    subject.trace = kit.trace(["aten::mm"], ["ampere_fp16_s16816gemm_fp16_64x64_tn"], graph=True)
-    proof = PRECISION.evidence(subject, "fp32")
+    context = on_gpu(kit, monkeypatch, "fp32", Tf32Probe(False, False, "probed"))
+    context.trace = kit.trace(["aten::mm"], ["ampere_fp16_s16816gemm_fp16_64x64_tn"], graph=True)
+    proof = PRECISION.evidence(context, "fp32")
     assert proof.took_effect is False
     assert "1 of 1 GPU kernels that compute ran below fp32: fp16" in proof.detail

@@ -9,13 +9,13 @@ import torch
 from gpubench.toggles import threads as toggle
 from gpubench.toggles.threads import THREADS
 
-DO_NOTHING = dataclasses.replace(THREADS, apply=lambda subject, value: None)
+DO_NOTHING = dataclasses.replace(THREADS, apply=lambda context, value: None)
 
 
 @pytest.mark.parametrize("value", [1, 2])
 def test_the_pool_has_the_size_and_shares_the_work(kit, value):
-    subject = kit.run({"threads": value})
-    proof = THREADS.evidence(subject, value)
+    context = kit.run({"threads": value})
+    proof = THREADS.evidence(context, value)
     assert proof.took_effect is True
     worked = re.search(r"is (\d+); (\d+) OS threads ran", proof.detail)
     assert worked, proof
@@ -25,8 +25,8 @@ def test_the_pool_has_the_size_and_shares_the_work(kit, value):
 
 def test_an_apply_that_does_nothing_is_caught(kit):
     torch.set_num_threads(2)
-    subject = kit.run({"threads": 1}, replace={"threads": DO_NOTHING})
-    proof = THREADS.evidence(subject, 1)
+    context = kit.run({"threads": 1}, replace={"threads": DO_NOTHING})
+    proof = THREADS.evidence(context, 1)
     assert proof.took_effect is False
     assert proof.detail.startswith("torch.get_num_threads() is 2;")
 

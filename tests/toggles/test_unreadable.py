@@ -40,9 +40,9 @@ def test_every_toggle_is_held_to_it():
     ("name", "value"), [(name, value) for name, values in FROM_A_TRACE.items() for value in values]
 )
 def test_a_profiler_that_fails_leaves_it_unknown(kit, name, value):
-    subject = prepared(kit, name, value)
-    subject.trace_error = "the profiler failed: RuntimeError: no CUPTI"
-    proof = get(name).evidence(subject, value)
+    context = prepared(kit, name, value)
+    context.trace_error = "the profiler failed: RuntimeError: no CUPTI"
+    proof = get(name).evidence(context, value)
     assert proof.took_effect is None
     assert proof.detail == "the step could not be profiled: the profiler failed: RuntimeError: no CUPTI"
 
@@ -51,9 +51,9 @@ def test_a_profiler_that_fails_leaves_it_unknown(kit, name, value):
     ("name", "value"), [(name, value) for name, values in FROM_A_TRACE.items() for value in values]
 )
 def test_a_trace_that_shows_nothing_at_all_leaves_it_unknown(kit, name, value):
-    subject = prepared(kit, name, value)
-    subject.trace = Trace(operators=(), kernels=(), names=frozenset({"cudaDeviceSynchronize"}))
-    proof = get(name).evidence(subject, value)
+    context = prepared(kit, name, value)
+    context.trace = Trace(operators=(), kernels=(), names=frozenset({"cudaDeviceSynchronize"}))
+    proof = get(name).evidence(context, value)
     assert proof.took_effect is None
     assert proof.detail == "the profiler recorded nothing of the step"
 
@@ -63,12 +63,12 @@ def test_a_trace_that_shows_nothing_at_all_leaves_it_unknown(kit, name, value):
     [("cudnn_benchmark", "off"), ("precision", "fp32"), ("channels_last", "off"), ("compile", "off"), ("tile_size", 0)],
 )
 def test_a_baseline_that_a_readable_step_does_not_contradict_stands(kit, name, value):
-    subject = prepared(kit, name, value)
-    subject.trace = kit.trace(["aten::relu"])
-    assert get(name).evidence(subject, value).took_effect is True
+    context = prepared(kit, name, value)
+    context.trace = kit.trace(["aten::relu"])
+    assert get(name).evidence(context, value).took_effect is True
 
 
 def test_tiles_that_cannot_be_read_leave_their_overlap_unknown(kit):
-    subject = kit.prepare({"tile_size": 16, "tile_overlap": 4})
-    subject.trace_error = "no CUPTI"
-    assert get("tile_overlap").evidence(subject, 4).took_effect is None
+    context = kit.prepare({"tile_size": 16, "tile_overlap": 4})
+    context.trace_error = "no CUPTI"
+    assert get("tile_overlap").evidence(context, 4).took_effect is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gpubench.toggles.subject import Subject
+from gpubench.toggles.model_context import ModelContext
 from gpubench.worker.limits import is_out_of_memory
 from gpubench.worker.once import infer_in_parts
 from gpubench.worker.reference import join, loss_spread, output_spread
@@ -26,7 +26,7 @@ def stepper_that_fits(rows: int) -> Stepper:
     )  # fmt: skip
     batch = workload.inputs(7, torch.Generator().manual_seed(0))
     return Stepper(
-        Subject(
+        ModelContext(
             workload=workload,
             mode="inference",
             device=torch.device("cpu"),
@@ -40,10 +40,10 @@ def stepper_that_fits(rows: int) -> Stepper:
 
 def test_what_does_not_fit_is_made_in_parts() -> None:
     stepper = stepper_that_fits(rows=2)
-    batch = stepper.subject.batches[0]
+    batch = stepper.context.batches[0]
     found = infer_in_parts(stepper, 0)["output"]
-    assert torch.allclose(found, stepper.subject.model(batch[0]))
-    assert stepper.subject.batches[0] is batch
+    assert torch.allclose(found, stepper.context.model(batch[0]))
+    assert stepper.context.batches[0] is batch
 
 
 def test_what_fits_in_no_part_is_an_error() -> None:

@@ -1,0 +1,62 @@
+"""Which of the recorded figures stands for a configuration's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gpubench.report.model import Measurement, Memory
+
+# Below this many bytes two peaks are not told apart. CUDA: the caching allocator asks the driver for segments of up to
+# 20 MiB at a time (c10/cuda/CUDACachingAllocator, kLargeBuffer). CPU, seen: the resident memory that one small conv net
+# added differed by up to 16 MiB over six identical processes (torch 2.13, 2 cores).
+RESOLUTION_BYTES = 20 * 2**20
+
+MEANING = {
+    "cuda": "peak memory reserved by torch's allocator during the measured steps",
+    "cpu": "peak resident memory of the process beyond what Python and torch held before the model was built",
+}
+
+
+def peak_bytes(row: Measurement, kind: str) -> int | None:
+    """Bytes at the peak of the measured steps: reserved by torch on CUDA, resident beyond the start on a CPU."""
+    memory = row.memory
+    if memory is None:
+        return None
+    if kind == "cuda":
+        return memory.peak_memory_reserved_bytes
+    return _beyond_start(memory, memory.host_peak_resident_bytes)
+
+
+def gated_bytes(row: Measurement, kind: str) -> int | None:
+    """Bytes that two reports are compared by: `peak_bytes`, but on CUDA those allocated.
+
+    The allocator counts them to the byte, while what it reserves for them comes in segments of up to 20 MiB.
+    """
+    if kind == "cuda":
+        return row.memory.peak_memory_allocated_bytes if row.memory else None
+    return peak_bytes(row, kind)
+
+
+def needed_bytes(row: Measurement, kind: str) -> int | None:
+    """Bytes that must be free for the whole run: the larger of `peak_bytes` and what warm-up and compiling took."""
+    peak = peak_bytes(row, kind)
+    if row.memory is None or peak is None:
+        return None
+    if kind == "cuda":
+        warmup = row.memory.warmup_peak_memory_allocated_bytes
+    else:
+        warmup = _beyond_start(row.memory, row.memory.host_warmup_peak_resident_bytes)
+    return max(peak, warmup or 0)
+
+
+def together_bytes(rows: Iterable[Measurement], kind: str) -> int | None:
+    """Bytes that all of `rows` take at the same time; None where one's memory is not known."""
+    needed = [needed_bytes(row, kind) for row in rows]
+    known = [value for value in needed if value is not None]
+    return sum(known) if len(known) == len(needed) else None
+
+
+def _beyond_start(memory: Memory, peak: int | None) -> int | None:
+    if peak is None or memory.host_resident_at_start_bytes is None:
+        return None
+    return max(peak - memory.host_resident_at_start_bytes, 0)

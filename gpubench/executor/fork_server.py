@@ -1,0 +1,209 @@
+"""The fork server seen from the tool: started in an environment of its own, asked for workers, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import gpubench
+from gpubench.errors import GpubenchError
+from gpubench.executor.worker_process import Worker, WorkerError, expect, tail
+from gpubench.worker.messages import (
+    Channel,
+    Closed,
+    Exited,
+    Fork,
+    Forked,
+    PrepareToolchain,
+    Ready,
+    ServerReply,
+    ToolchainReady,
+    WorkerReply,
+)
+
+START_TIMEOUT_S = 180.0  # importing torch takes 2 to 5 s, from a cold network file system a minute and more
+
+
+class ForkServer:
+    """A process with torch imported that forks workers; one for each set of environment variables."""
+
+    def __init__(
+        self, environment: Mapping[str, str], reference: str, folder: Path, python: str = sys.executable
+    ) -> None:
+        self.environment = dict(environment)
+        self.reference, self.folder, self.python = reference, folder, python
+        self.workers: dict[int, Worker] = {}
+        self.preload_problem = ""
+        self._exits: dict[int, int] = {}
+        self._count = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel[ServerReply]
+        self._preload = True
+        self._ended = False  # by itself: its connection is closed
+
+    def start(self) -> None:
+        """Starts the server without waiting for it."""
+        ours, theirs = socket.socketpair()
+        log = self.folder / f"server-{os.getpid()}-{id(self)}.log"
+        self.log = log
+        arguments = [self.python, "-P", "-m", "gpubench.worker.server", str(theirs.fileno())]
+        if self._preload:
+            arguments.append(self.reference)
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                arguments,
+                env=server_environment(self.environment, self.python, self.folder),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # ctrl-C reaches the tool alone, which then ends this
+            )
+        theirs.close()
+        self._channel = Channel[ServerReply](ours, ServerReply)
+        self._ready = self._ended = False
+
+    def wait_ready(self) -> None:
+        """Waits until torch is imported; GpubenchError with the log's last line where that fails."""
+        if self._process is None:
+            self.start()
+        if self._ready:
+            return
+        try:
+            reply = self._receive(time.monotonic() + START_TIMEOUT_S)
+        except (Closed, TimeoutError) as error:
+            self.close()
+            last = (tail(self.log).splitlines() or ["it printed nothing"])[-1]
+            raise GpubenchError(
+                f"The measuring process could not start: {last.rstrip('.')}.",
+                "Run `gpubench doctor` to see what is missing.",
+            ) from error
+        ready = expect(reply, Ready)
+        self._ready = True
+        if ready.preload_problem and self._preload:
+            # Workers of this server would inherit a broken CUDA or threads that fork has lost: begin again without.
+            self.preload_problem = ready.preload_problem
+            self._preload = False
+            self.close()
+            self.start()
+            self.wait_ready()
+
+    def prepare_toolchain(self, folder: Path | None) -> ToolchainReady:
+        """Loads inductor, and has it probe its compiler; see PrepareToolchain."""
+        self.wait_ready()
+        self._channel.send(PrepareToolchain(None if folder is None else str(folder)))
+        return expect(self._receive(time.monotonic() + START_TIMEOUT_S), ToolchainReady)
+
+    def fork(self) -> Worker:
+        """A fresh worker. A server that has died is started again once."""
+        for attempt in (1, 2):
+            try:
+                self.wait_ready()
+                return self._fork()
+            except (Closed, TimeoutError):
+                self.close()
+                if attempt == 2:
+                    break
+        raise WorkerError("crashed", "the process that starts workers has died twice", "start")
+
+    def _fork(self) -> Worker:
+        ours, theirs = socket.socketpair()
+        self._count += 1
+        log = self.folder / f"worker-{id(self)}-{self._count}.log"
+        try:
+            self._channel.send(Fork(str(log)), (theirs.fileno(),))
+        finally:
+            theirs.close()
+        reply = expect(self._receive(time.monotonic() + START_TIMEOUT_S), Forked)
+        worker = Worker(self, reply.pid, Channel[WorkerReply](ours, WorkerReply), log)
+        self.workers[reply.pid] = worker
+        return worker
+
+    def _receive(self, deadline: float) -> ServerReply:
+        while True:
+            reply = self._channel.receive(max(0.001, deadline - time.monotonic()))
+            if not isinstance(reply, Exited):
+                return reply
+            self._exits[reply.pid] = reply.code
+
+    def wait(self, pid: int, timeout: float) -> int | None:
+        """The exit code of a worker, or None where it does not end (or the server is gone)."""
+        deadline = time.monotonic() + timeout
+        while pid not in self._exits:
+            if not self.knows(pid):
+                return None
+            try:
+                reply = self._channel.receive(max(0.001, deadline - time.monotonic()))
+            except TimeoutError:
+                return None
+            except Closed:
+                self._ended = True
+                return None
+            if isinstance(reply, Exited):
+                self._exits[reply.pid] = reply.code
+        return self._exits.pop(pid)
+
+    def knows(self, pid: int) -> bool:
+        """Whether the server that forked that worker still runs; the worker has ended with it otherwise."""
+        return pid in self.workers and not self._ended
+
+    def forget(self, pid: int) -> None:
+        """That worker has ended."""
+        self.workers.pop(pid, None)
+
+    def close(self) -> None:
+        """Ends the server and every worker of it."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        for pid in list(self.workers):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        self._channel.socket.close()
+        try:
+            process.wait(timeout=2)  # it sees the closed connection
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # what the workload's import has started
+        self.workers.clear()
+
+
+def server_environment(extra: Mapping[str, str], python: str, folder: Path) -> dict[str, str]:
+    """The environment of a process that `python` runs: the user's own, what toggles add, and what keeps fork safe."""
+    package = Path(gpubench.__file__).parent
+    if python != sys.executable:
+        # Another environment: this gpubench and nothing else of ours, least of all our torch.
+        paths = [str(alone(package, folder / "package"))]
+    else:
+        # A checkout is not importable by itself; site-packages must not come before the standard library.
+        installed = package.parent.name in ("site-packages", "dist-packages")
+        paths = [] if installed else [str(package.parent)]
+    paths += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    return {
+        # NVML answers torch.cuda.is_available() then; the CUDA runtime's answer would break the forked children.
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+        # The same device numbers in NVML, nvidia-smi and torch.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        **extra,
+    }
+
+
+def alone(package: Path, folder: Path) -> Path:
+    """`folder` with a link to `package` in it."""
+    folder.mkdir(exist_ok=True)
+    link = folder / package.name
+    if not link.is_symlink():
+        link.symlink_to(package, target_is_directory=True)
+    return folder

@@ -1,0 +1,101 @@
+"""What one process gave, and what to make of it: status, reason, flags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gpubench.executor.worker_process import WorkerError, WorkerFailed
+from gpubench.report.model import Evidence, HostUse, Quality, Status, Utilization
+from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, SamplesTaken
+
+VMSTAT = Path("/proc/vmstat")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one process gave. `prepared`, `sampled`, `memory` and `collected` are None from where it failed on."""
+
+    status: Status
+    reason: str
+    started_at: str
+    prepared: Prepared | None = None
+    sampled: SamplesTaken | None = None
+    last_quality: Quality | None = None  # of the last timed output
+    memory: MemoryRead | None = None
+    collected: EvidenceCollected | None = None
+    device_process_memory_bytes: int | None = None
+    device_process_memory_problem: str = ""
+    utilization: Utilization | None = None
+    host: HostUse | None = None
+    turns: Sequence[int] = ()
+    shared_with: Sequence[str] = ()
+    flags: tuple[str, ...] = ()
+    log_tail: str = ""
+    phases_s: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def quality(self) -> Quality | None:
+        """The quality before sampling, or that of the last timed output where only that is wrong."""
+        before, after = self.prepared.quality if self.prepared else None, self.last_quality
+        return after if after is not None and after.passed is False else before
+
+
+def verdict(result: Outcome) -> tuple[Status, str]:
+    """The status of a process that ran to its end: wrong outputs first, then toggles without effect or proof."""
+    quality = result.quality
+    if quality is not None and quality.passed is False:
+        stale = "" if result.prepared and result.prepared.quality.passed is False else "of the last timed step "
+        return "wrong", f"the output {stale}differs from the fp32 reference: {quality.reason}"
+    idle = [one for one in _evidence(result) if one.took_effect is False]
+    if idle:
+        return "not_effective", "; ".join(f"{one.toggle}={one.value} took no effect: {one.detail}" for one in idle)
+    unread = [one for one in _evidence(result) if one.took_effect is None]
+    if unread:
+        words = "; ".join(f"{one.toggle}={one.value}: {one.detail}" for one in unread)
+        return "unproven", f"whether it took effect could not be read: {words}"
+    return "ok", ""
+
+
+def _evidence(result: Outcome) -> list[Evidence]:
+    return result.collected.evidence if result.collected else []
+
+
+def failed(
+    error: WorkerFailed | WorkerError, started_at: str, timeout_s: float, log_tail: str, kernel_killed: bool
+) -> Outcome:
+    """The result of a process that could not go on, or ended without an answer."""
+    if isinstance(error, WorkerFailed):
+        status: Status = "oom" if error.failed.kind == "oom" else "failed"
+        reason = f"{error.failed.reason} (during {error.phase})"
+    elif error.kind == "timeout":
+        status = "timeout"
+        reason = f"no end within {timeout_s:g} s; it was stopped during {error.phase} (see --timeout)"
+    elif kernel_killed:
+        status, reason = "oom", f"the kernel's out-of-memory killer ended it during {error.phase}"
+    else:
+        status, reason = "crashed", f"{error.reason} during {error.phase}"
+    return Outcome(status, sentence(reason), started_at, log_tail=log_tail)
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory since it started; 0 where it does not tell."""
+    try:
+        found = re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found.group(1)) if found else 0
+
+
+def now() -> str:
+    """UTC now, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def sentence(text: str) -> str:
+    """`text` in one line, as a sentence."""
+    line = " ".join(text.split())
+    return line if not line or line.endswith((".", "!", "?")) else f"{line}."

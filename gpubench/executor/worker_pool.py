@@ -1,0 +1,281 @@
+"""Everything that outlives one measured process: servers, references, compile caches, scratch space."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpubench.analysis.noise import key
+from gpubench.errors import GpubenchError
+from gpubench.executor.spawn_server import make_server
+from gpubench.executor.worker_process import Worker, WorkerError, WorkerFailed, WorkerServer
+from gpubench.hardware.find_device import Found, find_device
+from gpubench.hardware.free_memory import available_memory_bytes
+from gpubench.hardware.monitored import MonitoredDevice
+from gpubench.hardware.nvml_call import Unavailable
+from gpubench.measure.device_free import busy_before
+from gpubench.measure.quality import FP32_TOLERANCE
+from gpubench.report.model import Configuration, Protocol, Value
+from gpubench.toggles import all_toggles, get
+from gpubench.worker.messages import Describe, MakeReference, ProbeResult, ReferenceMade, WorkloadChoice
+
+FREE_SHARE = 0.8  # of the free memory may be planned with: peaks of warming up are above those of the steps
+SCRATCH_PREFIX = "gpubench-run-"
+DESCRIBE_TIMEOUT_S = 300.0  # a user's module may import half the world
+
+
+@dataclass
+class Spent:
+    """Seconds that the tool itself took, by part."""
+
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def on(self, part: str) -> Iterator[None]:
+        """Adds the time of the block to `part`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.parts[part] = self.parts.get(part, 0.0) + time.monotonic() - started
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where the outputs to compare with lie, or why there are none."""
+
+    folder: str | None
+    problem: str = ""
+
+
+class WorkerPool:
+    """Gives fresh workers the environment and files they need; a context manager that leaves nothing behind."""
+
+    def __init__(self, choice: WorkloadChoice, device: str, protocol: Protocol, python: str = sys.executable) -> None:
+        self.choice, self.device, self.protocol, self.python = choice, device, protocol, python
+        self.since = time.monotonic()
+        self.spent = Spent()
+        self.notes: list[str] = []
+        self._servers: dict[frozenset[tuple[str, str]], WorkerServer] = {}
+        self._references: dict[tuple[tuple[str, Value], ...], Reference] = {}
+        self._toolchains: set[int] = set()
+        self._found = Found(None)
+        self.busy_before = ""  # why the device was not free before the run
+
+    def __enter__(self) -> WorkerPool:
+        remove_abandoned_scratch()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers.values():
+            server.close()
+        self._found.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ----- servers and workers
+
+    def begin_servers(self, configurations: Iterable[Configuration]) -> None:
+        """Starts the servers that `configurations` will need, all at once, without waiting for them."""
+        for configuration in configurations:
+            self._server(environment_of(configuration))
+
+    def start_servers(self, configurations: Iterable[Configuration]) -> None:
+        """Starts the servers that `configurations` will need, all at once, and waits for them."""
+        with self.spent.on("servers"):
+            configurations = list(configurations)
+            self.begin_servers(configurations)
+            for configuration in configurations:
+                with contextlib.suppress(GpubenchError):  # becomes the row of the configuration that asks for it
+                    self._server(environment_of(configuration)).wait_ready()
+
+    def _server(self, environment: Mapping[str, str]) -> WorkerServer:
+        key = frozenset(environment.items())
+        if key not in self._servers:
+            server = make_server(environment, self.choice.reference, self.folder, self.python)
+            server.start()
+            self._servers[key] = server
+        return self._servers[key]
+
+    def worker(self, configuration: Mapping[str, Value]) -> Worker:
+        """A fresh process in the environment that `configuration` asks for."""
+        with self.spent.on("processes"):
+            server = self._server(environment_of(configuration))
+            server.wait_ready()
+        if configuration.get("compile", "off") != "off":
+            self._prepare_toolchain(server)
+        with self.spent.on("processes"):
+            worker = server.fork()
+        if server.preload_problem:
+            note = f"The workload's module is imported anew for every configuration: {server.preload_problem}."
+            if note not in self.notes:
+                self.notes.append(note)
+        return worker
+
+    def _prepare_toolchain(self, server: WorkerServer) -> None:
+        if id(server) in self._toolchains:
+            return
+        with self.spent.on("toolchain"):
+            reply = server.prepare_toolchain(self.folder / "toolchain" if self.device == "cpu" else None)
+        self._toolchains.add(id(server))
+        if reply.problem:
+            self.notes.append(f"What torch.compile needs does not work here: {reply.problem}.")
+
+    # ----- what workers need
+
+    def describe(self, batch_size: int | None) -> ProbeResult:
+        """The facts of workload, device and software; GpubenchError where one of them is not there."""
+        request = Describe(self.choice, self.device, batch_size)
+        with self.spent.on("describe"):
+            worker = self._server({}).fork()
+            try:
+                described = worker.ask(request, ProbeResult, time.monotonic() + DESCRIBE_TIMEOUT_S)
+            except WorkerFailed as error:
+                if error.failed.kind == "usage":
+                    raise GpubenchError(error.failed.reason, error.failed.detail) from error
+                raise GpubenchError(
+                    f"Workload {self.choice.reference!r} could not be built: {error.failed.reason}.",
+                    f"The end of its output: {last_lines(worker.log_tail())}",
+                ) from error
+            except WorkerError as error:
+                raise GpubenchError(
+                    f"Workload {self.choice.reference!r} could not be looked at: {error.reason}.",
+                    f"The end of its output: {last_lines(worker.log_tail())}",
+                ) from error
+            finally:
+                worker.kill()
+        facts = described.workload
+        self.choice = WorkloadChoice(
+            reference=self.choice.reference,
+            size=known_size(facts.size),
+            parameters=self.choice.parameters,
+            mode=facts.mode,
+            source_hash=facts.source_hash,
+        )
+        device = described.device
+        self._found = find_device(device.kind, device.uuid, device.index or 0)
+        busy = busy_before(self.monitored)
+        if isinstance(busy, str) and busy:
+            self.busy_before = busy
+            self.notes.append(f"The device was not free before the run: {busy}. Its figures may be far off.")
+        self.device = device.kind if device.index is None else f"{device.kind}:{device.index}"
+        return described
+
+    @property
+    def monitored(self) -> MonitoredDevice | Unavailable | None:
+        """The GPU in its maker's library, or why it cannot be monitored; None on a CPU."""
+        return self._found.device
+
+    def free_memory_bytes(self) -> float:
+        """Bytes free on the device, less a margin; infinite where that cannot be read."""
+        device = self.monitored
+        if isinstance(device, Unavailable):
+            return math.inf
+        if device is not None:
+            total, used = device.state().total_memory_bytes, device.sample().memory_used_bytes
+            return math.inf if total is None or used is None else FREE_SHARE * (total - used)
+        free = available_memory_bytes()
+        return math.inf if isinstance(free, Unavailable) else FREE_SHARE * free
+
+    def reference(self, configuration: Mapping[str, Value], defaults: Mapping[str, Value]) -> Reference:
+        """The fp32 outputs of the problem that `configuration` computes, made on the first call."""
+        problem = {
+            name: value
+            for name, value in configuration.items()
+            if all_toggles()[name].changes_problem and value != defaults.get(name)
+        }
+        key = tuple(sorted(problem.items()))
+        if key not in self._references:
+            with self.spent.on("reference"):
+                self._references[key] = self._make_reference({**defaults, **problem}, len(self._references))
+        return self._references[key]
+
+    def _make_reference(self, configuration: Configuration, number: int) -> Reference:
+        folder = self.folder / f"reference-{number}"
+        request = MakeReference(
+            choice=self.choice,
+            device=self.device,
+            configuration=configuration,
+            protocol=self.protocol,
+            folder=str(folder),
+        )
+        try:
+            worker = self._server({}).fork()
+            try:
+                worker.ask(request, ReferenceMade, time.monotonic() + self.protocol.timeout_s)
+            finally:
+                worker.kill()
+        except (WorkerFailed, WorkerError) as error:
+            return Reference(None, f"the fp32 reference could not be made: {error}")
+        return Reference(str(folder))
+
+    def harness(self, measuring: float) -> dict[str, float]:
+        """Where the run's seconds went: `measuring` is the rows' own work, the rest of `total` the tool's."""
+        spent = dict(self.spent.parts)
+        # What inductor asks its compiler once would otherwise be a part of the first row's compilation.
+        measuring += spent.get("toolchain", 0.0)
+        spent |= {"total": time.monotonic() - self.since, "measuring": measuring}
+        return {name: round(seconds, 3) for name, seconds in spent.items()}
+
+    def compile_cache(self, configuration: Configuration) -> str:
+        """A compile cache of this configuration's own: cold the first time, warm for its later processes."""
+        name = hashlib.sha256(repr(key(configuration)).encode()).hexdigest()[:16]
+        folder = self.folder / "compile" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder)
+
+
+def known_size(size: str) -> str | None:
+    """The size to ask workers for; a workload that takes none calls its own "default"."""
+    return None if size == "default" else size
+
+
+def environment_of(configuration: Mapping[str, Value]) -> dict[str, str]:
+    """The environment variables that `configuration`'s toggles ask for."""
+    variables: dict[str, str] = {}
+    for name, value in configuration.items():
+        toggle = get(name)
+        if toggle.environment:
+            variables.update(toggle.environment(value))
+    return variables
+
+
+def tolerance_of(configuration: Mapping[str, Value]) -> float:
+    """The relative output error that `configuration` may have: the largest that one of its values is allowed."""
+    return max(
+        (get(name).tolerance.get(value, FP32_TOLERANCE) for name, value in configuration.items()),
+        default=FP32_TOLERANCE,
+    )
+
+
+def last_lines(text: str, count: int = 3) -> str:
+    """The last lines of `text` in one line."""
+    return " / ".join(line.strip() for line in text.splitlines()[-count:]) or "nothing"
+
+
+def remove_abandoned_scratch() -> None:
+    """Deletes what runs that were killed have left in the temporary folder."""
+    for path in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
+        pid = path.name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
+        if pid.isdigit() and not process_exists(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def process_exists(pid: int) -> bool:
+    """Whether a process of that id runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,154 @@
+"""Whether two reports may be compared: the same workload, and machines, software and protocol that are alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from gpubench.regression.matching import settings
+from gpubench.report.model import Protocol, Report
+
+# Of the protocol: what does not change how a step is timed.
+INDIFFERENT = frozenset(
+    {
+        "seed", "timeout_s", "rounds", "final_rounds", "cool_down_s", "throttle_retries", "monitor_hz",
+        "machine_drift", "interval",
+    }
+)  # fmt: skip
+
+# Of the variables that steer torch: where it keeps files, and which devices it sees, which `device` and `uuid` tell.
+PLACES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
+PLACE_ENDINGS = ("_DIR", "_HOME")
+# Sides of one session were measured for what differs between them, but on one device.
+OF_A_SESSION = ("device", "uuid", "cores")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field in which two reports differ, as people read it."""
+
+    field: str
+    baseline: str
+    current: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.baseline} against {self.current}"
+
+
+def _driver_major(report: Report) -> str | None:
+    version = report.device.driver_version
+    return version.partition(".")[0] if version else None
+
+
+def _protocol(report: Report) -> dict[str, object]:
+    timing = msgspec.to_builtins(report.protocol)
+    return {name: timing[name] for name in Protocol.__struct_fields__ if name not in INDIFFERENT}
+
+
+def _variables(report: Report) -> dict[str, object]:
+    found = report.environment.variables
+    return {name: found[name] for name in found if name not in PLACES and not name.endswith(PLACE_ENDINGS)}
+
+
+def _settings(report: Report) -> dict[str, object]:
+    # The batch size and the workload's own facts have a field of their own.
+    return {name: value for name, value in settings(report).items() if name != "batch_size"}
+
+
+# From the name that --allow-different takes to what is compared. Cards of one model differ by 8 % (22 % at worst;
+# Sinha et al., "Not All GPUs Are Created Equal", SC 2022), so each card has baselines of its own.
+FIELDS: dict[str, Callable[[Report], object]] = {
+    "device": lambda report: (report.device.kind, report.device.name),
+    "uuid": lambda report: report.device.uuid,
+    "cores": lambda report: (report.device.cores, report.device.physical_cores),
+    "power_limit": lambda report: report.device.power_limit_watts,
+    "mig": lambda report: report.device.mig,
+    "driver": _driver_major,
+    "torch": lambda report: report.environment.torch,
+    "cuda": lambda report: report.environment.cuda,
+    "cudnn": lambda report: report.environment.cudnn,
+    "triton": lambda report: report.environment.triton,
+    "compiler": lambda report: report.environment.compiler,
+    "libc": lambda report: report.environment.libc,
+    "variables": _variables,  # those that steer torch: precision flags among them
+    "command": lambda report: report.plan.command,
+    "settings": _settings,  # of the baseline row, such as those that --fix holds
+    "batch_size": lambda report: report.workload.batch_size,
+    "input_shapes": lambda report: report.workload.input_shapes,
+    "protocol": _protocol,
+}
+
+
+def about(report: Report) -> tuple[str, ...]:
+    """The workload as it was asked for: reports about unlike ones have no rows in common."""
+    workload = report.workload
+    parameters = json.dumps(workload.parameters, sort_keys=True)
+    return (workload.name, workload.mode, workload.size, parameters)
+
+
+def when(report: Report) -> float:
+    """When the run began, in seconds; time stamps may be of other time zones."""
+    return datetime.fromisoformat(report.created_at).timestamp()
+
+
+def differences(baseline: Report, current: Report) -> list[Difference]:
+    """The fields in which the two are unlike, in the order of `FIELDS`."""
+    found = []
+    for name, read in FIELDS.items():
+        one, other = read(baseline), read(current)
+        if name == "settings" and isinstance(one, dict) and isinstance(other, dict):  # a toggle may be new, or gone
+            one, other = ({key: side[key] for key in one if key in other} for side in (one, other))
+        if one != other:
+            found.append(_difference(name, one, other))
+    return found
+
+
+def _difference(name: str, one: object, other: object) -> Difference:
+    if isinstance(one, dict) and isinstance(other, dict):  # only what differs of it
+        keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
+        return Difference(name, _words(one, keys), _words(other, keys))
+    return Difference(name, _text(one), _text(other))
+
+
+def _words(values: dict[str, object], keys: Iterable[str]) -> str:
+    return ", ".join(f"{key}={_text(values.get(key))}" for key in keys)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return " ".join(map(_text, value))
+    return str(value)
+
+
+def refused(baseline: Report, current: Report, allow: Sequence[str] = ()) -> list[Difference]:
+    """The differences that keep the two from being compared: those not in `allow`."""
+    one_session = baseline.session is not None and baseline.session == current.session
+    return [
+        one
+        for one in differences(baseline, current)
+        if one.field not in allow and not (one_session and not _keeps_apart(one))
+    ]
+
+
+def _keeps_apart(one: Difference) -> bool:
+    """Whether sides of one session must not differ so. An older torch does not tell the card's UUID."""
+    return one.field in OF_A_SESSION and not (one.field == "uuid" and "none" in (one.baseline, one.current))
+
+
+def nearest(
+    candidates: Sequence[tuple[str, Report]], current: Report, allow: Sequence[str] = ()
+) -> tuple[str, Report] | None:
+    """Among finished reports of the same workload the one that differs least, the newest of those; None without any.
+
+    Where some were made baselines on purpose (`check --update`), only those count. A side of an A/B comparison is none.
+    """
+    alike = [one for one in candidates if about(one[1]) == about(current) and one[1].finished_at and not one[1].session]
+    alike = [one for one in alike if one[1].adopted] or alike
+    newest = sorted(alike, key=lambda one: when(one[1]), reverse=True)
+    return min(newest, key=lambda one: len(refused(one[1], current, allow)), default=None)

@@ -1,0 +1,50 @@
+"""Which rows of two reports are the same: those that change the same, whatever toggles else there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpubench.analysis.eligibility import find
+from gpubench.report.model import Measurement, Report, Value
+
+Key = frozenset[tuple[str, Value | None]]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The rows of a baseline and of a current report."""
+
+    both: list[tuple[Measurement, Measurement]]  # (baseline, current), in the baseline's order
+    missing: list[Measurement]  # of the baseline
+    fresh: list[Measurement]  # of the current report
+
+
+def match(baseline: Report, current: Report) -> Matched:
+    """Rows with the same changes to their report's baseline row. A control is the baseline once more, and no row."""
+    before, now = keyed(baseline), keyed(current)
+    return Matched(
+        both=[(row, now[key]) for key, row in before.items() if key in now],
+        missing=[row for key, row in before.items() if key not in now],
+        fresh=[row for key, row in now.items() if key not in before],
+    )
+
+
+def keyed(report: Report) -> dict[Key, Measurement]:
+    """Each row by what it changes; of two that change the same the first."""
+    base = settings(report)
+    found: dict[Key, Measurement] = {}
+    for row in report.measurements:
+        if row.is_control:
+            continue
+        names = [*row.configuration, *(name for name in base if name not in row.configuration)]
+        values = ((name, row.configuration.get(name)) for name in names)
+        changed = frozenset((name, value) for name, value in values if base.get(name) != value)
+        found.setdefault(changed, row)
+    return found
+
+
+def settings(report: Report) -> Mapping[str, Value]:
+    """The toggles' values in the report's baseline row; empty where it has none."""
+    base = find(report, report.plan.baseline)
+    return base.configuration if base else {}

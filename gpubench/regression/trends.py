@@ -1,0 +1,198 @@
+"""Rows over time, and where their level shifted.
+
+Change points by PELT (Killick, Fearnhead, Eckley, JASA 107, 2012) with a squared-error cost on the logarithms, as
+`ruptures` has it. Its penalty is in units of the noise between neighbouring reports.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+from msgspec import Struct
+
+from gpubench.analysis.peak_memory import peak_bytes
+from gpubench.regression.comparability import about, when
+from gpubench.report.model import Configuration, Measurement, Report
+
+HistoryMetric = Literal["fps", "latency_p95", "peak_memory", "compile_time"]
+FEWEST = 4  # points: two on each side of a shift
+SIDE = 2
+# The penalty for a further shift is this many times the noise's variance times log(n). Of series without any shift, 3
+# finds one in 8 to 16 % (30 to 6 points, the noise estimated from them), 6 in 1 to 7 %, 8 in 0.4 to 5 % (simulated).
+PENALTY = 6.0
+MAD_TO_DEVIATION = 1.4826  # normal distribution
+
+
+class Point(Struct, frozen=True, kw_only=True):
+    """One report's figure of a row; `value` is None where there is none, `status` says why."""
+
+    at: str  # created_at of the report
+    source: str
+    version: str  # of torch
+    status: str
+    value: float | None
+
+
+class LevelShift(Struct, frozen=True, kw_only=True):
+    """The level changed with this point."""
+
+    at: str
+    source: str
+    before: float  # geometric mean of the points between this shift and the one before it
+    after: float
+    change: float  # after / before - 1
+    versions: str  # "2.12.0 to 2.13.0", where torch changed with it; else empty
+
+
+class Series(Struct, frozen=True, kw_only=True):
+    """One row of one workload on one device."""
+
+    workload: str
+    mode: str
+    size: str
+    parameters: dict[str, str | int | float | bool]
+    device: str
+    uuid: str | None
+    version: str  # of torch; empty where the series goes across versions
+    id: str
+    configuration: Configuration
+    metric: HistoryMetric
+    unit: str
+    points: list[Point]
+    shifts: list[LevelShift]
+    noise: float | None  # between neighbouring reports, standard deviation of the logarithm; None: too few points
+
+
+UNITS: dict[HistoryMetric, str] = {"fps": "1/s", "latency_p95": "s", "peak_memory": "bytes", "compile_time": "s"}
+
+
+def history(
+    reports: Sequence[tuple[str, Report]],
+    metric: HistoryMetric = "fps",
+    *,
+    across_versions: bool = False,
+    min_shift: float = 0.02,
+) -> list[Series]:
+    """A series for each row, in order of time; shifts smaller than `min_shift` are not told."""
+    groups: dict[tuple[str, ...], list[tuple[str, Report, Measurement]]] = defaultdict(list)
+    for source, report in sorted(_runs(reports), key=lambda one: when(one[1])):
+        version = "" if across_versions else report.environment.torch
+        machine = (report.device.kind, report.device.name, str(report.device.cores), report.device.uuid or "")
+        for row in report.measurements:
+            if row.status != "skipped" and not row.is_control:
+                configuration = "\0".join(f"{name}={value}" for name, value in sorted(row.configuration.items()))
+                groups[(*about(report), *machine, version, configuration)].append((source, report, row))
+    return [_series(members, metric, across_versions, min_shift) for members in groups.values()]
+
+
+def _runs(reports: Sequence[tuple[str, Report]]) -> list[tuple[str, Report]]:
+    """Each run once: not again as the baseline that it became, and not the sides of an A/B comparison."""
+    found: dict[tuple[str, ...], tuple[str, Report]] = {}
+    for source, report in reports:
+        if report.session is None:
+            key = (
+                report.created_at,
+                report.finished_at or "",
+                *about(report),
+                report.device.name,
+                report.device.uuid or "",
+                report.plan.command,
+                *(str(row.samples_s[:1]) for row in report.measurements),
+            )
+            if key not in found or found[key][1].adopted:
+                found[key] = (source, report)
+    return list(found.values())
+
+
+def _series(
+    members: Sequence[tuple[str, Report, Measurement]], metric: HistoryMetric, across: bool, min_shift: float
+) -> Series:
+    points = [
+        Point(
+            at=report.created_at,
+            source=source,
+            version=report.environment.torch,
+            status=row.status,
+            value=_value(row, metric, report.device.kind),
+        )
+        for source, report, row in members
+    ]
+    _, report, row = members[-1]
+    timed = [point for point in points if point.value is not None and point.value > 0]
+    logs = [math.log(point.value) for point in timed if point.value is not None]
+    return Series(
+        workload=report.workload.name,
+        mode=report.workload.mode,
+        size=report.workload.size,
+        parameters=report.workload.parameters,
+        device=report.device.name,
+        uuid=report.device.uuid,
+        version="" if across else report.environment.torch,
+        id=row.id,
+        configuration=row.configuration,
+        metric=metric,
+        unit=UNITS[metric],
+        points=points,
+        shifts=_shifts(timed, logs, min_shift),
+        noise=noise(logs) if len(logs) >= FEWEST else None,
+    )
+
+
+def _value(row: Measurement, metric: HistoryMetric, kind: str) -> float | None:
+    if row.status != "ok":
+        return None
+    if metric == "fps":
+        return row.fps
+    if metric == "latency_p95":
+        return row.latency_s.p95 if row.latency_s else None
+    return peak_bytes(row, kind) if metric == "peak_memory" else row.compile_time_s
+
+
+def _shifts(points: Sequence[Point], logs: Sequence[float], min_shift: float) -> list[LevelShift]:
+    bounds = [0, *change_points(logs), len(logs)]
+    found = []
+    for start, middle, end in zip(bounds, bounds[1:], bounds[2:], strict=False):
+        before, after = statistics.fmean(logs[start:middle]), statistics.fmean(logs[middle:end])
+        change = math.expm1(after - before)
+        if abs(change) < min_shift:
+            continue
+        last, first = points[middle - 1], points[middle]
+        found.append(
+            LevelShift(
+                at=first.at,
+                source=first.source,
+                before=math.exp(before),
+                after=math.exp(after),
+                change=change,
+                versions=f"{last.version} to {first.version}" if last.version != first.version else "",
+            )
+        )
+    return found
+
+
+def change_points(logs: Sequence[float]) -> list[int]:
+    """The indexes at which a new level begins; none below `FEWEST` values."""
+    if len(logs) < FEWEST:
+        return []
+    spread = noise(logs)
+    if spread == 0:  # all levels are exact: every change is one, and a penalty of 0 would find one between any two
+        spread = 1e-9
+    import numpy as np
+    import ruptures
+
+    scaled = np.asarray(logs, dtype=float).reshape(-1, 1) / spread
+    penalty = PENALTY * math.log(len(logs))
+    # The linear kernel's cost is the squared error; this one is compiled, so that years of daily reports are no matter.
+    found = ruptures.KernelCPD(kernel="linear", min_size=SIDE).fit(scaled).predict(pen=penalty)
+    return [int(index) for index in found[:-1]]
+
+
+def noise(logs: Sequence[float]) -> float:
+    """The standard deviation between neighbours, from the median of their differences, which a shift hardly moves."""
+    steps = [abs(later - earlier) for earlier, later in pairwise(logs)]
+    return MAD_TO_DEVIATION * statistics.median(steps) / math.sqrt(2) if steps else 0.0

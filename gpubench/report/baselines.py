@@ -1,0 +1,81 @@
+"""Baselines: reports that others are held against, one file or a folder with several devices' side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from gpubench.errors import GpubenchError
+from gpubench.report import store
+from gpubench.report.model import Adoption, Report
+from gpubench.text import printable
+
+
+def load_all(path: Path) -> tuple[list[tuple[str, Report]], list[str]]:
+    """The reports at `path`, a file or a folder, with where each is from; and what was passed over in a folder.
+
+    Raises GpubenchError for a file that is no report.
+    """
+    if not path.is_dir():
+        return [(str(path), store.load(path))], []
+    found, passed = store.load_folder(path)
+    return [(str(one), report) for one, report in found], passed
+
+
+def place(path: Path, report: Report) -> Path:
+    """Where the baseline of `report` belongs: `path` itself where it names a file, else a file below that folder.
+
+    A folder keeps one for each device, command, workload, mode, size, batch size, set of parameters and torch.
+    """
+    if path.suffix == ".json" and not path.is_dir():
+        return path
+    workload, device = report.workload, report.device
+    card = f"-{_slug(device.uuid)[-12:]}" if device.uuid else ""
+    parts = [_slug(report.plan.command), _slug(workload.name), workload.mode, _slug(workload.size)]
+    parts.append(f"batch-{workload.batch_size}")
+    if workload.parameters:
+        text = json.dumps(workload.parameters, sort_keys=True)
+        parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
+    parts.append(f"torch-{_slug(report.environment.torch)}")
+    return path / f"{device.slug}{card}" / f"{'-'.join(parts)}.json"
+
+
+def adopt(report: Report, path: Path, reason: str) -> Path:
+    """Writes `report` as the baseline at `path` with the reason; where it went. Raises GpubenchError as `store.save`.
+
+    A file there that is no report is refused, as it may be anything, and so is another workload's or device's baseline.
+    """
+    target = place(path, report)
+    earlier: Report | None = None
+    if target.exists() and target.stat().st_size:
+        earlier = store.load(target)
+        if subject(earlier) != subject(report):
+            raise GpubenchError(
+                f"{printable(str(target))} is the baseline of {printable(' '.join(subject(earlier)))}.",
+                "Name another file, or a folder, which keeps them side by side.",
+            )
+    adoption = Adoption(
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        reason=reason,
+        replaces=earlier.created_at if earlier else None,
+    )
+    store.save(msgspec.structs.replace(report, adopted=adoption), target)
+    return target
+
+
+def subject(report: Report) -> tuple[str, ...]:
+    """What a baseline is of: command, workload, mode, size, parameters, batch size and device."""
+    workload, device = report.workload, report.device
+    parameters = [f"{name}={value}" for name, value in sorted(workload.parameters.items())]
+    card = [device.uuid] if device.uuid else []
+    batch = f"batch size {workload.batch_size}"
+    return (report.plan.command, workload.name, workload.mode, workload.size, *parameters, batch, device.name, *card)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.+]+", "-", text.lower()).strip("-.") or "x"

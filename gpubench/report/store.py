@@ -1,0 +1,379 @@
+"""Loads and saves reports. A report is data: it is parsed and validated, never executed or unpickled."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import json
+import math
+import os
+import re
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gpubench.errors import GpubenchError
+from gpubench.report.model import SCHEMA_VERSION, Measurement, Recommendation, Report, Tool
+from gpubench.text import printable
+
+SCHEMA_ID = f"urn:gpubench:report:{SCHEMA_VERSION}"
+NOT_A_REPORT = "Give a report that gpubench wrote with --output."
+ROUNDING = 1e-6  # relative
+SHORTEST_S = 1e-15  # nothing is measured in less; figures made of it leave what floats hold
+DAMAGED = "Restore the file from a copy, or measure again."
+
+Document = dict[str, Any]
+
+
+def _to_version_2(document: Document) -> Document:
+    """Version 1 called the runoff a race and the final a duel. Damaged parts stay, for the validation to find."""
+    protocol = document.get("protocol")
+    if isinstance(protocol, dict) and "duel_rounds" in protocol:
+        protocol["final_rounds"] = protocol.pop("duel_rounds")
+    phases = {"race": "runoff", "duel": "final"}
+    for row in _objects(document.get("measurements")):
+        for part in _objects(row.get("rounds")):
+            if isinstance(phase := part.get("phase"), str):
+                part["phase"] = phases.get(phase, phase)
+    return document
+
+
+def _objects(found: object) -> list[Document]:
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+# From a schema version to the function that turns its document into the next version's.
+MIGRATIONS: Mapping[int, Callable[[Document], Document]] = {1: _to_version_2}
+
+
+class _Head(msgspec.Struct):
+    """What tells a report from other JSON, before the rest is validated."""
+
+    schema_version: int
+    tool: Tool
+
+
+def load_folder(folder: Path) -> tuple[list[tuple[Path, Report]], list[str]]:
+    """The reports in the JSON files below `folder`, in order; and why others were passed over, a sentence each."""
+    found, passed = [], []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            if not path.is_file():  # reading a pipe would wait for ever
+                raise GpubenchError(f"{printable(str(path))} is no regular file.")
+            found.append((path, load(path)))
+        except GpubenchError as error:
+            passed.append(error.message)
+        except OSError as error:  # a folder that may be listed and not entered
+            passed.append(f"Cannot read {printable(str(path))}: {error.strerror}.")
+    return found, passed
+
+
+def load(path: Path | str) -> Report:
+    """The validated report in the file at `path`.
+
+    Raises GpubenchError, in one sentence that names the file and the place, where there is no readable, valid report.
+    """
+    path = Path(path)
+    return decode(_read(path), printable(str(path)))
+
+
+def decode(data: bytes, name: str) -> Report:
+    """The validated report in `data`; `name` is what error messages call it. Raises as `load`."""
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if not data.strip():
+        raise GpubenchError(f"{name} is empty.", DAMAGED)
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:  # msgspec looks at a text only where a field asks for it
+        raise GpubenchError(f"{name} is not JSON: byte {error.start} is no UTF-8.", DAMAGED) from error
+    version = _version(data, name)
+    if version > SCHEMA_VERSION:
+        raise GpubenchError(
+            f"{name} was written by a newer gpubench: its schema_version is {version}, "
+            f"this gpubench reads up to {SCHEMA_VERSION}.",
+            "Upgrade gpubench: pip install --upgrade gpubench-torch.",
+        )
+    try:
+        if version == SCHEMA_VERSION:
+            report = msgspec.json.decode(data, type=Report)
+        else:
+            report = msgspec.convert(migrate(json.loads(data), version, name), type=Report)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise GpubenchError(f"{name} is not a valid report: {_place(error)}.", NOT_A_REPORT) from error
+    _check(report, name)
+    return report
+
+
+def migrate(
+    document: Document,
+    version: int,
+    name: str,
+    migrations: Mapping[int, Callable[[Document], Document]] = MIGRATIONS,
+    target: int = SCHEMA_VERSION,
+) -> Document:
+    """The report `document` of schema `version` as one of version `target`, one version at a time.
+
+    Raises GpubenchError where no migration starts at a version on the way.
+    """
+    while version < target:
+        if version not in migrations:
+            oldest = min(migrations, default=target)
+            raise GpubenchError(
+                f"{name} has schema_version {version}; this gpubench reads {oldest} to {target}.", NOT_A_REPORT
+            )
+        document = migrations[version](document)
+        version += 1
+        document["schema_version"] = version
+    return document
+
+
+def _read(path: Path) -> bytes:
+    name = printable(str(path))
+    try:
+        if path.is_char_device() or path.is_block_device():  # which may never end; a pipe does
+            raise GpubenchError(f"{name} is a device, not a report.", "Name a JSON file.")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise GpubenchError(f"There is no file {name}.", "Check the path.") from None
+    except IsADirectoryError:
+        raise GpubenchError(f"{name} is a folder, not a report.", "Name the JSON file in it.") from None
+    except (OSError, ValueError) as error:
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        raise GpubenchError(f"Cannot read {name}: {text}.", "Check the path and its permissions.") from error
+
+
+def _version(data: bytes, name: str) -> int:
+    try:
+        head = msgspec.json.decode(data, type=_Head)
+    except msgspec.ValidationError as error:
+        raise GpubenchError(f"{name} is JSON but no gpubench report: {_place(error)}.", NOT_A_REPORT) from error
+    except RecursionError as error:
+        raise GpubenchError(f"{name} is nested too deeply to be a gpubench report.", NOT_A_REPORT) from error
+    except msgspec.DecodeError as error:
+        raise GpubenchError(f"{name} {_damage(data, str(error))}.", DAMAGED) from error
+    if not head.tool.name.startswith("gpubench"):
+        raise GpubenchError(f"{name} was written by {printable(head.tool.name)!r}, not by gpubench.", NOT_A_REPORT)
+    return head.schema_version
+
+
+def _damage(data: bytes, detail: str) -> str:
+    """The predicate that says why `data` is no JSON."""
+    place = re.search(r"\(byte (\d+)\)", detail)
+    if "truncated" in detail or (place and int(place[1]) >= len(data)):  # a number may end in `0.`
+        return "is cut off: the JSON ends too early"
+    found: list[str] = []
+    # Python's own reader takes NaN and Infinity, so it can tell them from other damage. Error path only.
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(data, parse_constant=found.append)
+    if found:
+        return f"holds the number {found[0]}, which is not JSON; a figure that was not measured is null"
+    return f"is not JSON: {detail.removeprefix('JSON is malformed: ')}"
+
+
+def _place(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    what, _, place = str(error).partition(" - at ")
+    return printable(f"{place.strip('`').removeprefix('$').removeprefix('.')}: {what}" if place else what)
+
+
+def _check(report: Report, name: str) -> None:
+    """What types cannot say: ids are unique, the baseline is there, samples account for figures and rounds for them."""
+    doubled = [row for row, count in Counter(row.id for row in report.measurements).items() if count > 1]
+    if doubled:
+        raise GpubenchError(
+            f"{name} is not a valid report: the row id {printable(doubled[0])!r} occurs more than once.", DAMAGED
+        )
+    try:
+        datetime.fromisoformat(report.created_at).timestamp()
+    except (ValueError, OverflowError):
+        raise GpubenchError(
+            f"{name} is not a valid report: created_at {printable(report.created_at)!r} is no time.", DAMAGED
+        ) from None
+    _check_twins(report, name)
+    # The baseline is measured first: where there is any row, it has one, if only to say that it failed.
+    if report.measurements and all(row.id != report.plan.baseline for row in report.measurements):
+        raise GpubenchError(
+            f"{name} is not a valid report: it has no row of its baseline, {printable(report.plan.baseline)!r}.",
+            DAMAGED,
+        )
+    if report.recommendation is not None:
+        _check_recommendation(report.recommendation, name)
+    for index, row in enumerate(report.measurements):
+        _check_rounds(row, f"{name} is not a valid report: measurements[{index}]")
+        if row.latency_s is not None and not row.samples_s:
+            raise GpubenchError(
+                f"{name} is not a valid report: measurements[{index}] has a latency and no samples.", DAMAGED
+            )
+        if any(0 < value < SHORTEST_S for value in row.samples_s):
+            raise GpubenchError(
+                f"{name} is not a valid report: measurements[{index}] has a sample of {min(row.samples_s)} s.", DAMAGED
+            )
+        counted = sum(part.samples for part in row.rounds)
+        if row.rounds and counted != len(row.samples_s):
+            raise GpubenchError(
+                f"{name} is not a valid report: measurements[{index}].rounds account for {counted} samples, "
+                f"samples_s has {len(row.samples_s)}.",
+                DAMAGED,
+            )
+
+
+def _check_twins(report: Report, name: str) -> None:
+    """Each configuration is there once, but for the control, which repeats the baseline's."""
+    seen: dict[tuple[tuple[str, object], ...], str] = {}
+    for row in report.measurements:
+        if row.is_control:
+            continue
+        same = seen.setdefault(tuple(sorted(row.configuration.items())), row.id)
+        if same != row.id:
+            raise GpubenchError(
+                f"{name} is not a valid report: the rows {printable(same)!r} and {printable(row.id)!r} have the same "
+                "configuration.",
+                DAMAGED,
+            )
+
+
+def _check_recommendation(found: Recommendation, name: str) -> None:
+    """The speedup lies in its own interval."""
+    low, high = found.speedup_low, found.speedup_high
+    if found.speedup is None or low is None or high is None:
+        return
+    if not low * (1 - ROUNDING) <= found.speedup <= high * (1 + ROUNDING):
+        raise GpubenchError(
+            f"{name} is not a valid report: the recommended speedup of {found.speedup:g} is not between {low:g} and "
+            f"{high:g}.",
+            DAMAGED,
+        )
+
+
+def _check_rounds(row: Measurement, place: str) -> None:
+    """Each process once, with samples whose median is the one that is told; the figures follow from them."""
+    seen, start = set[tuple[str, int]](), 0
+    for number, part in enumerate(row.rounds):
+        samples = row.samples_s[start : start + part.samples]
+        start += part.samples
+        if part.index < 1 or part.samples < 1 or (part.phase, part.index) in seen:
+            raise GpubenchError(
+                f"{place}.rounds[{number}] has {part.samples} samples as number {part.index} of {part.phase}, which "
+                "must be at least 1, and once.",
+                DAMAGED,
+            )
+        seen.add((part.phase, part.index))
+        # Fewer samples than are told are complained of below, with their numbers.
+        if len(samples) == part.samples and not _alike(statistics.median(samples), part.median_s):
+            raise GpubenchError(
+                f"{place}.rounds[{number}].median_s is {part.median_s:g}, the median of its samples "
+                f"{statistics.median(samples):g}.",
+                DAMAGED,
+            )
+    figures = row.latency_s
+    if row.fps is None or figures is None or row.items_per_step is None:
+        return
+    if not _alike(row.fps * figures.median, row.items_per_step):
+        raise GpubenchError(
+            f"{place}.fps is {row.fps:g}, which {row.items_per_step} items in {figures.median:g} s are not.", DAMAGED
+        )
+
+
+def _alike(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=1e-12)
+
+
+def encode(report: Report) -> bytes:
+    """The report as indented JSON in UTF-8, with a final newline.
+
+    Raises GpubenchError where a figure is NaN or infinite: JSON has neither, and null would say "not measured".
+    """
+    for place, number in _floats(msgspec.to_builtins(report), ""):
+        if not math.isfinite(number):
+            raise GpubenchError(
+                f"The report was not saved: {place} is {number}, which JSON cannot hold.",
+                "This is a fault in gpubench or in a toggle: a figure that could not be measured must be None.",
+            )
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def _floats(value: Any, place: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, float):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _floats(item, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _floats(item, f"{place}[{index}]")
+
+
+def save(report: Report, path: Path | str) -> None:
+    """Writes the report to `path` as a whole or not at all; missing folders are made.
+
+    Raises GpubenchError where the place cannot be written or a figure is not finite; an older file then stays.
+    """
+    write(path, encode(report))
+
+
+def write(path: Path | str, data: bytes) -> None:
+    """Puts `data` at `path` as a whole or not at all: readers see the old file or the new one. Raises as `save`."""
+    target = _target(Path(path))
+    # In the same folder, so that the rename stays on one file system; the pid keeps two runs apart.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+
+
+def check_writable(path: Path | str) -> None:
+    """Returns where `save` would succeed now, making missing folders; else raises as `save`. Ask before a long run."""
+    target = _target(Path(path))
+    probe = target.with_name(f".{target.name}.{os.getpid()}.probe")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _target(path: Path) -> Path:
+    """`path` with links followed, so that a link stays one. Devices are refused: renaming would replace /dev/null."""
+    try:
+        target = path.resolve()
+        if target.is_dir():
+            raise GpubenchError(f"Cannot write {printable(str(path))}: it is a folder.", "Name a file in it.")
+        if target.exists() and not target.is_file():
+            raise GpubenchError(
+                f"Cannot write {printable(str(path))}: it is a device or a pipe, not a file.", "Name a regular file."
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unwritable(path, error) from error
+    return target
+
+
+def _unwritable(path: Path | str, error: Exception) -> GpubenchError:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return GpubenchError(
+        f"Cannot write {printable(str(path))}: {text}.", "Give another path, or make room or permission there."
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a report, made from the types that validate it."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA_ID,
+        "title": f"gpubench report, schema version {SCHEMA_VERSION}",
+        **msgspec.json.schema(Report),
+    }

@@ -1,0 +1,73 @@
+"""Matrices to run, read from TOML: bundled ones by name, the user's own by path."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from gpubench.errors import GpubenchError, unknown_name
+from gpubench.profiles_folder import profiles_folder
+from gpubench.search.space import ToggleValues
+from gpubench.toggles import get, parse_value
+
+Value = str | int
+
+
+class PresetEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """One `[[technique]]` of a matrix file."""
+
+    toggle: str
+    values: list[Value]
+    modes: list[Literal["inference", "training"]] = field(default_factory=lambda: ["inference", "training"])
+    devices: list[Literal["cpu", "cuda"]] = field(default_factory=lambda: ["cpu", "cuda"])
+
+
+class Preset(Struct, frozen=True, forbid_unknown_fields=True):
+    """A matrix file: which values of which toggles to try, in the ladder's order."""
+
+    name: str
+    summary: str
+    technique: list[PresetEntry]
+    strategy: Literal["ladder", "each", "grid"] = "ladder"
+    fix: dict[str, Value] = field(default_factory=dict)
+
+    def techniques(self, mode: str, device_kind: str) -> tuple[ToggleValues, ...]:
+        """Those meant for `mode` on `device_kind`."""
+        return tuple(
+            ToggleValues(entry.toggle, tuple(entry.values))
+            for entry in self.technique
+            if mode in entry.modes and device_kind in entry.devices
+        )
+
+
+def matrix_names() -> list[str]:
+    """The bundled matrices."""
+    return sorted(path.stem for path in (profiles_folder() / "matrices").glob("*.toml"))
+
+
+def load_matrix(name: str) -> Preset:
+    """The matrix of that name, or in that file; GpubenchError where there is none or it is damaged."""
+    path = Path(name)
+    if not name.endswith(".toml"):
+        if name not in matrix_names():
+            raise unknown_name("matrix", name, matrix_names(), "Or give a path that ends in .toml.")
+        path = profiles_folder() / "matrices" / f"{name}.toml"
+    try:
+        profile = msgspec.convert(tomllib.loads(path.read_text()), Preset)
+    except OSError as error:
+        raise GpubenchError(f"Matrix file {name!r} cannot be read: {error.strerror}.", "Check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise GpubenchError(
+            f"Matrix file {name!r} is damaged: {error}.", "Compare it with profiles/matrices/default.toml."
+        ) from error
+    for entry in profile.technique:
+        toggle = get(entry.toggle)
+        for value in entry.values:
+            parse_value(toggle, str(value))
+    for fixed, value in profile.fix.items():
+        parse_value(get(fixed), str(value))
+    return profile

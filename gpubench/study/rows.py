@@ -1,0 +1,202 @@
+"""From processes' results to a row of the report, and to that row again with further rounds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+
+import msgspec
+
+from gpubench.analysis.eligibility import ALLOWED
+from gpubench.analysis.phases import Phase, latest
+from gpubench.analysis.statistics import latency
+from gpubench.executor.outcome import Outcome
+from gpubench.executor.process_flags import host_bound_fraction, kind, merged
+from gpubench.report.model import Measurement, Memory, Role, Round, Utilization
+from gpubench.search.space import Candidate
+
+RECOMMENDED = Role(kind="recommendation")
+CONTROL = "control"  # id of the baseline's second row in a final
+OF_THE_BASELINE = (
+    "memory", "quality", "evidence", "compile_time_s", "host", "utilization", "device_busy_s", "host_bound_fraction"
+)  # fmt: skip
+STRICT = ("unsteady", "noisy", "throttled", "contaminated", "host_bound", "swapped")
+
+
+def skipped(planned: Candidate) -> Measurement:
+    """The row of a configuration that cannot run."""
+    return Measurement(
+        id=planned.id,
+        configuration=planned.configuration,
+        status="skipped",
+        reason=f"{planned.skip}.",
+        roles=list(planned.roles),
+    )
+
+
+def control(base: Measurement) -> Measurement:
+    """The row of a final that repeats the baseline `base`, before its first round."""
+    return Measurement(
+        id=CONTROL,
+        configuration=base.configuration,
+        status="ok",
+        reason="",
+        roles=[Role(kind="control")],
+        items_per_step=base.items_per_step,
+        unavailable=dict.fromkeys(OF_THE_BASELINE, "it repeats the baseline, whose figure this is"),
+    )
+
+
+def first_row(planned: Candidate, result: Outcome, position: int, drift: float = 0.0) -> Measurement:
+    """The row of a configuration's first process. `drift`: of the machine, see `Protocol.machine_drift`."""
+    row = Measurement(
+        id=planned.id,
+        configuration=planned.configuration,
+        status=result.status,
+        reason=result.reason,
+        roles=list(planned.roles),
+        flags=list(result.flags),
+        phases_s=add_up({}, result.phases_s),
+        log_tail=result.log_tail,
+    )
+    prepared, collected = result.prepared, result.collected
+    if prepared is None or collected is None or result.sampled is None:
+        return row
+    row = msgspec.structs.replace(
+        row,
+        items_per_step=prepared.items_per_step,
+        compile_time_s=prepared.compile_time_s,
+        device_busy_s=collected.device_busy_s,
+        graph_breaks=collected.graph_breaks,
+        memory=memory(result),
+        utilization=utilization(result),
+        host=result.host,
+        quality=result.quality,
+        evidence=collected.evidence,
+    )
+    return with_samples(host_bound(row, result), result, "explore", 1, position, drift)
+
+
+def with_round(
+    row: Measurement, result: Outcome, phase: Phase, index: int, position: int, drift: float = 0.0
+) -> Measurement:
+    """`row` with one more process's samples; a process that failed changes the row's status."""
+    if result.status != "ok":
+        flag = f"unreliable: {result.status} in a later process: {result.reason}"
+        # Its samples are kept, and stand for nothing any more.
+        return msgspec.structs.replace(
+            row, status=result.status, reason=result.reason, flags=[*row.flags, flag], fps=None, latency_s=None
+        )
+    row = msgspec.structs.replace(row, phases_s=add_up(row.phases_s, result.phases_s))
+    return with_samples(row, result, phase, index, position, drift)
+
+
+def strict(row: Measurement) -> Measurement:
+    """`row` as failed where one of its flags speaks against its figures, as `--strict` asks for."""
+    found = [flag for flag in row.flags if kind(flag) in STRICT]
+    if row.status != "ok" or not found:
+        return row
+    return msgspec.structs.replace(row, status="failed", reason=f"--strict: {'; '.join(found)}.")
+
+
+def allowed(row: Measurement, allow: list[str]) -> Measurement:
+    """`row` with its flags of the kinds in `allow` marked, so that they are shown and gate nothing.
+
+    Its rounds keep theirs as they are: what is allowed may be relied upon, but what is undisturbed is still better.
+    """
+    plain = [flag.replace(ALLOWED, ":", 1) for flag in row.flags]  # of a run that this one goes on with
+    marked = [flag.replace(":", ALLOWED, 1) if kind(flag) in allow else flag for flag in plain]
+    return msgspec.structs.replace(row, flags=marked)
+
+
+def add_up(phases: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by phase over several processes."""
+    return {name: round(phases.get(name, 0.0) + more.get(name, 0.0), 4) for name in dict.fromkeys([*phases, *more])}
+
+
+def with_samples(
+    row: Measurement, result: Outcome, phase: Phase, index: int, position: int, drift: float
+) -> Measurement:
+    """`row` with the samples of `result` added, and the figures that follow from all samples."""
+    sampled, prepared = result.sampled, result.prepared
+    if sampled is None or prepared is None or row.items_per_step is None:
+        return row
+    one = Round(
+        phase=phase,
+        index=index,
+        position=position,
+        started_at=result.started_at,
+        samples=len(sampled.samples_s),
+        iterations_per_sample=sampled.iterations_per_sample,
+        warmup_iterations=prepared.warmup_iterations,
+        median_s=statistics.median(sampled.samples_s),
+        device_median_s=statistics.median(sampled.device_samples_s) if sampled.device_samples_s else None,
+        turns=list(result.turns),
+        shared_with=list(result.shared_with),
+        flags=list(result.flags),
+    )
+    row = msgspec.structs.replace(
+        row,
+        samples_s=[*row.samples_s, *sampled.samples_s],
+        device_samples_s=[*row.device_samples_s, *(sampled.device_samples_s or [])],
+        rounds=[*row.rounds, one],
+    )
+    figures = latency(*latest(row), drift)
+    return msgspec.structs.replace(
+        row,
+        latency_s=figures,
+        fps=row.items_per_step / figures.median if row.items_per_step and figures.median > 0 else None,
+        flags=merged([part.flags for part in row.rounds]),
+    )
+
+
+def host_bound(row: Measurement, result: Outcome) -> Measurement:
+    """`row` with the fraction of its step in which the GPU did nothing, or why there is none."""
+    fraction = host_bound_fraction(result.collected, result.sampled)
+    if fraction is not None:
+        return msgspec.structs.replace(row, host_bound_fraction=fraction)
+    on_cpu = result.sampled is not None and result.sampled.device_samples_s is None
+    reason = "a CPU is host and device at once" if on_cpu else "the profiler saw no GPU kernel in the step"
+    missing = ("host_bound_fraction", "device_busy_s")
+    return msgspec.structs.replace(row, unavailable={**row.unavailable, **dict.fromkeys(missing, reason)})
+
+
+def utilization(result: Outcome) -> Utilization | None:
+    """What the monitor saw, with the energy of one item."""
+    seen, prepared, sampled = result.utilization, result.prepared, result.sampled
+    if seen is None or prepared is None or sampled is None:
+        return seen
+    if seen.energy_joules is None:
+        reason = seen.unavailable.get("energy_joules", "the energy was not read")
+        unavailable = {**seen.unavailable, "energy_per_item_joules": reason}
+        return msgspec.structs.replace(seen, unavailable=unavailable)
+    items = len(sampled.samples_s) * sampled.iterations_per_sample * prepared.items_per_step
+    return msgspec.structs.replace(seen, energy_per_item_joules=seen.energy_joules / items)
+
+
+def memory(result: Outcome) -> Memory | None:
+    """Peaks in bytes, with the reasons for those that are None."""
+    read = result.memory
+    if read is None:
+        return None
+    unavailable = dict(read.unavailable)
+    if result.device_process_memory_bytes is None:
+        unavailable["device_process_memory_bytes"] = result.device_process_memory_problem
+    if read.warmup_allocated is None:
+        unavailable.setdefault("warmup_peak_memory_allocated_bytes", "torch's CPU allocator keeps no peaks")
+    if read.retries is None:
+        unavailable["allocation_retries"] = "torch's CPU allocator counts none"
+    if read.growth_per_iteration is None:
+        unavailable["growth_bytes_per_iteration"] = "memory could not be read after each step"
+    return Memory(
+        peak_memory_allocated_bytes=read.allocated,
+        peak_memory_reserved_bytes=read.reserved,
+        warmup_peak_memory_allocated_bytes=read.warmup_allocated,
+        device_process_memory_bytes=result.device_process_memory_bytes,
+        host_peak_resident_bytes=read.host_peak,
+        host_warmup_peak_resident_bytes=read.host_warmup_peak,
+        host_resident_at_start_bytes=read.host_at_start,
+        allocation_retries=read.retries,
+        growth_bytes_per_iteration=read.growth_per_iteration,
+        unavailable=unavailable,
+    )

@@ -1,0 +1,116 @@
+"""Planted facts come out as figures: known slowdown, evidence, quality, what was compiled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from gpubench.report.store import json_schema
+from tests.study.conftest import gpubench
+
+
+def compare(model: str, models: Path, folder: Path, *more: str) -> Any:
+    done = gpubench(
+        "compare-opts", f"{models}:{model}", "--format", "json", "--output", "report.json", *more, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    jsonschema.validate(report, json_schema())
+    return report
+
+
+def test_a_technique_that_costs_is_not_recommended(models: Path, tmp_path: Path) -> None:
+    report = compare("slower_in_bf16", models, tmp_path, "--set", "precision=bf16-autocast", "--final-rounds", "2")
+    rows = {row["id"]: row for row in report["measurements"]}
+    ratio = rows["precision=bf16-autocast"]["latency_s"]["median"] / rows["baseline"]["latency_s"]["median"]
+    assert 1.6 <= ratio <= 2.4
+    assert report["recommendation"]["id"] == "baseline"
+    assert report["recommendation"]["speedup"] == 1.0
+
+
+def test_rows_carry_evidence_quality_and_utilization(models: Path, tmp_path: Path) -> None:
+    report = compare("good", models, tmp_path, "--set", "precision=bf16-autocast", "--final-rounds", "0")
+    for row in report["measurements"]:
+        assert row["status"] == "ok", row["reason"]
+        assert {one["toggle"] for one in row["evidence"]} == set(row["configuration"])
+        assert all(one["took_effect"] for one in row["evidence"])
+        assert row["quality"]["passed"] is True
+        assert row["utilization"]["gpu_utilization_percent"] is None
+        assert row["utilization"]["unavailable"]["gpu_utilization_percent"]
+        assert row["utilization"]["process_cpu_percent"]["mean"] > 10
+    assert (
+        report["measurements"][1]["quality"]["relative_error"] > report["measurements"][0]["quality"]["relative_error"]
+    )
+
+
+def test_training_is_compared_step_by_step(models: Path, tmp_path: Path) -> None:
+    report = compare(
+        "good", models, tmp_path, "--mode", "training", "--set", "optimizer=fused,foreach", "--strategy", "each",
+        "--final-rounds", "0",
+    )  # fmt: skip
+    for row in report["measurements"]:
+        assert row["status"] == "ok", row["reason"]
+        quality = row["quality"]
+        assert len(quality["losses"]) == len(quality["reference_losses"]) == report["protocol"]["quality_steps"]
+        assert quality["losses"] == pytest.approx(quality["reference_losses"], rel=1e-3)
+        assert quality["parameter_relative_error"] <= 0.01
+
+
+def test_compiled_rows_are_compiled_and_pay_once(models: Path, tmp_path: Path) -> None:
+    report = compare("good", models, tmp_path, "--set", "compile=default", "--strategy", "each", "--final-rounds", "1")
+    row = {one["id"]: one for one in report["measurements"]}["compile=default"]
+    assert row["status"] == "ok", row["reason"]
+    evidence = next(one for one in row["evidence"] if one["toggle"] == "compile")
+    assert evidence["took_effect"] is True
+    assert row["compile_time_s"] > 20 * row["latency_s"]["median"]
+
+
+def test_without_fork_everything_else_is_the_same(models: Path, tmp_path: Path) -> None:
+    done = gpubench(
+        "compare-opts", f"{models}:good", "--set", "precision=bf16-autocast", "--strategy", "each", "--final-rounds",
+        "0", "--format", "json", "--output", "report.json", cwd=tmp_path, env={"GPUBENCH_WORKERS": "spawn"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [row["status"] for row in json.loads(done.stdout)["measurements"]] == ["ok", "ok"]
+
+
+def test_dropout_is_no_error_of_a_compiled_training(models: Path, tmp_path: Path) -> None:
+    report = compare("with_dropout", models, tmp_path, "--mode", "training", "--set", "compile=default", "--strategy",
+                     "each", "--final-rounds", "0")  # fmt: skip
+    for row in report["measurements"]:
+        assert row["status"] == "ok", row["reason"]
+        assert row["quality"]["max_relative_error"] > 1.1e-3  # widened by what chance changes
+
+
+def test_random_outputs_are_undecided_and_said_to_be(models: Path, tmp_path: Path) -> None:
+    report = compare("draws_in_inference", models, tmp_path, "--set", "threads=1", "--strategy", "each",
+                     "--final-rounds", "0")  # fmt: skip
+    for row in report["measurements"]:
+        assert row["quality"]["passed"] is None
+        assert any(flag.startswith("quality_unchecked: the model draws random numbers") for flag in row["flags"])
+
+
+def test_graph_breaks_are_flagged_and_dataclasses_are_outputs(models: Path, tmp_path: Path) -> None:
+    report = compare("breaks_graph", models, tmp_path, "--set", "compile=default", "--strategy", "each",
+                     "--final-rounds", "0")  # fmt: skip
+    plain, compiled = report["measurements"]
+    assert not any(flag.startswith("partly_compiled") for flag in plain["flags"])
+    assert "partly_compiled: 1 graph break" in compiled["flags"]
+    assert compiled["quality"]["passed"] is True
+
+
+def test_a_step_that_returns_nothing_is_said_so(models: Path, tmp_path: Path) -> None:
+    report = compare("returns_nothing", models, tmp_path, "--set", "threads=1", "--strategy", "each",
+                     "--final-rounds", "0")  # fmt: skip
+    assert "returned no tensor but a float" in report["measurements"][0]["quality"]["reason"]
+
+
+def test_a_baseline_that_does_not_fit_ends_nothing(models: Path, tmp_path: Path) -> None:
+    report = compare("greedy_in_fp32", models, tmp_path, "--set", "precision=bf16-autocast", "--final-rounds", "0")
+    rows = {row["id"]: row["status"] for row in report["measurements"]}
+    assert rows == {"baseline": "oom", "precision=bf16-autocast": "ok"}
+    assert report["recommendation"] is None or report["recommendation"]["speedup"] is None

@@ -1,0 +1,46 @@
+"""What must be alike to go on with a report: each difference is named."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gpubench.errors import GpubenchError
+from gpubench.study.resume import differences, refuse_unlike
+from tests.reports import report
+
+REPORT = report()
+
+
+def test_the_same_report_is_alike() -> None:
+    assert differences(REPORT, REPORT) == []
+    refuse_unlike(REPORT, REPORT, Path("report.json"))
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("device", "name", "NVIDIA H100"),
+        ("device", "driver_version", "999"),
+        ("environment", "torch", "9.9"),
+        ("workload", "parameters", {"task": "decode"}),
+        ("workload", "source_hash", "0" * 64),
+        ("protocol", "seed", 5),
+        ("tool", "version", "9"),
+        ("plan", "baseline", "precision=tf32"),
+    ],
+)
+def test_a_difference_is_named_and_refused(part: str, field: str, value: object) -> None:
+    other = msgspec.structs.replace(REPORT, **{part: msgspec.structs.replace(getattr(REPORT, part), **{field: value})})
+    found = differences(REPORT, other)
+    assert len(found) == 1
+    assert found[0].startswith(f"{part}.{field}")
+    with pytest.raises(GpubenchError, match=f"{part}.{field}"):
+        refuse_unlike(REPORT, other, Path("report.json"))
+
+
+def test_what_changes_by_itself_does_not_matter() -> None:
+    other = msgspec.structs.replace(
+        REPORT, device=msgspec.structs.replace(REPORT.device, unavailable={"power_limit_watts": "no permission"})
+    )
+    assert differences(REPORT, other) == []
