@@ -36,8 +36,10 @@ from gpubench.executor.local import LocalExecutor
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.process_flags import merged
 from gpubench.executor.worker_pool import WorkerPool
+from gpubench.flags import Flag
 from gpubench.regression.comparison import NamedReport, check
 from gpubench.regression.verdicts import Limits, RowCheck
+from gpubench.report.migrations import flag_object
 from gpubench.report.model import SCHEMA_VERSION, Measurement, Plan, Protocol, Report, Role, Round, Tool
 from gpubench.search.space import Builder
 from gpubench.worker.messages import ProbeResult, WorkloadChoice
@@ -111,8 +113,13 @@ def part_of(result: Outcome) -> dict[str, Any]:
     return {
         "samples_s": [float(f"{value:.{DIGITS}g}") for value in samples],
         "turns": list(result.turns),
-        "flags": list(result.flags),
+        "flags": msgspec.to_builtins(result.flags),
     }
+
+
+def flags_of(part: dict[str, Any]) -> list[Flag]:
+    """The flags of one side of a round; in pools of before schema version 2 they are texts."""
+    return msgspec.convert([flag_object(flag) for flag in part["flags"]], list[Flag])
 
 
 # ----- what the verdicts are
@@ -120,13 +127,13 @@ def part_of(result: Outcome) -> dict[str, Any]:
 
 def report_of(pool: dict[str, Any], parts: Parts, slower: float, session: str | None) -> Report:
     """A report whose one row has those processes, their times multiplied by `slower`."""
-    described = msgspec.convert(pool["described"], ProbeResult)
+    described = msgspec.convert({**pool["described"], "type": "ProbeResult"}, ProbeResult)  # was Described
     scaled = [[value * slower for value in part["samples_s"]] for part in parts]
     rounds = [
         Round(
             phase="final" if session else "explore", index=index, position=index, started_at="",
             samples=len(values), iterations_per_sample=1, warmup_iterations=0, median_s=statistics.median(values),
-            turns=part["turns"] if session else [], flags=part["flags"],
+            turns=part["turns"] if session else [], flags=flags_of(part),
         )
         for index, (part, values) in enumerate(zip(parts, scaled, strict=True), start=1)
     ]  # fmt: skip

@@ -32,7 +32,11 @@ PROTOCOL = Protocol(warmup_min_iterations=10, warmup_min_s=0.2, min_sampling_s=0
 def kept(results: dict[str, Outcome]) -> dict[str, Any]:
     """The samples and flags of those that gave some."""
     return {
-        name: {"samples_s": result.sampled.samples_s, "turns": list(result.turns), "flags": list(result.flags)}
+        name: {
+            "samples_s": result.sampled.samples_s,
+            "turns": list(result.turns),
+            "flags": msgspec.to_builtins(result.flags),
+        }
         for name, result in results.items()
         if result.sampled
     }

@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 
 from gpubench.analysis.statistics import latency
+from gpubench.flags import Flag
 from gpubench.hardware.facts import Device, Environment
+from gpubench.report.migrations import flag_object
 from gpubench.report.model import (
     SCHEMA_VERSION,
     Configuration,
@@ -63,6 +65,11 @@ def samples(median_s: float, count: int = 11, spread: float = 0.002) -> list[flo
     return [median_s * (1 + spread * (index - half) / max(half, 1)) for index in range(count)]
 
 
+def flag(text: str) -> Flag:
+    """The flag that is displayed as `text`."""
+    return msgspec.convert(flag_object(text), Flag)
+
+
 def row(
     id: str,
     step_s: float | None = 0.1,
@@ -98,7 +105,7 @@ def row(
         "status": status,
         "reason": reason,
         "roles": list(roles),
-        "flags": list(flags),
+        "flags": [flag(text) for text in flags],
     }
     if step_s is None:
         return Measurement(**base)
@@ -109,7 +116,7 @@ def row(
     for position, (phase, index, median) in enumerate(processes):
         part = samples(median, spread=noise)
         flat += part
-        carried = list(round_flags[position]) if position < len(round_flags) else list(flags)
+        carried = [flag(text) for text in (round_flags[position] if position < len(round_flags) else flags)]
         rounds.append(_round(phase, index, position, len(part), median, carried))
     latest = [(phase, value) for phase, _, value in processes if phase == processes[-1][0]]
     figures = latency(
@@ -132,7 +139,7 @@ def row(
     )
 
 
-def _round(phase: Any, index: int, position: int, count: int, median_s: float, flags: list[str]) -> Round:
+def _round(phase: Any, index: int, position: int, count: int, median_s: float, flags: list[Flag]) -> Round:
     return Round(
         phase=phase,
         index=index,

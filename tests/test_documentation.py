@@ -10,6 +10,7 @@ import pytest
 import typer.main
 
 from gpubench.cli.main import app
+from gpubench.flags import GATES, KINDS, STRICT
 from gpubench.report import store
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +29,19 @@ def test_every_command_and_option_has_help_and_the_readme_names_the_command(name
 def test_the_readme_shows_the_committed_results() -> None:
     script = [sys.executable, str(ROOT / "scripts" / "update_readme.py"), "--check"]
     assert subprocess.run(script, check=False).returncode == 0, "run scripts/update_readme.py"
+
+
+def test_the_table_of_flags_is_the_registry() -> None:
+    script = [sys.executable, str(ROOT / "scripts" / "update_flag_table.py"), "--check"]
+    assert subprocess.run(script, check=False).returncode == 0, "run scripts/update_flag_table.py"
+    text = (ROOT / "docs" / "measurement.md").read_text()
+    assert all(text.count(f"\n| `{kind}` | ") == 1 for kind in KINDS)
+
+
+def test_the_help_names_the_flags_that_the_registry_names() -> None:
+    options = {parameter.name: parameter.help for parameter in COMMANDS["compare-opts"].params}
+    assert all(name in options["strict"] for name in STRICT)
+    assert all(name in options["allow"] for name in GATES)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/*.json")), ids=lambda path: path.name)

@@ -4,27 +4,10 @@ from __future__ import annotations
 
 from gpubench.analysis.peak_memory import needed_bytes
 from gpubench.analysis.phases import flagged, latest_phase, of_phase
+from gpubench.flags import Flag
 from gpubench.report.model import Measurement, Objective, Report
 from gpubench.units import format_bytes
 
-# Flags that make a figure unfit to be relied on, where at least half of the processes behind it carry them.
-GATES = {
-    "unsteady": "its speed had not settled when it was measured",
-    "contaminated": "others used the machine while it was measured",
-    "swapped": "its memory was being swapped while it was measured",
-}
-# Flags that leave the figure valid and that whoever takes the recommendation should know of.
-CAUTIONS = {
-    "noisy": "its processes differ so much that small effects cannot be seen",
-    "throttled": "the device was held back by heat or power supply; those samples were discarded and taken again",
-    "power_capped": "the device ran at its power limit",
-    "host_bound": "the GPU waited for the host in a good part of each step, so the figure depends on this CPU too",
-    "growing_memory": "memory grows with every step",
-    "warm_cache": "its compile time is not known",
-    "partly_compiled": "not all of the model was compiled",
-}
-
-ALLOWED = " (allowed):"  # between a flag's kind and its details, where the user takes it as it is (--allow)
 MIN_ROUNDS = 3  # processes whose spread stands by itself: Student's factor is below 5 from there on
 
 
@@ -43,18 +26,27 @@ def gate(row: Measurement, *, flags: bool = True) -> str | None:
     for evidence in row.evidence:
         if evidence.took_effect is False:
             return f"{evidence.toggle}={evidence.value} took no effect: {evidence.detail}"
-    for kind, meaning in GATES.items() if flags else ():
-        taken = any(flag.startswith(kind + ALLOWED) for flag in row.flags)
-        if flagged(row, kind) and not taken and not (kind == "unsteady" and _replicated(row)):
-            return f"{meaning} ({next((flag for flag in row.flags if flag.startswith(kind)), kind)})"
+    for flag in gating(row) if flags else ():
+        return f"{flag.about.meaning} ({flag})"
     if row.latency_s is None or row.latency_s.median <= 0 or any(part.median_s <= 0 for part in row.rounds):
         return "it has no latency above 0 s"
     return None
 
 
+def gating(row: Measurement) -> list[Flag]:
+    """The row's flags that gate it: on at least half of the processes that its figures rest on, and not allowed."""
+    lists = [*(part.flags for part in row.rounds), row.flags]  # the row's own last: it says how many processes
+    carried = {flag.kind: flag for flags in lists for flag in flags}
+    return [
+        flag
+        for kind, flag in carried.items()
+        if flag.effect == "gates" and flagged(row, kind) and not (flag.about.outweighed and _replicated(row))
+    ]
+
+
 def cautions(row: Measurement) -> list[str]:
     """What should be known of a row that may be recommended, as clauses with the flags that say so."""
-    return [f"{CAUTIONS[kind]} ({flag})" for flag in row.flags if (kind := flag.partition(":")[0]) in CAUTIONS]
+    return [f"{flag.about.meaning} ({flag})" for flag in row.flags if flag.effect == "caution"]
 
 
 def _replicated(row: Measurement) -> bool:

@@ -13,9 +13,8 @@ from gpubench.analysis.noise import of_pair
 from gpubench.analysis.phases import latest_phase, of_phase
 from gpubench.analysis.speedup import shared_rounds
 from gpubench.analysis.statistics import detectable
+from gpubench.flags import NOISY, NOISY_EFFECT
 from gpubench.report.model import Measurement
-
-NOISY = 0.05  # what the rounds must be able to see: below 5 % guides do not promise anything
 
 
 def rival(baseline: Measurement, rows: Sequence[Measurement]) -> Measurement | None:
@@ -44,9 +43,11 @@ def detectable_effect(row: Measurement, versus: Measurement | None, rows: Sequen
 
 def with_noise_flags(row: Measurement, versus: Measurement | None, rows: Sequence[Measurement] = ()) -> Measurement:
     """`row`, flagged `noisy` where its rounds cannot see an effect of 5 %; see `detectable_effect`."""
-    flags = [flag for flag in row.flags if flag.partition(":")[0] != "noisy"]
+    flags = [flag for flag in row.flags if flag.kind != NOISY.name]
     effect = detectable_effect(row, versus, rows)
-    if effect is not None and effect > NOISY and row.status == "ok":
+    if effect is not None and effect > NOISY_EFFECT and row.status == "ok":
         count = len(of_phase(row, latest_phase(row)))
-        flags.append(f"noisy: over {count} processes only an effect of {effect:.1%} or more can be told from chance")
+        flags.append(
+            NOISY.flag(f"over {count} processes only an effect of {effect:.1%} or more can be told from chance")
+        )
     return msgspec.structs.replace(row, flags=flags)

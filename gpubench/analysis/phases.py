@@ -10,8 +10,6 @@ from gpubench.report.model import Measurement, Round
 Phase = Literal["explore", "runoff", "final"]
 PHASES: tuple[Phase, ...] = ("final", "runoff", "explore")  # the freshest first
 
-
-DISTURBED = ("contaminated", "swapped")  # flags that say that others, not the configuration, moved the figure
 ENOUGH = 3  # undisturbed rounds that stand by themselves
 
 
@@ -40,8 +38,7 @@ def shared(rows: Sequence[Measurement], phase: Phase) -> list[dict[int, float]]:
 
 def is_disturbed(part: Round, but_for: Sequence[str] = ()) -> bool:
     """Whether others kept the machine busy during that round, by a flag whose kind is not in `but_for`."""
-    kinds = [flag.partition(":")[0] for flag in part.flags]
-    return any(kind in DISTURBED and kind not in but_for for kind in kinds) if kinds else False
+    return any(flag.disturbs and flag.kind not in but_for for flag in part.flags)
 
 
 def latest_phase(row: Measurement) -> Phase:
@@ -63,9 +60,7 @@ def latest(row: Measurement) -> tuple[list[float], list[float]]:
 
 def flagged(row: Measurement, kind: str) -> bool:
     """Whether at least half of the processes that the row's figures rest on carry a flag of that kind."""
-    if not any(flag.startswith(kind) for flag in row.flags) and not any(part.flags for part in row.rounds):
-        return False
     rounds: Sequence[Round] = of_phase(row, latest_phase(row))
     if not rounds:
-        return any(flag.partition(":")[0] == kind for flag in row.flags)
-    return 2 * sum(any(flag.partition(":")[0] == kind for flag in part.flags) for part in rounds) >= len(rounds)
+        return any(flag.kind == kind for flag in row.flags)
+    return 2 * sum(any(flag.kind == kind for flag in part.flags) for part in rounds) >= len(rounds)

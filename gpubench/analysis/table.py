@@ -116,7 +116,7 @@ COLUMNS = (
     Column("compile_time_s", lambda row: row.measurement.compile_time_s),
     Column("quality_passed", lambda row: row.measurement.quality.passed if row.measurement.quality else None),
     Column("relative_error", lambda row: row.measurement.quality.relative_error if row.measurement.quality else None),
-    Column("flags", lambda row: "; ".join(row.measurement.flags)),
+    Column("flags", lambda row: "; ".join(map(str, row.measurement.flags))),
 )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from gpubench.errors import GpubenchError
+from gpubench.flags import GATES, STRICT
 
 OutputFormat = Literal["table", "json", "csv", "markdown"]
 ObjectiveName = Literal["fps", "latency", "memory"]
@@ -127,7 +128,7 @@ Strict = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="Rows that are unsteady, noisy, throttled, contaminated, host-bound or swapped fail, and so the run.",
+        help=f"Rows with one of these flags fail, and so the run: {', '.join(STRICT)}.",
         rich_help_panel=RUN,
     ),
 ]
@@ -136,7 +137,7 @@ Allow = Annotated[
     typer.Option(
         "--allow",
         metavar="FLAG",
-        help="Recommend in spite of unsteady, contaminated or swapped; may be repeated.",
+        help=f"Recommend rows in spite of this flag, one of {', '.join(GATES)}; may be repeated.",
         rich_help_panel=RUN,
     ),
 ]

@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 
 import gpubench
-from gpubench.analysis.eligibility import GATES
 from gpubench.analysis.knee import knee
 from gpubench.cli.options import split_assignment
 from gpubench.cli.planning import Request, choice_of, fixed, likely_environments, matrix_of, scope_of
@@ -23,6 +22,7 @@ from gpubench.errors import EXIT_OK, EXIT_REGRESSION, GpubenchError, unknown_nam
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.outcome import now
 from gpubench.executor.worker_pool import WorkerPool
+from gpubench.flags import GATES
 from gpubench.report import store
 from gpubench.report.model import SCHEMA_VERSION, Plan, Protocol, Report, Tool
 from gpubench.search.presets import load_matrix
@@ -53,7 +53,7 @@ def run(request: Request) -> int:
         get(split_assignment(text, "--set" if text in request.set_ else "--fix")[0])
     for flag in request.allow:
         if flag not in GATES:
-            raise unknown_name("flag", flag, list(GATES))
+            raise unknown_name("flag", flag, GATES)
     if request.output:
         store.check_writable(request.output)
     progress = listener(request.quiet or request.dry_run)

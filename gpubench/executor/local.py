@@ -16,6 +16,7 @@ from gpubench.executor.outcome import Outcome, failed, now, oom_kills, sentence,
 from gpubench.executor.process_flags import flags_of
 from gpubench.executor.worker_pool import WorkerPool, tolerance_of
 from gpubench.executor.worker_process import OnPhase, Worker, WorkerError, WorkerFailed
+from gpubench.flags import MEASURED_APART, THROTTLED
 from gpubench.hardware.nvml import Unavailable
 from gpubench.measure.host_use import host_use, read_host
 from gpubench.measure.monitor import Monitor
@@ -181,7 +182,7 @@ class LocalExecutor:
             if len(asked) > 1 and row_id in results and results[row_id].status == "oom":
                 # What does not fit beside others may well fit alone, and only that would be its own failure.
                 apart = self.alone(row_id, configuration)
-                flag = "measured_apart: it did not fit into memory beside the others"
+                flag = MEASURED_APART.flag("it did not fit into memory beside the others")
                 results[row_id] = replace(apart, flags=(*apart.flags, flag))
         return results
 
@@ -257,7 +258,7 @@ class LocalExecutor:
                     taken_down = other.worker is slot.worker or other.worker.is_lost()
                     other.lost = other.lost or (taken_down and other.failure is None)
         except Throttled as error:
-            flags = (f"throttled: {error}",)
+            flags = (THROTTLED.flag(str(error)),)
             reason = sentence(f"no valid samples: {error}")
             slot.failure = Outcome("failed", reason, slot.started_at, flags=flags)
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gpubench.executor.worker_process import WorkerError, WorkerFailed
+from gpubench.flags import Flag
 from gpubench.report.model import Evidence, HostUse, Quality, Status, Utilization
 from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, SamplesTaken
 
@@ -33,7 +34,7 @@ class Outcome:
     host: HostUse | None = None
     turns: Sequence[int] = ()
     shared_with: Sequence[str] = ()
-    flags: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
     log_tail: str = ""
     phases_s: Mapping[str, float] = field(default_factory=dict)
 

@@ -1,19 +1,33 @@
-"""What a reader should know of a process's figures beside their status. A flag is `kind: details`."""
+"""Which flags a process earned, and the flags of a row from those of its processes."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
 
+from msgspec.structs import replace
+
+from gpubench.flags import (
+    BUSY_CORES,
+    CONTAMINATED,
+    GROWING_MEMORY,
+    HOST_BOUND,
+    HOST_BOUND_SHARE,
+    MAJOR_FAULTS,
+    POWER_CAPPED,
+    QUALITY_UNCHECKED,
+    SHORT_WARMUP,
+    STOPPED_BY_TIME,
+    SWAPPED,
+    THROTTLED,
+    UNSTEADY,
+    Flag,
+)
 from gpubench.measure.memory import GRAIN_BYTES
 from gpubench.measure.steady import drift
 from gpubench.report.model import HostUse, Utilization
 from gpubench.units import format_bytes
 from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, SamplesTaken
-
-BUSY_CORES = 0.25  # a quarter of a core: the system's own housekeeping stays below 0.1 (seen on an idle machine)
-MAJOR_FAULTS = 10  # pages read from disk while sampling: fewer are late loads of code
-HOST_BOUND = 0.25  # of the step: above it another batch size or CUDA graphs are worth a try
 
 
 def flags_of(
@@ -27,34 +41,34 @@ def flags_of(
     busy_before: str,
     discarded: Sequence[str],
     interleaved: bool,
-) -> tuple[str, ...]:
+) -> tuple[Flag, ...]:
     """All flags of one process. `discarded`: the slowdown reasons of each sampling that was thrown away."""
     flags = [*prepared.flags, *(collected.flags if collected else ())]
     if prepared.steady is False:
-        flags.append(f"unsteady: the warm-up's {prepared.warmup_iterations} iterations did not settle")
+        flags.append(UNSTEADY.flag(f"the warm-up's {prepared.warmup_iterations} iterations did not settle"))
     elif prepared.steady is None:
-        flags.append(f"short_warmup: {prepared.warmup_iterations} iterations are too few to tell whether it is steady")
+        flags.append(SHORT_WARMUP.flag(f"{prepared.warmup_iterations} iterations are too few to tell if it is steady"))
     # Interleaved turns drift with the machine, which the other configurations of the round share.
     if not interleaved and (change := drift(sampled.samples_s)) is not None:
-        flags.append(f"unsteady: its steps became {change:+.1%} longer while it was sampled")
+        flags.append(UNSTEADY.flag(f"its steps became {change:+.1%} longer while it was sampled"))
     flags += contaminated(utilization, host, busy_before)
-    if host and (swapped := _swapped(host)):
-        flags.append(swapped)
+    if host:
+        flags += _swapped(host)
     if discarded:
         reasons = ", ".join(dict.fromkeys(discarded))
         times = "once" if len(discarded) == 1 else f"{len(discarded)} times"
-        flags.append(f"throttled: {reasons}; sampled again after cooling down, {times}")
+        flags.append(THROTTLED.flag(f"{reasons}; sampled again after cooling down, {times}"))
     if utilization and "sw_power_cap" in (utilization.throttle_reasons or ()):
-        flags.append("power_capped: the device ran at its power limit, as it does under load")
+        flags.append(POWER_CAPPED.flag("the device ran at its power limit, as it does under load"))
     fraction = host_bound_fraction(collected, sampled)
-    if fraction is not None and fraction > HOST_BOUND:
-        flags.append(f"host_bound: the GPU did nothing in {fraction:.0%} of the step, it waited for the host")
+    if fraction is not None and fraction > HOST_BOUND_SHARE:
+        flags.append(HOST_BOUND.flag(f"the GPU did nothing in {fraction:.0%} of the step, it waited for the host"))
     if sampled.unmet:
-        flags.append(f"stopped_by_time: {sampled.unmet}")
+        flags.append(STOPPED_BY_TIME.flag(sampled.unmet))
     if prepared.quality.passed is None:
-        flags.append(f"quality_unchecked: {prepared.quality.reason}")
+        flags.append(QUALITY_UNCHECKED.flag(prepared.quality.reason))
     if memory and (memory.growth_per_iteration or 0) >= GRAIN_BYTES:
-        flags.append(f"growing_memory: {format_bytes(memory.growth_per_iteration or 0)} more with every step")
+        flags.append(GROWING_MEMORY.flag(f"{format_bytes(memory.growth_per_iteration or 0)} more with every step"))
     return tuple(flags)
 
 
@@ -66,45 +80,41 @@ def host_bound_fraction(collected: EvidenceCollected | None, sampled: SamplesTak
     return min(1.0, max(0.0, 1 - collected.device_busy_s / step_s)) if step_s > 0 else None
 
 
-def contaminated(utilization: Utilization | None, host: HostUse | None, busy_before: str = "") -> list[str]:
+def contaminated(utilization: Utilization | None, host: HostUse | None, busy_before: str = "") -> list[Flag]:
     """Whether others used the device or the cores meanwhile, and who; `busy_before`: the device, before the run."""
-    found = []
+    details = []
     if utilization and utilization.other_processes:
-        found.append(f"contaminated: on the device as well: {', '.join(utilization.other_processes)}")
+        details.append(f"on the device as well: {', '.join(utilization.other_processes)}")
     if host and (host.other_cores or 0) > BUSY_CORES:
         who = f", most of it {host.busiest_other}" if host.busiest_other else ""
-        found.append(f"contaminated: other processes kept {host.other_cores:.1f} cores busy{who}")
+        details.append(f"other processes kept {host.other_cores:.1f} cores busy{who}")
     if host and (host.steal_cores or 0) > BUSY_CORES:
-        found.append(f"contaminated: the hypervisor took {host.steal_cores:.1f} cores away")
+        details.append(f"the hypervisor took {host.steal_cores:.1f} cores away")
     if host and host.quota_throttled_s:
-        found.append(f"contaminated: the control group's CPU quota held it back for {host.quota_throttled_s:.2f} s")
+        details.append(f"the control group's CPU quota held it back for {host.quota_throttled_s:.2f} s")
     if busy_before:
-        found.append(f"contaminated: before the run {busy_before}")
-    return found[:1]  # one flag of a kind: the first says most
+        details.append(f"before the run {busy_before}")
+    return [CONTAMINATED.flag(detail) for detail in details[:1]]  # one flag of a kind: the first says most
 
 
-def _swapped(host: HostUse) -> str:
+def _swapped(host: HostUse) -> list[Flag]:
     if host.swapped_bytes:
-        return f"swapped: {format_bytes(host.swapped_bytes)} of its memory were in swap"
+        return [SWAPPED.flag(f"{format_bytes(host.swapped_bytes)} of its memory were in swap")]
     if (host.major_faults or 0) > MAJOR_FAULTS:
-        return f"swapped: {host.major_faults} pages had to be read from disk while it was sampled"
-    return ""
+        return [SWAPPED.flag(f"{host.major_faults} pages had to be read from disk while it was sampled")]
+    return []
 
 
-def kind(flag: str) -> str:
-    """A flag without its details."""
-    return flag.partition(":")[0]
-
-
-def merged(processes: Sequence[Iterable[str]]) -> list[str]:
+def merged(processes: Sequence[Iterable[Flag]]) -> list[Flag]:
     """The flags of a row from those of its processes: each kind once, with how many processes had it."""
-    found: dict[str, list[str]] = {}
+    by_kind: dict[str, list[Flag]] = {}
     for flags in processes:
-        for flag in {kind(flag): flag for flag in flags}.values():
-            found.setdefault(kind(flag), []).append(flag)
+        for name, flag in {flag.kind: flag for flag in flags}.items():
+            by_kind.setdefault(name, []).append(flag)
     total = len(processes)
     return [
-        flags[0] if total == 1 or (len(set(flags)) == 1 and len(flags) == total)
-        else f"{name}: in {len(flags)} of {total} processes: {flags[0].partition(': ')[2]}"
-        for name, flags in found.items()
-    ]  # fmt: skip
+        flags[0]
+        if len(flags) == total and len(set(flags)) == 1
+        else replace(flags[0], detail=f"in {len(flags)} of {total} processes: {flags[0].detail}")
+        for flags in by_kind.values()
+    ]

@@ -7,7 +7,7 @@ by not being measured.
 from __future__ import annotations
 
 from gpubench.analysis.peak_memory import RESOLUTION_BYTES, gated_bytes
-from gpubench.analysis.phases import DISTURBED
+from gpubench.flags import UNRELIABLE, WARM_CACHE
 from gpubench.regression.verdicts import Finding, Limits, Metric, Verdict
 from gpubench.report.model import Measurement
 from gpubench.units import format_bytes, significant
@@ -38,7 +38,7 @@ def status(old: Measurement, new: Measurement) -> Finding:
     words = f"It was {old.status} and is {new.status}{f': {new.reason}' if new.reason else '.'}"
     if old.status == "ok":
         return Finding(metric="status", verdict="regressed", reason=words)
-    if new.status == "ok" and any(flag.startswith("unreliable:") for flag in old.flags):
+    if new.status == "ok" and any(flag.kind == UNRELIABLE.name for flag in old.flags):
         # It ran, and failed in a later process, perhaps by what the other one did: nothing was compared.
         return Finding(metric="status", verdict="inconclusive", reason=words)
     if new.status == "ok":
@@ -105,7 +105,7 @@ def compile_time(old: Measurement, new: Measurement, limits: Limits) -> Finding:
     before, after = old.compile_time_s, new.compile_time_s
     if str(new.configuration.get("compile", "off")) == "off":
         return Finding(metric="compile_time", verdict="unchanged", reason="Nothing was compiled.")
-    warm = any(flag.startswith("warm_cache") for row in (old, new) for flag in row.flags)
+    warm = any(flag.kind == WARM_CACHE.name for row in (old, new) for flag in row.flags)
     if before is None or after is None or warm or not before:
         return Finding(metric="compile_time", verdict="incomparable", reason="Not measured with a cold cache in both.")
     verdict = grown(before, after, limits.compile_growth)
@@ -127,7 +127,7 @@ def compile_time(old: Measurement, new: Measurement, limits: Limits) -> Finding:
 def disturbed(row: Measurement) -> str:
     """The flag that says that others kept the machine busy in the row's first process, which compiled; else empty."""
     flags = row.rounds[0].flags if row.rounds else row.flags
-    return next((flag for flag in flags if flag.partition(":")[0] in DISTURBED), "")
+    return next((str(flag) for flag in flags if flag.disturbs), "")
 
 
 def unmeasured(metric: Metric, before: float | None, after: float | None, what: str) -> Finding:

@@ -8,6 +8,7 @@ from gpubench.analysis.eligibility import MIN_ROUNDS
 from gpubench.analysis.reasons import describe, times
 from gpubench.analysis.speedup import Speedup
 from gpubench.analysis.table import Line, Row
+from gpubench.flags import Flag
 from gpubench.text import printable
 from gpubench.units import format_bytes, significant
 
@@ -83,14 +84,14 @@ def notes(rows: list[Row]) -> list[str]:
             found.append(f"#{row.number}: {reason}")
         if measurement.status == "ok":
             for flag in measurement.flags:
-                flagged[flag.partition(":")[0]].append((row.number, flag))
+                flagged[flag.label].append((row.number, flag))
     return [printable(text) for text in (*found, *map(_flags, flagged.values()))]
 
 
-def _flags(members: list[tuple[int, str]]) -> str:
+def _flags(members: list[tuple[int, Flag]]) -> str:
     """`ok*: unsteady: 4.0 s (#2)`; where rows differ in the details only the kind, as `ok*: unsteady (#2, #5)`."""
     kinds = {flag for _, flag in members}
-    text = kinds.pop() if len(kinds) == 1 else members[0][1].partition(":")[0]
+    text = kinds.pop() if len(kinds) == 1 else members[0][1].label
     return f"ok*: {text} ({', '.join(dict.fromkeys(f'#{number}' for number, _ in members))})"
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from gpubench.flags import Flag
 from gpubench.hardware.facts import Device, Environment
 from gpubench.workloads.workload_facts import WorkloadFacts
 
@@ -187,7 +188,7 @@ class Round(Struct, frozen=True, kw_only=True):
     device_median_s: Seconds | None = None  # between CUDA events around the same blocks
     turns: list[int] = field(default_factory=list)  # interleaved with others: samples of each turn; else empty
     shared_with: list[str] = field(default_factory=list)  # ids of the rows that lived in the same process
-    flags: list[str] = field(default_factory=list)
+    flags: list[Flag] = field(default_factory=list)
 
 
 class Measurement(Struct, frozen=True, kw_only=True):
@@ -213,7 +214,7 @@ class Measurement(Struct, frozen=True, kw_only=True):
     host: HostUse | None = None
     quality: Quality | None = None
     evidence: list[Evidence] = field(default_factory=list)
-    flags: list[str] = field(default_factory=list)
+    flags: list[Flag] = field(default_factory=list)
     phases_s: dict[str, float] = field(default_factory=dict)  # where this row's time went
     unavailable: dict[str, str] = field(default_factory=dict)  # why figures of this row itself are None
     log_tail: str = ""

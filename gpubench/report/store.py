@@ -10,7 +10,7 @@ import os
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,37 +18,14 @@ from typing import Any
 import msgspec
 
 from gpubench.errors import GpubenchError
+from gpubench.report.migrations import NOT_A_REPORT, migrate
 from gpubench.report.model import SCHEMA_VERSION, Measurement, Recommendation, Report, Tool
 from gpubench.text import printable
 
 SCHEMA_ID = f"urn:gpubench:report:{SCHEMA_VERSION}"
-NOT_A_REPORT = "Give a report that gpubench wrote with --output."
 ROUNDING = 1e-6  # relative
 SHORTEST_S = 1e-15  # nothing is measured in less; figures made of it leave what floats hold
 DAMAGED = "Restore the file from a copy, or measure again."
-
-Document = dict[str, Any]
-
-
-def _to_version_2(document: Document) -> Document:
-    """Version 1 called the runoff a race and the final a duel. Damaged parts stay, for the validation to find."""
-    protocol = document.get("protocol")
-    if isinstance(protocol, dict) and "duel_rounds" in protocol:
-        protocol["final_rounds"] = protocol.pop("duel_rounds")
-    phases = {"race": "runoff", "duel": "final"}
-    for row in _objects(document.get("measurements")):
-        for part in _objects(row.get("rounds")):
-            if isinstance(phase := part.get("phase"), str):
-                part["phase"] = phases.get(phase, phase)
-    return document
-
-
-def _objects(found: object) -> list[Document]:
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-
-
-# From a schema version to the function that turns its document into the next version's.
-MIGRATIONS: Mapping[int, Callable[[Document], Document]] = {1: _to_version_2}
 
 
 class _Head(msgspec.Struct):
@@ -107,29 +84,6 @@ def decode(data: bytes, name: str) -> Report:
         raise GpubenchError(f"{name} is not a valid report: {_place(error)}.", NOT_A_REPORT) from error
     _check(report, name)
     return report
-
-
-def migrate(
-    document: Document,
-    version: int,
-    name: str,
-    migrations: Mapping[int, Callable[[Document], Document]] = MIGRATIONS,
-    target: int = SCHEMA_VERSION,
-) -> Document:
-    """The report `document` of schema `version` as one of version `target`, one version at a time.
-
-    Raises GpubenchError where no migration starts at a version on the way.
-    """
-    while version < target:
-        if version not in migrations:
-            oldest = min(migrations, default=target)
-            raise GpubenchError(
-                f"{name} has schema_version {version}; this gpubench reads {oldest} to {target}.", NOT_A_REPORT
-            )
-        document = migrations[version](document)
-        version += 1
-        document["schema_version"] = version
-    return document
 
 
 def _read(path: Path) -> bytes:

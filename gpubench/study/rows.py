@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gpubench.analysis.eligibility import ALLOWED
 from gpubench.analysis.phases import Phase, latest
 from gpubench.analysis.statistics import latency
 from gpubench.executor.outcome import Outcome
-from gpubench.executor.process_flags import host_bound_fraction, kind, merged
+from gpubench.executor.process_flags import host_bound_fraction, merged
+from gpubench.flags import UNRELIABLE
 from gpubench.report.model import Measurement, Memory, Role, Round, Utilization
 from gpubench.search.space import Candidate
 
@@ -20,7 +20,6 @@ CONTROL = "control"  # id of the baseline's second row in a final
 OF_THE_BASELINE = (
     "memory", "quality", "evidence", "compile_time_s", "host", "utilization", "device_busy_s", "host_bound_fraction"
 )  # fmt: skip
-STRICT = ("unsteady", "noisy", "throttled", "contaminated", "host_bound", "swapped")
 
 
 def skipped(planned: Candidate) -> Measurement:
@@ -82,7 +81,7 @@ def with_round(
 ) -> Measurement:
     """`row` with one more process's samples; a process that failed changes the row's status."""
     if result.status != "ok":
-        flag = f"unreliable: {result.status} in a later process: {result.reason}"
+        flag = UNRELIABLE.flag(f"{result.status} in a later process: {result.reason}")
         # Its samples are kept, and stand for nothing any more.
         return msgspec.structs.replace(
             row, status=result.status, reason=result.reason, flags=[*row.flags, flag], fps=None, latency_s=None
@@ -93,7 +92,7 @@ def with_round(
 
 def strict(row: Measurement) -> Measurement:
     """`row` as failed where one of its flags speaks against its figures, as `--strict` asks for."""
-    found = [flag for flag in row.flags if kind(flag) in STRICT]
+    found = [str(flag) for flag in row.flags if flag.fails_strictly]
     if row.status != "ok" or not found:
         return row
     return msgspec.structs.replace(row, status="failed", reason=f"--strict: {'; '.join(found)}.")
@@ -104,9 +103,7 @@ def allowed(row: Measurement, allow: list[str]) -> Measurement:
 
     Its rounds keep theirs as they are: what is allowed may be relied upon, but what is undisturbed is still better.
     """
-    plain = [flag.replace(ALLOWED, ":", 1) for flag in row.flags]  # of a run that this one goes on with
-    marked = [flag.replace(":", ALLOWED, 1) if kind(flag) in allow else flag for flag in plain]
-    return msgspec.structs.replace(row, flags=marked)
+    return msgspec.structs.replace(row, flags=[flag.under(allow) for flag in row.flags])
 
 
 def add_up(phases: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from gpubench.analysis.phases import Phase, is_disturbed
 from gpubench.analysis.recommendation import contenders, recommend
 from gpubench.errors import GpubenchError
 from gpubench.executor.outcome import Outcome, now
-from gpubench.executor.process_flags import kind
+from gpubench.flags import CONTAMINATED, REMEASURED
 from gpubench.report import store
 from gpubench.report.model import Measurement, Objective, Report, Summary, Value
 from gpubench.search.space import Builder, Candidate, Matrix, rungs
@@ -32,7 +32,6 @@ FEWEST_ROUNDS = 3  # the fewest processes whose spread says anything (two degree
 MORE_ROUNDS = 3  # at most so many take the place of rounds in which others used the machine
 # Seconds after which no further round of runoff or final begins, unless their number was asked for.
 ROUNDS_S = 60.0
-AGAIN = ("unsteady", "contaminated", "swapped")  # a first process with one of these flags is measured once more
 
 
 @dataclass
@@ -111,11 +110,11 @@ class Study:
         for row_id in order:
             one = by_id[row_id]
             result = self._alone(one, "")
-            again = [name for name in AGAIN if name not in self.report.plan.allow]
-            why = next((kind(flag) for flag in result.flags if kind(flag) in again), None)
+            allow = self.report.plan.allow
+            why = next((flag.kind for flag in result.flags if flag.about.repeats and flag.kind not in allow), None)
             if result.status == "ok" and why:
                 second = with_compile_time(self._alone(one, f"again, it was {why}"), result)
-                result = replace(second, flags=(*second.flags, f"remeasured: a first process was {why}"))
+                result = replace(second, flags=(*second.flags, REMEASURED.flag(f"a first process was {why}")))
             self._put(rows.first_row(one, result, self._position, self.report.protocol.machine_drift))
             self._position += 1
             self.listener.finished(self._rows[row_id])
@@ -362,7 +361,7 @@ class Study:
         return self.report
 
     def _warnings(self) -> list[str]:
-        busy = [row.id for row in self._rows.values() if any(kind(flag) == "contaminated" for flag in row.flags)]
+        busy = [row.id for row in self._rows.values() if any(flag.label == CONTAMINATED.name for flag in row.flags)]
         if not busy:
             return []
         many = f"{len(busy)} of {len(self._rows)} rows were"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import GpubenchError
+from gpubench.flags import PARTLY_COMPILED, Flag
 from gpubench.measure.trace import Trace
 from gpubench.text import plural
 from gpubench.toggles import evidence as read
@@ -175,8 +176,8 @@ def _uncompiled(context: ModelContext, ran: bool, ok: int) -> EvidenceResult:
     return EvidenceResult(took_effect=True, detail="dynamo compiled no frame")
 
 
-def _partly(context: ModelContext, eager_frames: int, graph_skips: int) -> str:
-    """What was left uncompiled or without a CUDA graph, as a flag; empty where nothing was."""
+def _partly(context: ModelContext, eager_frames: int, graph_skips: int) -> Flag | None:
+    """What was left uncompiled or without a CUDA graph, as a flag; None where nothing was."""
     parts = [
         plural(count, one, many)
         for count, one, many in (
@@ -186,7 +187,7 @@ def _partly(context: ModelContext, eager_frames: int, graph_skips: int) -> str:
         )
         if count
     ]
-    return f"partly_compiled: {', '.join(parts)}" if parts else ""
+    return PARTLY_COMPILED.flag(", ".join(parts)) if parts else None
 
 
 def _what_was_compiled(context: ModelContext, counters: dict[str, dict[str, int]], total: int, ok: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gpubench.flags import Flag
 from gpubench.hardware.facts import Device
 from gpubench.workloads.workload_facts import WorkloadFacts
 
@@ -102,7 +103,7 @@ class EvidenceResult:
 
     took_effect: bool | None
     detail: str
-    flag: str = ""  # what a reader of the table must know although it took effect: `partly_compiled: 3 graph breaks`
+    flag: Flag | None = None  # what a reader of the table must know although it took effect
 
 
 def always(_: Scope) -> str | None:

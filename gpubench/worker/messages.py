@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
+from gpubench.flags import Flag
 from gpubench.hardware.facts import Device, Environment
 from gpubench.report.model import Evidence, Protocol, Quality, Value
 from gpubench.workloads.workload_facts import Mode, WorkloadFacts
@@ -162,7 +163,7 @@ class Prepared(Struct, frozen=True, tag=True, kw_only=True):
     warmup_iterations: int
     steady: bool | None
     quality: Quality
-    flags: list[str]
+    flags: list[Flag]
     phases_s: dict[str, float]
 
 
@@ -194,7 +195,7 @@ class EvidenceCollected(Struct, frozen=True, tag=True, kw_only=True):
     """Answer to `CollectEvidence`."""
 
     evidence: list[Evidence]
-    flags: list[str]
+    flags: list[Flag]
     seconds: float
     graph_breaks: int | None = None  # that dynamo counted; None where nothing was compiled
     device_busy_s: float | None = None  # of one profiled step: kernels and copies ran on the GPU for so long

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpubench.flags import WARM_CACHE, Flag
 from gpubench.measure.memory import (
     GRAIN_BYTES,
     allocation_retries,
@@ -44,10 +45,7 @@ MEMORY_STEPS_SURE = 16  # where it seems to grow: an allocator's pools grow for 
 MEMORY_PASS_S = 2.0  # beyond this, long steps get the least
 LEAKED_BYTES = 2**29  # so much is proof enough
 
-
-WARM_CACHE = (
-    "warm_cache: the compiled code came from a cache outside this run, so compile_time_s is not the time of compiling"
-)
+FROM_A_CACHE = "the compiled code came from a cache outside this run, so compile_time_s is not the time of compiling"
 
 
 def came_from_cache() -> bool:
@@ -78,7 +76,7 @@ class PreparedModel:
     def __init__(self, request: Prepare, tell: Callable[[str], None]) -> None:
         self.request, self.protocol, self.tell = request, request.protocol, tell
         self.phases: dict[str, float] = {}
-        self.flags: list[str] = []
+        self.flags: list[Flag] = []
         self.context: ModelContext
         self.stepper: Stepper
         self.timer: Timer
@@ -134,7 +132,7 @@ class PreparedModel:
             self.tell("compile" if self.context.compiled else "first step")
             first = self.timer.block(lambda: self.stepper.run(0), 1).wall_s
         if self.context.compiled and cold and came_from_cache():
-            self.flags.append(WARM_CACHE)
+            self.flags.append(WARM_CACHE.flag(FROM_A_CACHE))
         quality = self.check(before)
         with self.phase("warm-up"):
             warm = warm_up(

@@ -54,7 +54,7 @@ def prepared(steady: bool | None = True, flags: Sequence[str] = ()) -> Prepared:
         warmup_iterations=25,
         steady=steady,
         quality=FINE,
-        flags=list(flags),
+        flags=list(map(reports.flag, flags)),
         phases_s={},
     )
 
@@ -76,7 +76,7 @@ def process(samples_s: Sequence[float], flags: Sequence[str] = (), seen: Utiliza
         sampled=sampled(samples_s),
         collected=EvidenceCollected(evidence=[], flags=[], seconds=0.0),
         utilization=seen,
-        flags=tuple(flags),
+        flags=tuple(map(reports.flag, flags)),
     )
 
 

@@ -61,7 +61,9 @@ def test_a_wrong_output_is_found_though_it_is_fastest(value: str, report: Any) -
 def test_an_output_that_turns_wrong_in_a_later_process_is_found(report: Any) -> None:
     row = row_of(report, "later-double")
     assert row["status"] == "wrong"
-    assert any(flag.startswith("unreliable: wrong in a later process") for flag in row["flags"])
+    assert any(
+        flag["kind"] == "unreliable" and flag["detail"].startswith("wrong in a later process") for flag in row["flags"]
+    )
     assert row["quality"]["passed"] is True  # that of its first process, which it kept up
 
 

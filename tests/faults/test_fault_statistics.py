@@ -25,6 +25,7 @@ from gpubench.executor import local as bench
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.worker_pool import WorkerPool
+from gpubench.flags import UNSTEADY
 from gpubench.report import store
 from gpubench.report.model import Configuration, Measurement, Protocol, Recommendation
 from gpubench.study.schedule import Schedule
@@ -489,9 +490,9 @@ def test_a_row_that_is_measured_again_keeps_its_own_compile_time(tmp_path: Path)
             result = super().alone(row_id, configuration)
             assert result.prepared is not None
             ready = msgspec.structs.replace(result.prepared, compile_time_s=9.0 if first else 0.1)
-            return replace(result, prepared=ready, flags=("unsteady: planted",) if first else ())
+            return replace(result, prepared=ready, flags=(UNSTEADY.flag("planted"),) if first else ())
 
     protocol = Protocol(final_rounds=0)
     report = study(tmp_path / "r.json", Again(lambda *_: 0.1), threads_matrix(1), protocol).compare()
     assert [row.compile_time_s for row in report.measurements] == [9.0, 9.0]
-    assert all("remeasured: a first process was unsteady" in row.flags for row in report.measurements)
+    assert all("remeasured: a first process was unsteady" in map(str, row.flags) for row in report.measurements)

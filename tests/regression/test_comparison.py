@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from scipy import stats
 
+from gpubench.flags import UNRELIABLE
 from gpubench.hardware.facts import Device
 from gpubench.regression.comparison import NamedReport, check
 from gpubench.regression.shifts import Shift
@@ -265,7 +266,7 @@ def test_a_side_that_failed_in_a_later_round_makes_the_other_no_better() -> None
     """It may have been killed by what the other did: nothing was compared."""
     one = msgspec.structs.replace(report(baseline(0.1, final_s=[0.1] * 5)), session="s")
     (row_,) = one.measurements
-    killed = msgspec.structs.replace(row_, status="oom", reason="planted", flags=["unreliable: oom in a later process"])
+    killed = msgspec.structs.replace(row_, status="oom", reason="planted", flags=[UNRELIABLE.flag("oom")])
     found = compare(one, msgspec.structs.replace(one, measurements=[killed]))
     assert (found.verdict, found.exit_code) == ("inconclusive", 4)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -14,9 +15,14 @@ import pytest
 
 from gpubench.analysis.recommendation import recommend
 from gpubench.errors import GpubenchError
+from gpubench.flags import KINDS
 from gpubench.report import store
+from gpubench.report.migrations import MIGRATIONS, migrate
 from gpubench.report.model import SCHEMA_VERSION, Report
 from tests.reports import HOSTILE, baseline, hostile_report, ladder_report, report, row
+
+ROOT = Path(__file__).parents[2]
+RESULTS, POOLS = ROOT / "results", ROOT / "benchmarks" / "pools"
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -142,15 +148,53 @@ def test_an_older_schema_without_migration_is_refused() -> None:
 
 def test_migrations_run_one_version_at_a_time() -> None:
     steps = {1: lambda found: {**found, "b": found["a"] + 1}, 2: lambda found: {**found, "c": found["b"] + 1}}
-    assert store.migrate({"a": 1}, 1, "r", steps, target=3) == {"schema_version": 3, "a": 1, "b": 2, "c": 3}
-    assert store.migrate({"b": 7}, 2, "r", steps, target=3) == {"schema_version": 3, "b": 7, "c": 8}
-    assert store.migrate({"d": 0}, 3, "r", steps, target=3) == {"d": 0}
+    assert migrate({"a": 1}, 1, "r", steps, target=3) == {"schema_version": 3, "a": 1, "b": 2, "c": 3}
+    assert migrate({"b": 7}, 2, "r", steps, target=3) == {"schema_version": 3, "b": 7, "c": 8}
+    assert migrate({"d": 0}, 3, "r", steps, target=3) == {"d": 0}
     with pytest.raises(GpubenchError, match="reads 1 to 3"):
-        store.migrate({}, 0, "r", steps, target=3)
+        migrate({}, 0, "r", steps, target=3)
 
 
 def test_there_is_a_migration_from_every_older_version() -> None:
-    assert sorted(store.MIGRATIONS) == list(range(1, SCHEMA_VERSION))
+    assert sorted(MIGRATIONS) == list(range(1, SCHEMA_VERSION))
+
+
+def test_the_flags_of_version_1_read_as_before() -> None:
+    texts = ["unsteady: 4 s: of warm-up", "contaminated (allowed): by a miner", "noisy", "levitating: 3 cm"]
+    old = document(schema_version=1)
+    old["measurements"][1]["flags"] = texts
+    old["measurements"][1]["rounds"][0]["flags"] = texts[:1]
+    loaded = store.decode(json.dumps(old).encode(), "r.json").measurements[1]
+    assert list(map(str, loaded.flags)) == texts
+    assert [flag.effect for flag in loaded.flags] == ["gates", "allowed", "caution", "note"]
+    assert loaded.rounds[0].flags == loaded.flags[:1]
+
+
+def test_damaged_flags_of_version_1_are_named() -> None:
+    for damaged in (3, ["unsteady: x", 3], {"a": 1}, [None]):
+        old = document(schema_version=1)
+        old["measurements"][1]["flags"] = damaged
+        assert "measurements[1].flags" in refusal(old) or "measurements[...].flags" in refusal(old)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*.json")), ids=lambda path: path.stem)
+def test_committed_reports_keep_their_flags(path: Path) -> None:
+    raw, loaded = json.loads(path.read_text()), store.load(path)
+    for before, after in zip(raw["measurements"], loaded.measurements, strict=True):
+        for old, new in [(before, after), *zip(before["rounds"], after.rounds, strict=True)]:
+            shown = [text if isinstance(text, str) else f"{text['kind']}: {text['detail']}" for text in old["flags"]]
+            assert list(map(str, new.flags)) == shown
+            assert {flag.kind for flag in new.flags} <= set(KINDS)
+
+
+@pytest.mark.parametrize("path", sorted(POOLS.glob("*.json")), ids=lambda path: path.stem)
+def test_committed_pools_of_the_calibration_still_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(POOLS.parent))
+    calibration = importlib.import_module("calibration")
+    pool = json.loads(path.read_text())
+    parts = [part["a"] for part in calibration.usable(pool)]
+    loaded = calibration.report_of(pool, parts, 1.0, None).measurements[0]
+    assert [list(map(str, part.flags)) for part in loaded.rounds] == [part["flags"] for part in parts]
 
 
 def test_a_doubled_id_is_refused() -> None:

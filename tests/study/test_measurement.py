@@ -91,15 +91,15 @@ def test_random_outputs_are_undecided_and_said_to_be(models: Path, tmp_path: Pat
                      "--final-rounds", "0")  # fmt: skip
     for row in report["measurements"]:
         assert row["quality"]["passed"] is None
-        assert any(flag.startswith("quality_unchecked: the model draws random numbers") for flag in row["flags"])
+        assert any(flag["detail"].startswith("the model draws random numbers") for flag in row["flags"])
 
 
 def test_graph_breaks_are_flagged_and_dataclasses_are_outputs(models: Path, tmp_path: Path) -> None:
     report = compare("breaks_graph", models, tmp_path, "--set", "compile=default", "--strategy", "each",
                      "--final-rounds", "0")  # fmt: skip
     plain, compiled = report["measurements"]
-    assert not any(flag.startswith("partly_compiled") for flag in plain["flags"])
-    assert "partly_compiled: 1 graph break" in compiled["flags"]
+    assert not any(flag["kind"] == "partly_compiled" for flag in plain["flags"])
+    assert {"kind": "partly_compiled", "detail": "1 graph break", "effect": "caution"} in compiled["flags"]
     assert compiled["quality"]["passed"] is True
 
 
