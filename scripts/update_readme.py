@@ -1,10 +1,13 @@
-"""Puts the real results under results/ into the README, between its two markers; `--check` only tells if they differ.
+"""Puts the committed reports under results/ into the README, between its markers; `--check` only tells if they differ.
+
+A new report counts once `git add` knows it, so that what somebody measures here never changes the README.
 
 python scripts/update_readme.py [--check]
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +18,15 @@ from gpubench.report.store import load
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results:begin -->\n", "<!-- results:end -->\n"
 SHOWN = "resnet50-inference.json"  # the report whose whole table is shown
+
+
+def committed(root: Path = ROOT) -> list[Path]:
+    """The reports under results/ that git tracks; all of them where `root` is no checkout, as in an archive."""
+    command = ["git", "-C", str(root), "ls-files", "-z", "--", "results"]
+    if not (root / ".git").exists():
+        return sorted((root / "results").glob("*/*.json"))
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
+    return sorted(root / name for name in listed if name.endswith(".json") and (root / name).exists())
 
 
 def summary(reports: dict[Path, Report]) -> str:
@@ -38,7 +50,7 @@ def summary(reports: dict[Path, Report]) -> str:
 
 def block() -> str:
     """The text between the markers."""
-    reports = {path: load(path) for path in sorted((ROOT / "results").glob("*/*.json"))}
+    reports = {path: load(path) for path in committed()}
     shown = next(path for path in reports if path.name == SHOWN)
     table = markdown(reports[shown]).replace("\n## ", "\n### ").removeprefix("## ")
     title, _, rest = table.partition("\n")

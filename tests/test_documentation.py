@@ -11,7 +11,9 @@ import typer.main
 
 from gpubench.cli.main import app
 from gpubench.flags import GATES, KINDS, STRICT
+from gpubench.cli.run import RUNS
 from gpubench.report import store
+from scripts.update_readme import committed
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -44,7 +46,22 @@ def test_the_help_names_the_flags_that_the_registry_names() -> None:
     assert all(name in options["allow"] for name in GATES)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/*.json")), ids=lambda path: path.name)
+def test_a_report_that_is_not_committed_is_not_in_the_readme(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "a-device"
+    folder.mkdir(parents=True)
+    for name in ("kept.json", "own.json"):
+        (folder / name).write_text("{}")
+    assert committed(tmp_path) == [folder / "kept.json", folder / "own.json"]  # an archive: all are committed
+    for command in (["init", "-q"], ["add", "results/a-device/kept.json"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    assert committed(tmp_path) == [folder / "kept.json"]
+
+
+def test_git_ignores_where_reports_go() -> None:
+    assert f"{RUNS}/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+@pytest.mark.parametrize("path", committed(), ids=lambda path: path.name)
 def test_committed_reports_are_whole(path: Path) -> None:
     report = store.load(path)
     assert report.finished_at is not None

@@ -58,5 +58,5 @@ def test_the_installed_wheel_measures_from_an_empty_folder(wheel: Path, tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert "Recommended for fps" in done.stdout
-    written = list(empty.glob("results/*/resnet50-inference-*.json"))
+    written = list(empty.glob("gpubench-runs/*/resnet50-inference-*.json"))
     assert len(written) == 1

@@ -77,7 +77,7 @@ def ab(
         typer.Option(
             "--output",
             metavar="FOLDER",
-            help="Where a.json and b.json go. Default: results/<device>/ab-<workload>-<mode>-<UTC time>.",
+            help="Where a.json and b.json go. Default: gpubench-runs/<device>/ab-<workload>-<mode>-<UTC time>.",
             rich_help_panel=o.OUTPUT,
         ),
     ] = None,

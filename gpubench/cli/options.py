@@ -102,7 +102,7 @@ Output = Annotated[
     typer.Option(
         "--output",
         metavar="FILE",
-        help="The report. Default: results/<device>/<workload>-<mode>-<UTC time>.json.",
+        help="The report. Default: gpubench-runs/<device>/<workload>-<mode>-<UTC time>.json.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -38,6 +38,7 @@ from gpubench.workloads import check_reference
 # Of a shared machine over minutes, seen in benchmarks/intervals.py: 300 processes over 8 to 12 minutes on 2 cores.
 CPU_DRIFT = 0.045
 FINAL_ROUNDS = 6
+RUNS = "gpubench-runs"  # where reports go unless --output says otherwise
 LONGEST_S = 30 * 24 * 3600.0  # a month: beyond it the system's own clocks overflow
 
 
@@ -167,7 +168,7 @@ def begin(request: Request, described: ProbeResult, protocol: Protocol, matrix: 
     """A new report and its path, or the one to go on with."""
     report = new_report(request, described, protocol, matrix)
     stem = f"{slug(described.workload.name)}-{described.workload.mode}"
-    folder = Path("results", described.device.slug)
+    folder = Path(RUNS, described.device.slug)
     if request.resume:
         path = request.output or newest_unfinished(folder, stem, request.command)
         if path.exists():

@@ -18,7 +18,7 @@ import msgspec
 
 from gpubench.cli.planning import Request, choice_of, fixed, has_no_gpu, matrix_of, request_of, scope_of
 from gpubench.cli.progress import Quiet, listener
-from gpubench.cli.run import LONGEST_S, make_folder, new_report, protocol_for, slug
+from gpubench.cli.run import LONGEST_S, RUNS, make_folder, new_report, protocol_for, slug
 from gpubench.cli.verdict_output import exit_code, show
 from gpubench.errors import EXIT_INCOMPARABLE, GpubenchError
 from gpubench.executor.local import LocalExecutor
@@ -204,7 +204,7 @@ def place(request: Request, described: ProbeResult) -> Path:
     """The folder that both reports go to; GpubenchError where it is not empty or cannot be written."""
     workload = described.workload
     stem = f"ab-{slug(workload.name)}-{workload.mode}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    folder = request.output or Path("results", described.device.slug) / stem
+    folder = request.output or Path(RUNS, described.device.slug) / stem
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise GpubenchError(f"{printable(str(folder))} exists and is no empty folder.", "Choose another --output.")
     make_folder(folder)

@@ -53,7 +53,7 @@ def test_a_run_as_csv_has_a_row_for_each_measurement(
     rows = list(csv.DictReader(io.StringIO(captured.out)))
     assert [row["id"] for row in rows] == ["batch_size=1", "batch_size=2"]
     assert all(float(row["fps"]) > 0 for row in rows)
-    assert len(list(tmp_path.glob("results/*/good-inference-*.json"))) == 1
+    assert len(list(tmp_path.glob("gpubench-runs/*/good-inference-*.json"))) == 1
 
 
 def test_a_tile_sweep_goes_past_tiles_that_cannot_be(
