@@ -1,10 +1,10 @@
-"""Tiny real models, and a small stand-in for the worker: build, apply in order of stage, step, trace."""
+"""Tiny real models, prepared and stepped as the worker does it, and the trace of a step."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,9 +14,11 @@ from torch._dynamo.utils import counters
 
 from gpubench.hardware.facts import Device
 from gpubench.measure.trace import Kernel, Operator, Trace, trace_step
-from gpubench.toggles import get
+from gpubench.toggles import all_toggles
 from gpubench.toggles.model_context import ModelContext
-from gpubench.toggles.toggle import Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import Scope, Toggle, Value
+from gpubench.worker.prepare import apply_toggles
+from gpubench.worker.step import Stepper
 from gpubench.workloads.workload import Tiling, Workload
 from gpubench.workloads.workload_facts import WorkloadFacts
 
@@ -76,26 +78,8 @@ def workload(build: Callable[[], nn.Module] = Net, **changes: Any) -> Workload:
 
 
 def step(context: ModelContext) -> None:
-    """One step as the worker does it."""
-    kind = context.device.type
-    with contextlib.ExitStack() as stack:
-        for enter in context.contexts:
-            stack.enter_context(enter())
-        autocast = torch.autocast(kind, context.autocast_dtype) if context.autocast_dtype else contextlib.nullcontext()
-        if context.mode == "inference":
-            with torch.no_grad(), autocast:
-                context.workload.infer(context.model, context.batches[0], context.options)
-            return
-        context.optimizer.zero_grad()
-        with autocast:
-            value = context.workload.loss(context.model, context.batches[0])
-        if context.scaler is None:
-            value.backward()
-            context.optimizer.step()
-        else:
-            context.scaler.scale(value).backward()
-            context.scaler.step(context.optimizer)
-            context.scaler.update()
+    """One step on the first batch, as the worker does it."""
+    Stepper(context).run(0)
 
 
 def prepare(
@@ -118,23 +102,11 @@ def prepare(
         batch_size=batch_size,
         configuration=configuration,
         model=work.build().train(mode == "training"),
-        batches=[tuple(work.inputs(batch_size, torch.Generator().manual_seed(1)))],
     )
-    toggles = [(replace or {}).get(name) or get(name) for name in configuration]
-    moved = False
-    for toggle in sorted(toggles, key=lambda each: each.stage):
-        if toggle.stage > Stage.MODEL and not moved:
-            moved = True
-            move(context)
-        toggle.apply(context, configuration[toggle.name])
-    if not moved:
-        move(context)
+    batch = tuple(work.inputs(batch_size, torch.Generator().manual_seed(1)))
+    with mock.patch.dict(all_toggles(), replace or {}):
+        apply_toggles(context, [batch])
     return context
-
-
-def move(context: ModelContext) -> None:
-    context.model.to(context.device)
-    context.batches = [tuple(tensor.to(context.device) for tensor in batch) for batch in context.batches]
 
 
 def run(configuration: dict[str, Value], work: Workload | None = None, **how: Any) -> ModelContext:
