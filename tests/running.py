@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
+from gpubench.cli.main import run
 from gpubench.report import store
 from gpubench.report.model import Measurement
 
@@ -21,6 +25,19 @@ BUSY = ["--allow", "contaminated", "--allow", "unsteady", "--allow", "swapped"]
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:
     """This process's environment, with the checkout importable."""
     return {**os.environ, "PYTHONPATH": str(ROOT), **(more or {})}
+
+
+def gpubench_here(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """The same as `gpubench` without a process of its own: where it is not the command's process that is tested."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        mock.patch.dict(os.environ, env or {}),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = run(list(arguments))
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def gpubench(

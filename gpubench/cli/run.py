@@ -39,6 +39,13 @@ from gpubench.workloads import check_reference
 CPU_DRIFT = 0.045
 FINAL_ROUNDS = 6
 RUNS = "gpubench-runs"  # where reports go unless --output says otherwise
+QUICK = "GPUBENCH_QUICK_PROTOCOL"  # environment variable: if set, QUICK_PROTOCOL, for tests of all but the measuring
+QUICK_PROTOCOL = {
+    "block_s": 0.01, "min_sampling_s": 0.1, "max_sampling_s": 0.3,
+    "warmup_min_iterations": 5, "warmup_min_s": 0.1, "warmup_max_s": 0.5,
+    "turns": 2,
+}  # fmt: skip
+QUICK_NOTE = f"{QUICK} is set: short warm-ups and few samples, so that no figure here can be relied on."
 LONGEST_S = 30 * 24 * 3600.0  # a month: beyond it the system's own clocks overflow
 
 
@@ -133,8 +140,10 @@ def measure(request: Request, study: Study) -> Report:
 def protocol_for(device_kind: str, protocol: Protocol) -> Protocol:
     """`protocol` for a CPU or a GPU, whose sampling must be long enough for NVML's averages over up to 1 s."""
     if device_kind != "cuda":
-        return msgspec.structs.replace(protocol, machine_drift=CPU_DRIFT)
-    return msgspec.structs.replace(protocol, device_timer="cuda_event", min_sampling_s=2.5, max_sampling_s=5.0)
+        protocol = msgspec.structs.replace(protocol, machine_drift=CPU_DRIFT)
+    else:
+        protocol = msgspec.structs.replace(protocol, device_timer="cuda_event", min_sampling_s=2.5, max_sampling_s=5.0)
+    return msgspec.structs.replace(protocol, **QUICK_PROTOCOL) if os.environ.get(QUICK) else protocol
 
 
 def new_report(request: Request, described: ProbeResult, protocol: Protocol, matrix: Matrix) -> Report:
@@ -161,6 +170,7 @@ def new_report(request: Request, described: ProbeResult, protocol: Protocol, mat
             configurations=[matrix.baseline.id, *(row.id for row in matrix.planned)],
         ),
         measurements=[],
+        notes=[QUICK_NOTE] if os.environ.get(QUICK) else [],
     )
 
 

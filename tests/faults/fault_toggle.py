@@ -5,16 +5,19 @@ It comes as another distribution's would, by an entry point on the path, and is 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
+from gpubench.toggles import all_toggles
 from gpubench.toggles.toggle import EvidenceResult, Stage, Toggle, Value
 
 if TYPE_CHECKING:
@@ -40,6 +43,15 @@ def install(folder: Path) -> dict[str, str]:
     (info / "entry_points.txt").write_text("[gpubench.toggles]\nfault = tests.faults.fault_toggle:FAULT\n")
     root = Path(__file__).parents[2]
     return {"PYTHONPATH": f"{folder}{os.pathsep}{root}", LOG: str(folder)}
+
+
+@contextlib.contextmanager
+def planted(folder: Path) -> Iterator[None]:
+    """Makes the toggle known to this process and to those that it starts."""
+    in_order = sorted([*all_toggles().values(), FAULT], key=lambda one: (one.stage, one.name))
+    known = {one.name: one for one in in_order}
+    with mock.patch.dict(os.environ, install(folder)), mock.patch.dict(all_toggles(), known, clear=True):
+        yield
 
 
 def order(folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from gpubench.executor.outcome import Outcome
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.report.model import Configuration, Protocol
 from gpubench.worker.messages import WorkloadChoice
-from tests.running import BUSY, gpubench
+from tests.running import BUSY, gpubench_here
 
 WORKLOADS = Path(__file__).with_name("fault_models.py")
 SHORT = Protocol(warmup_min_s=0.0, min_sampling_s=0.1, max_sampling_s=0.5, timeout_s=120)
@@ -105,10 +105,11 @@ def cut_off(paths: list[Path]) -> int:
     return len(files)
 
 
+@pytest.mark.slow
 def test_thirteen_compiled_configurations_are_each_compiled(tmp_path: Path) -> None:
     # dynamo compiles a function at most 8 times in one process, and runs it eagerly from then on.
     sizes = [str(size) for size in range(1, 14)]
-    done = gpubench(
+    done = gpubench_here(
         "batch-sweep", f"{WORKLOADS}:product", "--sizes", *sizes, "--fix", "compile=default", "--fix", "threads=1",
         "--rounds", "1", *BUSY, "--format", "json", "--output", "report.json", cwd=tmp_path,
     )  # fmt: skip

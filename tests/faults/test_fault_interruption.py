@@ -14,7 +14,7 @@ import pytest
 from gpubench.report import store
 from gpubench.report.model import Report
 from tests.faults import fault_toggle
-from tests.running import BUSY, gpubench, processes_mentioning, start, wait_for_rows, wait_until_gone
+from tests.running import BUSY, gpubench, gpubench_here, processes_mentioning, start, wait_for_rows, wait_until_gone
 
 WORKLOADS = Path(__file__).with_name("fault_models.py")
 COMMAND = ["--set", "threads=1", "--set", "precision=bf16-autocast", "--strategy", "each", "--final-rounds", "0"]
@@ -81,7 +81,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     process.kill()
     process.communicate()
     kept = store.load(tmp_path / "report.json").measurements
-    done = gpubench(*command, "--resume", cwd=tmp_path)
+    done = gpubench_here(*command, "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = store.load(tmp_path / "report.json")
     assert report.finished_at is not None

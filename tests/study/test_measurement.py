@@ -10,11 +10,12 @@ import jsonschema
 import pytest
 
 from gpubench.report.store import json_schema
-from tests.study.conftest import gpubench
+from tests.running import BUSY
+from tests.study.conftest import gpubench_here
 
 
 def compare(model: str, models: Path, folder: Path, *more: str) -> Any:
-    done = gpubench(
+    done = gpubench_here(
         "compare-opts", f"{models}:{model}", "--format", "json", "--output", "report.json", *more, cwd=folder
     )
     assert done.returncode == 0, done.stderr
@@ -24,10 +25,13 @@ def compare(model: str, models: Path, folder: Path, *more: str) -> Any:
 
 
 def test_a_technique_that_costs_is_not_recommended(models: Path, tmp_path: Path) -> None:
-    report = compare("slower_in_bf16", models, tmp_path, "--set", "precision=bf16-autocast", "--final-rounds", "2")
+    report = compare("slower_in_bf16", models, tmp_path, "--set", "precision=bf16-autocast", "--final-rounds", "2",
+                     *BUSY)  # fmt: skip
     rows = {row["id"]: row for row in report["measurements"]}
-    ratio = rows["precision=bf16-autocast"]["latency_s"]["median"] / rows["baseline"]["latency_s"]["median"]
-    assert 1.6 <= ratio <= 2.4
+    # The quickest blocks: where others use the machine for a while, a sleep of 20 ms may end when one of 40 does.
+    assert 1.6 <= min(rows["precision=bf16-autocast"]["samples_s"]) / min(rows["baseline"]["samples_s"]) <= 2.4
+    for row in rows.values():
+        assert min(row["samples_s"]) <= row["latency_s"]["median"] <= max(row["samples_s"])
     assert report["recommendation"]["id"] == "baseline"
     assert report["recommendation"]["speedup"] == 1.0
 
@@ -70,7 +74,7 @@ def test_compiled_rows_are_compiled_and_pay_once(models: Path, tmp_path: Path) -
 
 
 def test_without_fork_everything_else_is_the_same(models: Path, tmp_path: Path) -> None:
-    done = gpubench(
+    done = gpubench_here(
         "compare-opts", f"{models}:good", "--set", "precision=bf16-autocast", "--strategy", "each", "--final-rounds",
         "0", "--format", "json", "--output", "report.json", cwd=tmp_path, env={"GPUBENCH_WORKERS": "spawn"},
     )  # fmt: skip

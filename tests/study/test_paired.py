@@ -19,7 +19,7 @@ from gpubench.report.store import load
 from gpubench.study.sides import Side, refuse_foreign_code, resolve, why_apart
 from gpubench.worker.messages import Module
 from tests.reports import CPU, GPU, baseline, report
-from tests.running import gpubench
+from tests.running import gpubench_here
 
 MODEL = """
 import time
@@ -87,10 +87,11 @@ def sides_of(folder: Path) -> tuple[Report, Report]:
 # ----- whole runs
 
 
+@pytest.mark.measures
 def test_two_files_share_a_process_and_a_slowdown_is_found(tmp_path: Path) -> None:
     write(tmp_path / "old.py", 0.010)
     write(tmp_path / "new.py", 0.012)
-    done = gpubench("ab", "--a", "old.py:make", "--b", "new.py:make", *QUICK, cwd=tmp_path)
+    done = gpubench_here("ab", "--a", "old.py:make", "--b", "new.py:make", *QUICK, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     (found,) = json.loads(done.stdout)
     assert (found["verdict"], found["paired"]) == ("regressed", True)
@@ -108,13 +109,14 @@ def test_two_files_share_a_process_and_a_slowdown_is_found(tmp_path: Path) -> No
         assert all(part.shared_with == [f"{'b' if other is b else 'a'} allocator=tuned"] for part in final)
         assert row.memory is not None
     # From the files, the same verdict again.
-    again = gpubench("check", "out/b.json", "--baseline", "out/a.json", "--max-slowdown", "2.5%", cwd=tmp_path)
+    again = gpubench_here("check", "out/b.json", "--baseline", "out/a.json", "--max-slowdown", "2.5%", cwd=tmp_path)
     assert again.returncode == 1
 
 
+@pytest.mark.measures
 def test_a_revision_against_the_file_as_it_is(repository: Path) -> None:
     before = git(repository, "status", "--porcelain"), git(repository, "worktree", "list")
-    done = gpubench("ab", "models/mine.py:make", "--a", "HEAD~1", *QUICK, cwd=repository)
+    done = gpubench_here("ab", "models/mine.py:make", "--a", "HEAD~1", *QUICK, cwd=repository)
     assert done.returncode == 1, done.stderr
     (found,) = json.loads(done.stdout)
     assert found["baseline"].startswith("a: HEAD~1 (")
@@ -132,7 +134,7 @@ def test_another_interpreter_has_processes_of_its_own(tmp_path: Path) -> None:
     launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     launcher.chmod(0o755)
     write(tmp_path / "mine.py", 0.01)
-    done = gpubench(
+    done = gpubench_here(
         "ab", "mine.py:make", "--b", "./python-b", *QUICK, "--fix", "allocator=system", "--max-slowdown", "30%",
         "--inconclusive-ok", cwd=tmp_path,
     )  # fmt: skip
@@ -148,7 +150,7 @@ def test_a_side_that_crashes_is_a_regression(tmp_path: Path) -> None:
     write(tmp_path / "new.py", 0.01).write_text(
         MODEL.format(seconds=0.01, imports="").replace("out = self.layer(x)", "raise RuntimeError('planted')")
     )
-    done = gpubench("ab", "--a", "old.py:make", "--b", "new.py:make", *QUICK, cwd=tmp_path)
+    done = gpubench_here("ab", "--a", "old.py:make", "--b", "new.py:make", *QUICK, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     (found,) = json.loads(done.stdout)
     (status,) = [one for one in found["rows"][0]["findings"] if one["metric"] == "status"]
@@ -289,6 +291,6 @@ def test_wrong_usage_is_one_sentence(tmp_path: Path) -> None:
         ("mine.py:make", "--a", "mine.py:make", "--max-slowdown", "x"),
         ("mine.py:make", "--a", "mine.py:make", "--rounds", "2"),
     ):
-        done = gpubench("ab", *arguments, "--quiet", cwd=tmp_path)
+        done = gpubench_here("ab", *arguments, "--quiet", cwd=tmp_path)
         assert done.returncode == 2, (arguments, done.stderr)
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr

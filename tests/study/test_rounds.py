@@ -14,7 +14,7 @@ from gpubench.executor.local import LocalExecutor
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.report.model import Protocol
 from gpubench.worker.messages import WorkloadChoice
-from tests.study.conftest import gpubench
+from tests.study.conftest import gpubench_here
 
 SHORT = Protocol(warmup_min_iterations=3, warmup_min_s=0.0, warmup_max_s=0.2, min_sampling_s=0.1, max_sampling_s=0.3)
 
@@ -116,8 +116,9 @@ def test_models_that_share_modules_do_not_share_a_process(pool: WorkerPool) -> N
     assert [note for note in pool.notes if "share modules" in note] == pool.notes
 
 
+@pytest.mark.measures
 def test_race_and_duel_are_in_the_report(models: Path, tmp_path: Path) -> None:
-    done = gpubench(
+    done = gpubench_here(
         "compare-opts", f"{models}:slower_in_fp32", "--set", "precision=bf16-autocast", "--set", "allocator=tuned",
         "--fix", "threads=1", "--strategy", "each", "--final-rounds", "3", "--allow", "contaminated", "--allow",
         "unsteady", "--format", "json", "--output", "report.json", cwd=tmp_path,
@@ -153,7 +154,7 @@ def test_race_and_duel_are_in_the_report(models: Path, tmp_path: Path) -> None:
 
 
 def test_every_configuration_in_several_rounds(models: Path, tmp_path: Path) -> None:
-    done = gpubench(
+    done = gpubench_here(
         "batch-sweep", f"{models}:good", "--sizes", "1", "2", "--rounds", "3", "--fix", "threads=1", "--format",
         "json", "--output", "report.json", cwd=tmp_path,
     )  # fmt: skip

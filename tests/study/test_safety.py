@@ -9,21 +9,21 @@ import time
 from pathlib import Path
 
 from tests.running import BUSY, processes_mentioning
-from tests.study.conftest import gpubench
+from tests.study.conftest import gpubench, gpubench_here
 
 SHORT = ["--set", "threads=1", "--strategy", "each", "--final-rounds", "0", *BUSY]
 
 
 def test_a_finished_report_is_kept_beside_the_new_one(models: Path, tmp_path: Path) -> None:
     command = ["compare-opts", f"{models}:good", *SHORT, "--output", "report.json"]
-    assert gpubench(*command, cwd=tmp_path).returncode == 0
+    assert gpubench_here(*command, cwd=tmp_path).returncode == 0
     first = (tmp_path / "report.json").read_bytes()
-    assert gpubench(*command, cwd=tmp_path).returncode == 0
+    assert gpubench_here(*command, cwd=tmp_path).returncode == 0
     assert (tmp_path / "report.json.bak").read_bytes() == first
     # An unfinished one is not replaced at all.
     unfinished = first.replace(b'"finished_at": "', b'"finished_at": null, "was": "', 1)
     (tmp_path / "report.json").write_bytes(unfinished)
-    done = gpubench(*command, cwd=tmp_path)
+    done = gpubench_here(*command, cwd=tmp_path)
     assert done.returncode == 2
     assert "--resume" in done.stderr
     assert (tmp_path / "report.json").read_bytes() == unfinished
@@ -56,10 +56,10 @@ def test_what_an_import_starts_ends_with_the_run(models: Path, tmp_path: Path) -
 
 def test_recommend_overwrites_nothing_but_its_own_profiles(models: Path, tmp_path: Path) -> None:
     command = ["compare-opts", f"{models}:good", *SHORT, "--output", "report.json", "--quiet"]
-    assert gpubench(*command, cwd=tmp_path).returncode == 0
+    assert gpubench_here(*command, cwd=tmp_path).returncode == 0
     before = (tmp_path / "report.json").read_bytes()
-    done = gpubench("recommend", "report.json", "--output", "report.json", cwd=tmp_path)
+    done = gpubench_here("recommend", "report.json", "--output", "report.json", cwd=tmp_path)
     assert done.returncode == 2
     assert (tmp_path / "report.json").read_bytes() == before
     for _ in range(2):
-        assert gpubench("recommend", "report.json", "--output", "best.toml", cwd=tmp_path).returncode == 0
+        assert gpubench_here("recommend", "report.json", "--output", "best.toml", cwd=tmp_path).returncode == 0

@@ -14,6 +14,7 @@ from gpubench.worker.messages import WorkloadChoice
 from tests.running import processes_mentioning
 
 
+@pytest.mark.usefixtures("own_servers")
 def test_an_interruption_ends_a_busy_worker_at_once(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
