@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.running import BUSY
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -32,12 +34,14 @@ def test_the_wheel_holds_profiles_types_and_licence_and_nothing_else(wheel: Path
     assert {name.split("/")[0] for name in names} == {"gpubench", wheel.name.rsplit("-py3", 1)[0] + ".dist-info"}
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_measures_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     environment, empty = tmp_path / "venv", tmp_path / "empty"
     empty.mkdir()
-    venv.create(environment, with_pip=True)
+    venv.create(environment)
     python = environment / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    pip = [sys.executable, "-m", "pip", "--python", str(python)]
+    install = [*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
     # torch and the other requirements come from the environment of the tests; gpubench itself does not, since a path
     # that a .pth file adds has its own .pth files, and so an editable install, left unread.
@@ -49,7 +53,7 @@ def test_the_installed_wheel_measures_from_an_empty_folder(wheel: Path, tmp_path
     assert str(environment) in found.stdout
     command = [str(environment / "bin" / "gpubench"), "compare-opts", "resnet50", "--size", "tiny", "--matrix", "quick"]
     done = subprocess.run(
-        [*command, "--final-rounds", "0", "--quiet"],
+        [*command, "--final-rounds", "0", "--quiet", *BUSY],
         cwd=empty,
         env=variables,
         capture_output=True,
