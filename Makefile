@@ -3,14 +3,21 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+JOBS ?= 2
 
-.PHONY: bench test lint types schema clean
+.PHONY: bench test test-all lint types schema clean
 
 bench: $(VENV)/.installed
 	$(BIN)/gpubench compare-opts $(ARGS)
 
+# Most tests share the cores; those that compare speeds come one after the other. ARGS may name tests that are all of
+# one kind: pytest's 5 says that there is none of the other.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not measures" $(ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m "measures and not slow" $(ARGS) || [ $$? = 5 ]
+
+test-all: test
+	$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? = 5 ]
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
