@@ -10,8 +10,8 @@ import pytest
 import typer.main
 
 from gpubench.cli.main import app
-from gpubench.flags import GATES, KINDS, STRICT
 from gpubench.cli.run import RUNS
+from gpubench.flags import GATES, KINDS, STRICT
 from gpubench.report import store
 from scripts.update_readme import committed
 
