@@ -10,6 +10,7 @@ from gpubench.report.model import Value
 from gpubench.toggles import all_toggles
 from gpubench.toggles.model_context import ModelContext
 from gpubench.toggles.toggle import Stage, Toggle
+from gpubench.toggles.traits import batch_size
 from gpubench.worker.messages import WorkloadChoice
 from gpubench.workloads import Loaded, load
 
@@ -69,12 +70,11 @@ def build(loaded: Loaded, mode: Mode, device: torch.device, configuration: dict[
     seed_everything(seed)
     model = loaded.workload.build()
     model.train(mode == "training")
-    batch_size = int(configuration.get("batch_size", loaded.workload.batch_size))
     return ModelContext(
         workload=loaded.workload,
         mode=mode,
         device=device,
-        batch_size=batch_size,
+        batch_size=batch_size(configuration, loaded.workload.batch_size),
         configuration=dict(configuration),
         model=model,
     )

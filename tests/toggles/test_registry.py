@@ -34,6 +34,7 @@ SHARED = {
     "model_context",
     "tf32_probe",
     "toggle",
+    "traits",
 }  # modules that hold no toggle
 
 
