@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +48,15 @@ class _Start:
     messages: int
 
 
-@contextlib.contextmanager
-def _one_graph_generation() -> Iterator[None]:
+def _one_graph_generation(forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
     # Tells CUDA graphs that a step begins, so that outputs of one step (tiles, windows) are not overwritten within it.
     import torch
 
-    torch.compiler.cudagraph_mark_step_begin()
-    yield
+    def call(batch: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return forward(batch)
+
+    return call
 
 
 def apply(context: ModelContext, value: Value) -> None:
@@ -67,7 +68,7 @@ def apply(context: ModelContext, value: Value) -> None:
     for name in ("torch._dynamo", "torch._inductor"):
         logging.getLogger(name).addHandler(_LISTENER)  # which does nothing where it is there already
     if value in _CUDA_GRAPH_MODES:
-        context.contexts.append(_one_graph_generation)
+        context.step.forward = _one_graph_generation(context.step.forward)
     for target in context.workload.compile_targets:
         _compile(_submodule(context, target), str(value))
 

@@ -9,6 +9,7 @@ from gpubench.errors import GpubenchError
 from gpubench.report.model import Value
 from gpubench.toggles import all_toggles
 from gpubench.toggles.model_context import ModelContext
+from gpubench.toggles.step_parts import on_device
 from gpubench.toggles.toggle import Stage, Toggle
 from gpubench.toggles.traits import batch_size
 from gpubench.worker.messages import WorkloadChoice
@@ -94,7 +95,8 @@ def apply_toggles(context: ModelContext, batches: list[Any]) -> None:
         if toggle.stage <= Stage.MODEL:
             toggle.apply(context, value)
     context.model.to(context.device)
-    context.batches = [tuple(tensor.to(context.device) for tensor in batch) for batch in context.batches]
+    if context.inputs_resident:
+        context.batches = [on_device(batch, context.device) for batch in context.batches]
     for toggle, value in toggles:
         if toggle.stage > Stage.MODEL:
             toggle.apply(context, value)

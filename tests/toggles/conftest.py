@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from gpubench.measure.trace import Kernel, Operator, Trace, trace_step
 from gpubench.toggles import get
 from gpubench.toggles.model_context import ModelContext
 from gpubench.toggles.toggle import Scope, Stage, Toggle, Value
+from gpubench.worker.step import Stepper
 from gpubench.workloads.workload import Tiling, Workload
 from gpubench.workloads.workload_facts import WorkloadFacts
 
@@ -76,26 +76,8 @@ def workload(build: Callable[[], nn.Module] = Net, **changes: Any) -> Workload:
 
 
 def step(context: ModelContext) -> None:
-    """One step as the worker does it."""
-    kind = context.device.type
-    with contextlib.ExitStack() as stack:
-        for enter in context.contexts:
-            stack.enter_context(enter())
-        autocast = torch.autocast(kind, context.autocast_dtype) if context.autocast_dtype else contextlib.nullcontext()
-        if context.mode == "inference":
-            with torch.no_grad(), autocast:
-                context.workload.infer(context.model, context.batches[0], context.options)
-            return
-        context.optimizer.zero_grad()
-        with autocast:
-            value = context.workload.loss(context.model, context.batches[0])
-        if context.scaler is None:
-            value.backward()
-            context.optimizer.step()
-        else:
-            context.scaler.scale(value).backward()
-            context.scaler.step(context.optimizer)
-            context.scaler.update()
+    """One step of the worker's own."""
+    Stepper(context).run(0)
 
 
 def prepare(

@@ -33,6 +33,7 @@ SHARED = {
     "sharing",
     "model_context",
     "tf32_probe",
+    "step_parts",
     "toggle",
     "traits",
 }  # modules that hold no toggle
