@@ -40,11 +40,14 @@ def shown(row: Measurement, baseline: Measurement | None) -> Configuration:
 
 
 def effects(report: Report) -> list[Effect]:
-    """All techniques' effects: alone against the baseline, then each rung of the ladder against the one below it."""
+    """All techniques' effects: alone against the baseline, then each rung of the ladder against the one below it.
+
+    Where a technique needed another toggle beside it, alone is against the row that has only what it needed.
+    """
     between = spread(report)
     baseline = find(report, report.plan.baseline)
     found = [
-        _effect(row, baseline, "alone", role.toggle, report, between)
+        _effect(row, _without(row, role.toggle, baseline, report), "alone", role.toggle, report, between)
         for row in report.measurements
         for role in row.roles
         if role.kind == "alone" and role.toggle
@@ -55,6 +58,14 @@ def effects(report: Report) -> list[Effect]:
         if gate(row) is None:  # a rung that failed is no ground to compare the next one with
             below = row
     return found
+
+
+def _without(row: Measurement, toggle: str, baseline: Measurement | None, report: Report) -> Measurement | None:
+    if baseline is None or toggle not in baseline.configuration:
+        return baseline
+    rest = {**row.configuration, toggle: baseline.configuration[toggle]}
+    same = (each for each in report.measurements if each.configuration == rest and not each.is_control)
+    return next(same, baseline)
 
 
 def ladder(report: Report) -> list[tuple[Measurement, str]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from gpubench.analysis.eligibility import gate
 from gpubench.report.model import Measurement, Report, Summary, Value
 from gpubench.text import plural
+from gpubench.toggles.traits import magnitude
 from gpubench.units import significant
 
 WITHIN = 0.05  # of the best FPS: the sweep's own definition of its knee
@@ -15,8 +14,8 @@ WITHIN = 0.05  # of the best FPS: the sweep's own definition of its knee
 def knee(report: Report, toggle: str) -> Summary:
     """The smallest value of `toggle` within 5 % of the best FPS, and the largest that fits; None where none is valid.
 
-    Where a value was measured with several others (tile overlaps, say), the best of them stands for it. Tile size 0
-    is the whole picture, so it counts as the largest.
+    Where a value was measured with several others (tile overlaps, say), the best of them stands for it.
+    `Toggle.magnitude` says which value is larger: tiles of the whole image are larger than any number of pixels.
     """
     rows = [row for row in report.measurements if toggle in row.configuration and row.status != "skipped"]
     values = sorted({row.configuration[toggle] for row in rows}, key=lambda value: _order(toggle, value))
@@ -46,8 +45,7 @@ def knee(report: Report, toggle: str) -> Summary:
 
 
 def _order(toggle: str, value: Value) -> tuple[float, str]:
-    number = value if isinstance(value, int) else math.inf
-    return (math.inf if toggle == "tile_size" and value == 0 else number), str(value)
+    return magnitude(toggle, value), str(value)
 
 
 def _best_fps(rows: list[Measurement], toggle: str, value: Value) -> float | None:

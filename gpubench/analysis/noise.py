@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from gpubench.analysis.phases import Phase, of_phase, shared
 from gpubench.analysis.statistics import NORMAL_QUANTILE, t_quantile
 from gpubench.report.model import Configuration, Measurement, Report
+from gpubench.toggles.traits import noise_group
 
 # Spread (standard deviation) of the log-ratio between two identical processes, seen over 8 pairs and 12 rounds on a
 # 2-core CPU with torch 2.13: with the allocator held steady, and with glibc's default one, whose mmap threshold moves
@@ -124,9 +125,7 @@ def of_pair(row: Measurement, versus: Measurement, phase: Phase, rows: Sequence[
 
 def assumed_pair_spread(spread: Spread, *rows: Measurement) -> float:
     """The log-ratio's spread between two of `rows` where too little was repeated to measure it."""
-    steady = spread.device_kind != "cpu" or all(
-        row.configuration.get("allocator", "system") != "system" for row in rows
-    )
+    steady = spread.device_kind != "cpu" or not any(noise_group(row.configuration) for row in rows)
     return PAIR_SPREAD_STEADY if steady else PAIR_SPREAD_SYSTEM_ALLOCATOR
 
 

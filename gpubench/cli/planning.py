@@ -16,6 +16,7 @@ from gpubench.search.presets import load_matrix
 from gpubench.search.space import Builder, Matrix, ToggleValues, build_matrix, sweep
 from gpubench.toggles import get, parse_value
 from gpubench.toggles.toggle import Scope
+from gpubench.toggles.traits import batch_size_toggle
 from gpubench.worker.messages import ProbeResult, WorkloadChoice
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Request:
     strict: bool = False
     allow: list[str] = field(default_factory=list)
     sweep: tuple[str, list[int]] | None = None  # toggle and values; no values: what the toggle offers
-    overlaps: tuple[int, ...] = ()
+    sweep_also: dict[str, list[int]] = field(default_factory=dict)  # toggles that each value is combined with
 
 
 def request_of(command: str, options: Mapping[str, Any], **more: Any) -> Request:
@@ -101,9 +102,9 @@ def fixed(request: Request, described: ProbeResult) -> dict[str, Value]:
         name, value = split_assignment(text, "--fix")
         values[name] = parse_value(get(name), value, scope)
     if request.batch_size is not None:
-        if values.get("batch_size", request.batch_size) != request.batch_size:
-            raise GpubenchError("--batch-size and --fix batch_size disagree.", "Give only one of them.")
-        values["batch_size"] = request.batch_size
+        if values.get(batch_size_toggle(), request.batch_size) != request.batch_size:
+            raise GpubenchError(f"--batch-size and --fix {batch_size_toggle()} disagree.", "Give only one of them.")
+        values[batch_size_toggle()] = request.batch_size
     if request.sweep and request.sweep[0] in values:
         raise GpubenchError(f"--fix holds {request.sweep[0]}, which the sweep varies.", "Leave that --fix out.")
     return values
@@ -117,8 +118,11 @@ def matrix_of(request: Request, builder: Builder) -> Matrix:
         builder.require(toggle)
         # Without the scope: a size that this input does not allow is a row with its sentence, not the sweep's end.
         chosen = [parse_value(get(toggle), str(value)) for value in values] or list(get(toggle).offered(scope))
-        overlaps = tuple(parse_value(get("tile_overlap"), str(value)) for value in request.overlaps)
-        return sweep(builder, toggle, chosen, [ToggleValues("tile_overlap", overlaps)] if overlaps else [])
+        also = [
+            ToggleValues(name, tuple(parse_value(get(name), str(value)) for value in others))
+            for name, others in request.sweep_also.items()
+        ]
+        return sweep(builder, toggle, chosen, also)
     wanted: dict[str, tuple[Value, ...]] = {}
     for text in request.set_:
         name, values_text = split_assignment(text, "--set")

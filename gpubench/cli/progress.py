@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from gpubench.report.model import Measurement
 from gpubench.search.space import Candidate
 from gpubench.text import printable
+from gpubench.toggles.traits import compiles
 from gpubench.units import format_duration, significant
 
 COMPILED_COST = 6.0  # a compiled row against a plain one, until the first was seen; 3 to 20 s against 25 to 60 s (seen)
@@ -147,7 +148,7 @@ class Bar(Quiet):
         """Shows which configuration is under way."""
         if self.number:
             self.remaining.done()
-        self.remaining.begin(planned.configuration.get("compile", "off") != "off" and not note)
+        self.remaining.begin(compiles(planned.configuration) and not note)
         self.number = number
         self.name = f"{planned.id}{f' ({note})' if note else ''}"
         left = self.remaining.estimate()

@@ -25,18 +25,18 @@ from gpubench.executor.local import LocalExecutor
 from gpubench.executor.worker_pool import SCRATCH_PREFIX, WorkerPool
 from gpubench.regression.verdicts import Limits
 from gpubench.report import store
-from gpubench.report.model import Protocol
+from gpubench.report.model import Configuration, Protocol
 from gpubench.search.space import Builder, Matrix, build_matrix
 from gpubench.study.paired import SIDES, Comparison, SideName
 from gpubench.study.sides import Side, refuse_foreign_code, resolve, why_apart
 from gpubench.text import printable
-from gpubench.toggles.allocator import ALLOCATOR, has_tunables, is_chosen
+from gpubench.toggles import get
+from gpubench.toggles.traits import steady_values
 from gpubench.units import parse_duration, parse_share
 from gpubench.worker.messages import ProbeResult
 from gpubench.workloads import check_reference
 
 TURNS = 8  # of each side in a round: more of them cost less than another process
-STEADY = "tuned"
 WARMUP_MIN_S = 0.5  # both sides of a round are equally warm
 # What `ab` does not ask for.
 ABSENT = {"objective": "fps", "max_memory": None, "resume": False, "dry_run": False, "allow": None}
@@ -93,14 +93,14 @@ def open_pools(request: Request, sides: Mapping[SideName, Side]) -> Iterator[Poo
         warmup_min_s=WARMUP_MIN_S,
     )
     cpu = request.device == "cpu" or has_no_gpu(request.device)
-    likely = cpu and not names_allocator(request) and not is_chosen() and has_tunables()
+    likely = unnamed(request, steady_values()) if cpu else {}
     with contextlib.ExitStack() as stack:
         found: dict[SideName, WorkerPool] = {}
         for name, side in sides.items():
             check_reference(side.reference)
             choice = choice_of(dataclasses.replace(request, workload=side.reference))
             found[name] = stack.enter_context(WorkerPool(choice, request.device, protocol, side.python))
-            found[name].begin_servers([{}, {ALLOCATOR.name: STEADY}] if likely else [{}])
+            found[name].begin_servers([{}, likely] if likely else [{}])
         yield found
 
 
@@ -120,9 +120,10 @@ def prepare(
     pair = "round" if apart else request.pair
     if apart:
         progress.note(apart)
-    if hold := steady(request, (one, other)):
-        progress.note("Both sides run with allocator=tuned, which is steadier; --fix allocator=system leaves it out.")
-        request = dataclasses.replace(request, fix=[*request.fix, hold])
+    for name, value in steady(request, (one, other)).items():
+        baseline = next(iter(get(name).values))
+        progress.note(f"Both sides run with {name}={value}, which is steadier; --fix {name}={baseline} leaves it out.")
+        request = dataclasses.replace(request, fix=[*request.fix, f"{name}={value}"])
     protocol = protocol_for(one.device.kind, msgspec.structs.replace(pools["a"].protocol, pair=pair))
     for pool in pools.values():
         pool.protocol = protocol
@@ -152,20 +153,20 @@ def prepare(
     )
 
 
-def steady(request: Request, described: Sequence[ProbeResult]) -> str:
-    """The setting that takes glibc's heap out of the noise, where both sides can have it and nobody chose another.
+def steady(request: Request, described: Sequence[ProbeResult]) -> Configuration:
+    """The values that take noise out of the comparison, where both sides can have them and nobody chose others.
 
-    Seen: the log-ratio of two copies in one round has a third to half of the spread (benchmarks/calibration.md).
+    Seen for the allocator: the log-ratio of two copies in one round has a third to half of the spread
+    (benchmarks/calibration.md).
     """
-    if names_allocator(request) or is_chosen():
-        return ""
-    can = (ALLOCATOR.applies(scope_of(one)) or ALLOCATOR.unmet(scope_of(one), STEADY, {}) for one in described)
-    return "" if any(can) else f"{ALLOCATOR.name}={STEADY}"
+    one, other = (steady_values(scope_of(side)) for side in described)
+    return unnamed(request, {name: value for name, value in one.items() if other.get(name) == value})
 
 
-def names_allocator(request: Request) -> bool:
-    """Whether --fix or --set names the allocator."""
-    return any(text.partition("=")[0].strip() == ALLOCATOR.name for text in (*request.fix, *request.set_))
+def unnamed(request: Request, values: Configuration) -> Configuration:
+    """Those of `values` whose toggle neither --fix nor --set names."""
+    named = {text.partition("=")[0].strip() for text in (*request.fix, *request.set_)}
+    return {name: value for name, value in values.items() if name not in named}
 
 
 def look(side: Side, pool: WorkerPool, request: Request) -> ProbeResult:

@@ -84,5 +84,5 @@ def tile_sweep(
     if not (workload or workload_option):
         options["workload"] = "vae"
     values = o.split_numbers(sizes, "--sizes") if sizes else []
-    apart = tuple(o.split_numbers(overlaps, "--overlaps")) if overlaps else ()
-    return run(request_of("tile-sweep", options, mode="inference", sweep=("tile_size", values), overlaps=apart))
+    also = {"tile_overlap": o.split_numbers(overlaps, "--overlaps")} if overlaps else {}
+    return run(request_of("tile-sweep", options, mode="inference", sweep=("tile_size", values), sweep_also=also))

@@ -22,6 +22,7 @@ from gpubench.measure.host_use import host_use, read_host
 from gpubench.measure.monitor import Monitor
 from gpubench.report.model import Configuration, HostUse, Protocol, Quality, Status, Utilization, Value
 from gpubench.toggles.sharing import groups
+from gpubench.toggles.traits import compiles
 from gpubench.worker.messages import (
     Checked,
     CheckLast,
@@ -215,7 +216,7 @@ class LocalExecutor:
                 ids = [row_id for row_id, _ in members]
                 try:
                     # The one that is compiled, if one is: the toolchain is made ready once, before the fork.
-                    row_id, configuration = max(members, key=lambda one: one[1].get("compile", "off") != "off")
+                    row_id, configuration = max(members, key=lambda one: compiles(one[1]))
                     worker = self._of(row_id).worker(configuration)
                 except WorkerError as error:
                     failures |= {row_id: Outcome("crashed", sentence(error.reason), started_at) for row_id in ids}

@@ -26,6 +26,7 @@ from gpubench.measure.device_free import busy_before
 from gpubench.measure.quality import FP32_TOLERANCE
 from gpubench.report.model import Configuration, Protocol, Value
 from gpubench.toggles import all_toggles, get
+from gpubench.toggles.traits import compiles
 from gpubench.worker.messages import Describe, MakeReference, ProbeResult, ReferenceMade, WorkloadChoice
 
 FREE_SHARE = 0.8  # of the free memory may be planned with: peaks of warming up are above those of the steps
@@ -111,7 +112,7 @@ class WorkerPool:
         with self.spent.on("processes"):
             server = self._server(environment_of(configuration))
             server.wait_ready()
-        if configuration.get("compile", "off") != "off":
+        if compiles(configuration):
             self._prepare_toolchain(server)
         with self.spent.on("processes"):
             worker = server.fork()

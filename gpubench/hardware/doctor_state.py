@@ -86,13 +86,13 @@ def cpu_settings(facts: Checkup) -> Iterator[DoctorFinding]:
     )
     if (environment.libc or "").startswith("glibc") and not tuned:
         yield note(
-            "allocator",
+            "malloc",
             "glibc's default gives large tensors back to the system and takes them again at every step",
-            "The allocator toggle measures what that costs here.",
+            "Compare other ways to allocate: `gpubench toggles` lists them under stage `environment`.",
         )
     if cpu.transparent_huge_pages == "never":
         advice = "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"
-        yield note("huge pages", "transparent huge pages are off: their allocator value has no effect", advice)
+        yield note("huge pages", "transparent huge pages are off: asking malloc for them has no effect", advice)
     if cpu.frequency_governor not in (None, "performance", "schedutil"):
         found = f"the frequency governor is {cpu.frequency_governor}"
         yield note("frequency", found, "For steadier times: sudo cpupower frequency-set -g performance.")

@@ -10,6 +10,7 @@ from gpubench.analysis.peak_memory import RESOLUTION_BYTES, gated_bytes
 from gpubench.flags import UNRELIABLE, WARM_CACHE
 from gpubench.regression.verdicts import Finding, Limits, Metric, Verdict
 from gpubench.report.model import Measurement
+from gpubench.toggles.traits import compiles
 from gpubench.units import format_bytes, significant
 
 SMALL_ERROR = 1e-5  # relative error of outputs: below it, sums in another order explain any change
@@ -103,7 +104,7 @@ def memory(old: Measurement, new: Measurement, kind: str, limits: Limits) -> Fin
 def compile_time(old: Measurement, new: Measurement, limits: Limits) -> Finding:
     """Whether the first call got longer: one reading each, so that a disturbed one decides nothing."""
     before, after = old.compile_time_s, new.compile_time_s
-    if str(new.configuration.get("compile", "off")) == "off":
+    if not compiles(new.configuration):
         return Finding(metric="compile_time", verdict="unchanged", reason="Nothing was compiled.")
     warm = any(flag.kind == WARM_CACHE.name for row in (old, new) for flag in row.flags)
     if before is None or after is None or warm or not before:

@@ -15,7 +15,8 @@ from typing import Literal
 from gpubench.analysis.noise import Spread, assumed_pair_spread, spread
 from gpubench.analysis.phases import PHASES, Phase, of_phase
 from gpubench.analysis.statistics import detection_factor
-from gpubench.report.model import Measurement, Report, Round, Value
+from gpubench.report.model import Measurement, Report, Round
+from gpubench.toggles.traits import noise_group
 
 LEVEL = 0.01  # one-sided, before the correction for the number of rows
 # At most so often are paired rounds looked at before they are decided.
@@ -152,16 +153,16 @@ class Repeats:
 
 @dataclass(frozen=True)
 class Spreads:
-    """Of both reports, by the allocator of a row: it decides how much identical processes differ on a CPU."""
+    """Of both reports, by the noise group of a row: it decides how much identical processes differ."""
 
-    by_allocator: dict[Value | None, Repeats]
+    by_group: dict[str, Repeats]
     known: Spread  # what else is known of this machine, where they are too few
     run: float  # of two whole runs, beyond what their processes explain; it cannot be seen from inside one run
     statistic: Statistic
 
     def of(self, baseline: Measurement, current: Measurement) -> tuple[float, int, bool]:
         """Standard deviation of one process of such rows, its degrees of freedom, and whether it is assumed."""
-        pooled = self.by_allocator.get(allocator(current), Repeats(0.0, 0))
+        pooled = self.by_group.get(noise_group(current.configuration), Repeats(0.0, 0))
         own = _repeats([baseline, current], self.statistic)
         # Rows are not all as steady as each other: one that was seen to be less so is taken at its own spread.
         found = own if own.freedom >= MIN_FREEDOM and own.deviation > pooled.deviation else pooled
@@ -171,21 +172,16 @@ class Spreads:
         return assumed_pair_spread(self.known, baseline, current) / math.sqrt(2), 1000, True
 
 
-def allocator(row: Measurement) -> Value | None:
-    """The row's allocator; None on a GPU."""
-    return row.configuration.get("allocator")
-
-
 def spreads(baseline: Report, current: Report, statistic: Statistic, run: float) -> Spreads:
     """Pooled over rows and phases. Asked once for a comparison: it looks at every sample.
 
     run: the standard deviation of the log-ratio of two whole runs of this machine.
     """
-    groups: dict[Value | None, list[Measurement]] = {}
+    groups: dict[str, list[Measurement]] = {}
     for report in (baseline, current):
         for row in report.measurements:
             if not row.is_control:
-                groups.setdefault(allocator(row), []).append(row)
+                groups.setdefault(noise_group(row.configuration), []).append(row)
     found = {kind: _repeats(rows, statistic) for kind, rows in groups.items()}
     return Spreads(found, spread(baseline), run, statistic)
 

@@ -41,6 +41,8 @@ class Protocol(Struct, frozen=True, kw_only=True):
     device_timer: Literal["cuda_event"] | None = None  # beside it, around the same blocks
     interval: str = "Student's t, 95 %, over the logarithms of the processes' medians, with the machine's drift"
     machine_drift: float = 0.0  # standard deviation of the machine's own speed over minutes, a part of `interval`
+    # Inputs are on the device beforehand: fetch picks a batch and transfer does nothing, unless a toggle changes them.
+    timed_parts: str = "fetch, transfer, zero_grad, forward, backward, update, collect"
     block_s: float = 0.05  # least length of one sample: measurement guide, "blocks of >= 50 ms"
     min_samples: int = 10
     min_sampling_s: float = 0.5

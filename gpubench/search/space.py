@@ -10,6 +10,7 @@ from gpubench.errors import GpubenchError, unknown_name
 from gpubench.report.model import Configuration, Role, Value
 from gpubench.toggles import all_toggles, get
 from gpubench.toggles.toggle import Scope, Toggle
+from gpubench.toggles.traits import with_prerequisites, without_idle
 
 STRATEGIES = ("ladder", "each", "grid")
 
@@ -80,7 +81,8 @@ class Builder:
         return toggle
 
     def plan(self, changes: Mapping[str, Value], *roles: Role) -> Candidate:
-        """The base configuration with `changes`, and the sentence why it cannot run, if it cannot."""
+        """The base configuration with `changes` and their prerequisites, and the sentence why it cannot run, if so."""
+        changes = with_prerequisites(changes, self.base, self.scope, held=self.fixed)
         configuration = {**self.base, **changes}
         return Candidate(
             configuration_id(configuration, self.defaults), configuration, roles, self.impossible(configuration)
@@ -155,7 +157,7 @@ def sweep(builder: Builder, toggle: str, values: Sequence[Value], also: Sequence
     axes += [[(one.toggle, value) for value in dict.fromkeys(one.values)] for one in also]
     choices = (dict(choice) for choice in itertools.product(*axes))
     role = Role(kind="sweep", toggle=toggle)
-    rows = merge(_named(builder.plan(_without_idle_overlap(choice), role), toggle) for choice in choices)
+    rows = merge(_named(builder.plan(without_idle(choice), role), toggle) for choice in choices)
     runnable = next((row for row in rows if not row.skip), None)
     if runnable is None:
         raise GpubenchError(f"No value of the sweep can run: {rows[0].skip}.", "Choose other values.")
@@ -169,10 +171,3 @@ def _named(row: Candidate, toggle: str) -> Candidate:
     """`row`, called by its value even where that is the workload's own: the sweep's baseline is another row."""
     own = configuration_id({}, {})
     return replace(row, id=f"{toggle}={row.configuration[toggle]}") if row.id == own else row
-
-
-def _without_idle_overlap(changes: Configuration) -> Configuration:
-    """The whole input (tile size 0) is one row, not one for each overlap of tiles that there are none of."""
-    if changes.get("tile_size") == 0:
-        return {name: value for name, value in changes.items() if name != "tile_overlap"}
-    return changes

@@ -24,6 +24,7 @@ from gpubench.study import rows
 from gpubench.study.interfaces import Costs, Executor, Listener
 from gpubench.study.rows import CONTROL
 from gpubench.study.schedule import Schedule
+from gpubench.toggles.traits import compiles
 
 LEADERS = 2  # fastest configurations that race with the baseline, beside the simplest one that may be as fast
 MEASURING = ("build", "apply", "first step", "warm-up", "samples")
@@ -389,4 +390,4 @@ def with_compile_time(again: Outcome, first: Outcome) -> Outcome:
 
 def is_compiled(planned: Candidate) -> bool:
     """Whether measuring it begins with a compilation."""
-    return planned.configuration.get("compile", "off") != "off"
+    return compiles(planned.configuration)

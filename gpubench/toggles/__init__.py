@@ -16,11 +16,12 @@ ENTRY_POINT_GROUP = "gpubench.toggles"
 
 @functools.cache
 def all_toggles() -> dict[str, Toggle]:
-    """Every toggle by name, in the order in which they are applied: by stage, then by name.
+    """Every toggle by name, in the order in which they are applied: by stage, then by `after`, then by name.
 
-    Raises GpubenchError where a third-party entry point cannot be loaded or takes a name that is taken.
+    Raises GpubenchError where a third-party entry point cannot be loaded or takes a name that is taken, and where
+    toggles ask for an order that there is not.
     """
-    found = _bundled()
+    found = dict(bundled_toggles())
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         toggle = _third_party(entry_point)
         if toggle.name in found:
@@ -29,17 +30,36 @@ def all_toggles() -> dict[str, Toggle]:
                 f"Rename that toggle or uninstall its distribution; taken: {', '.join(sorted(found))}.",
             )
         found[toggle.name] = toggle
-    return {toggle.name: toggle for toggle in sorted(found.values(), key=lambda each: (each.stage, each.name))}
+    return _in_order(found)
 
 
-def _bundled() -> dict[str, Toggle]:
+@functools.cache
+def bundled_toggles() -> dict[str, Toggle]:
+    """The toggles of gpubench itself by name, in the order in which they are applied."""
     # A module is a toggle's when it holds a `Toggle` named like itself in capitals; the others are what toggles share.
     toggles = {}
     for module in pkgutil.iter_modules(__path__):
         toggle = getattr(importlib.import_module(f"{__name__}.{module.name}"), module.name.upper(), None)
         if isinstance(toggle, Toggle):
             toggles[toggle.name] = toggle
-    return toggles
+    return _in_order(toggles)
+
+
+def _in_order(toggles: Mapping[str, Toggle]) -> dict[str, Toggle]:
+    placed: dict[str, Toggle] = {}
+    waiting = sorted(toggles.values(), key=lambda each: (each.stage, each.name))
+    while waiting:
+        names = {toggle.name for toggle in waiting}
+        first = next((toggle for toggle in waiting if not names.intersection(toggle.after)), None)
+        if first is None or first.stage != waiting[0].stage:
+            stuck = ", ".join(f"{toggle.name} after {' and '.join(toggle.after)}" for toggle in waiting if toggle.after)
+            raise GpubenchError(
+                f"The toggles cannot be put in an order: {stuck}.",
+                "Remove one `after`; toggles of a later stage always come later.",
+            )
+        placed[first.name] = first
+        waiting.remove(first)
+    return placed
 
 
 def _described(entry_point: EntryPoint) -> str:
@@ -122,7 +142,9 @@ def usage(configuration: Mapping[str, Value], baseline: Mapping[str, Value] | No
     Values that equal `baseline`'s are left out (without it: those that are a toggle's first value).
     Raises GpubenchError for a toggle that is not known.
     """
-    chosen = sorted((get(name) for name in configuration), key=lambda each: (each.stage, each.name))
+    for name in configuration:
+        get(name)
+    chosen = [toggle for name, toggle in all_toggles().items() if name in configuration]
     shell: list[str] = []
     python: list[str] = []
     for toggle in chosen:

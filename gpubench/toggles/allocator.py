@@ -59,11 +59,6 @@ def needs_tunables(_: Scope) -> str | None:
     return _glibc((2, 26))
 
 
-def has_tunables() -> bool:
-    """Whether this process's C library has malloc tunables."""
-    return _glibc((2, 26)) is None
-
-
 def needs_huge_pages(_: Scope) -> str | None:
     """glibc 2.35, the first that asks for huge pages, and a kernel that grants them."""
     reason = _glibc((2, 35))
@@ -118,11 +113,6 @@ def environment(value: Value) -> dict[str, str]:
     own = {name: os.environ.get(name, "") for name in ("GLIBC_TUNABLES", "LD_PRELOAD")}
     wanted = _variables(str(value), own["GLIBC_TUNABLES"], own["LD_PRELOAD"])
     return {name: text for name, text in wanted.items() if text != own[name]}
-
-
-def is_chosen() -> bool:
-    """Whether the environment of this process says where memory comes from: whoever set it wants it so."""
-    return bool(environment("system"))
 
 
 def apply(context: ModelContext, value: Value) -> None:
@@ -210,6 +200,8 @@ ALLOCATOR = Toggle(
         "tcmalloc": _needs_library("tcmalloc"),
     },
     environment=environment,
+    # glibc moves its thresholds by what a process has done, so that identical processes differ: docs/measurement.md.
+    noise_group={"system": "glibc's own allocator"},
     process_state=environment,
     apply=apply,
     evidence=evidence,

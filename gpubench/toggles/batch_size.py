@@ -50,6 +50,7 @@ BATCH_SIZE = Toggle(
     evidence=evidence,
     usage=lambda value: f"# feed batches of {value}",
     changes_problem=True,
+    sets_batch_size=True,
     claims=("vae-guide", "cytodl", "bf16-guide"),
     source="the workload's own inputs",
 )

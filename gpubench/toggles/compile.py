@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,13 +49,15 @@ class _Start:
     messages: int
 
 
-@contextlib.contextmanager
-def _one_graph_generation() -> Iterator[None]:
+def _one_graph_generation(forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
     # Tells CUDA graphs that a step begins, so that outputs of one step (tiles, windows) are not overwritten within it.
     import torch
 
-    torch.compiler.cudagraph_mark_step_begin()
-    yield
+    def call(batch: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return forward(batch)
+
+    return call
 
 
 def apply(context: ModelContext, value: Value) -> None:
@@ -68,7 +69,7 @@ def apply(context: ModelContext, value: Value) -> None:
     for name in ("torch._dynamo", "torch._inductor"):
         logging.getLogger(name).addHandler(_LISTENER)  # which does nothing where it is there already
     if value in _CUDA_GRAPH_MODES:
-        context.contexts.append(_one_graph_generation)
+        context.step.forward = _one_graph_generation(context.step.forward)
     for target in context.workload.compile_targets:
         _compile(_submodule(context, target), str(value))
 
@@ -117,7 +118,7 @@ def _messages(context: ModelContext) -> list[str]:
     return _LISTENER.messages[context.notes.get(_START, _Start({}, 0)).messages :]
 
 
-def graph_break_count(context: ModelContext) -> int | None:
+def _graph_break_count(context: ModelContext) -> int | None:
     """The number of graph breaks that dynamo counted since `context` was compiled; None where it was not."""
     return sum(_counters(context).get("graph_break", {}).values()) if context.compiled else None
 
@@ -141,6 +142,10 @@ def _recompile_limit(counters: dict[str, dict[str, int]], messages: list[str]) -
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether compiled code ran in a real step, and what dynamo and inductor left uncompiled."""
+    return dataclasses.replace(_evidence(context, value), graph_breaks=_graph_break_count(context))
+
+
+def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
     counters, trace = _counters(context), read.recorded(context)
     frames = counters.get("frames", {})
     total, ok = frames.get("total", 0), frames.get("ok", 0)
@@ -181,7 +186,7 @@ def _partly(context: ModelContext, eager_frames: int, graph_skips: int) -> Flag 
     parts = [
         plural(count, one, many)
         for count, one, many in (
-            (graph_break_count(context) or 0, "graph break", "graph breaks"),
+            (_graph_break_count(context) or 0, "graph break", "graph breaks"),
             (eager_frames, "frame ran eager", "frames ran eager"),
             (graph_skips, "CUDA graph skipped", "CUDA graphs skipped"),
         )
@@ -196,7 +201,7 @@ def _what_was_compiled(context: ModelContext, counters: dict[str, dict[str, int]
     if total > ok:
         skipped = next(iter(counters.get("unimplemented", {})), "")
         words.append(f"{plural(total - ok, 'frame')} fell back to eager: {_first_line(skipped)}")
-    breaks = graph_break_count(context)
+    breaks = _graph_break_count(context)
     if breaks:
         words.append(f"{plural(breaks, 'graph break')}, the first: {_first_line(next(iter(counters['graph_break'])))}")
     else:
@@ -248,6 +253,7 @@ COMPILE = Toggle(
         "max-autotune-no-cudagraphs": "kernels chosen by timing several",
     },
     stage=Stage.COMPILE,
+    compiles=("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     requires={"reduce-overhead": _NEEDS_CUDA_GRAPHS, "max-autotune": _NEEDS_CUDA_GRAPHS},
     apply=apply,
     evidence=evidence,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gpubench.toggles import evidence as read
 from gpubench.toggles import kernels
+from gpubench.toggles.step_parts import within
 from gpubench.toggles.tf32_probe import Tf32Probe, tf32_in_use
 from gpubench.toggles.toggle import EvidenceResult, Requirement, Stage, Toggle, Value
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gpubench.measure.trace import Trace
     from gpubench.toggles.model_context import ModelContext
 
+_SCALER = "precision.scaler"
 _LOWER_THAN_FP32 = ("bf16", "fp16")
 _KIND = "convolutions, matrix products and attentions"
 _NOTHING = "the profiled step shows no convolution, matrix product or attention"
@@ -54,9 +56,10 @@ def apply(context: ModelContext, value: Value) -> None:
     torch.backends.cuda.matmul.allow_tf32 = value == "tf32"
     torch.backends.cudnn.allow_tf32 = value == "tf32"
     if str(value).endswith("-autocast"):
-        context.autocast_dtype = _dtype(value)
+        kind, dtype = context.device.type, _dtype(value)
+        context.step.forward = within(lambda: torch.autocast(kind, dtype), context.step.forward)
         if value == "fp16-autocast" and context.mode == "training":
-            context.scaler = torch.amp.GradScaler(context.device.type)
+            _scale_gradients(context)
     elif str(value).endswith("-weights"):
         dtype = _dtype(value)
         context.model.to(dtype)
@@ -64,6 +67,21 @@ def apply(context: ModelContext, value: Value) -> None:
             tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in batch)
             for batch in context.batches
         ]
+
+
+def _scale_gradients(context: ModelContext) -> None:
+    import torch
+
+    scaler = context.notes[_SCALER] = torch.amp.GradScaler(context.device.type)
+    backward = context.step.backward
+
+    def update() -> None:
+        if context.optimizer is not None:
+            scaler.step(context.optimizer)
+            scaler.update()
+
+    context.step.backward = lambda loss: backward(scaler.scale(loss))
+    context.step.update = update
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
@@ -79,8 +97,8 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     words = [proof.detail, "no GPU kernel was recorded" if silent else kernels.top(trace)]
     if backends := read.attention_backends(trace):
         words.append(f"attention ran in {' and '.join(backends)}")
-    if context.scaler is not None:
-        words.append(f"the gradient scale is {context.scaler.get_scale():g}")
+    if scaler := context.notes.get(_SCALER):
+        words.append(f"the gradient scale is {scaler.get_scale():g}")
     return dataclasses.replace(proof, detail="; ".join(filter(None, words)))
 
 

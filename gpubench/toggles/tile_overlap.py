@@ -20,19 +20,12 @@ def offers(scope: Scope) -> tuple[Value, ...]:
 
 
 def check(scope: Scope, value: Value, configuration: Mapping[str, Value]) -> str | None:
-    """The sentence why tiles cannot overlap so far, or None where they can.
-
-    Without tiles an overlap does nothing, so beside tile_size 0 only the workload's own overlap may stand: else one and
-    the same run would be in the matrix under several names.
-    """
+    """The sentence why tiles cannot overlap so far, or None where they can."""
     if reason := tile_size.not_a_multiple(scope, value):
         return reason
     tile = configuration.get("tile_size")
-    if tile is None:
+    if tile is None or tile == tile_size.WHOLE:
         return None
-    if tile == tile_size.WHOLE:
-        own = scope.workload.tile_overlap
-        return None if value == own else f"needs tiles to overlap: tile_size is {tile}, so only {own} may stand"
     return None if int(value) < int(tile) else f"needs to be smaller than the tile, whose side is {tile} px"
 
 
@@ -69,6 +62,7 @@ TILE_OVERLAP = Toggle(
         meaning="smaller than the tile and, like it, a multiple of what the workload's layers need",
     ),
     check=check,
+    idle_when={"tile_size": (tile_size.WHOLE,)},
     apply=apply,
     evidence=evidence,
     usage=lambda value: f"# let neighbouring tiles overlap by {value} px",

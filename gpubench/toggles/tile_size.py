@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,7 @@ TILE_SIZE = Toggle(
     evidence=evidence,
     usage=lambda value: f"# run the model on tiles of {value} px and blend them" if value else "# no tiles",
     changes_problem=True,
+    magnitude=lambda value: math.inf if value == WHOLE else int(value),
     claims=("vae-guide", "cytodl"),
     source="the workload's own tiled inference",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,7 +29,6 @@ class Stage(enum.IntEnum):
     LAYOUT = 5
     OPTIMIZER = 6
     COMPILE = 7
-    GRAPH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +104,17 @@ class EvidenceResult:
     took_effect: bool | None
     detail: str
     flag: Flag | None = None  # what a reader of the table must know although it took effect
+    graph_breaks: int | None = None  # that a compiler counted; None where nothing was compiled
 
 
 def always(_: Scope) -> str | None:
     """Applies everywhere."""
     return None
+
+
+def as_number(value: Value) -> float:
+    """The value itself; infinity for a text."""
+    return value if isinstance(value, int) else math.inf
 
 
 def nothing(_: Value) -> None:
@@ -129,6 +135,17 @@ class Toggle:
     conflicts: tuple[Conflict, ...] = ()
     offers: Callable[[Scope], tuple[Value, ...]] | None = None  # baseline first
     integers: Integers | None = None
+    # Traits: what the rest of the package may know of a toggle without naming it; `traits.py` reads them.
+    compiles: tuple[Value, ...] = ()  # values whose first step is a compilation
+    prerequisites: Mapping[Value, Mapping[str, tuple[Value, ...]]] = field(default_factory=dict)
+    """What a value needs beside it: value -> {other toggle: values allowed, the preferred one first}."""
+    idle_when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    """Values of another toggle beside which this one does nothing, and only its baseline is allowed."""
+    noise_group: Mapping[Value, str] = field(default_factory=dict)
+    """Values under which identical processes differ more than usual -> what makes them differ. Unlisted: steady."""
+    after: tuple[str, ...] = ()  # toggles of the same stage that are applied before this one
+    sets_batch_size: bool = False  # the value is the number of items in one step
+    magnitude: Callable[[Value], float] = as_number  # orders values in a sweep; infinite: larger than every number
     check: Callable[[Scope, Value, Mapping[str, Value]], str | None] | None = None
     """Why `value` cannot run in the scope beside the other values of a configuration (which may be empty), or None:
     what a mapping of values cannot say because it concerns whole numbers or two values together."""
@@ -155,9 +172,20 @@ class Toggle:
         """The sentence why `value` cannot run in `scope`, beside `configuration` where given; None where it can."""
         others = configuration or {}
         reason = self.requires.get(value, Requirement()).unmet(scope)
+        if reason is None and others:
+            reason = self._unmet_beside(scope, value, others)
         for conflict in self.conflicts:
             if reason is None and conflict.value == value and others.get(conflict.other) in conflict.other_values:
                 reason = f"cannot stand together with {conflict.other}={others[conflict.other]}: {conflict.reason}"
         if reason is None and self.check is not None:
             reason = self.check(scope, value, others)
         return reason
+
+    def _unmet_beside(self, scope: Scope, value: Value, others: Mapping[str, Value]) -> str | None:
+        for other, allowed in self.prerequisites.get(value, {}).items():
+            if others.get(other) not in allowed:
+                return f"needs {other}={' or '.join(map(str, allowed))}"
+        for other, values in self.idle_when.items():
+            if others.get(other) in values and value != self.baseline(scope):
+                return f"does nothing beside {other}={others[other]}; only {self.baseline(scope)} is allowed there"
+        return None

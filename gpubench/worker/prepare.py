@@ -9,7 +9,9 @@ from gpubench.errors import GpubenchError
 from gpubench.report.model import Value
 from gpubench.toggles import all_toggles
 from gpubench.toggles.model_context import ModelContext
+from gpubench.toggles.step_parts import on_device
 from gpubench.toggles.toggle import Stage, Toggle
+from gpubench.toggles.traits import batch_size
 from gpubench.worker.messages import WorkloadChoice
 from gpubench.workloads import Loaded, load
 
@@ -69,12 +71,11 @@ def build(loaded: Loaded, mode: Mode, device: torch.device, configuration: dict[
     seed_everything(seed)
     model = loaded.workload.build()
     model.train(mode == "training")
-    batch_size = int(configuration.get("batch_size", loaded.workload.batch_size))
     return ModelContext(
         workload=loaded.workload,
         mode=mode,
         device=device,
-        batch_size=batch_size,
+        batch_size=batch_size(configuration, loaded.workload.batch_size),
         configuration=dict(configuration),
         model=model,
     )
@@ -94,7 +95,8 @@ def apply_toggles(context: ModelContext, batches: list[Any]) -> None:
         if toggle.stage <= Stage.MODEL:
             toggle.apply(context, value)
     context.model.to(context.device)
-    context.batches = [tuple(tensor.to(context.device) for tensor in batch) for batch in context.batches]
+    if context.inputs_resident:
+        context.batches = [on_device(batch, context.device) for batch in context.batches]
     for toggle, value in toggles:
         if toggle.stage > Stage.MODEL:
             toggle.apply(context, value)

@@ -27,7 +27,6 @@ from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule, TimeLimit
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, sample, sample_blocks
 from gpubench.report.model import Evidence, Quality
-from gpubench.toggles.compile import graph_break_count
 from gpubench.worker import limits, reference
 from gpubench.worker.messages import Checked, EvidenceCollected, MemoryRead, Prepare, Prepared, SamplesTaken
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
@@ -297,6 +296,6 @@ class PreparedModel:
             ],
             flags=[proof.flag for _, _, proof in proofs if proof.flag],
             seconds=self.phases["evidence"],
-            graph_breaks=graph_break_count(context),
+            graph_breaks=next((each.graph_breaks for _, _, each in proofs if each.graph_breaks is not None), None),
             device_busy_s=context.trace.device_busy_s if context.trace else None,
         )

@@ -5,7 +5,7 @@ import pytest
 
 from gpubench.analysis.effects import effects, ladder
 from gpubench.analysis.peak_memory import needed_bytes, peak_bytes
-from tests.reports import CPU, GPU, MIB, baseline, ladder_report, report, row, rung
+from tests.reports import CPU, GPU, MIB, alone, baseline, ladder_report, report, row, rung
 
 FAST, LAST = {"precision": "bf16-autocast"}, {"channels_last": "on"}
 
@@ -87,3 +87,13 @@ def test_memory_is_reserved_bytes_on_cuda_and_resident_beyond_the_start_on_a_cpu
     )
     assert effects(report(first, other, device=GPU))[0].memory_bytes == -600 * MIB
     assert effects(report(first, other, device=CPU))[0].memory_bytes == -300 * MIB  # 900 - 200 at the start - 1000
+
+
+def test_alone_is_against_what_it_needed_where_that_was_measured() -> None:
+    both = row("both", 0.05, {**FAST, **LAST}, roles=[alone("channels_last")])
+    whole = report(baseline(0.1), row("bf16", 0.06, FAST, roles=[alone("precision")]), both)
+    effect = next(each for each in effects(whole) if each.toggle == "channels_last")
+    assert (effect.versus, effect.speedup.value) == ("bf16", pytest.approx(0.06 / 0.05))
+    assert next(each for each in effects(whole) if each.toggle == "precision").versus == "baseline"
+    without = report(baseline(0.1), both)
+    assert [each.versus for each in effects(without)] == ["baseline"]

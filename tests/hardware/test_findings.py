@@ -219,7 +219,7 @@ CASES = {
     ),
     "memory limit": (cpu(memory_limit_bytes=2**31), ("note", "memory limit", "2.0 GiB", "killed")),
     "swap": (cpu(swap_used_bytes=2**30), ("note", "swap", "1024 MiB are swapped out", "close")),
-    "allocator": (environment(ON_CPU, variables={}), ("note", "allocator", "at every step", "allocator toggle")),
+    "malloc": (environment(ON_CPU, variables={}), ("note", "malloc", "at every step", "stage `environment`")),
     "huge pages": (cpu(transparent_huge_pages="never"), ("note", "huge pages", "off", "transparent_hugepage")),
     "governor": (cpu(frequency_governor="powersave"), ("note", "frequency", "powersave", "performance")),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ from gpubench.errors import GpubenchError
 from gpubench.hardware.facts import Device
 from gpubench.search.presets import load_matrix, matrix_names
 from gpubench.search.space import Builder, ToggleValues, build_matrix, configuration_id, rungs, sweep
+from gpubench.toggles import all_toggles, get
 from gpubench.toggles.toggle import Scope
 from gpubench.workloads.workload_facts import WorkloadFacts
 
@@ -112,6 +114,39 @@ def test_the_whole_image_is_one_row_whatever_the_overlaps() -> None:
         "tile_size=0", "tile_overlap=8,tile_size=64", "tile_overlap=32,tile_size=64",
     ]  # fmt: skip
     assert all("multiple of 8" in row.skip for row in rows if row.configuration["tile_size"] == 100)
+
+
+@pytest.fixture
+def half_only(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A toggle whose only value needs bfloat16 beside it."""
+    toggle = dataclasses.replace(
+        get("channels_last"), name="half_only", prerequisites={"on": {"precision": ("bf16-autocast", "bf16-weights")}}
+    )
+    monkeypatch.setitem(all_toggles(), toggle.name, toggle)
+    return toggle.name
+
+
+def test_a_value_that_needs_another_is_tried_alone_with_it(half_only: str) -> None:
+    matrix = build_matrix(builder(), [*TECHNIQUES, ToggleValues(half_only, ("on",))], "each")
+    row = next(row for row in matrix.planned if row.roles[0].toggle == half_only)
+    assert (row.id, row.skip) == ("precision=bf16-autocast,half_only=on", "")
+    # It is in the ladder, whether or not what it needs is chosen.
+    with_it = rungs(builder(), [ToggleValues(half_only, ("on",)), *TECHNIQUES], {half_only: "on", "compile": "default"})
+    assert [rung.id for rung in with_it] == [row.id, "precision=bf16-autocast,compile=default,half_only=on"]
+    chosen = {"precision": "bf16-weights", half_only: "on"}
+    ladder = rungs(builder(), [*TECHNIQUES, ToggleValues(half_only, ("on",))], chosen)
+    assert [rung.id for rung in ladder] == ["precision=bf16-weights", "precision=bf16-weights,half_only=on"]
+    assert not any(rung.skip for rung in (*with_it, *ladder))
+
+
+def test_what_is_asked_for_is_not_changed_for_a_value_that_needs_another(half_only: str) -> None:
+    wanted = [ToggleValues("precision", ("bf16-autocast",)), ToggleValues(half_only, ("on",))]
+    skipped = [row for row in build_matrix(builder(), wanted, "grid").planned if row.skip]
+    assert [(row.id, row.skip) for row in skipped] == [
+        ("half_only=on", "half_only=on needs precision=bf16-autocast or bf16-weights")
+    ]
+    fixed = build_matrix(builder(precision="fp32"), wanted[1:], "each").planned
+    assert [row.skip for row in fixed] == ["half_only=on needs precision=bf16-autocast or bf16-weights"]
 
 
 def test_names_say_what_was_changed() -> None:

@@ -240,9 +240,9 @@ def test_the_allocator_is_held_steady_unless_it_is_chosen(
     whole = report(baseline(), device=CPU)
     described = SimpleNamespace(device=whole.device, environment=whole.environment, workload=whole.workload)
     found = steady(request, [described, described])  # type: ignore[arg-type, list-item]
-    assert found == ("allocator=tuned" if held else "")
+    assert found == ({"allocator": "tuned"} if held else {})
     on_gpu = SimpleNamespace(device=GPU, environment=whole.environment, workload=whole.workload)
-    assert steady(request, [on_gpu, on_gpu]) == ""  # type: ignore[arg-type, list-item]
+    assert steady(request, [on_gpu, on_gpu]) == {}  # type: ignore[arg-type, list-item]
 
 
 def test_modules_of_one_name_and_unlike_content_cannot_share(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_an_overlap_needs_tiles_that_are_larger(kit):
     assert unmet(8) is None
     assert unmet(8, tile_size=16) is None
     assert unmet(4, tile_size=0) is None
-    assert unmet(8, tile_size=0) == "needs tiles to overlap: tile_size is 0, so only 4 may stand"
+    assert unmet(8, tile_size=0) == "does nothing beside tile_size=0; only 4 is allowed there"
     assert unmet(8, tile_size=8) == "needs to be smaller than the tile, whose side is 8 px"
     assert unmet(6, tile_size=8) == "needs to be a multiple of 4 for workload net; the nearest are 4 and 8"
 

@@ -33,7 +33,9 @@ SHARED = {
     "sharing",
     "model_context",
     "tf32_probe",
+    "step_parts",
     "toggle",
+    "traits",
 }  # modules that hold no toggle
 
 

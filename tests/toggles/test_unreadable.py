@@ -33,7 +33,7 @@ def prepared(kit, name, value):
 
 
 def test_every_toggle_is_held_to_it():
-    assert set(gpubench.toggles._bundled()) == set(FROM_A_TRACE) | FROM_ELSEWHERE
+    assert set(gpubench.toggles.bundled_toggles()) == set(FROM_A_TRACE) | FROM_ELSEWHERE
 
 
 @pytest.mark.parametrize(
