@@ -13,25 +13,28 @@ def workloads(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One workload's parameters.")] = None,
     format_: Annotated[Literal["table", "json"], typer.Option("--format", help="What is printed.")] = "table",
 ) -> None:
-    """List the bundled workloads, or show one with its parameters."""
+    """List the workloads that have a name, or show one with its parameters."""
     import json
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    from gpubench.workloads import names, summary
+    from gpubench.workloads import names, origin, summary
 
     if name is not None and name not in names():
         raise unknown_name("workload", name, names(), "Your own is measured by FILE.py:NAME; see examples/.")
     chosen = [name] if name else list(names())
     if format_ == "json":
-        typer.echo(json.dumps([{"name": one, "summary": summary(one), **_details(name)} for one in chosen], indent=2))
+        facts = ({"name": one, "summary": summary(one), "distribution": origin(one)} for one in chosen)
+        typer.echo(json.dumps([{**each, **_details(name)} for each in facts], indent=2))
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("workload", no_wrap=True)
+    table.add_column("from", no_wrap=True)
     table.add_column("what it is")
     for one in chosen:
-        table.add_row(one, summary(one))
+        table.add_row(*map(escape, (one, origin(one), summary(one))))
     console = Console()
     console.print(table)
     if name:
@@ -47,9 +50,12 @@ def _details(name: str | None) -> dict[str, dict[str, str]]:
     if name is None:
         return {}
     import inspect
-    from importlib import import_module
 
-    function = getattr(import_module(f"gpubench.workloads.{name}"), name)
+    from gpubench.workloads import find
+
+    function = find(name).target
+    if not callable(function):
+        return {"parameters": {}}
     return {
         "parameters": {
             parameter.name: f"{parameter.annotation}, default {parameter.default}"

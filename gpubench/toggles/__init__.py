@@ -6,9 +6,10 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 
 from gpubench.errors import GpubenchError, unknown_name
+from gpubench.plugins import load_plugin, name_taken
 from gpubench.toggles.toggle import Scope, Stage, Toggle, Value
 
 ENTRY_POINT_GROUP = "gpubench.toggles"
@@ -23,12 +24,9 @@ def all_toggles() -> dict[str, Toggle]:
     """
     found = dict(bundled_toggles())
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        toggle = _third_party(entry_point)
+        toggle = load_plugin("toggle", entry_point, Toggle)
         if toggle.name in found:
-            raise GpubenchError(
-                f"The toggle name {toggle.name!r} of entry point {_described(entry_point)} is taken.",
-                f"Rename that toggle or uninstall its distribution; taken: {', '.join(sorted(found))}.",
-            )
+            raise name_taken("toggle", toggle.name, entry_point, found)
         found[toggle.name] = toggle
     return _in_order(found)
 
@@ -60,27 +58,6 @@ def _in_order(toggles: Mapping[str, Toggle]) -> dict[str, Toggle]:
         placed[first.name] = first
         waiting.remove(first)
     return placed
-
-
-def _described(entry_point: EntryPoint) -> str:
-    distribution = entry_point.dist.name if entry_point.dist else "unknown"
-    return f"{entry_point.name!r} ({entry_point.value}, from distribution {distribution})"
-
-
-def _third_party(entry_point: EntryPoint) -> Toggle:
-    remedy = f"Repair or uninstall that distribution; the group is {ENTRY_POINT_GROUP!r}."
-    try:
-        toggle = entry_point.load()
-    except Exception as error:  # anything at all may happen in another distribution's module
-        raise GpubenchError(
-            f"The toggle entry point {_described(entry_point)} cannot be loaded: {type(error).__name__}: {error}.",
-            remedy,
-        ) from error
-    if not isinstance(toggle, Toggle):
-        raise GpubenchError(
-            f"The toggle entry point {_described(entry_point)} names a {type(toggle).__name__}, not a Toggle.", remedy
-        )
-    return toggle
 
 
 def get(name: str) -> Toggle:

@@ -1,9 +1,18 @@
-"""The bundled workloads by name. Nothing here imports torch, so that listing them is immediate."""
+"""The workloads that have a name: those bundled here and those that other distributions name as entry points.
+
+Nothing here imports torch or loads an entry point, so that listing them is immediate.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
+
+from gpubench.plugins import distribution, name_taken
+
+ENTRY_POINT_GROUP = "gpubench.workloads"
 
 # One module of this package each; the module's function has the same name.
 SUMMARIES = MappingProxyType(
@@ -16,14 +25,37 @@ SUMMARIES = MappingProxyType(
 SIZES = ("base", "small", "tiny")  # of every bundled workload
 
 
+@functools.cache
+def plugins() -> dict[str, EntryPoint]:
+    """The workloads of other distributions by name, not loaded. Raises GpubenchError where a name is taken."""
+    found: dict[str, EntryPoint] = {}
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        if entry_point.name in SUMMARIES or entry_point.name in found:
+            raise name_taken("workload", entry_point.name, entry_point, (*SUMMARIES, *found))
+        found[entry_point.name] = entry_point
+    return found
+
+
 def names() -> tuple[str, ...]:
-    """The names of the bundled workloads, sorted."""
-    return tuple(sorted(SUMMARIES))
+    """The names of all workloads, sorted. Raises GpubenchError like `plugins`."""
+    return tuple(sorted((*SUMMARIES, *plugins())))
 
 
 def summary(name: str) -> str:
-    """What a bundled workload is, one line. Raises KeyError for a name not in `names()`."""
-    return SUMMARIES[name]
+    """What a workload is, one line: of another distribution's, that distribution's own summary.
+
+    Raises KeyError for a name not in `names()`.
+    """
+    if name in SUMMARIES:
+        return SUMMARIES[name]
+    entry_point = plugins()[name]
+    told = entry_point.dist.metadata.json.get("summary") if entry_point.dist else None
+    return str(told or entry_point.value)
+
+
+def origin(name: str) -> str:
+    """The distribution that brings a workload, `gpubench` itself for a bundled one."""
+    return "gpubench" if name in SUMMARIES else distribution(plugins()[name])
 
 
 def auto_size(device_kind: str, sizes: Sequence[str] = SIZES) -> str:

@@ -25,7 +25,7 @@ class Loaded:
 
 
 def load(reference: str, size: str | None = None, parameters: Mapping[str, object] | None = None) -> Loaded:
-    """The workload that `reference` names: a bundled name, `FILE.py:NAME` or `package.module:NAME`.
+    """The workload that `reference` names: one of `catalog.names()`, `FILE.py:NAME` or `package.module:NAME`.
 
     `size` None is the function's own default (`catalog.resolve_size` has the rule for `auto`). `parameters` are texts,
     turned into numbers by the function's annotations; the parameters of an earlier `Loaded` can be given as they are.

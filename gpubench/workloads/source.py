@@ -1,4 +1,4 @@
-"""Where a workload's code is: a bundled module, `FILE.py:NAME` or `package.module:NAME`."""
+"""Where a workload's code is: a bundled module, an entry point, `FILE.py:NAME` or `package.module:NAME`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from types import ModuleType
 from typing import Any
 
 from gpubench.errors import GpubenchError, unknown_name
-from gpubench.workloads.catalog import SUMMARIES, names
+from gpubench.plugins import load_plugin
+from gpubench.workloads.catalog import SUMMARIES, names, plugins
 
-FORMS = "Give a bundled name, FILE.py:NAME or package.module:NAME."
+FORMS = "Give a name that `gpubench workloads` lists, FILE.py:NAME or package.module:NAME."
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,20 @@ def find(reference: str) -> SourceFile:
     """The object that `reference` names. Raises GpubenchError saying which part of it is wrong."""
     place, name = _split(reference)
     module = import_module_of(reference)
-    if not name:
+    if reference in SUMMARIES:
         return SourceFile(reference, getattr(module, reference), None, None)
+    if not name:
+        return _in_module(reference, load_plugin("workload", plugins()[reference], object), module)
     if not hasattr(module, name):
         public = [key for key in vars(module) if not key.startswith("_")]
         raise unknown_name(f"name in {place}", name, public)
+    return _in_module(reference, getattr(module, name), module)
+
+
+def _in_module(reference: str, target: Any, module: ModuleType) -> SourceFile:
     file = Path(module.__file__) if module.__file__ else None
     digest = hashlib.sha256(file.read_bytes()).hexdigest() if file else None
-    return SourceFile(reference, getattr(module, name), file, digest)
+    return SourceFile(reference, target, file, digest)
 
 
 def check_reference(reference: str) -> None:
@@ -56,13 +63,16 @@ def check_reference(reference: str) -> None:
 def import_module_of(reference: str) -> ModuleType:
     """The module that `reference` lies in, imported once. Raises GpubenchError like `find`."""
     place, name = _split(reference)
-    if not name:
+    if reference in SUMMARIES:
         return importlib.import_module(f"gpubench.workloads.{reference}")
+    if not name:
+        load_plugin("workload", plugins()[reference], object)
+        return sys.modules[plugins()[reference].module]
     return _from_file(Path(place)) if place.endswith(".py") or "/" in place else _from_package(place)
 
 
 def _split(reference: str) -> tuple[str, str]:
-    """File or package, and NAME; both empty for a bundled workload."""
+    """File or package, and NAME; both empty for a workload that has a name."""
     place, colon, name = reference.rpartition(":")
     if colon and name and place:
         return place, name
@@ -72,7 +82,7 @@ def _split(reference: str) -> tuple[str, str]:
         raise GpubenchError(
             f"The workload {reference!r} does not say which NAME in the file.", f"Give {reference}:NAME."
         )
-    if reference not in SUMMARIES:
+    if reference not in names():
         raise unknown_name("workload", reference, names(), "Your own: FILE.py:NAME or package.module:NAME.")
     return "", ""
 

@@ -40,7 +40,7 @@ def plant(monkeypatch):
         named = {toggle.name: toggle for toggle in toggles}
         points = [EntryPoint(name, "planted", "gpubench.toggles") for name in named]
         monkeypatch.setattr(gpubench.toggles, "entry_points", lambda group: points)
-        monkeypatch.setattr(gpubench.toggles, "_third_party", lambda point: named[point.name])
+        monkeypatch.setattr(gpubench.toggles, "load_plugin", lambda kind, point, expected: named[point.name])
         all_toggles.cache_clear()
 
     return add

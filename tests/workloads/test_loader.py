@@ -155,7 +155,9 @@ def test_wrong_references(file: Path, tmp_path: Path) -> None:
     write(file, "make = ready")
     assert fails("vea").startswith("Unknown workload 'vea'. Did you mean 'vae'? Known: resnet50, unet3d, vae.")
     assert "does not say which NAME in the file. Give mine.py:NAME." in fails("mine.py")
-    assert "lacks a NAME. Give a bundled name, FILE.py:NAME or package.module:NAME." in fails("mine.py:")
+    assert "lacks a NAME. Give a name that `gpubench workloads` lists, FILE.py:NAME or package.module:NAME." in fails(
+        "mine.py:"
+    )
     assert "lacks a file or package" in fails(":make")
     assert "nowhere.py' does not exist" in fails(f"{tmp_path}/nowhere.py:make")
     assert "is a folder" in fails(f"{tmp_path}/:make")
