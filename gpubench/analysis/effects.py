@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpubench.analysis.eligibility import find, gate
-from gpubench.analysis.noise import Spread, spread
 from gpubench.analysis.peak_memory import peak_bytes
-from gpubench.analysis.speedup import Speedup, speedup
+from gpubench.analysis.speedup import speedup, spread
 from gpubench.report.model import Configuration, Measurement, Report, Value
+from gpubench.stats.estimate import Estimate
+from gpubench.stats.spread import Spreads
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Effect:
     value: Value | None
     id: str
     versus: str | None
-    speedup: Speedup | None
+    speedup: Estimate | None
     memory_bytes: int | None  # more than the other row; negative: saved
     compile_time_s: float | None  # more than the other row
     payback_iterations: float | None  # None: never, or not known
@@ -74,7 +75,7 @@ def _effect(
     scope: Literal["alone", "ladder"],
     toggle: str,
     report: Report,
-    between: Spread,
+    between: Spreads,
 ) -> Effect:
     reason = ""
     if row.status != "ok":
@@ -112,15 +113,15 @@ def compile_difference(row: Measurement, versus: Measurement | None) -> float | 
     return row.compile_time_s - versus.compile_time_s
 
 
-def payback_iterations(row: Measurement, versus: Measurement | None, between: Spread) -> float | None:
+def payback_iterations(row: Measurement, versus: Measurement | None, between: Spreads) -> float | None:
     """Steps of the row after which its longer first call has paid for itself; 0 where it is not longer.
 
     None where the row is not faster, so that it never pays, and where it was not measured.
     """
     gain = speedup(row, versus, between) if versus else None
     extra = compile_difference(row, versus)
-    if gain is None or extra is None or row.latency_s is None or gain.value <= 1:
+    if gain is None or extra is None or row.latency_s is None or gain.ratio <= 1:
         return None
     # Per step of the row: what the same items would have taken in the other one.
-    saved = row.latency_s.median * (gain.value - 1)
+    saved = row.latency_s.median * (gain.ratio - 1)
     return max(extra, 0.0) / saved if saved > 0 else None

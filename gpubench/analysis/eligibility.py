@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gpubench.analysis.peak_memory import needed_bytes
-from gpubench.analysis.phases import flagged, latest_phase, of_phase
 from gpubench.report.model import Measurement, Objective, Report
+from gpubench.stats.processes import flagged, latest_phase, of_phase
 from gpubench.units import format_bytes
 
 # Flags that make a figure unfit to be relied on, where at least half of the processes behind it carry them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
@@ -15,11 +16,11 @@ from gpubench.analysis.effects import (
     shown,
 )
 from gpubench.analysis.eligibility import MIN_ROUNDS, cautions, find, gate
-from gpubench.analysis.noise import Spread, assumed_pair_spread
 from gpubench.analysis.peak_memory import MEANING, RESOLUTION_BYTES, peak_bytes
-from gpubench.analysis.phases import Phase
-from gpubench.analysis.speedup import Speedup
 from gpubench.report.model import Configuration, Measurement, Objective, Report
+from gpubench.stats.estimate import Estimate
+from gpubench.stats.processes import Phase
+from gpubench.stats.spread import Spreads
 from gpubench.text import plural
 from gpubench.units import format_bytes, format_duration, significant
 
@@ -43,11 +44,11 @@ class Choice:
     chosen: Measurement
     best: Measurement
     tied: list[Measurement]
-    gain: Speedup | None
+    gain: Estimate | None
     phase: Phase
-    spread: Spread
+    spread: Spreads
     unconfirmed: list[Measurement]  # exploring could not tell them from its best, and they were not in the runoff
-    control: Speedup | None = None  # of the baseline, measured once more in the same rounds, over itself
+    control: Estimate | None = None  # of the baseline, measured once more in the same rounds, over itself
     beaten: Measurement | None = None  # was chosen, until the final showed that the baseline is faster
 
     @property
@@ -134,7 +135,7 @@ def _speed(choice: Choice) -> list[str]:
     interval = f"95 % interval {significant(gain.low)} to {significant(gain.high)}"
     if gain.rounds < MIN_ROUNDS:
         interval = f"roughly {significant(gain.low)} to {significant(gain.high)}, as far as so few processes can tell"
-    sentences = [f"It is {times(gain.value)} as fast per item as the baseline, {interval}; {SOURCES[gain.phase]}."]
+    sentences = [f"It is {times(gain.ratio)} as fast per item as the baseline, {interval}; {SOURCES[gain.phase]}."]
     if gain.phase != "explore":
         sentences[0] = sentences[0].replace("N rounds", plural(gain.rounds, "round"))
     if choice.phase == "explore" and gain.phase == "runoff" and choice.objective != "memory":
@@ -152,7 +153,7 @@ def _control(choice: Choice) -> list[str]:
     found = choice.control
     if found is None or found.rounds < MIN_ROUNDS:
         return []
-    told = f"{significant(found.value, 4)}x ({significant(found.low, 4)} to {significant(found.high, 4)})"
+    told = f"{significant(found.ratio, 4)}x ({significant(found.low, 4)} to {significant(found.high, 4)})"
     sentence = f"The control, which is the baseline once more in the same rounds, came out {told} as fast as it."
     if found.low <= 1 <= found.high:
         return [sentence]
@@ -163,20 +164,18 @@ def _control(choice: Choice) -> list[str]:
 
 
 def _noise(choice: Choice) -> str:
-    between = choice.spread
-    if between.measured and between.deviation is not None:
+    spread = choice.spread.of(choice.chosen, choice.best)
+    if not spread.assumed:
         return (
-            "The noise was measured: identical configurations differ from process to process by "
-            f"{_percent(between.deviation)} (standard deviation, {plural(between.repeats, 'repeat')})."
+            "Noise: measured; identical configurations differ from process to process by "
+            f"{_percent(spread.deviation)} (standard deviation, {plural(spread.repeats, 'repeat')})."
         )
-    assumed = _percent(assumed_pair_spread(between, choice.chosen, choice.best))
     seen = "no configuration was measured in more than one process"
-    if between.repeats:
-        seen = f"only {plural(between.repeats, 'repeat')} of a configuration was measured, too few to estimate it"
-    source = "seen over 8 pairs of them while gpubench was made; --rounds 3 measures it here"
+    if spread.repeats:
+        seen = f"only {plural(spread.repeats, 'repeat')} of a configuration was measured"
     return (
-        f"The noise between processes is assumed, not measured in this run, since {seen}: two identical processes "
-        f"differ by {assumed} (standard deviation, {source})."
+        f"Noise: assumed, because {seen}; two identical processes differ by "
+        f"{_percent(math.sqrt(2) * spread.deviation)} (standard deviation). Use --rounds 3 to measure it."
     )
 
 
@@ -209,7 +208,7 @@ def _effect(effect: Effect) -> str:
     if effect.speedup is None:
         return f"{where} not known ({effect.reason or 'not measured'})"
     cost = f", memory {signed_bytes(effect.memory_bytes)}" if effect.memory_bytes is not None else ""
-    return f"{times(effect.speedup.value)} {where}{cost}"
+    return f"{times(effect.speedup.ratio)} {where}{cost}"
 
 
 def _cost(choice: Choice) -> list[str]:

@@ -95,6 +95,11 @@ def when(report: Report) -> float:
     return datetime.fromisoformat(report.created_at).timestamp()
 
 
+def are_paired(baseline: Report, current: Report) -> bool:
+    """Whether both were measured in the same interleaved rounds."""
+    return baseline.session is not None and baseline.session == current.session
+
+
 def differences(baseline: Report, current: Report) -> list[Difference]:
     """The fields in which the two are unlike, in the order of `FIELDS`."""
     found = []
@@ -128,7 +133,7 @@ def _text(value: object) -> str:
 
 def refused(baseline: Report, current: Report, allow: Sequence[str] = ()) -> list[Difference]:
     """The differences that keep the two from being compared: those not in `allow`."""
-    one_session = baseline.session is not None and baseline.session == current.session
+    one_session = are_paired(baseline, current)
     return [
         one
         for one in differences(baseline, current)

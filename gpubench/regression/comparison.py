@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from gpubench.errors import EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION
 from gpubench.regression import comparability
+from gpubench.regression.comparability import are_paired
 from gpubench.regression.fixed_checks import gates
 from gpubench.regression.matching import match
-from gpubench.regression.shifts import are_paired
 from gpubench.regression.time_verdicts import Pair, timed
 from gpubench.regression.verdicts import Check, Finding, Limits, RowCheck, Verdict, worst
 from gpubench.report.model import Measurement, Report

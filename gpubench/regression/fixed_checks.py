@@ -7,9 +7,9 @@ by not being measured.
 from __future__ import annotations
 
 from gpubench.analysis.peak_memory import RESOLUTION_BYTES, gated_bytes
-from gpubench.analysis.phases import DISTURBED
 from gpubench.regression.verdicts import Finding, Limits, Metric, Verdict
 from gpubench.report.model import Measurement
+from gpubench.stats.processes import DISTURBED
 from gpubench.units import format_bytes, significant
 
 SMALL_ERROR = 1e-5  # relative error of outputs: below it, sums in another order explain any change

@@ -161,7 +161,7 @@ def test_the_assumed_noise_is_stated_and_larger_under_the_systems_allocator_on_a
     rows = [baseline(0.1), row("fast", 0.09, FAST)]
     on_gpu, on_cpu = best(report(*rows, device=GPU)), best(report(*rows, device=CPU))
     assert (on_gpu.id, on_cpu.id) == ("fast", "baseline")
-    assert "assumed, not measured in this run, since no configuration was measured in more" in text(on_gpu)
+    assert "Noise: assumed, because no configuration was measured in more than one process" in text(on_gpu)
     assert "1.9 %" in text(on_gpu)
     assert "10 %" in text(on_cpu)
     tuned = [msgspec.structs.replace(each, configuration={**each.configuration, "allocator": "tuned"}) for each in rows]
@@ -171,7 +171,7 @@ def test_the_assumed_noise_is_stated_and_larger_under_the_systems_allocator_on_a
 def test_measured_noise_replaces_the_assumed_one() -> None:
     quiet = [baseline(0.1, explore_s=[0.1000, 0.1002, 0.1001, 0.0999, 0.1]), row("fast", 0.0985, FAST)]
     assert best(report(*quiet)).id == "fast"
-    assert "was measured" in text(best(report(*quiet)))
+    assert "Noise: measured" in text(best(report(*quiet)))
     loud = [baseline(0.1, explore_s=[0.08, 0.12, 0.1, 0.09, 0.11]), row("fast", 0.09, FAST)]
     assert best(report(*loud)).id == "baseline"
 
