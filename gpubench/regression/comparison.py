@@ -7,6 +7,7 @@ Time needs both an effect (at least the limit) and significance (Student's t ove
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -103,7 +104,18 @@ def _result(
         differences=list(differences),
         allowed=list(allowed),
         notes=[encodable(text) for text in notes],
+        ab_command="" if paired else _ab_command(report),
     )
+
+
+def _ab_command(report: Report) -> str:
+    """`gpubench ab` for the report's workload. The older side is for the user to name."""
+    workload = report.workload
+    words = ["gpubench", "ab", workload.reference, "--mode", workload.mode, "--size", workload.size]
+    for name, value in workload.parameters.items():
+        words += ["--param", f"{name}={value}"]
+    older = "REVISION" if workload.source_hash else "PYTHON"  # a file has revisions, a built-in workload has not
+    return f"{encodable(shlex.join(words))} --a {older}"
 
 
 def _rows(
