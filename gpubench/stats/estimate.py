@@ -120,7 +120,8 @@ def _two_way_error(rows: Sequence[Measurement], phase: Phase) -> tuple[float, in
     interaction: the mean of a round is what the machine did, the mean of a row its speed.
     """
     counts = [sum(part.phase == phase for part in row.rounds) for row in rows]
-    times = shared([row for row, count in zip(rows, counts, strict=True) if count == max(counts)], phase)
+    most = max(counts, default=0)
+    times = shared([row for row, count in zip(rows, counts, strict=True) if count == most], phase)
     rounds = len(times[0]) if times else 0
     if len(times) < 2 or rounds < 2:
         return None

@@ -61,9 +61,9 @@ def _log_times(row: Measurement, parts: Sequence[Round], statistic: Statistic) -
     items = math.log(row.items_per_step or 1)
     if statistic == "median":
         return {(part.phase, part.index): math.log(part.median_s) - items for part in parts}
-    chosen = {(part.phase, part.index) for part in parts}
-    times = {(part.phase, part.index): p95(values) for part, values in samples_of(row) if values}
-    return {key: math.log(times[key]) - items for key in sorted(chosen & times.keys()) if times[key] > 0}
+    chosen = {id(part) for part in parts}
+    times = {(part.phase, part.index): p95(values) for part, values in samples_of(row) if values and id(part) in chosen}
+    return {key: math.log(value) - items for key, value in times.items() if value > 0}
 
 
 def samples_of(row: Measurement) -> list[tuple[Round, list[float]]]:
