@@ -1,4 +1,4 @@
-"""Which rows may be recommended; for each of the others the one sentence why not."""
+"""Which rows may be recommended, and why the others may not."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from gpubench.report.model import Measurement, Objective, Report
 from gpubench.stats.processes import flagged, latest_phase, of_phase
 from gpubench.units import format_bytes
 
-# Flags that make a figure unfit to be relied on, where at least half of the processes behind it carry them.
+# Flags that make a figure unreliable where at least half of the processes behind it carry them.
 GATES = {
     "unsteady": "its speed had not settled when it was measured",
     "contaminated": "others used the machine while it was measured",
     "swapped": "its memory was being swapped while it was measured",
 }
-# Flags that leave the figure valid and that whoever takes the recommendation should know of.
+# Flags that leave the figure valid, but that users of the recommendation should know.
 CAUTIONS = {
-    "noisy": "its processes differ so much that small effects cannot be seen",
-    "throttled": "the device was held back by heat or power supply; those samples were discarded and taken again",
+    "noisy": "its processes differ so much that small effects cannot be detected",
+    "throttled": "the device was throttled by heat or power supply; those samples were discarded and taken again",
     "power_capped": "the device ran at its power limit",
-    "host_bound": "the GPU waited for the host in a good part of each step, so the figure depends on this CPU too",
+    "host_bound": "the GPU waited for the host in much of each step, so the figure depends on this CPU too",
     "growing_memory": "memory grows with every step",
-    "warm_cache": "its compile time is not known",
-    "partly_compiled": "not all of the model was compiled",
+    "warm_cache": "its compile time is unknown",
+    "partly_compiled": "only part of the model was compiled",
 }
 
-ALLOWED = " (allowed):"  # between a flag's kind and its details, where the user takes it as it is (--allow)
-MIN_ROUNDS = 3  # processes whose spread stands by itself: Student's factor is below 5 from there on
+ALLOWED = " (allowed):"  # between a flag's kind and its details, where the user accepts it (--allow)
+MIN_ROUNDS = 3  # processes with a spread of their own: from here on Student's factor is below 5
 
 
 def find(report: Report, id: str) -> Measurement | None:
@@ -34,9 +34,10 @@ def find(report: Report, id: str) -> Measurement | None:
 
 
 def gate(row: Measurement, *, flags: bool = True) -> str | None:
-    """Why the row's speed is no figure to rely on, or None where it is one.
+    """Why the row's speed is not reliable; None where it is.
 
-    flags: whether what disturbed it speaks against it. Not where both sides of a comparison shared the disturbance.
+    Args:
+        flags: whether disturbances count. They do not where both sides of a comparison shared them.
     """
     if row.status != "ok":
         return f"{row.status}: {row.reason}" if row.reason else row.status
@@ -53,17 +54,17 @@ def gate(row: Measurement, *, flags: bool = True) -> str | None:
 
 
 def cautions(row: Measurement) -> list[str]:
-    """What should be known of a row that may be recommended, as clauses with the flags that say so."""
+    """What users of the row should know, as clauses with the flags that say so."""
     return [f"{CAUTIONS[kind]} ({flag})" for flag in row.flags if (kind := flag.partition(":")[0]) in CAUTIONS]
 
 
 def _replicated(row: Measurement) -> bool:
-    """Whether so many fresh processes measured the row that their spread holds what one process's unsteadiness did."""
+    """Whether enough processes measured the row for their spread to include the unsteadiness of each."""
     return len(of_phase(row, latest_phase(row))) >= MIN_ROUNDS
 
 
 def exclusion(report: Report, row: Measurement, objective: Objective, max_memory_bytes: int | None) -> str | None:
-    """Why `row` must not be recommended, or None where it may be."""
+    """Why `row` must not be recommended; None where it may be."""
     quality, limit = _quality(report, row), _limit(report, row, max_memory_bytes)
     return gate(row) or quality or limit or _problem(report, row, objective)
 
@@ -73,7 +74,7 @@ def _quality(report: Report, row: Measurement) -> str | None:
     if quality is not None and quality.passed is False:
         return f"its outputs are wrong: {quality.reason}"
     if row.id == report.plan.baseline:
-        return None  # it is what the others' outputs are held against
+        return None  # the others' outputs are compared with its own
     if quality is None or quality.passed is None:
         return f"its outputs were not checked: {quality.reason if quality else 'no comparison was recorded'}"
     return None
@@ -85,15 +86,15 @@ def _limit(report: Report, row: Measurement, limit: int | None) -> str | None:
     needed = needed_bytes(row, report.device.kind)
     if needed is None:
         return f"its memory was not measured, so it may not fit in {format_bytes(limit)}"
-    return f"needs {format_bytes(needed)}, over the limit of {format_bytes(limit)}" if needed > limit else None
+    return f"it needs {format_bytes(needed)}, above the limit of {format_bytes(limit)}" if needed > limit else None
 
 
 def _problem(report: Report, row: Measurement, objective: Objective) -> str | None:
-    """A step over fewer items is always shorter and smaller: comparing it would recommend a batch of 1 every time."""
+    """A step over fewer items is always shorter and smaller, so comparing it would always recommend a batch of 1."""
     baseline = find(report, report.plan.baseline)
     if objective == "fps" or baseline is None or row.items_per_step == baseline.items_per_step:
         return None
     return (
-        f"its step is over {row.items_per_step} items, the baseline's over {baseline.items_per_step}; "
-        f"for the objective {objective} only equal steps compete, or the smallest batch would always win"
+        f"its step has {row.items_per_step} items, the baseline's {baseline.items_per_step}; for the objective "
+        f"{objective} only equal steps are compared, or the smallest batch would always win"
     )

@@ -1,4 +1,4 @@
-"""Which configuration to use, from one report: the best valid row, or the simplest of those tied with it."""
+"""Which configuration to use: the best valid row of a report, or the simplest of those tied with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpubench.stats.spread import Spreads
 
 @dataclass(frozen=True)
 class Advice:
-    """The recommendation, or None with the reasons why there is none; `excluded` says why other rows may not be it."""
+    """The recommendation, or None and the reasons; `excluded` says why a row cannot be recommended, by id."""
 
     recommendation: Recommendation | None
     reasons: list[str]
@@ -27,7 +27,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Field:
-    """The rows that compete, best first, and what is known of chance."""
+    """The valid rows, best first, and the noise they are ranked with."""
 
     rows: list[Measurement]
     phase: Phase
@@ -36,30 +36,38 @@ class Field:
 
 
 def recommend(report: Report, objective: Objective, max_memory_bytes: int | None = None) -> Advice:
-    """The best valid configuration under `objective` and the memory limit, with reasons in sentences.
+    """The best valid configuration, with the reasons in sentences.
 
-    fps: most items per second. latency: fewest seconds per step, and memory: smallest peak, both among rows whose step
-    is over as many items as the baseline's. Rows that differ by less than the noise are tied; a tie goes to a row that
-    was in the final, then to the fewest changed toggles, then to the least memory.
+    Rows that differ by less than the noise are tied; a tie goes to a row of the final, then to the fewest changed
+    toggles, then to the least memory.
+
+    Args:
+        objective: fps (most items per second), latency (fewest seconds per step) or memory (smallest peak). For the
+            latter two only rows count whose step has as many items as the baseline's.
+        max_memory_bytes: rows that need more are excluded.
+
+    Example:
+        advice = recommend(store.load(Path("report.json")), "fps")
+        print(advice.recommendation.configuration if advice.recommendation else advice.reasons)
     """
     competing = _field(report, objective, max_memory_bytes)
     baseline = find(report, report.plan.baseline)
     if baseline is not None and baseline.status == "ok" and (why := gate(baseline)):
-        # Whatever came out on top may only look better than a baseline whose figure is not to be relied on.
-        sentence = f"Nothing is recommended, because there is no baseline to rely on: {why}. Measure again."
+        # Any row may only look better than a baseline whose figure is unreliable.
+        sentence = f"Nothing is recommended, because the baseline is not reliable: {why}. Measure again."
         return Advice(None, [sentence], {**competing.excluded, baseline.id: why})
     if not competing.rows:
         return Advice(None, reasons.nothing(report, competing.excluded), competing.excluded)
     best = competing.rows[0]
     tied = [row for row in competing.rows if _tied(report, best, row, objective, competing)]
-    # The final may show that processes differ more than was assumed. What ties only since then has no fresh figures.
+    # The final may show more noise than was assumed; rows that are tied only since then were not in it.
     fresh = [row for row in tied if log_time(row, "final") is not None]
     chosen = min(fresh or tied, key=lambda row: _simplicity(report, row))
     versus = find(report, report.plan.baseline)
     gain = _speedup(report, chosen, versus, competing.spread)
     beaten = None
     if versus is not None and gain is not None and gain.high < 1 and versus in competing.rows and objective != "memory":
-        # The final, on data that picked nothing, says that the choice is slower than what it was to improve on.
+        # The final, whose data selected nothing, shows that the choice is slower than the baseline.
         beaten, chosen, tied, gain = chosen, versus, [versus], _speedup(report, versus, versus, competing.spread)
     unconfirmed = _unconfirmed(report, objective, max_memory_bytes, competing)
     control = _control(report, versus)
@@ -89,7 +97,7 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
 
 
 def contenders(report: Report, objective: Objective, max_memory_bytes: int | None = None) -> list[str]:
-    """Ids of the rows that exploring cannot tell from the best, best first: those that race in fresh processes."""
+    """Ids of the rows that are tied with the best while exploring, best first: the candidates of a runoff."""
     competing = _field(report, objective, max_memory_bytes, phase="explore")
     return [row.id for row in competing.rows if _tied(report, competing.rows[0], row, objective, competing)]
 
@@ -103,7 +111,7 @@ def _unconfirmed(report: Report, objective: Objective, limit: int | None, compet
 
 
 def _control(report: Report, versus: Measurement | None) -> Estimate | None:
-    """The baseline once more against the baseline, over the rounds of the final; None where there was none."""
+    """The A/A control against the baseline, over the rounds of the final; None where there was none."""
     control = next((row for row in report.measurements if row.is_control and row.status == "ok"), None)
     if control is None or versus is None:
         return None
@@ -124,8 +132,8 @@ def _field(report: Report, objective: Objective, limit: int | None, phase: Phase
             excluded[row.id] = why
     explored = _ranked(report, [row for row in rows if log_time(row, "explore") is not None], objective, "explore")
     in_runoff = [row for row in rows if log_time(row, "runoff") is not None]
-    # The race decides only where the row that exploring puts first took part in it: rows that in_runoff under another
-    # objective or memory limit are not the best candidates of this one.
+    # The runoff counts only if the best row of exploring was in it: it may have been run for another objective or
+    # memory limit, with other candidates.
     use_runoff = bool(in_runoff) and (not explored or explored[0] in in_runoff)
     if phase != "explore" and use_runoff and objective != "memory":
         return Field(_ranked(report, in_runoff, objective, "runoff"), "runoff", spread(report), excluded)
@@ -137,7 +145,7 @@ def _ranked(report: Report, rows: list[Measurement], objective: Objective, phase
 
 
 def _score(report: Report, row: Measurement, objective: Objective, phase: Phase) -> float:
-    """Lower is better. Latency per item also for `latency`: all its rows have equal steps."""
+    """Lower is better. By time per item for `latency` too: all its rows have steps over equally many items."""
     if objective == "memory":
         peak = peak_bytes(row, report.device.kind)
         return math.inf if peak is None else float(peak)
@@ -171,7 +179,7 @@ def _threshold(report: Report, best: Measurement, row: Measurement, objective: O
 
 
 def _memory_repeat(report: Report) -> int:
-    """Bytes by which equal configurations, measured as rows of their own, differed at most."""
+    """The largest difference between rows of equal configuration, in bytes."""
     peaks: dict[object, list[int]] = {}
     for row in report.measurements:
         peak = peak_bytes(row, report.device.kind) if row.status == "ok" else None
@@ -181,7 +189,7 @@ def _memory_repeat(report: Report) -> int:
 
 
 def _noise(report: Report, best: Measurement, competing: Field, objective: Objective) -> float:
-    """The threshold between the best row and the runner-up, as a relative difference (0.02 is 2 %)."""
+    """The threshold between the best row and the second, as a relative difference (0.02 is 2 %)."""
     other = competing.rows[1] if len(competing.rows) > 1 else best
     threshold = _threshold(report, best, other, objective, competing)
     if objective == "memory":
@@ -197,7 +205,7 @@ def _simplicity(report: Report, row: Measurement) -> tuple[int, float, str]:
 
 
 def _speedup(report: Report, row: Measurement, versus: Measurement | None, between: Spreads) -> Estimate | None:
-    """None also where the baseline has no figure to rely on: a ratio to it would be a false number."""
+    """None also where the baseline is not reliable: a ratio to it would be a false number."""
     if versus is None or gate(versus) is not None:
         return None
     if row.id == versus.id:

@@ -293,7 +293,7 @@ def test_a_row_missing_from_a_run_that_was_cut_off_is_a_regression() -> None:
     current = msgspec.structs.replace(current, measurements=current.measurements[:1], finished_at=None)
     found = compare(current, measured())
     assert found.verdict == "regressed"
-    assert of(found).findings[0].reason == "It is missing from the current report, whose run was cut off."
+    assert of(found).findings[0].reason == "It is missing from the current report, whose run was interrupted."
 
 
 def test_new_rows_are_told_and_gate_nothing() -> None:
