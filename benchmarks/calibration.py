@@ -28,7 +28,6 @@ from typing import Any
 
 import msgspec
 
-from gpubench.analysis.statistics import latency
 from gpubench.cli.planning import scope_of
 from gpubench.cli.run import protocol_for
 from gpubench.cli.run_ab import TURNS, WARMUP_MIN_S
@@ -42,6 +41,7 @@ from gpubench.regression.verdicts import Limits, RowCheck
 from gpubench.report.migrations import flag_object
 from gpubench.report.model import SCHEMA_VERSION, Measurement, Plan, Protocol, Report, Role, Round, Tool
 from gpubench.search.space import Builder
+from gpubench.stats.latency import latency
 from gpubench.worker.messages import ProbeResult, WorkloadChoice
 
 # A neighbour that keeps one core busy a quarter of the time. One that does so all the time makes rounds of two spinning
@@ -127,7 +127,8 @@ def flags_of(part: dict[str, Any]) -> list[Flag]:
 
 def report_of(pool: dict[str, Any], parts: Parts, slower: float, session: str | None) -> Report:
     """A report whose one row has those processes, their times multiplied by `slower`."""
-    described = msgspec.convert({**pool["described"], "type": "ProbeResult"}, ProbeResult)  # was Described
+    # Pools name the message as it was called when they were measured.
+    described = msgspec.convert(pool["described"] | {"type": "ProbeResult"}, ProbeResult)
     scaled = [[value * slower for value in part["samples_s"]] for part in parts]
     rounds = [
         Round(

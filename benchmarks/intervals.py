@@ -22,8 +22,9 @@ from typing import Any
 
 from scipy import stats
 
-from gpubench.analysis.statistics import center, detectable
 from gpubench.cli.run import CPU_DRIFT
+from gpubench.stats.latency import center
+from gpubench.stats.student import detectable
 
 ROUNDS = 6  # of a final, by default
 DRAWS = 1000
@@ -87,9 +88,10 @@ def pairing(found: Sequence[float | None], label: str) -> None:
         alarms += stats.ttest_1samp(chance.sample(ratios, ROUNDS), 0).pvalue < 0.05
     spread = statistics.stdev(ratios)
     robust = stats.median_abs_deviation(ratios, scale="normal")
+    visible = detectable(spread / math.sqrt(ROUNDS), ROUNDS - 1)
     print(
         f"  {label}, {len(ratios)} log-ratios: spread {spread:.2%} (robust {robust:.2%}), mean "
-        f"{statistics.fmean(ratios):+.2%}, {ROUNDS} rounds detect {detectable(spread, ROUNDS):.1%}, "
+        f"{statistics.fmean(ratios):+.2%}, {ROUNDS} rounds detect {visible:.1%}, "
         f"A/A called different {alarms / DRAWS:.1%}"
     )
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from gpubench.analysis.statistics import latency
 from gpubench.flags import Flag
 from gpubench.hardware.facts import Device, Environment
 from gpubench.report.migrations import flag_object
@@ -28,6 +27,7 @@ from gpubench.report.model import (
     Status,
     Tool,
 )
+from gpubench.stats.latency import latency
 from gpubench.workloads.workload_facts import WorkloadFacts
 
 MIB = 2**20

@@ -1,4 +1,4 @@
-"""What each technique brought, by itself and on top of the others, and what it cost."""
+"""What each technique gains and costs, alone and on top of others."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpubench.analysis.eligibility import find, gate
-from gpubench.analysis.noise import Spread, spread
 from gpubench.analysis.peak_memory import peak_bytes
-from gpubench.analysis.speedup import Speedup, speedup
+from gpubench.analysis.speedup import speedup, spread
 from gpubench.report.model import Configuration, Measurement, Report, Value
+from gpubench.stats.estimate import Estimate
+from gpubench.stats.spread import Spreads
 
 
 @dataclass(frozen=True)
 class Effect:
-    """One row against the row without the technique. `reason` says why figures are None."""
+    """One row against the row without the technique; `reason` says why figures are None."""
 
     scope: Literal["alone", "ladder"]
     toggle: str
     value: Value | None
     id: str
     versus: str | None
-    speedup: Speedup | None
-    memory_bytes: int | None  # more than the other row; negative: saved
-    compile_time_s: float | None  # more than the other row
-    payback_iterations: float | None  # None: never, or not known
+    speedup: Estimate | None
+    memory_bytes: int | None  # above the other row's; negative: saved
+    compile_time_s: float | None  # above the other row's
+    payback_iterations: float | None  # None: never, or unknown
     reason: str
 
 
 def changed(configuration: Configuration, baseline: Configuration | None) -> Configuration:
-    """The toggles that differ from the baseline's, in the configuration's order."""
+    """The toggles that differ from the baseline, in the configuration's order."""
     return {name: value for name, value in configuration.items() if (baseline or {}).get(name) != value}
 
 
 def shown(row: Measurement, baseline: Measurement | None) -> Configuration:
-    """What names a row to a reader: the toggles that differ from the baseline's, and in a sweep the one swept."""
+    """The toggles that name a row: those that differ from the baseline and, in a sweep, the swept one."""
     swept = {role.toggle: row.configuration[role.toggle] for role in row.roles if role.kind == "sweep" and role.toggle}
     return {**swept, **changed(row.configuration, baseline.configuration if baseline else None)}
 
 
 def effects(report: Report) -> list[Effect]:
-    """All techniques' effects: alone against the baseline, then each rung of the ladder against the one below it.
+    """All effects: techniques alone against the baseline, then each rung of the ladder against the one below.
 
-    Where a technique needed another toggle beside it, alone is against the row that has only what it needed.
+    A technique that needs another toggle's value is compared with the row that has only what it needs.
     """
     between = spread(report)
     baseline = find(report, report.plan.baseline)
@@ -55,7 +56,7 @@ def effects(report: Report) -> list[Effect]:
     below = baseline
     for row, toggle in ladder(report):
         found.append(_effect(row, below, "ladder", toggle, report, between))
-        if gate(row) is None:  # a rung that failed is no ground to compare the next one with
+        if gate(row) is None:  # nothing is compared with a rung that failed
             below = row
     return found
 
@@ -69,7 +70,7 @@ def _without(row: Measurement, toggle: str, baseline: Measurement | None, report
 
 
 def ladder(report: Report) -> list[tuple[Measurement, str]]:
-    """The rungs in order, each with the technique that it adds."""
+    """The rungs in order, each with the technique it adds."""
     rungs = [
         (role.step, row, role.toggle)
         for row in report.measurements
@@ -85,7 +86,7 @@ def _effect(
     scope: Literal["alone", "ladder"],
     toggle: str,
     report: Report,
-    between: Spread,
+    between: Spreads,
 ) -> Effect:
     reason = ""
     if row.status != "ok":
@@ -93,7 +94,7 @@ def _effect(
     elif why := gate(row):
         reason = why
     elif versus is None or gate(versus) is not None:
-        reason = "there is no valid row to compare it with"
+        reason = "there is no valid row to compare with"
     comparable = None if reason else versus
     return Effect(
         scope=scope,
@@ -110,28 +111,28 @@ def _effect(
 
 
 def memory_difference(row: Measurement, versus: Measurement | None, kind: str) -> int | None:
-    """Bytes that the row's peak is above the other's; None where either was not measured."""
+    """The row's peak minus the other's, in bytes; None where either was not measured."""
     mine = peak_bytes(row, kind)
     theirs = peak_bytes(versus, kind) if versus else None
     return None if mine is None or theirs is None else mine - theirs
 
 
 def compile_difference(row: Measurement, versus: Measurement | None) -> float | None:
-    """Seconds that the row's first call took above the other's; None where either was not measured."""
+    """The row's first call minus the other's, in seconds; None where either was not measured."""
     if versus is None or row.compile_time_s is None or versus.compile_time_s is None:
         return None
     return row.compile_time_s - versus.compile_time_s
 
 
-def payback_iterations(row: Measurement, versus: Measurement | None, between: Spread) -> float | None:
-    """Steps of the row after which its longer first call has paid for itself; 0 where it is not longer.
+def payback_iterations(row: Measurement, versus: Measurement | None, between: Spreads) -> float | None:
+    """Steps after which the row's longer first call pays off; 0 where it is not longer.
 
-    None where the row is not faster, so that it never pays, and where it was not measured.
+    None where it never pays off, because the row is not faster, and where it was not measured.
     """
     gain = speedup(row, versus, between) if versus else None
     extra = compile_difference(row, versus)
-    if gain is None or extra is None or row.latency_s is None or gain.value <= 1:
+    if gain is None or extra is None or row.latency_s is None or gain.ratio <= 1:
         return None
-    # Per step of the row: what the same items would have taken in the other one.
-    saved = row.latency_s.median * (gain.value - 1)
+    # Per step of the row, against the same items in the other one.
+    saved = row.latency_s.median * (gain.ratio - 1)
     return max(extra, 0.0) / saved if saved > 0 else None

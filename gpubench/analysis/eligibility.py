@@ -1,14 +1,14 @@
-"""Which rows may be recommended; for each of the others the one sentence why not."""
+"""Which rows may be recommended, and why the others may not."""
 
 from __future__ import annotations
 
 from gpubench.analysis.peak_memory import needed_bytes
-from gpubench.analysis.phases import flagged, latest_phase, of_phase
 from gpubench.flags import Flag
 from gpubench.report.model import Measurement, Objective, Report
+from gpubench.stats.processes import flagged, latest_phase, of_phase
 from gpubench.units import format_bytes
 
-MIN_ROUNDS = 3  # processes whose spread stands by itself: Student's factor is below 5 from there on
+MIN_ROUNDS = 3  # processes with a spread of their own: from here on Student's factor is below 5
 
 
 def find(report: Report, id: str) -> Measurement | None:
@@ -17,9 +17,10 @@ def find(report: Report, id: str) -> Measurement | None:
 
 
 def gate(row: Measurement, *, flags: bool = True) -> str | None:
-    """Why the row's speed is no figure to rely on, or None where it is one.
+    """Why the row's speed is not reliable; None where it is.
 
-    flags: whether what disturbed it speaks against it. Not where both sides of a comparison shared the disturbance.
+    Args:
+        flags: whether disturbances count. They do not where both sides of a comparison shared them.
     """
     if row.status != "ok":
         return f"{row.status}: {row.reason}" if row.reason else row.status
@@ -50,12 +51,12 @@ def cautions(row: Measurement) -> list[str]:
 
 
 def _replicated(row: Measurement) -> bool:
-    """Whether so many fresh processes measured the row that their spread holds what one process's unsteadiness did."""
+    """Whether enough processes measured the row for their spread to include the unsteadiness of each."""
     return len(of_phase(row, latest_phase(row))) >= MIN_ROUNDS
 
 
 def exclusion(report: Report, row: Measurement, objective: Objective, max_memory_bytes: int | None) -> str | None:
-    """Why `row` must not be recommended, or None where it may be."""
+    """Why `row` must not be recommended; None where it may be."""
     quality, limit = _quality(report, row), _limit(report, row, max_memory_bytes)
     return gate(row) or quality or limit or _problem(report, row, objective)
 
@@ -65,7 +66,7 @@ def _quality(report: Report, row: Measurement) -> str | None:
     if quality is not None and quality.passed is False:
         return f"its outputs are wrong: {quality.reason}"
     if row.id == report.plan.baseline:
-        return None  # it is what the others' outputs are held against
+        return None  # the others' outputs are compared with its own
     if quality is None or quality.passed is None:
         return f"its outputs were not checked: {quality.reason if quality else 'no comparison was recorded'}"
     return None
@@ -77,15 +78,15 @@ def _limit(report: Report, row: Measurement, limit: int | None) -> str | None:
     needed = needed_bytes(row, report.device.kind)
     if needed is None:
         return f"its memory was not measured, so it may not fit in {format_bytes(limit)}"
-    return f"needs {format_bytes(needed)}, over the limit of {format_bytes(limit)}" if needed > limit else None
+    return f"it needs {format_bytes(needed)}, above the limit of {format_bytes(limit)}" if needed > limit else None
 
 
 def _problem(report: Report, row: Measurement, objective: Objective) -> str | None:
-    """A step over fewer items is always shorter and smaller: comparing it would recommend a batch of 1 every time."""
+    """A step over fewer items is always shorter and smaller, so comparing it would always recommend a batch of 1."""
     baseline = find(report, report.plan.baseline)
     if objective == "fps" or baseline is None or row.items_per_step == baseline.items_per_step:
         return None
     return (
-        f"its step is over {row.items_per_step} items, the baseline's over {baseline.items_per_step}; "
-        f"for the objective {objective} only equal steps compete, or the smallest batch would always win"
+        f"its step has {row.items_per_step} items, the baseline's {baseline.items_per_step}; for the objective "
+        f"{objective} only equal steps are compared, or the smallest batch would always win"
     )

@@ -1,4 +1,4 @@
-"""Which reports are about the same thing, so that one recommendation speaks for them."""
+"""Groups of reports about the same subject, with one recommendation each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpubench.report.model import Objective, Report
 
 @dataclass(frozen=True, order=True)
 class ReportGroup:
-    """One device, one workload at one size in one mode. Two cards of one model are two devices: they differ by 8 %."""
+    """One device, one workload, size and mode. Two cards of one model are two devices: they differ by 8 %."""
 
     device: str
     uuid: str
@@ -26,17 +26,17 @@ class ReportGroup:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a subject's reports recommend: `advice` is from `report`, which was read from `source`."""
+    """The recommendation for a group: `advice` is from `report`, which was read from `source`."""
 
     subject: ReportGroup
     source: str
     report: Report
     advice: Advice
-    others: tuple[str, ...]  # further sources about the same subject, which were not used
+    others: tuple[str, ...]  # further sources of the group, which were not used
 
 
 def subject(report: Report) -> ReportGroup:
-    """What the report is about."""
+    """The group that the report belongs to."""
     workload, device = report.workload, report.device
     return ReportGroup(
         device=f"{device.kind} {device.slug}",
@@ -53,10 +53,10 @@ def subject(report: Report) -> ReportGroup:
 def answers(
     sources: list[tuple[str, Report]], objective: Objective, max_memory_bytes: int | None = None
 ) -> list[Answer]:
-    """One answer for each subject, in order of the subjects.
+    """One answer for each group, in order.
 
-    Rows of different runs are never compared: a device's speed shifts between runs, and each run has a baseline of its
-    own. So of several reports about one subject the newest that recommends anything answers, finished ones first.
+    Rows of different runs are never compared, since a device's speed shifts between runs. So the newest report of a
+    group that recommends anything answers for it, finished ones first.
     """
     grouped: dict[ReportGroup, list[tuple[str, Report]]] = defaultdict(list)
     for source, report in sources:

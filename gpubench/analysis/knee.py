@@ -1,4 +1,4 @@
-"""What a sweep over one toggle's values shows: where more stops paying, and what fits."""
+"""The result of a sweep over one toggle: where higher values stop paying off, and what fits."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ WITHIN = 0.05  # of the best FPS: the sweep's own definition of its knee
 def knee(report: Report, toggle: str) -> Summary:
     """The smallest value of `toggle` within 5 % of the best FPS, and the largest that fits; None where none is valid.
 
-    Where a value was measured with several others (tile overlaps, say), the best of them stands for it.
-    `Toggle.magnitude` says which value is larger: tiles of the whole image are larger than any number of pixels.
+    A value that was measured in several rows (tile overlaps, for example) counts by the best of them.
+    `Toggle.magnitude` says which value is larger: the whole picture is larger than any tile.
     """
     rows = [row for row in report.measurements if toggle in row.configuration and row.status != "skipped"]
     values = sorted({row.configuration[toggle] for row in rows}, key=lambda value: _order(toggle, value))
@@ -49,7 +49,7 @@ def _order(toggle: str, value: Value) -> tuple[float, str]:
 
 
 def _best_fps(rows: list[Measurement], toggle: str, value: Value) -> float | None:
-    """Items per second of the best row to rely on with that value."""
+    """Items per second of the best reliable row with that value."""
     return max(
         (
             row.fps
@@ -81,7 +81,7 @@ def _beyond(rows: list[Measurement], toggle: str, values: list[Value], largest: 
 
 
 def _gaps(rows: list[Measurement], toggle: str, values: list[Value], largest: Value | None) -> list[str]:
-    """Smaller values that failed although a larger one ran: worth a sentence, for size alone was not the cause."""
+    """Smaller values that failed although a larger one ran, so that size was not the cause."""
     below = values[: values.index(largest)] if largest is not None else []
     failed = [value for value in below if not _fits(rows, toggle, value)]
     if not failed:

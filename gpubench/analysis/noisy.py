@@ -1,4 +1,4 @@
-"""Rows whose processes differ so much that an effect worth having could not be seen."""
+"""Rows whose processes differ so much that a useful effect could not be detected."""
 
 from __future__ import annotations
 
@@ -9,36 +9,33 @@ from collections.abc import Sequence
 import msgspec
 
 from gpubench.analysis.eligibility import MIN_ROUNDS
-from gpubench.analysis.noise import of_pair
-from gpubench.analysis.phases import latest_phase, of_phase
-from gpubench.analysis.speedup import shared_rounds
-from gpubench.analysis.statistics import detectable
 from gpubench.flags import NOISY, NOISY_EFFECT
 from gpubench.report.model import Measurement
+from gpubench.stats.estimate import paired
+from gpubench.stats.processes import latest_phase, log_times, of_phase, shared
+from gpubench.stats.student import detectable
 
 
 def rival(baseline: Measurement, rows: Sequence[Measurement]) -> Measurement | None:
-    """The row that `baseline` last met in the most rounds: what they can tell is asked of both alike."""
+    """The row that shares most rounds of the baseline's latest phase; None where there is none."""
     phase = latest_phase(baseline)
-    others = [row for row in rows if row.id != baseline.id and not row.is_control]
-    others = [row for row in others if latest_phase(row) == phase]
-    return max(others, key=lambda row: len(shared_rounds(row, baseline, phase)), default=None)
+    others = [row for row in rows if row.id != baseline.id and not row.is_control and latest_phase(row) == phase]
+    return max(others, key=lambda row: len(shared([row, baseline], phase)[0]), default=None)
 
 
 def detectable_effect(row: Measurement, versus: Measurement | None, rows: Sequence[Measurement] = ()) -> float | None:
-    """The smallest slowdown against `versus` that the row's rounds would find; None below 3 processes.
+    """The smallest relative slowdown against `versus` that the row's rounds detect; None below 3 processes.
 
-    From rounds that both share, whose differences cancel what the machine did meanwhile (`noise.of_pair`), else from
-    the row's own.
+    From shared rounds where there are enough, else from the row's own processes against as many identical ones.
     """
     phase = latest_phase(row)
-    mine = of_phase(row, phase)
-    if len(mine) < MIN_ROUNDS:
+    own = list(log_times(row, phase).values())
+    if len(own) < MIN_ROUNDS:
         return None
-    noise = of_pair(row, versus, phase, rows) if versus is not None and versus.id != row.id else None
-    if noise is not None and noise.rounds >= MIN_ROUNDS:
-        return detectable(noise.pair_spread, noise.rounds, noise.freedom)
-    return detectable(math.sqrt(2) * statistics.stdev(math.log(part.median_s) for part in mine), len(mine))
+    estimate = paired(row, versus, phase, rows=rows) if versus is not None and versus.id != row.id else None
+    if estimate is not None and estimate.rounds >= MIN_ROUNDS:
+        return estimate.detectable()
+    return detectable(statistics.stdev(own) * math.sqrt(2 / len(own)), len(own) - 1)
 
 
 def with_noise_flags(row: Measurement, versus: Measurement | None, rows: Sequence[Measurement] = ()) -> Measurement:

@@ -1,4 +1,4 @@
-"""Which of the recorded figures stands for a configuration's memory."""
+"""Which of the recorded figures is a configuration's memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from gpubench.report.model import Measurement, Memory
 
-# Below this many bytes two peaks are not told apart. CUDA: the caching allocator asks the driver for segments of up to
+# Peaks that differ by less are equal. CUDA: the caching allocator asks the driver for segments of up to
 # 20 MiB at a time (c10/cuda/CUDACachingAllocator, kLargeBuffer). CPU, seen: the resident memory that one small conv net
 # added differed by up to 16 MiB over six identical processes (torch 2.13, 2 cores).
 RESOLUTION_BYTES = 20 * 2**20
@@ -18,7 +18,7 @@ MEANING = {
 
 
 def peak_bytes(row: Measurement, kind: str) -> int | None:
-    """Bytes at the peak of the measured steps: reserved by torch on CUDA, resident beyond the start on a CPU."""
+    """Peak bytes of the measured steps: reserved by torch on CUDA, resident beyond the start on a CPU."""
     memory = row.memory
     if memory is None:
         return None
@@ -28,9 +28,9 @@ def peak_bytes(row: Measurement, kind: str) -> int | None:
 
 
 def gated_bytes(row: Measurement, kind: str) -> int | None:
-    """Bytes that two reports are compared by: `peak_bytes`, but on CUDA those allocated.
+    """The bytes that reports are compared by: `peak_bytes`, but allocated ones on CUDA.
 
-    The allocator counts them to the byte, while what it reserves for them comes in segments of up to 20 MiB.
+    Those are exact, while memory is reserved in segments of up to 20 MiB.
     """
     if kind == "cuda":
         return row.memory.peak_memory_allocated_bytes if row.memory else None
@@ -38,7 +38,7 @@ def gated_bytes(row: Measurement, kind: str) -> int | None:
 
 
 def needed_bytes(row: Measurement, kind: str) -> int | None:
-    """Bytes that must be free for the whole run: the larger of `peak_bytes` and what warm-up and compiling took."""
+    """Bytes that must be free for the whole run: the larger of `peak_bytes` and the peak of warm-up and compiling."""
     peak = peak_bytes(row, kind)
     if row.memory is None or peak is None:
         return None
@@ -50,7 +50,7 @@ def needed_bytes(row: Measurement, kind: str) -> int | None:
 
 
 def together_bytes(rows: Iterable[Measurement], kind: str) -> int | None:
-    """Bytes that all of `rows` take at the same time; None where one's memory is not known."""
+    """Bytes that all of `rows` need at the same time; None where the memory of one is unknown."""
     needed = [needed_bytes(row, kind) for row in rows]
     known = [value for value in needed if value is not None]
     return sum(known) if len(known) == len(needed) else None

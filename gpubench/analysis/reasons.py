@@ -1,7 +1,8 @@
-"""The sentences that say why a row is recommended, what its techniques brought, and what was left out."""
+"""The sentences of a recommendation: why this row, what each technique gains and costs, and what was excluded."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
@@ -15,51 +16,50 @@ from gpubench.analysis.effects import (
     shown,
 )
 from gpubench.analysis.eligibility import MIN_ROUNDS, cautions, find, gate
-from gpubench.analysis.noise import Spread, assumed_pair_spread
 from gpubench.analysis.peak_memory import MEANING, RESOLUTION_BYTES, peak_bytes
-from gpubench.analysis.phases import Phase
-from gpubench.analysis.speedup import Speedup
 from gpubench.report.model import Configuration, Measurement, Objective, Report
+from gpubench.stats.estimate import Estimate
+from gpubench.stats.processes import Phase
+from gpubench.stats.spread import Spreads
 from gpubench.text import plural
 from gpubench.units import format_bytes, format_duration, significant
 
 BEST = {"fps": "the most {item}s per second", "latency": "the shortest step", "memory": "the least memory"}
 SOURCES = {
-    "final": "from a final with the baseline over N rounds of fresh processes that began after it was chosen, so that "
-    "having been picked does not flatter it",
-    "runoff": "from a runoff over N rounds of fresh processes, by which it was also picked: it may be a little high",
-    "explore": "from exploring alone: it was picked by this figure, which therefore tends to be too high, and it was "
-    "not measured again in fresh processes",
+    "final": "over N of fresh processes with the baseline, measured after selection, so free of selection bias",
+    "runoff": "over N of fresh processes that also selected it, so the figure may be slightly high",
+    "explore": "from exploring alone: it was selected by this figure, which is therefore biased upwards, and was not "
+    "measured again",
 }
-MANY = 5  # names beyond these are only counted: a reason is a sentence, not a listing
+MANY = 5  # names in a sentence; the rest are counted
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What `reasons` speaks of. `tied` includes `chosen` and `best`; `phase` is what the rows were ranked by."""
+    """What `reasons` describes. `tied` includes `chosen` and `best`; the rows were ranked by `phase`."""
 
     report: Report
     objective: Objective
     chosen: Measurement
     best: Measurement
     tied: list[Measurement]
-    gain: Speedup | None
+    gain: Estimate | None
     phase: Phase
-    spread: Spread
-    unconfirmed: list[Measurement]  # exploring could not tell them from its best, and they were not in the runoff
-    control: Speedup | None = None  # of the baseline, measured once more in the same rounds, over itself
-    beaten: Measurement | None = None  # was chosen, until the final showed that the baseline is faster
+    spread: Spreads
+    unconfirmed: list[Measurement]  # tied with the best while exploring, but not in the runoff
+    control: Estimate | None = None  # A/A: the baseline against itself, in the same rounds
+    beaten: Measurement | None = None  # the former choice, which the final showed to be slower than the baseline
 
     @property
     def baseline(self) -> Measurement | None:
-        """The row that everything is compared with."""
+        """The baseline row."""
         return find(self.report, self.report.plan.baseline)
 
 
 def reasons(choice: Choice) -> list[str]:
-    """Sentences: the choice, its speed and where the figure is from, noise, its parts, its cost, ties."""
+    """Sentences: the choice, its speed and the source of the figure, noise, techniques, cost, ties."""
     noise = _memory_noise() if choice.objective == "memory" else _noise(choice)
-    known = [f"Know that {caution}." for caution in cautions(choice.chosen)]
+    known = [f"Note: {caution}." for caution in cautions(choice.chosen)]
     said = [_choice(choice), *_speed(choice), *_control(choice), noise, *known]
     return [*said, *_techniques(choice), *_cost(choice), *_ties(choice)]
 
@@ -73,10 +73,10 @@ def nothing(report: Report, excluded: dict[str, str]) -> list[str]:
 
 
 def left_out(report: Report, excluded: dict[str, str]) -> list[str]:
-    """Why rows may not be recommended. Those with status ok each get a sentence; the others state their own reason."""
+    """Why rows were excluded: a sentence for each row with status ok, and one for all others by status."""
     rows = {row.id: row for row in report.measurements}
     sentences = [
-        f"Left out: {name(report, rows[id])}, {why.rstrip('.')}."
+        f"Excluded: {name(report, rows[id])}, because {why.rstrip('.')}."
         for id, why in excluded.items()
         if rows[id].status == "ok"
     ]
@@ -86,10 +86,12 @@ def left_out(report: Report, excluded: dict[str, str]) -> list[str]:
             failed[rows[id].status].append(id)
     if failed:
         parts = [f"{len(ids)} {status} ({_listing(ids)})" for status, ids in failed.items()]
-        sentences.append(f"Left out as not valid: {', '.join(parts)}.")
+        sentences.append(f"Excluded as invalid: {', '.join(parts)}.")
     skipped = Counter(rows[id].status for id in excluded)["skipped"]
     if skipped:
-        sentences.append(f"{plural(skipped, 'configuration was', 'configurations were')} skipped as not possible here.")
+        sentences.append(
+            f"{plural(skipped, 'configuration was', 'configurations were')} skipped because they cannot run here."
+        )
     return sentences
 
 
@@ -99,7 +101,7 @@ def describe(configuration: Configuration) -> str:
 
 
 def name(report: Report, row: Measurement) -> str:
-    """The row's changed toggles, as `describe` writes them, and its id where that says something else."""
+    """The row's changed toggles as `describe` writes them, and its id where that differs."""
     baseline = find(report, report.plan.baseline)
     text = describe(shown(row, baseline))
     return text if row.id == text.replace(", ", ",") or row is baseline else f"{text} ({row.id})"
@@ -110,16 +112,16 @@ def _choice(choice: Choice) -> str:
     superlative = BEST[choice.objective].format(item=report.workload.item)
     if choice.beaten is not None:
         return (
-            f"Keep the baseline: {name(report, choice.beaten)} was chosen for its figures, and the final on fresh data "
-            "showed that it is slower."
+            f"Keep the baseline: {name(report, choice.beaten)} was selected, but the final on fresh data showed that "
+            "it is slower."
         )
     if chosen.id == report.plan.baseline and not any(role.kind == "sweep" for role in chosen.roles):
-        return "Keep the baseline: no valid row is better than it by more than the noise."
+        return "Keep the baseline: no valid row is better by more than the noise."
     if chosen.id == best.id:
-        return f"{name(report, chosen)} gives {superlative} of all valid rows."
+        return f"{name(report, chosen)} has {superlative} of all valid rows."
     return (
-        f"{name(report, chosen)} cannot be told from the row with {superlative}, {name(report, best)}, "
-        f"and is the simplest of the {len(choice.tied)} tied rows: fewest changed toggles, then least memory."
+        f"{name(report, chosen)} is the simplest of the {len(choice.tied)} tied rows (fewest changed toggles, then "
+        f"least memory); {name(report, best)} has {superlative}, by less than the noise."
     )
 
 
@@ -129,66 +131,63 @@ def _speed(choice: Choice) -> list[str]:
         return []
     if gain is None:
         row = choice.baseline
-        why = (gate(row) if row else "it is not in the report") or "it has no figures of the same kind"
-        return [f"Its speedup cannot be stated, because the baseline gave nothing to compare with: {why}."]
+        why = (gate(row) if row else "it is not in the report") or "they share no phase"
+        return [f"Its speedup is unknown, because the baseline cannot be compared: {why}."]
     interval = f"95 % interval {significant(gain.low)} to {significant(gain.high)}"
     if gain.rounds < MIN_ROUNDS:
-        interval = f"roughly {significant(gain.low)} to {significant(gain.high)}, as far as so few processes can tell"
-    sentences = [f"It is {times(gain.value)} as fast per item as the baseline, {interval}; {SOURCES[gain.phase]}."]
-    if gain.phase != "explore":
-        sentences[0] = sentences[0].replace("N rounds", plural(gain.rounds, "round"))
+        interval = f"roughly {significant(gain.low)} to {significant(gain.high)}, from few processes"
+    source = SOURCES[gain.phase].replace("over N", f"over {plural(gain.rounds, 'round')}")
+    sentences = [f"It is {times(gain.ratio)} as fast per item as the baseline, {interval}; {source}."]
     if choice.phase == "explore" and gain.phase == "runoff" and choice.objective != "memory":
         sentences.append(
-            f"The rows were ranked by exploring, since the best one under the objective {choice.objective} "
-            "was not in the runoff."
+            f"Rows were ranked by exploring, because the best one for the objective {choice.objective} was not in the "
+            "runoff."
         )
     if gain.low <= 1 <= gain.high:
-        sentences.append("The interval includes 1: it may be no faster at all.")
+        sentences.append("The interval includes 1, so it may be no faster.")
     return sentences
 
 
 def _control(choice: Choice) -> list[str]:
-    """What the baseline came out at against itself: the harness's own error, and the machine's."""
-    found = choice.control
-    if found is None or found.rounds < MIN_ROUNDS:
+    """The baseline against itself: the error of the harness and of the machine."""
+    control = choice.control
+    if control is None or control.rounds < MIN_ROUNDS:
         return []
-    told = f"{significant(found.value, 4)}x ({significant(found.low, 4)} to {significant(found.high, 4)})"
-    sentence = f"The control, which is the baseline once more in the same rounds, came out {told} as fast as it."
-    if found.low <= 1 <= found.high:
+    interval = f"95 % interval {significant(control.low, 4)} to {significant(control.high, 4)}"
+    sentence = f"A/A control (baseline vs itself, same rounds): {significant(control.ratio, 4)}x, {interval}."
+    if control.low <= 1 <= control.high:
         return [sentence]
     return [
-        f"{sentence} They are identical, and chance alone shows so much in 1 run of 20: if it is not that, something "
-        "here moves figures that the rounds do not show. The interval above is no narrower than that."
+        f"{sentence} It excludes 1, as chance does in 1 run of 20; otherwise something on this machine biases the "
+        "rounds. The interval above is at least as wide as this difference."
     ]
 
 
 def _noise(choice: Choice) -> str:
-    between = choice.spread
-    if between.measured and between.deviation is not None:
+    spread = choice.spread.of(choice.chosen, choice.best)
+    if not spread.assumed:
         return (
-            "The noise was measured: identical configurations differ from process to process by "
-            f"{_percent(between.deviation)} (standard deviation, {plural(between.repeats, 'repeat')})."
+            "Noise: measured; identical configurations differ from process to process by "
+            f"{_percent(spread.deviation)} (standard deviation, {plural(spread.repeats, 'repeat')})."
         )
-    assumed = _percent(assumed_pair_spread(between, choice.chosen, choice.best))
     seen = "no configuration was measured in more than one process"
-    if between.repeats:
-        seen = f"only {plural(between.repeats, 'repeat')} of a configuration was measured, too few to estimate it"
-    source = "seen over 8 pairs of them while gpubench was made; --rounds 3 measures it here"
+    if spread.repeats:
+        seen = f"only {plural(spread.repeats, 'repeat')} of a configuration was measured"
     return (
-        f"The noise between processes is assumed, not measured in this run, since {seen}: two identical processes "
-        f"differ by {assumed} (standard deviation, {source})."
+        f"Noise: assumed, because {seen}; two identical processes differ by "
+        f"{_percent(math.sqrt(2) * spread.deviation)} (standard deviation). Use --rounds 3 to measure it."
     )
 
 
 def _memory_noise() -> str:
     return (
-        f"Rows whose memory differs by less than {format_bytes(RESOLUTION_BYTES)}, or by no more than repeats of one "
-        "configuration did, count as tied."
+        f"Rows are tied whose memory differs by less than {format_bytes(RESOLUTION_BYTES)}, or by no more than repeats "
+        "of one configuration."
     )
 
 
 def _techniques(choice: Choice) -> list[str]:
-    """What each technique in the chosen configuration brought, alone and in the ladder."""
+    """The gain of each technique in the chosen configuration, alone and in the ladder."""
     baseline = choice.baseline
     wanted = changed(choice.chosen.configuration, baseline.configuration if baseline else None)
     found = [effect for effect in effects(choice.report) if wanted.get(effect.toggle) == effect.value is not None]
@@ -200,16 +199,16 @@ def _techniques(choice: Choice) -> list[str]:
     apart = {effect.toggle for effect in found}
     unknown = {toggle: value for toggle, value in wanted.items() if toggle not in apart}
     if unknown and len(wanted) > 1:
-        sentences.append(f"What each brought by itself was not measured: {describe(unknown)}.")
+        sentences.append(f"Not measured separately: {describe(unknown)}.")
     return sentences
 
 
 def _effect(effect: Effect) -> str:
-    where = "alone" if effect.scope == "alone" else "in the ladder, on top of the techniques before it"
+    where = "alone" if effect.scope == "alone" else "in the ladder, on top of those before it"
     if effect.speedup is None:
-        return f"{where} not known ({effect.reason or 'not measured'})"
+        return f"{where} unknown ({effect.reason or 'not measured'})"
     cost = f", memory {signed_bytes(effect.memory_bytes)}" if effect.memory_bytes is not None else ""
-    return f"{times(effect.speedup.value)} {where}{cost}"
+    return f"{times(effect.speedup.ratio)} {where}{cost}"
 
 
 def _cost(choice: Choice) -> list[str]:
@@ -218,7 +217,7 @@ def _cost(choice: Choice) -> list[str]:
         return []
     difference, peak = memory_difference(chosen, baseline, kind), peak_bytes(chosen, kind)
     if difference is None or peak is None:
-        memory = "What it costs in memory is not known: its own or the baseline's was not measured."
+        memory = "Memory: unknown, because its own or the baseline's was not measured."
     else:
         memory = f"Memory: {format_bytes(peak)}, {signed_bytes(difference)} versus the baseline ({MEANING[kind]})."
     return [memory, _compile_cost(choice, baseline)]
@@ -228,21 +227,21 @@ def _compile_cost(choice: Choice, baseline: Measurement) -> str:
     extra = compile_difference(choice.chosen, baseline)
     payback = payback_iterations(choice.chosen, baseline, choice.spread)
     if extra is None:
-        return "What compiling costs is not known: the first call was not timed."
+        return "Compile time: unknown, because the first call was not timed."
     if extra <= 0:
-        return "Its first call takes no longer than the baseline's."
+        return "Compile time: none, its first call takes no longer than the baseline's."
     if payback is None:
-        return f"Its first call takes {format_duration(extra)} longer, which never pays: it is not faster."
+        return f"Its first call takes {format_duration(extra)} longer, which never pays off: it is not faster."
     paid = plural(max(round(payback), 1), "iteration")
-    return f"Its first call takes {format_duration(extra)} longer, which has paid for itself after {paid}."
+    return f"Its first call takes {format_duration(extra)} longer, which pays off after {paid}."
 
 
 def _ties(choice: Choice) -> list[str]:
     others = [name(choice.report, row) for row in choice.tied if row.id != choice.chosen.id]
-    sentences = [f"Tied with it, within the noise: {_listing(others, '; ')}."] if others else []
+    sentences = [f"Tied with it (difference within the noise): {_listing(others, '; ')}."] if others else []
     if choice.unconfirmed:
         names = _listing([name(choice.report, row) for row in choice.unconfirmed], "; ")
-        sentences.append(f"Exploring could not tell these from the best, and they were not in the runoff: {names}.")
+        sentences.append(f"Tied with the best while exploring, but not measured in the runoff: {names}.")
     return sentences
 
 

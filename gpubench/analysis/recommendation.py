@@ -1,4 +1,4 @@
-"""Which configuration to use, from one report: the best valid row, or the simplest of those tied with it."""
+"""Which configuration to use: the best valid row of a report, or the simplest of those tied with it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from gpubench.analysis import reasons
 from gpubench.analysis.effects import changed
 from gpubench.analysis.eligibility import MIN_ROUNDS, exclusion, find, gate
-from gpubench.analysis.noise import Spread, interleaved, key, pair_noise, spread
 from gpubench.analysis.peak_memory import RESOLUTION_BYTES, peak_bytes
-from gpubench.analysis.phases import Phase
-from gpubench.analysis.speedup import Speedup, log_latency, paired_half_width, shared_rounds, speedup
-from gpubench.analysis.statistics import detectable
+from gpubench.analysis.speedup import log_time, paired_speedup, score, speedup, spread
 from gpubench.report.model import Measurement, Objective, Recommendation, Report
+from gpubench.stats.estimate import Estimate, separate
+from gpubench.stats.processes import Phase
+from gpubench.stats.spread import Spreads
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The recommendation, or None with the reasons why there is none; `excluded` says why other rows may not be it."""
+    """The recommendation, or None and the reasons; `excluded` says why a row cannot be recommended, by id."""
 
     recommendation: Recommendation | None
     reasons: list[str]
@@ -27,39 +27,47 @@ class Advice:
 
 @dataclass(frozen=True)
 class Field:
-    """The rows that compete, best first, and what is known of chance."""
+    """The valid rows, best first, and the noise they are ranked with."""
 
     rows: list[Measurement]
     phase: Phase
-    spread: Spread
+    spread: Spreads
     excluded: dict[str, str]
 
 
 def recommend(report: Report, objective: Objective, max_memory_bytes: int | None = None) -> Advice:
-    """The best valid configuration under `objective` and the memory limit, with reasons in sentences.
+    """The best valid configuration, with the reasons in sentences.
 
-    fps: most items per second. latency: fewest seconds per step, and memory: smallest peak, both among rows whose step
-    is over as many items as the baseline's. Rows that differ by less than the noise are tied; a tie goes to a row that
-    was in the final, then to the fewest changed toggles, then to the least memory.
+    Rows that differ by less than the noise are tied; a tie goes to a row of the final, then to the fewest changed
+    toggles, then to the least memory.
+
+    Args:
+        objective: fps (most items per second), latency (fewest seconds per step) or memory (smallest peak). For the
+            latter two only rows count whose step has as many items as the baseline's.
+        max_memory_bytes: rows that need more are excluded.
+
+    Example:
+        advice = recommend(store.load(Path("report.json")), "fps")
+        print(advice.recommendation.configuration if advice.recommendation else advice.reasons)
     """
     competing = _field(report, objective, max_memory_bytes)
     baseline = find(report, report.plan.baseline)
     if baseline is not None and baseline.status == "ok" and (why := gate(baseline)):
-        # Whatever came out on top may only look better than a baseline whose figure is not to be relied on.
-        sentence = f"Nothing is recommended, because there is no baseline to rely on: {why}. Measure again."
+        # Any row may only look better than a baseline whose figure is unreliable.
+        sentence = f"Nothing is recommended, because the baseline is not reliable: {why}. Measure again."
         return Advice(None, [sentence], {**competing.excluded, baseline.id: why})
     if not competing.rows:
         return Advice(None, reasons.nothing(report, competing.excluded), competing.excluded)
     best = competing.rows[0]
     tied = [row for row in competing.rows if _tied(report, best, row, objective, competing)]
-    # The final may show that processes differ more than was assumed. What ties only since then has no fresh figures.
-    fresh = [row for row in tied if log_latency(row, "final") is not None]
+    # The final may show more noise than was assumed; rows that are tied only since then were not in it.
+    fresh = [row for row in tied if log_time(row, "final") is not None]
     chosen = min(fresh or tied, key=lambda row: _simplicity(report, row))
     versus = find(report, report.plan.baseline)
     gain = _speedup(report, chosen, versus, competing.spread)
     beaten = None
     if versus is not None and gain is not None and gain.high < 1 and versus in competing.rows and objective != "memory":
-        # The final, on data that picked nothing, says that the choice is slower than what it was to improve on.
+        # The final, whose data selected nothing, shows that the choice is slower than the baseline.
         beaten, chosen, tied, gain = chosen, versus, [versus], _speedup(report, versus, versus, competing.spread)
     unconfirmed = _unconfirmed(report, objective, max_memory_bytes, competing)
     control = _control(report, versus)
@@ -72,15 +80,15 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
         id=chosen.id,
         configuration=chosen.configuration,
         objective=objective,
-        speedup=gain.value if gain else None,
+        speedup=gain.ratio if gain else None,
         speedup_low=gain.low if gain and known else None,
         speedup_high=gain.high if gain and known else None,
         versus=report.plan.baseline,
         reasons=sentences,
         tied_with=[row.id for row in tied if row.id != chosen.id],
         rounds=gain.rounds if gain and gain.phase != "explore" else 0,
-        detectable=_detectable(report, gain, chosen, versus),
-        control=control.value if control else None,
+        detectable=gain.detectable() if gain and gain.phase != "explore" and gain.method != "separate" else None,
+        control=control.ratio if control else None,
         control_low=control.low if control and control.rounds >= MIN_ROUNDS else None,
         control_high=control.high if control and control.rounds >= MIN_ROUNDS else None,
         noise=_noise(report, best, competing, objective),
@@ -89,7 +97,7 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
 
 
 def contenders(report: Report, objective: Objective, max_memory_bytes: int | None = None) -> list[str]:
-    """Ids of the rows that exploring cannot tell from the best, best first: those that race in fresh processes."""
+    """Ids of the rows that are tied with the best while exploring, best first: the candidates of a runoff."""
     competing = _field(report, objective, max_memory_bytes, phase="explore")
     return [row.id for row in competing.rows if _tied(report, competing.rows[0], row, objective, competing)]
 
@@ -102,20 +110,12 @@ def _unconfirmed(report: Report, objective: Objective, limit: int | None, compet
     return [row for row in rows if row is not None]
 
 
-def _control(report: Report, versus: Measurement | None) -> Speedup | None:
-    """The baseline once more against the baseline, over the rounds of the final; None where there was none."""
+def _control(report: Report, versus: Measurement | None) -> Estimate | None:
+    """The A/A control against the baseline, over the rounds of the final; None where there was none."""
     control = next((row for row in report.measurements if row.is_control and row.status == "ok"), None)
     if control is None or versus is None:
         return None
     return speedup(control, versus, spread(report), report.measurements, ("final",))
-
-
-def _detectable(report: Report, gain: Speedup | None, chosen: Measurement, versus: Measurement | None) -> float | None:
-    """The smallest effect that the rounds behind `gain` would have found; None where there were no rounds."""
-    if gain is None or versus is None or gain.phase == "explore":
-        return None
-    noise = interleaved([chosen, versus], gain.phase)
-    return detectable(noise.pair_spread, noise.rounds) if noise else None
 
 
 def _field(report: Report, objective: Objective, limit: int | None, phase: Phase | None = None) -> Field:
@@ -130,10 +130,10 @@ def _field(report: Report, objective: Objective, limit: int | None, phase: Phase
             rows.append(row)
         else:
             excluded[row.id] = why
-    explored = _ranked(report, [row for row in rows if log_latency(row, "explore") is not None], objective, "explore")
-    in_runoff = [row for row in rows if log_latency(row, "runoff") is not None]
-    # The race decides only where the row that exploring puts first took part in it: rows that in_runoff under another
-    # objective or memory limit are not the best candidates of this one.
+    explored = _ranked(report, [row for row in rows if log_time(row, "explore") is not None], objective, "explore")
+    in_runoff = [row for row in rows if log_time(row, "runoff") is not None]
+    # The runoff counts only if the best row of exploring was in it: it may have been run for another objective or
+    # memory limit, with other candidates.
     use_runoff = bool(in_runoff) and (not explored or explored[0] in in_runoff)
     if phase != "explore" and use_runoff and objective != "memory":
         return Field(_ranked(report, in_runoff, objective, "runoff"), "runoff", spread(report), excluded)
@@ -145,17 +145,12 @@ def _ranked(report: Report, rows: list[Measurement], objective: Objective, phase
 
 
 def _score(report: Report, row: Measurement, objective: Objective, phase: Phase) -> float:
-    """Lower is better. Latency per item also for `latency`: all its rows have equal steps."""
+    """Lower is better. By time per item for `latency` too: all its rows have steps over equally many items."""
     if objective == "memory":
         peak = peak_bytes(row, report.device.kind)
         return math.inf if peak is None else float(peak)
-    baseline = find(report, report.plan.baseline)
-    differences = shared_rounds(row, baseline, phase) if baseline else []
-    if differences and baseline:
-        anchor = log_latency(baseline, phase) or 0.0
-        return anchor - math.fsum(differences) / len(differences)
-    figure = log_latency(row, phase)
-    return math.inf if figure is None else figure
+    value = score(row, find(report, report.plan.baseline), phase)
+    return math.inf if value is None else value
 
 
 def _tied(report: Report, best: Measurement, row: Measurement, objective: Objective, competing: Field) -> bool:
@@ -168,34 +163,33 @@ def _tied(report: Report, best: Measurement, row: Measurement, objective: Object
 
 
 def _beat_in_final(report: Report, best: Measurement, row: Measurement) -> bool:
-    """Whether the final, whose rounds cancel what the machine did meanwhile, tells the two apart."""
-    differences = shared_rounds(best, row, "final")
-    if len(differences) < MIN_ROUNDS:
-        return False
-    return math.fsum(differences) / len(differences) > paired_half_width(best, row, "final", report.measurements)
+    """Whether the final, whose rounds cancel what the machine did, tells the two apart."""
+    estimate = paired_speedup(best, row, "final", report.measurements)
+    return estimate is not None and estimate.rounds >= MIN_ROUNDS and estimate.low > 1
 
 
 def _threshold(report: Report, best: Measurement, row: Measurement, objective: Objective, competing: Field) -> float:
-    """What chance explains: bytes for the objective memory, else a difference of log-latencies."""
+    """The difference that chance explains: in bytes for the objective memory, else in log-time."""
     if objective == "memory":
         return float(max(RESOLUTION_BYTES, _memory_repeat(report)))
-    if len(shared_rounds(row, best, competing.phase)) >= MIN_ROUNDS:  # fewer have no interval worth having
-        return paired_half_width(row, best, competing.phase, report.measurements)
-    return pair_noise(best, row, competing.phase, competing.spread)
+    estimate = paired_speedup(row, best, competing.phase, report.measurements)
+    if estimate is None or estimate.rounds < MIN_ROUNDS:  # the interval of fewer is too wide to be useful
+        estimate = separate(row, best, competing.phase, competing.spread)
+    return estimate.half_width() if estimate else math.inf
 
 
 def _memory_repeat(report: Report) -> int:
-    """Bytes by which equal configurations, measured as rows of their own, differed at most."""
+    """The largest difference between rows of equal configuration, in bytes."""
     peaks: dict[object, list[int]] = {}
     for row in report.measurements:
         peak = peak_bytes(row, report.device.kind) if row.status == "ok" else None
         if peak is not None:
-            peaks.setdefault(key(row.configuration), []).append(peak)
+            peaks.setdefault(frozenset(row.configuration.items()), []).append(peak)
     return max((max(group) - min(group) for group in peaks.values()), default=0)
 
 
 def _noise(report: Report, best: Measurement, competing: Field, objective: Objective) -> float:
-    """The threshold between the best row and the runner-up, as a relative difference (0.02 is 2 %)."""
+    """The threshold between the best row and the second, as a relative difference (0.02 is 2 %)."""
     other = competing.rows[1] if len(competing.rows) > 1 else best
     threshold = _threshold(report, best, other, objective, competing)
     if objective == "memory":
@@ -210,10 +204,10 @@ def _simplicity(report: Report, row: Measurement) -> tuple[int, float, str]:
     return len(toggles), math.inf if peak is None else peak, row.id
 
 
-def _speedup(report: Report, row: Measurement, versus: Measurement | None, between: Spread) -> Speedup | None:
-    """None also where the baseline has no figure to rely on: a ratio to it would be a false number."""
+def _speedup(report: Report, row: Measurement, versus: Measurement | None, between: Spreads) -> Estimate | None:
+    """None also where the baseline is not reliable: a ratio to it would be a false number."""
     if versus is None or gate(versus) is not None:
         return None
     if row.id == versus.id:
-        return Speedup(1.0, 1.0, 1.0, versus.id, "explore", len(row.rounds) or 1)
+        return Estimate(0.0, 0.0, 0.0, 1, len(row.rounds) or 1, "paired", "explore", versus.id)
     return speedup(row, versus, between, report.measurements)

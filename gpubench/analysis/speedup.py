@@ -1,89 +1,68 @@
-"""How much faster one row is than another, with an interval, always saying versus what and from which data."""
+"""The speedup of one row of a report over another, from the latest phase that both were measured in."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-from gpubench.analysis.noise import Spread, of_pair, pair_noise, process_values
-from gpubench.analysis.phases import PHASES, Phase, shared
-from gpubench.report.model import Measurement
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """Latency per item of `versus` / of the row; `low` and `high` bound it at 95 %."""
-
-    value: float
-    low: float
-    high: float
-    versus: str  # the other row's id
-    phase: Phase  # which data it is from
-    rounds: int  # processes of the row behind it
+from gpubench.report.model import Measurement, Report
+from gpubench.stats.estimate import Estimate, paired, separate
+from gpubench.stats.processes import PHASES, Phase, log_times, shared
+from gpubench.stats.spread import Spreads, spreads
 
 
-def shared_rounds(row: Measurement, versus: Measurement, phase: Phase) -> list[float]:
-    """log(versus / row) in seconds per item for each round of `phase` that has both."""
-    mine, theirs = shared([row, versus], phase)
-    scale = (row.items_per_step or 1) / (versus.items_per_step or 1)
-    return [math.log(theirs[index] / value * scale) for index, value in mine.items()]
-
-
-def log_latency(row: Measurement, phase: Phase) -> float | None:
-    """Mean over processes of log(seconds per item); None where `phase` has no figure."""
-    values = process_values(row, phase)
-    return math.fsum(math.log(value) for value in values) / len(values) if values else None
+def spread(report: Report) -> Spreads:
+    """How much identical processes of the report differ. Rows are minutes apart, so it includes the machine's drift."""
+    return spreads([report], across_phases=True)
 
 
 def speedup(
     row: Measurement,
     versus: Measurement,
-    spread: Spread,
+    spreads: Spreads,
     rows: Sequence[Measurement] = (),
     phases: Sequence[Phase] = PHASES,
-) -> Speedup | None:
-    """The speed-up of `row` over `versus`, or None where either has no figure.
+) -> Estimate | None:
+    """The speedup of `row` over `versus`; None where either has no figure, and of a row over itself.
 
-    From the freshest of `phases` in which both were measured: a figure from exploring overstates the winner, which was
-    picked for it. Paired by round where there are at least 2, with the noise of all `rows` of those rounds.
+    The first of `phases` counts that has both: the exploring figure of a winner is too high, because it was selected
+    by it. Paired by round where there are at least 2 rounds.
     """
     if versus.id == row.id:
         return None
-    for phase in phases:
-        differences = shared_rounds(row, versus, phase)
-        if len(differences) >= 2:
-            mean = math.fsum(differences) / len(differences)
-            return _from_logs(mean, paired_half_width(row, versus, phase, rows), versus, phase, len(differences))
-    for phase in phases:
-        mine, theirs = log_latency(row, phase), log_latency(versus, phase)
-        if mine is not None and theirs is not None:
-            half = pair_noise(row, versus, phase, spread)
-            return _from_logs(theirs - mine, half, versus, phase, len(process_values(row, phase)))
-    return None
+    estimates = (paired_speedup(row, versus, phase, rows) for phase in phases)
+    by_round = next((estimate for estimate in estimates if estimate), None)
+    apart = (separate(row, versus, phase, spreads) for phase in phases)
+    return by_round or next((estimate for estimate in apart if estimate), None)
 
 
-def paired_half_width(row: Measurement, versus: Measurement, phase: Phase, rows: Sequence[Measurement]) -> float:
-    """95 % half-width of the mean log-ratio over shared rounds; infinite below 2 of them. See `noise.of_pair`.
-
-    Never less than what two identical configurations came out apart in the same rounds, where those had a control.
-    """
-    noise = of_pair(row, versus, phase, rows)
-    return max(noise.half_width, _control_shift(row, versus, phase, rows)) if noise else math.inf
-
-
-def _control_shift(row: Measurement, versus: Measurement, phase: Phase, rows: Sequence[Measurement]) -> float:
-    """|log(control / its twin)| over the rounds of `phase`, where one of the two rows is that twin; else 0."""
+def paired_speedup(row: Measurement, versus: Measurement, phase: Phase, rows: Sequence[Measurement]) -> Estimate | None:
+    """As `paired`, with the A/A difference of those rounds as the bias, where one of the two rows has a control."""
+    estimate = paired(row, versus, phase, rows=rows)
+    if estimate is None:
+        return None
     for control in rows:
         if not control.is_control or control.status != "ok" or control.id in (row.id, versus.id):
             continue
         for twin in (row, versus):
-            differences = shared_rounds(control, twin, phase) if twin.configuration == control.configuration else []
-            if len(differences) >= 2:
-                return abs(math.fsum(differences) / len(differences))
-    return 0.0
+            same = paired(control, twin, phase) if twin.configuration == control.configuration else None
+            if same is not None:
+                return replace(estimate, bias=abs(same.log_ratio))
+    return estimate
 
 
-def _from_logs(mean: float, half: float, versus: Measurement, phase: Phase, rounds: int) -> Speedup:
-    high = math.exp(min(mean + half, 700.0))  # beyond this the exponential overflows
-    return Speedup(math.exp(mean), math.exp(mean - half), high, versus.id, phase, rounds)
+def score(row: Measurement, baseline: Measurement | None, phase: Phase) -> float | None:
+    """log(seconds per item) for ranking, relative to the baseline's where they share rounds; None without a figure."""
+    own = log_time(row, phase)
+    anchor = log_time(baseline, phase) if baseline else None
+    if baseline is None or anchor is None:
+        return own
+    mine, theirs = (list(times.values()) for times in shared([row, baseline], phase))
+    return anchor + (math.fsum(mine) - math.fsum(theirs)) / len(mine) if mine else own
+
+
+def log_time(row: Measurement, phase: Phase) -> float | None:
+    """Mean of log(seconds per item) over the processes of `phase`; None without any."""
+    values = log_times(row, phase).values()
+    return math.fsum(values) / len(values) if values else None

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 from gpubench.analysis.effects import ladder, shown
 from gpubench.analysis.eligibility import find, gate
-from gpubench.analysis.noise import spread
 from gpubench.analysis.peak_memory import peak_bytes
 from gpubench.analysis.reasons import describe
-from gpubench.analysis.speedup import Speedup, speedup
+from gpubench.analysis.speedup import speedup, spread
 from gpubench.report.model import Configuration, Measurement, Report
+from gpubench.stats.estimate import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ class Row:
     number: int
     measurement: Measurement
     changed: Configuration  # against the baseline; in a sweep always with the toggle that is swept
-    speedup: Speedup | None  # versus the baseline; None for the baseline itself
+    speedup: Estimate | None  # versus the baseline; None for the baseline itself
     memory_bytes: int | None
 
 
@@ -104,7 +104,7 @@ COLUMNS = (
     Column("latency_p95_s", lambda row: _latency(row, "p95")),
     Column("latency_ci_low_s", lambda row: _latency(row, "ci_low")),
     Column("latency_ci_high_s", lambda row: _latency(row, "ci_high")),
-    Column("speedup", lambda row: row.speedup.value if row.speedup else None),
+    Column("speedup", lambda row: row.speedup.ratio if row.speedup else None),
     Column("speedup_low", lambda row: row.speedup.low if row.speedup else None),
     Column("speedup_high", lambda row: row.speedup.high if row.speedup else None),
     Column("speedup_versus", lambda row: row.speedup.versus if row.speedup else None),

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpubench.analysis.noise import key
 from gpubench.errors import GpubenchError
 from gpubench.executor.spawn_server import make_server
 from gpubench.executor.worker_process import Worker, WorkerError, WorkerFailed, WorkerServer
@@ -229,7 +228,7 @@ class WorkerPool:
 
     def compile_cache(self, configuration: Configuration) -> str:
         """A compile cache of this configuration's own: cold the first time, warm for its later processes."""
-        name = hashlib.sha256(repr(key(configuration)).encode()).hexdigest()[:16]
+        name = hashlib.sha256(repr(sorted(configuration.items())).encode()).hexdigest()[:16]
         folder = self.folder / "compile" / name
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)

@@ -1,4 +1,4 @@
-"""Whether two reports may be compared: the same workload, and machines, software and protocol that are alike."""
+"""Whether two reports may be compared: same workload, and same machine, software and protocol."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from gpubench.regression.matching import settings
 from gpubench.report.model import Protocol, Report
 
-# Of the protocol: what does not change how a step is timed.
+# Fields of the protocol that do not change how a step is timed.
 INDIFFERENT = frozenset(
     {
         "seed", "timeout_s", "rounds", "final_rounds", "cool_down_s", "throttle_retries", "monitor_hz",
@@ -20,16 +20,16 @@ INDIFFERENT = frozenset(
     }
 )  # fmt: skip
 
-# Of the variables that steer torch: where it keeps files, and which devices it sees, which `device` and `uuid` tell.
+# Variables without effect: where torch keeps files, and the visible devices, which `device` and `uuid` cover.
 PLACES = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES")
 PLACE_ENDINGS = ("_DIR", "_HOME")
-# Sides of one session were measured for what differs between them, but on one device.
+# The sides of one session may differ in anything else: that is what they are compared for.
 OF_A_SESSION = ("device", "uuid", "cores")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A field in which two reports differ, as people read it."""
+    """A field in which two reports differ, with both values as text."""
 
     field: str
     baseline: str
@@ -55,12 +55,12 @@ def _variables(report: Report) -> dict[str, object]:
 
 
 def _settings(report: Report) -> dict[str, object]:
-    # The batch size and the workload's own facts have a field of their own.
+    # The batch size has a field of its own.
     return {name: value for name, value in settings(report).items() if name != "batch_size"}
 
 
-# From the name that --allow-different takes to what is compared. Cards of one model differ by 8 % (22 % at worst;
-# Sinha et al., "Not All GPUs Are Created Equal", SC 2022), so each card has baselines of its own.
+# What is compared, by the names that --allow-different takes. Cards of one model differ by 8 % (22 % at worst;
+# Sinha et al., "Not All GPUs Are Created Equal", SC 2022), so each card needs its own baselines.
 FIELDS: dict[str, Callable[[Report], object]] = {
     "device": lambda report: (report.device.kind, report.device.name),
     "uuid": lambda report: report.device.uuid,
@@ -74,9 +74,9 @@ FIELDS: dict[str, Callable[[Report], object]] = {
     "triton": lambda report: report.environment.triton,
     "compiler": lambda report: report.environment.compiler,
     "libc": lambda report: report.environment.libc,
-    "variables": _variables,  # those that steer torch: precision flags among them
+    "variables": _variables,  # those that torch reads, such as precision flags
     "command": lambda report: report.plan.command,
-    "settings": _settings,  # of the baseline row, such as those that --fix holds
+    "settings": _settings,  # of the baseline row, such as those set by --fix
     "batch_size": lambda report: report.workload.batch_size,
     "input_shapes": lambda report: report.workload.input_shapes,
     "protocol": _protocol,
@@ -84,23 +84,28 @@ FIELDS: dict[str, Callable[[Report], object]] = {
 
 
 def about(report: Report) -> tuple[str, ...]:
-    """The workload as it was asked for: reports about unlike ones have no rows in common."""
+    """The requested workload: reports about different ones have no rows in common."""
     workload = report.workload
     parameters = json.dumps(workload.parameters, sort_keys=True)
     return (workload.name, workload.mode, workload.size, parameters)
 
 
 def when(report: Report) -> float:
-    """When the run began, in seconds; time stamps may be of other time zones."""
+    """When the run began, in seconds since the epoch; time stamps may have any time zone."""
     return datetime.fromisoformat(report.created_at).timestamp()
 
 
+def are_paired(baseline: Report, current: Report) -> bool:
+    """Whether both were measured in the same interleaved rounds."""
+    return baseline.session is not None and baseline.session == current.session
+
+
 def differences(baseline: Report, current: Report) -> list[Difference]:
-    """The fields in which the two are unlike, in the order of `FIELDS`."""
+    """The fields in which the two differ, in the order of `FIELDS`."""
     found = []
     for name, read in FIELDS.items():
         one, other = read(baseline), read(current)
-        if name == "settings" and isinstance(one, dict) and isinstance(other, dict):  # a toggle may be new, or gone
+        if name == "settings" and isinstance(one, dict) and isinstance(other, dict):  # only toggles of both
             one, other = ({key: side[key] for key in one if key in other} for side in (one, other))
         if one != other:
             found.append(_difference(name, one, other))
@@ -108,7 +113,7 @@ def differences(baseline: Report, current: Report) -> list[Difference]:
 
 
 def _difference(name: str, one: object, other: object) -> Difference:
-    if isinstance(one, dict) and isinstance(other, dict):  # only what differs of it
+    if isinstance(one, dict) and isinstance(other, dict):  # only the keys that differ
         keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
         return Difference(name, _words(one, keys), _words(other, keys))
     return Difference(name, _text(one), _text(other))
@@ -127,8 +132,8 @@ def _text(value: object) -> str:
 
 
 def refused(baseline: Report, current: Report, allow: Sequence[str] = ()) -> list[Difference]:
-    """The differences that keep the two from being compared: those not in `allow`."""
-    one_session = baseline.session is not None and baseline.session == current.session
+    """The differences that prevent a comparison: those not in `allow`."""
+    one_session = are_paired(baseline, current)
     return [
         one
         for one in differences(baseline, current)
@@ -137,16 +142,16 @@ def refused(baseline: Report, current: Report, allow: Sequence[str] = ()) -> lis
 
 
 def _keeps_apart(one: Difference) -> bool:
-    """Whether sides of one session must not differ so. An older torch does not tell the card's UUID."""
+    """Whether the sides of one session must not differ in it. Older versions of torch do not report a card's UUID."""
     return one.field in OF_A_SESSION and not (one.field == "uuid" and "none" in (one.baseline, one.current))
 
 
 def nearest(
     candidates: Sequence[tuple[str, Report]], current: Report, allow: Sequence[str] = ()
 ) -> tuple[str, Report] | None:
-    """Among finished reports of the same workload the one that differs least, the newest of those; None without any.
+    """The finished report of the same workload that differs least, the newest of several; None without any.
 
-    Where some were made baselines on purpose (`check --update`), only those count. A side of an A/B comparison is none.
+    If some were adopted as baselines (`check --update`), only those count. Sides of an A/B comparison never do.
     """
     alike = [one for one in candidates if about(one[1]) == about(current) and one[1].finished_at and not one[1].session]
     alike = [one for one in alike if one[1].adopted] or alike

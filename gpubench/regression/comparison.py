@@ -1,20 +1,21 @@
 """One report against its baseline: a verdict for each row and metric.
 
-What does not depend on the machine's mood gates by itself: status, missing rows, output quality, graph breaks, memory.
-Time needs both an effect (at least the limit) and significance (Student's t over processes or paired rounds, one-sided
-1 %, Holm's correction for the number of rows); it is `unchanged` only where the limit is ruled out at 95 %.
+Deterministic metrics gate by their limits alone: status, missing rows, output quality, graph breaks, memory. A change
+of time needs an effect of at least the limit that is significant (Student's t over processes or paired rounds,
+one-sided 1 %, Holm's correction for the number of rows); it is `unchanged` only where the limit is ruled out at 95 %.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpubench.errors import EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION
 from gpubench.regression import comparability
+from gpubench.regression.comparability import are_paired
 from gpubench.regression.fixed_checks import gates
 from gpubench.regression.matching import match
-from gpubench.regression.shifts import are_paired
 from gpubench.regression.time_verdicts import Pair, timed
 from gpubench.regression.verdicts import Check, Finding, Limits, RowCheck, Verdict, worst
 from gpubench.report.model import Measurement, Report
@@ -27,15 +28,15 @@ EXIT_CODES: dict[Verdict, int] = {
     "improved": EXIT_OK,
     "unchanged": EXIT_OK,
 }
-# Rows with these roles are there because the matrix asks for them; the others were picked by what the run measured.
+# Roles of rows that the matrix asks for; a run selects the others by what it measured.
 ASKED = frozenset({"baseline", "alone", "grid", "sweep"})
-# What is so much noisier than a median, or read but once, that asking it for certainty would leave every row undecided.
+# Metrics too noisy (or measured only once) to make a row inconclusive.
 MAY_STAY_OPEN = ("latency_p95", "compile_time")
 
 
 @dataclass(frozen=True)
 class NamedReport:
-    """A report and where it was read from."""
+    """A report with the name of its source."""
 
     name: str
     report: Report
@@ -46,11 +47,13 @@ def check(
 ) -> Check:
     """The verdicts on `current`; `incomparable` as a whole where a field that is not in `allow` differs.
 
-    family: how many rows there will be in the end, where some are still to be measured.
+    Args:
+        allow: fields that may differ; see `comparability.FIELDS`.
+        family: the final number of rows, where some are still to be measured.
     """
     unlike = comparability.differences(baseline.report, current.report)
     paired = are_paired(baseline.report, current.report)
-    # Sides of one session may have other names and parameters: whether their work is the same was asked before.
+    # Sides of one session may have other names and parameters: `ab` checked that their work is the same.
     if not paired and comparability.about(baseline.report) != comparability.about(current.report):
         notes = ["The reports are about different workloads, modes, sizes or parameters."]
         return _result(current, baseline, limits, [], "incomparable", notes=notes)
@@ -60,7 +63,7 @@ def check(
         texts = [str(one) for one in refused]
         return _result(current, baseline, limits, [], "incomparable", differences=texts, allowed=allowed)
     rows, notes = _rows(current.report, baseline.report, limits, allow, family)
-    # Where there is no row at all, those of the baseline are missing, which is worse than not comparable.
+    # Without any row, those of the baseline are missing, which is a regression.
     both = match(baseline.report, current.report).both
     comparable = not current.report.measurements or any(one.status == "ok" for row in both for one in row)
     if not comparable:
@@ -72,7 +75,7 @@ def check(
 
 
 def without_baseline(current: NamedReport, where: str, note: str, limits: Limits) -> Check:
-    """A check that found nothing to hold `current` against."""
+    """The check of a report without a baseline."""
     return _result(current, NamedReport(where, current.report), limits, [], "incomparable", notes=[note])
 
 
@@ -103,13 +106,24 @@ def _result(
         differences=list(differences),
         allowed=list(allowed),
         notes=[encodable(text) for text in notes],
+        ab_command="" if paired else _ab_command(report),
     )
+
+
+def _ab_command(report: Report) -> str:
+    """`gpubench ab` for the report's workload. The older side is for the user to name."""
+    workload = report.workload
+    words = ["gpubench", "ab", workload.reference, "--mode", workload.mode, "--size", workload.size]
+    for name, value in workload.parameters.items():
+        words += ["--param", f"{name}={value}"]
+    older = "REVISION" if workload.source_hash else "PYTHON"  # a file has revisions, a built-in workload has not
+    return f"{encodable(shlex.join(words))} --a {older}"
 
 
 def _rows(
     current: Report, baseline: Report, limits: Limits, allow: Sequence[str], family: int
 ) -> tuple[list[RowCheck], list[str]]:
-    """A check of each row that is in either report, in the baseline's order; and what to note beside them."""
+    """A check of each row of either report, in the baseline's order, and notes."""
     matched = match(baseline, current)
     unfair = {pair[1].id for pair in matched.both if "batch_size" not in allow and _unlike_items(pair)}
     running = [pair for pair in matched.both if all(row.status == "ok" for row in pair) and pair[1].id not in unfair]
@@ -129,12 +143,12 @@ def _rows(
     if not checked and not count:
         notes.append("Neither report has a row.")
     if is_same_run(baseline, current):
-        notes.append("Both are one and the same run, so that nothing of a change can show.")
+        notes.append("Both are the same run, so no change can show.")
     return checked, notes
 
 
 def is_same_run(baseline: Report, current: Report) -> bool:
-    """Whether both hold the samples of one run, which may have gone on in one of them."""
+    """Whether both hold the samples of one run, which one of them may have continued."""
     if baseline.created_at != current.created_at:
         return False
     one, other = ({row.id: row.samples_s for row in report.measurements} for report in (baseline, current))
@@ -144,7 +158,7 @@ def is_same_run(baseline: Report, current: Report) -> bool:
 
 
 def _unlike_items(pair: Pair) -> bool:
-    """Whether both ran, over steps of unlike sizes."""
+    """Whether both ran, with different numbers of items in a step."""
     old, new = pair
     return old.status == "ok" == new.status and old.items_per_step != new.items_per_step
 
@@ -159,10 +173,10 @@ def _missing(row: Measurement, current: Report) -> RowCheck:
     verdict: Verdict = "regressed"
     reason = "It is missing from the current report."
     if row.status == "skipped":
-        verdict, reason = "unchanged", "It was skipped before, and is not there now."
+        verdict, reason = "unchanged", "It was skipped before and is missing now."
     elif not any(role.kind in ASKED for role in row.roles):
         verdict = "incomparable"
-        reason = "It is not in the current report: the baseline's run picked it by what it had measured."
+        reason = "It is not in the current report: the baseline's run selected it by its own measurements."
     elif current.finished_at is None:
-        reason = "It is missing from the current report, whose run was cut off."
+        reason = "It is missing from the current report, whose run was interrupted."
     return _row_check(row, [Finding(metric="status", verdict=verdict, reason=reason)])

@@ -1,4 +1,4 @@
-"""Which rows of two reports are the same: those that change the same, whatever toggles else there are."""
+"""Which rows of two reports match: those with the same changes to the baseline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Key = frozenset[tuple[str, Value | None]]
 
 @dataclass(frozen=True)
 class Matched:
-    """The rows of a baseline and of a current report."""
+    """The rows of a baseline and a current report."""
 
     both: list[tuple[Measurement, Measurement]]  # (baseline, current), in the baseline's order
     missing: list[Measurement]  # of the baseline
@@ -21,7 +21,7 @@ class Matched:
 
 
 def match(baseline: Report, current: Report) -> Matched:
-    """Rows with the same changes to their report's baseline row. A control is the baseline once more, and no row."""
+    """Rows with the same changes to their report's baseline row. A/A controls do not count."""
     before, now = keyed(baseline), keyed(current)
     return Matched(
         both=[(row, now[key]) for key, row in before.items() if key in now],
@@ -31,7 +31,7 @@ def match(baseline: Report, current: Report) -> Matched:
 
 
 def keyed(report: Report) -> dict[Key, Measurement]:
-    """Each row by what it changes; of two that change the same the first."""
+    """The rows by their changes; the first of several with the same changes."""
     base = settings(report)
     found: dict[Key, Measurement] = {}
     for row in report.measurements:
@@ -45,6 +45,6 @@ def keyed(report: Report) -> dict[Key, Measurement]:
 
 
 def settings(report: Report) -> Mapping[str, Value]:
-    """The toggles' values in the report's baseline row; empty where it has none."""
+    """The toggle values of the report's baseline row; empty where it has none."""
     base = find(report, report.plan.baseline)
     return base.configuration if base else {}

@@ -1,31 +1,31 @@
-"""The verdicts on time: an effect of at least the limit that is significant, or the limit ruled out, or neither."""
+"""The verdicts on time.
+
+A change needs an effect of at least the limit that is significant; `unchanged` needs the limit to be ruled out.
+"""
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpubench.analysis.eligibility import gate
-from gpubench.regression.shifts import (
-    LARGEST,
-    Shift,
-    Spreads,
-    are_paired,
-    p95,
-    relative,
-    self_shift,
-    shift,
-    spreads,
-)
+from gpubench.regression.comparability import are_paired
+from gpubench.regression.self_control import self_estimate
 from gpubench.regression.verdicts import Finding, Limits, Metric, Verdict, holm
 from gpubench.report.model import Measurement, Report
+from gpubench.stats.estimate import Estimate, paired, separate
+from gpubench.stats.processes import PHASES, Statistic
+from gpubench.stats.spread import Spreads, spreads
+from gpubench.stats.student import LARGEST, relative
 from gpubench.units import format_percent, significant
 
 Pair = tuple[Measurement, Measurement]  # (baseline, current)
-Statistic = Callable[[Sequence[float]], float]
-SMALLEST_P = 0.0001  # below it they are not told any nearer
+LEVEL = 0.01  # one-sided, before the correction for the number of rows
+RULED_OUT = 0.95  # one-sided confidence that an `unchanged` row did not get slower by the limit
+FEWEST_PAIRS = 5
+PAIRED_LOOKS = 2  # paired rounds are looked at so often, at most, before they are decided
+SMALLEST_P = 0.0001  # smaller p-values are not printed exactly
 
 
 @dataclass(frozen=True)
@@ -34,117 +34,141 @@ class Timed:
 
     old: Measurement
     new: Measurement
-    shift: Shift | None
-    why: str  # where there is no shift to rely on
+    estimate: Estimate | None
+    why: str  # there is no estimate
 
 
 def timed(
     pairs: Sequence[Pair], current: Report, baseline: Report, limits: Limits, family: int
 ) -> dict[str, list[Finding]]:
-    """The findings on FPS and on the latency's 95th percentile of each pair, by the current row's id.
+    """The findings on FPS and on the 95th percentile of the latency of each pair, by the current row's id.
 
-    Holm's correction is over `family` rows at least, by metric: those of `pairs`, and those still to come.
+    Args:
+        family: rows to correct for (Holm, by metric), if more than `pairs`: those still to be measured count too.
     """
-    found: dict[str, list[Finding]] = {new.id: [] for _, new in pairs}
-    asked: list[tuple[Metric, Statistic, float]] = [
-        ("fps", statistics.median, limits.of(current.device.kind, are_paired(baseline, current))),
-        ("latency_p95", p95, limits.p95_growth),
+    findings: dict[str, list[Finding]] = {new.id: [] for _, new in pairs}
+    is_paired = are_paired(baseline, current)
+    metrics: list[tuple[Metric, Statistic, float]] = [
+        ("fps", "median", limits.of(current.device.kind, is_paired)),
+        ("latency_p95", "p95", limits.p95_growth),
     ]
-    run = limits.between_runs(current.device.kind)
-    for metric, statistic, limit in asked:
-        between = None if are_paired(baseline, current) else spreads(baseline, current, statistic, run)
-        members = [_member(old, new, statistic, between) for old, new in pairs]
-        shifts = [one.shift for one in members if one.shift]
-        rest = [1.0] * (family - len(shifts))
-        slower, faster = (iter(holm([*(one.p_value(direction) for one in shifts), *rest])) for direction in (1, -1))
-        for one in members:
-            p_values = (next(slower), next(faster)) if one.shift else (1.0, 1.0)
-            found[one.new.id].append(_finding(metric, one, limit, p_values, max(len(shifts), family, 1)))
-    return found
+    run_spread = limits.between_runs(current.device.kind)
+    for metric, statistic, limit in metrics:
+        # Drift between phases does not matter here: both rows are of the same phase, and `run_spread` is the runs' own.
+        between = None if is_paired else spreads([baseline, current], statistic, across_phases=False)
+        members = [_member(old, new, statistic, between, run_spread) for old, new in pairs]
+        estimates = [member.estimate for member in members if member.estimate]
+        rest = [1.0] * (family - len(estimates))
+        slower = iter(holm([*(estimate.p_value(-1) for estimate in estimates), *rest]))
+        faster = iter(holm([*(estimate.p_value(1) for estimate in estimates), *rest]))
+        for member in members:
+            p = min(next(slower), next(faster)) if member.estimate else 1.0
+            findings[member.new.id].append(_finding(metric, member, limit, p, max(len(estimates), family, 1)))
+    return findings
 
 
-def _member(old: Measurement, new: Measurement, statistic: Statistic, between: Spreads | None) -> Timed:
-    # What disturbed a paired round disturbed both sides, and shows in the spread of their ratios.
-    for name, row in (("the baseline's", old), ("the current", new)):
+def _member(
+    old: Measurement, new: Measurement, statistic: Statistic, between: Spreads | None, run_spread: float
+) -> Timed:
+    # A disturbed paired round disturbed both sides, and widens the spread of their ratios.
+    for name, row in (("baseline", old), ("current", new)):
         if why := gate(row, flags=between is not None):
-            return Timed(old, new, None, f"{name} figure cannot be relied on: {why}")
-    moved = shift(old, new, statistic, between=between)
-    return Timed(old, new, moved, "" if moved else "there are not enough processes of both in one phase")
+            return Timed(old, new, None, f"the {name} figure is not reliable: {why}")
+    if between is None:
+        # Disturbed rounds stay in: without them, measuring more could leave fewer rounds.
+        estimates = (paired(new, old, phase, statistic=statistic, disturbed=True) for phase in PHASES)
+    else:
+        estimates = (separate(new, old, phase, between, run_spread) for phase in PHASES)
+    estimate = next((estimate for estimate in estimates if estimate), None)
+    if estimate is None or (between is None and estimate.rounds < FEWEST_PAIRS):
+        return Timed(old, new, None, "there are not enough processes of both in one phase")
+    return Timed(old, new, estimate, "")
 
 
-def beyond(moved: Shift, limit: float) -> bool:
-    """Whether a control moved by what would count as a change of a row."""
-    return abs(moved.value) >= math.log1p(limit) and min(moved.p_value(1), moved.p_value(-1)) < moved.level
+def looks(estimate: Estimate) -> int:
+    """How often the data of the estimate are looked at."""
+    return 1 if estimate.method == "separate" else PAIRED_LOOKS
 
 
-def _finding(metric: Metric, one: Timed, limit: float, p_values: tuple[float, float], rows: int) -> Finding:
-    if one.shift is None:
-        return Finding(metric=metric, verdict="inconclusive", reason=f"No verdict: {one.why}.", limit=limit)
-    moved, visible = one.shift, one.shift.detectable(rows)
-    verdict = decide(moved, limit, min(p_values))
-    reason = _why(metric, moved, verdict, limit, visible, min(p_values))
-    if moved.kind == "paired" and (unfit := _unfit(one, metric, limit)):
+def level(estimate: Estimate) -> float:
+    """The level of a one-sided test, corrected for the looks but not for the number of rows."""
+    return LEVEL / looks(estimate)
+
+
+def confidence(estimate: Estimate) -> float:
+    """The confidence of the two-sided interval whose ends rule a limit out, so that it never contradicts a verdict."""
+    return round(1 - 2 * (1 - RULED_OUT) / looks(estimate), 6)
+
+
+def decide(estimate: Estimate, limit: float, p_value: float) -> Verdict:
+    """The verdict, with the smaller of the two one-sided p-values, corrected for the number of rows."""
+    if abs(estimate.log_ratio) >= math.log1p(limit) and p_value < level(estimate) and not estimate.assumed:
+        return "regressed" if estimate.log_ratio < 0 else "improved"
+    return "unchanged" if estimate.rules_out(limit, confidence(estimate)) else "inconclusive"
+
+
+def _finding(metric: Metric, member: Timed, limit: float, p_value: float, rows: int) -> Finding:
+    estimate = member.estimate
+    if estimate is None:
+        return Finding(metric=metric, verdict="inconclusive", reason=f"No verdict: {member.why}.", limit=limit)
+    visible = estimate.detectable(level(estimate) / rows)
+    verdict = decide(estimate, limit, p_value)
+    reason = _reason(metric, estimate, verdict, limit, visible, p_value)
+    if estimate.method != "separate" and (unfit := _unfit(member, metric, limit)):
         verdict, reason = "inconclusive", unfit
-    low, high = moved.interval()
-    fps = metric == "fps"  # more time is fewer items per second
+    fps = metric == "fps"
+    low, high = estimate.interval(confidence(estimate))
+    change, change_low, change_high = (estimate.log_ratio, low, high) if fps else (-estimate.log_ratio, -high, -low)
     return Finding(
         metric=metric,
         verdict=verdict,
         reason=reason,
-        baseline=_figure(moved.before, one.old, fps),
-        current=_figure(moved.after, one.new, fps),
+        baseline=_figure(estimate.versus_log_time, member.old, fps),
+        current=_figure(estimate.log_time, member.new, fps),
         unit="1/s" if fps else "s",
-        change=relative(-moved.value if fps else moved.value),
-        change_low=relative(-high if fps else low),
-        change_high=relative(-low if fps else high),
-        confidence=moved.confidence,
+        change=relative(change),
+        change_low=relative(change_low),
+        change_high=relative(change_high),
+        confidence=confidence(estimate),
         limit=limit,
         detectable=visible,
-        p_value=min(p_values),
-        rounds=moved.rounds,
+        p_value=p_value,
+        rounds=estimate.rounds,
     )
 
 
-def decide(moved: Shift, limit: float, p_value: float) -> Verdict:
-    """The verdict, with the smaller of the two one-sided `p_value`, corrected for the number of rows."""
-    if abs(moved.value) >= math.log1p(limit) and p_value < moved.level and not moved.assumed:
-        return "regressed" if moved.value > 0 else "improved"
-    return "unchanged" if moved.rules_out(limit) else "inconclusive"
-
-
-def _unfit(one: Timed, metric: Metric, limit: float) -> str:
+def _unfit(member: Timed, metric: Metric, limit: float) -> str:
     """Why the rounds cannot decide: a side differs from itself by what would count as a change. Empty if they can."""
-    statistic = statistics.median if metric == "fps" else p95
-    for row in (one.old, one.new):
-        found = self_shift(row, statistic)
-        if found and beyond(found, limit):
-            apart = format_percent(found.ratio)
-            return f"No verdict: halves of one side's turns, which nothing tells apart, differ by {apart}."
+    for row in (member.old, member.new):
+        itself = self_estimate(row, "median" if metric == "fps" else "p95")
+        if itself is None or itself.rounds < FEWEST_PAIRS or abs(itself.log_ratio) < math.log1p(limit):
+            continue
+        if min(itself.p_value(1), itself.p_value(-1)) < level(itself):
+            apart = format_percent(relative(-itself.log_ratio))
+            return f"No verdict: two halves of one side's samples, which are identical work, differ by {apart}."
     return ""
 
 
-def _figure(log: float, row: Measurement, fps: bool) -> float:
-    items = row.items_per_step or 1
-    log = min(max(log, -LARGEST), LARGEST)
-    return math.exp(-log) if fps else math.exp(log) * items
+def _figure(log_time: float, row: Measurement, fps: bool) -> float:
+    log_time = min(max(log_time, -LARGEST), LARGEST)
+    return math.exp(-log_time) if fps else math.exp(log_time) * (row.items_per_step or 1)
 
 
-def _why(metric: Metric, moved: Shift, verdict: Verdict, limit: float, visible: float, p_value: float) -> str:
+def _reason(metric: Metric, estimate: Estimate, verdict: Verdict, limit: float, visible: float, p_value: float) -> str:
     what = "Time per item" if metric == "fps" else "95th percentile of a step's time"
-    low, high = (format_percent(relative(bound)) for bound in moved.interval())
-    interval = f"{100 * moved.confidence:g} % interval {low} to {high}"
-    words = f"{what} {format_percent(moved.ratio)} ({interval}, {probability(p_value)})"
+    low, high = estimate.interval(confidence(estimate))
+    low_text, high_text = format_percent(relative(-high)), format_percent(relative(-low))
+    interval = f"{100 * confidence(estimate):g} % interval {low_text} to {high_text}"
+    words = f"{what} {format_percent(relative(-estimate.log_ratio))} ({interval}, {probability(p_value)})"
     if verdict == "regressed":
-        return f"{words}; {limit:.1%} more is the limit."
+        return f"{words}; the limit is {limit:.1%} more."
     if verdict == "inconclusive":
-        seen = format_percent(visible, sign=False)
-        repeats = ", as nothing was measured in several processes" if moved.assumed else ""
-        return (
-            f"{words}: {limit:.1%} more is neither shown nor ruled out; what would surely be seen is {seen}{repeats}."
-        )
+        seen = f"smallest detectable slowdown {format_percent(visible, sign=False)}, limit {limit:.1%}"
+        why = "; the noise is assumed, because nothing was measured in several processes" if estimate.assumed else ""
+        return f"{words}: inconclusive; {seen}{why}."
     return f"{words}."
 
 
 def probability(value: float) -> str:
-    """`p = 0.0041`, down to what is worth telling apart."""
+    """`p = 0.0041`, or `p < 0.0001` for anything smaller."""
     return f"p = {significant(value, 2)}" if value >= SMALLEST_P else f"p < {SMALLEST_P}"

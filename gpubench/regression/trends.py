@@ -1,7 +1,7 @@
-"""Rows over time, and where their level shifted.
+"""Rows over time, with their level shifts.
 
-Change points by PELT (Killick, Fearnhead, Eckley, JASA 107, 2012) with a squared-error cost on the logarithms, as
-`ruptures` has it. Its penalty is in units of the noise between neighbouring reports.
+Change points by PELT (Killick, Fearnhead, Eckley, JASA 107, 2012) from `ruptures`, with a squared-error cost on the
+logarithms and a penalty in units of the noise between neighbouring reports.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from gpubench.report.model import Configuration, Measurement, Report
 HistoryMetric = Literal["fps", "latency_p95", "peak_memory", "compile_time"]
 FEWEST = 4  # points: two on each side of a shift
 SIDE = 2
-# The penalty for a further shift is this many times the noise's variance times log(n). Of series without any shift, 3
-# finds one in 8 to 16 % (30 to 6 points, the noise estimated from them), 6 in 1 to 7 %, 8 in 0.4 to 5 % (simulated).
+# The penalty of a shift, in units of the noise's variance times log(n). False alarms in series without a shift
+# (simulated, 30 to 6 points, noise estimated from them): 8 to 16 % at 3, 1 to 7 % at 6, 0.4 to 5 % at 8.
 PENALTY = 6.0
 MAD_TO_DEVIATION = 1.4826  # normal distribution
 
 
 class Point(Struct, frozen=True, kw_only=True):
-    """One report's figure of a row; `value` is None where there is none, `status` says why."""
+    """One report's figure of a row; None where there is none, `status` says why."""
 
     at: str  # created_at of the report
     source: str
@@ -39,14 +39,14 @@ class Point(Struct, frozen=True, kw_only=True):
 
 
 class LevelShift(Struct, frozen=True, kw_only=True):
-    """The level changed with this point."""
+    """A change of level, from this point on."""
 
     at: str
     source: str
-    before: float  # geometric mean of the points between this shift and the one before it
+    before: float  # geometric mean of the points since the previous shift
     after: float
     change: float  # after / before - 1
-    versions: str  # "2.12.0 to 2.13.0", where torch changed with it; else empty
+    versions: str  # "2.12.0 to 2.13.0" where torch changed too; else empty
 
 
 class Series(Struct, frozen=True, kw_only=True):
@@ -58,14 +58,14 @@ class Series(Struct, frozen=True, kw_only=True):
     parameters: dict[str, str | int | float | bool]
     device: str
     uuid: str | None
-    version: str  # of torch; empty where the series goes across versions
+    version: str  # of torch; empty for a series across versions
     id: str
     configuration: Configuration
     metric: HistoryMetric
     unit: str
     points: list[Point]
     shifts: list[LevelShift]
-    noise: float | None  # between neighbouring reports, standard deviation of the logarithm; None: too few points
+    noise: float | None  # standard deviation of the log between neighbouring reports; None: too few points
 
 
 UNITS: dict[HistoryMetric, str] = {"fps": "1/s", "latency_p95": "s", "peak_memory": "bytes", "compile_time": "s"}
@@ -78,7 +78,7 @@ def history(
     across_versions: bool = False,
     min_shift: float = 0.02,
 ) -> list[Series]:
-    """A series for each row, in order of time; shifts smaller than `min_shift` are not told."""
+    """A series for each row, in order of time, without shifts smaller than `min_shift`."""
     groups: dict[tuple[str, ...], list[tuple[str, Report, Measurement]]] = defaultdict(list)
     for source, report in sorted(_runs(reports), key=lambda one: when(one[1])):
         version = "" if across_versions else report.environment.torch
@@ -91,7 +91,7 @@ def history(
 
 
 def _runs(reports: Sequence[tuple[str, Report]]) -> list[tuple[str, Report]]:
-    """Each run once: not again as the baseline that it became, and not the sides of an A/B comparison."""
+    """Each run once, without copies that became baselines, and without the sides of A/B comparisons."""
     found: dict[tuple[str, ...], tuple[str, Report]] = {}
     for source, report in reports:
         if report.session is None:
@@ -180,19 +180,19 @@ def change_points(logs: Sequence[float]) -> list[int]:
     if len(logs) < FEWEST:
         return []
     spread = noise(logs)
-    if spread == 0:  # all levels are exact: every change is one, and a penalty of 0 would find one between any two
+    if spread == 0:  # exact levels: a penalty of 0 would find a shift between any two points
         spread = 1e-9
     import numpy as np
     import ruptures
 
     scaled = np.asarray(logs, dtype=float).reshape(-1, 1) / spread
     penalty = PENALTY * math.log(len(logs))
-    # The linear kernel's cost is the squared error; this one is compiled, so that years of daily reports are no matter.
+    # The cost of the linear kernel is the squared error. Compiled, so years of daily reports are fast.
     found = ruptures.KernelCPD(kernel="linear", min_size=SIDE).fit(scaled).predict(pen=penalty)
     return [int(index) for index in found[:-1]]
 
 
 def noise(logs: Sequence[float]) -> float:
-    """The standard deviation between neighbours, from the median of their differences, which a shift hardly moves."""
+    """The standard deviation between neighbours, from the median of their differences, which is robust to shifts."""
     steps = [abs(later - earlier) for earlier, later in pairwise(logs)]
     return MAD_TO_DEVIATION * statistics.median(steps) / math.sqrt(2) if steps else 0.0

@@ -96,6 +96,7 @@ class Check(Struct, frozen=True, kw_only=True):
     differences: list[str] = field(default_factory=list)  # of machine, software and protocol
     allowed: list[str] = field(default_factory=list)  # the fields that --allow-different let pass
     notes: list[str] = field(default_factory=list)
+    ab_command: str = ""  # measures both sides together, where two stored runs cannot tell; empty where they did so
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:

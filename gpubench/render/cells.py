@@ -6,9 +6,9 @@ from collections import defaultdict
 
 from gpubench.analysis.eligibility import MIN_ROUNDS
 from gpubench.analysis.reasons import describe, times
-from gpubench.analysis.speedup import Speedup
 from gpubench.analysis.table import Line, Row
 from gpubench.flags import Flag
+from gpubench.stats.estimate import Estimate
 from gpubench.text import printable
 from gpubench.units import format_bytes, significant
 
@@ -49,14 +49,14 @@ def cells(line: Line) -> dict[str, str]:
     }
 
 
-def _speedup(found: Speedup | None) -> str:
+def _speedup(found: Estimate | None) -> str:
     """`2.61x`; `~2.61x` where it rests on too few processes to be more than a first impression."""
     if found is None:
         return MISSING
-    return times(found.value) if found.rounds >= MIN_ROUNDS else f"~{times(found.value)}"
+    return times(found.ratio) if found.rounds >= MIN_ROUNDS else f"~{times(found.ratio)}"
 
 
-def _interval(found: Speedup | None) -> str:
+def _interval(found: Estimate | None) -> str:
     """`2.56-2.67 (6)`: the 95 % interval, and the rounds of fresh processes that it rests on."""
     if found is None or found.rounds < MIN_ROUNDS:
         return MISSING

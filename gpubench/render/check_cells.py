@@ -99,30 +99,25 @@ def sentence(row: RowCheck, one: Finding) -> str:
 
 
 def undecided(check: Check) -> list[str]:
-    """A sentence for each metric that too few or too noisy processes left open, with what would decide it."""
-    sentences = []
+    """At most one sentence: which metrics are open for lack of data, and what decides them."""
+    parts = {}
     for metric, name in METRICS.items():
         found = [one for row in check.rows for one in row.findings if one.metric == metric]
         open_ones = [one for one in found if one.verdict == "inconclusive" and one.detectable is not None]
         effects = sorted(one.detectable for one in open_ones if one.detectable is not None)
-        if not open_ones or not effects:
-            continue
-        limit = open_ones[0].limit or 0.0
-        span = percent(effects[0], sign=False)
-        if (most := percent(effects[-1], sign=False)) != span:
-            span = f"{span} to {most}"
-        advice = {
-            "fps": " Give it more --rounds and --time-limit."
-            if check.paired
-            else " Measure both with more --rounds, or side by side with gpubench ab.",
-            "latency_p95": " That alone leaves a row decided.",
-        }.get(metric, "")
-        more = f"{percent(limit, sign=False)} more {'time per item' if metric == 'fps' else 'time'}"
-        sentences.append(
-            f"{name} inconclusive in {plural(len(open_ones), 'row')}: {more} is neither shown nor ruled out; "
-            f"what would surely be seen is {span}.{advice}"
-        )
-    return sentences
+        if effects:
+            span = " to ".join(dict.fromkeys(percent(effect, sign=False) for effect in (effects[0], effects[-1])))
+            limit = percent(open_ones[0].limit, sign=False)
+            count = plural(len(open_ones), "row")
+            parts[metric] = f"{name} in {count} (smallest detectable slowdown {span}, limit {limit})"
+    if not parts:
+        return []
+    advice = " This alone leaves no row inconclusive."
+    if "fps" in parts:
+        advice = " Use more --rounds and a longer --time-limit."
+        if check.ab_command:
+            advice = f" Two stored runs cannot tell; measure both sides together: {check.ab_command}"
+    return [printable(f"Inconclusive: {', '.join(parts.values())}.{advice}")]
 
 
 def figure(value: float | None, unit: str) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gpubench.analysis.phases import Phase, latest
-from gpubench.analysis.statistics import latency
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.process_flags import host_bound_fraction, merged
 from gpubench.flags import UNRELIABLE
 from gpubench.report.model import Measurement, Memory, Role, Round, Utilization
 from gpubench.search.space import Candidate
+from gpubench.stats.latency import latency
+from gpubench.stats.processes import Phase, latest
 
 RECOMMENDED = Role(kind="recommendation")
 CONTROL = "control"  # id of the baseline's second row in a final

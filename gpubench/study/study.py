@@ -12,7 +12,6 @@ import msgspec
 from gpubench.analysis.eligibility import find
 from gpubench.analysis.noisy import rival, with_noise_flags
 from gpubench.analysis.peak_memory import peak_bytes, together_bytes
-from gpubench.analysis.phases import Phase, is_disturbed
 from gpubench.analysis.recommendation import contenders, recommend
 from gpubench.errors import GpubenchError
 from gpubench.executor.outcome import Outcome, now
@@ -20,6 +19,7 @@ from gpubench.flags import CONTAMINATED, REMEASURED
 from gpubench.report import store
 from gpubench.report.model import Measurement, Objective, Report, Summary, Value
 from gpubench.search.space import Builder, Candidate, Matrix, rungs
+from gpubench.stats.processes import Phase, is_disturbed
 from gpubench.study import rows
 from gpubench.study.interfaces import Costs, Executor, Listener
 from gpubench.study.rows import CONTROL

@@ -14,8 +14,8 @@ def test_alone_is_against_the_baseline_and_each_rung_against_the_one_below() -> 
     found = {(effect.scope, effect.toggle): effect for effect in effects(ladder_report())}
     last, on_top = found["alone", "channels_last"], found["ladder", "channels_last"]
     assert (last.versus, on_top.versus) == ("baseline", "bf16")
-    assert last.speedup.value == pytest.approx(0.1 / 0.097)
-    assert on_top.speedup.value == pytest.approx(0.060 / 0.052)
+    assert last.speedup.ratio == pytest.approx(0.1 / 0.097)
+    assert on_top.speedup.ratio == pytest.approx(0.060 / 0.052)
     assert on_top.memory_bytes == 10 * MIB
     assert found["ladder", "precision"].versus == "baseline"
     assert found["alone", "precision"].id == found["ladder", "precision"].id == "bf16"
@@ -43,7 +43,7 @@ def test_a_slower_row_never_pays_back_and_one_without_extra_time_pays_at_once() 
 def test_batches_of_different_size_are_compared_per_item() -> None:
     rows = [baseline(0.1, items=8, compile_s=0.0), row("b16", 0.1, FAST, roles=[rung("precision", 1)], items=16)]
     effect = effects(report(*rows))[0]
-    assert effect.speedup.value == pytest.approx(2.0)
+    assert effect.speedup.ratio == pytest.approx(2.0)
     assert effect.payback_iterations == pytest.approx(0.2 / 0.1)  # a step of 16 saves 0.1 s
 
 
@@ -56,7 +56,7 @@ def test_a_failed_rung_is_stepped_over() -> None:
     bad, last = effects(report(*rows))
     assert (bad.speedup, bad.memory_bytes, bad.reason) == (None, None, "crashed: signal 11")
     assert last.versus == "baseline"
-    assert last.speedup.value == pytest.approx(1.25)
+    assert last.speedup.ratio == pytest.approx(1.25)
 
 
 def test_without_a_baseline_effects_say_why_they_are_unknown() -> None:
@@ -93,7 +93,7 @@ def test_alone_is_against_what_it_needed_where_that_was_measured() -> None:
     both = row("both", 0.05, {**FAST, **LAST}, roles=[alone("channels_last")])
     whole = report(baseline(0.1), row("bf16", 0.06, FAST, roles=[alone("precision")]), both)
     effect = next(each for each in effects(whole) if each.toggle == "channels_last")
-    assert (effect.versus, effect.speedup.value) == ("bf16", pytest.approx(0.06 / 0.05))
+    assert (effect.versus, effect.speedup.ratio) == ("bf16", pytest.approx(0.06 / 0.05))
     assert next(each for each in effects(whole) if each.toggle == "precision").versus == "baseline"
     without = report(baseline(0.1), both)
     assert [each.versus for each in effects(without)] == ["baseline"]

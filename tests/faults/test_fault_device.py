@@ -28,10 +28,10 @@ from gpubench.executor.worker_process import Worker
 from gpubench.flags import Flag
 from gpubench.hardware.find_device import Found, find_device
 from gpubench.measure.readings import GPU_FIELDS
-from gpubench.regression.shifts import samples_of
 from gpubench.report import store
 from gpubench.report.model import Configuration, HostUse, Measurement, Protocol, Report, Role
 from gpubench.search.space import Candidate, Matrix
+from gpubench.stats.processes import samples_of
 from gpubench.study import rows
 from tests import reports
 from tests.fake_nvml import FUNCTIONS, NOT_SUPPORTED, FakeGpu, FakeNvml, fake_nvml

@@ -49,7 +49,7 @@ def without_samples_of_the_baseline(report: Any) -> None:
     [
         (without_rows, "the report has no measurements"),
         (without_baseline, "has no row of its baseline, 'baseline'"),
-        (without_figures_of_the_baseline, "no baseline to rely on"),
+        (without_figures_of_the_baseline, "the baseline is not reliable"),
         (without_samples_of_the_baseline, "measurements[0] has a latency and no samples"),
     ],
 )
@@ -85,7 +85,7 @@ def on_another_machine(report: Any) -> None:
     [
         (without_a_row, 1, "threads=1: status regressed: It is missing from the current report."),
         (without_rows, 1, "It is missing from the current report."),
-        (without_figures, 4, "cannot be relied on: it has no latency above 0 s"),
+        (without_figures, 4, "figure is not reliable: it has no latency above 0 s"),
         (on_another_machine, 3, "these differ: device: "),
     ],
 )

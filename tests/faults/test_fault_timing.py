@@ -14,9 +14,7 @@ import torch
 from scipy import stats
 
 from gpubench.analysis.eligibility import exclusion
-from gpubench.analysis.noise import spread
-from gpubench.analysis.speedup import speedup
-from gpubench.analysis.statistics import latency
+from gpubench.analysis.speedup import speedup, spread
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.process_flags import flags_of
@@ -26,6 +24,7 @@ from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule, TimeLimit
 from gpubench.measure.timing import CudaTimer, Samples, Timer, WallTimer, calibrate, sample, sample_blocks
 from gpubench.report.model import Measurement, Protocol
+from gpubench.stats.latency import latency
 from gpubench.study import rows
 from gpubench.study.schedule import Schedule
 from tests import reports
@@ -277,7 +276,7 @@ def test_linear_drift_falls_on_all_alike(seed: int, tmp_path: Path) -> None:
     for row in report.measurements[1:]:
         found = speedup(row, row_of(report, "baseline"), spread(report), report.measurements)
         assert found is not None
-        assert found.value == pytest.approx(1.0, abs=1e-9)
+        assert found.ratio == pytest.approx(1.0, abs=1e-9)
         assert found.low < 1 < found.high
 
 
@@ -299,7 +298,7 @@ def test_in_a_block_order_the_same_drift_is_taken_for_an_effect() -> None:
     a, b = (explored(name, results) for name, results in taken.items())
     found = speedup(b, a, spread(reports.report(a, b)))
     assert found is not None
-    assert found.value == pytest.approx(1.02**-4, rel=1e-6)
+    assert found.ratio == pytest.approx(1.02**-4, rel=1e-6)
     assert found.high < 1
 
 

@@ -16,9 +16,10 @@ from scipy import stats
 from gpubench.flags import UNRELIABLE
 from gpubench.hardware.facts import Device
 from gpubench.regression.comparison import NamedReport, check
-from gpubench.regression.shifts import Shift
+from gpubench.regression.time_verdicts import confidence, level
 from gpubench.regression.verdicts import RUN_SPREAD, Check, Finding, Limits, RowCheck, holm, worst
 from gpubench.report.model import Measurement, Quality, Report
+from gpubench.stats.estimate import Estimate
 from tests.reports import CPU, GPU, ROLES, alone, baseline, report, row
 
 ROUNDS = 6
@@ -109,7 +110,7 @@ def test_an_effect_that_chance_explains_is_inconclusive_however_large_it_is() ->
     time = metric(found, "fps")
     assert (time.verdict, found.exit_code) == ("inconclusive", 4)
     assert time.detectable is not None and time.detectable > 0.05
-    assert "neither shown nor ruled out" in time.reason and "would surely be seen" in time.reason
+    assert "inconclusive; smallest detectable slowdown" in time.reason
 
 
 def test_noise_that_would_hide_the_limit_is_inconclusive_even_without_a_change() -> None:
@@ -209,7 +210,7 @@ def test_a_side_that_differs_from_itself_decides_nothing() -> None:
     assert metric(compare(side(0.12, 1.0), side(0.1, 1.0)), "fps", "baseline").verdict == "regressed"
     found = metric(compare(side(0.12, 1.1), side(0.1, 1.0)), "fps", "baseline")
     assert found.verdict == "inconclusive"
-    assert "halves of one side's turns" in found.reason
+    assert "two halves of one side's samples" in found.reason
 
 
 def test_sides_of_one_session_are_of_one_device() -> None:
@@ -293,7 +294,7 @@ def test_a_row_missing_from_a_run_that_was_cut_off_is_a_regression() -> None:
     current = msgspec.structs.replace(current, measurements=current.measurements[:1], finished_at=None)
     found = compare(current, measured())
     assert found.verdict == "regressed"
-    assert of(found).findings[0].reason == "It is missing from the current report, whose run was cut off."
+    assert of(found).findings[0].reason == "It is missing from the current report, whose run was interrupted."
 
 
 def test_new_rows_are_told_and_gate_nothing() -> None:
@@ -551,12 +552,12 @@ def test_the_worst_verdict_is_told() -> None:
 def test_the_detectable_effect_is_detected_in_80_percent() -> None:
     chance = random.Random(3)
     spread, rounds, rows = 0.02, 10, 5
-    asked = Shift(0.0, spread / rounds**0.5, rounds - 1, rounds, "paired")
-    visible = asked.detectable(rows)
+    asked = Estimate(0.0, 0.0, spread / rounds**0.5, rounds - 1, rounds, "paired")
+    visible = asked.detectable(level(asked) / rows)
     hits = 0
     for _ in range(3000):
         drawn = [math.log1p(visible) + chance.gauss(0, spread) for _ in range(rounds)]
-        hits += stats.ttest_1samp(drawn, 0, alternative="greater").pvalue < asked.level / rows
+        hits += stats.ttest_1samp(drawn, 0, alternative="greater").pvalue < level(asked) / rows
     assert hits / 3000 == pytest.approx(0.80, abs=0.03)
 
 
@@ -564,8 +565,9 @@ def test_a_slowdown_of_the_limit_passes_in_no_more_than_1_in_20() -> None:
     chance, limit, rounds, passed = random.Random(4), 0.05, 10, 0
     for _ in range(2000):
         drawn = [math.log1p(limit) + chance.gauss(0, 0.03) for _ in range(rounds)]
-        moved = Shift(statistics.fmean(drawn), statistics.stdev(drawn) / rounds**0.5, rounds - 1, rounds, "paired")
-        passed += moved.rules_out(limit)
+        error = statistics.stdev(drawn) / rounds**0.5
+        moved = Estimate(statistics.fmean(drawn), 0.0, error, rounds - 1, rounds, "paired")
+        passed += moved.rules_out(limit, confidence(moved))
     assert passed / 2000 == pytest.approx(0.025, abs=0.01)  # at each of two looks
 
 

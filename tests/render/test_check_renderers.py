@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from xml.etree import ElementTree
 
 import msgspec
 import pytest
+import typer
 from rich.console import Console
 
+from gpubench.cli.ab import ab
 from gpubench.regression.comparison import NamedReport, check
 from gpubench.regression.verdicts import Check, Limits
+from gpubench.render.check_cells import undecided
 from gpubench.render.check_markdown import LONGEST, check_markdown
 from gpubench.render.check_table import MOST as MOST_ROWS
 from gpubench.render.check_table import show
@@ -131,6 +135,27 @@ def test_what_is_advised_is_not_what_was_just_done(session: str | None) -> None:
     assert ("--time-limit" in shown) == (session is not None)
 
 
+def test_where_two_stored_runs_cannot_tell_one_line_gives_the_command_that_can() -> None:
+    noisy = [0.1, 0.14, 0.08, 0.12, 0.1, 0.07]
+    facts = {"mode": "training", "parameters": {"task": "re construct"}}
+    rows = (baseline(0.1, explore_s=noisy), row("r", 0.1, {"threads": 2}, explore_s=noisy[::-1]))
+    for reference, digest, older in (("vae", None, "PYTHON"), ("my_model.py:make", "abc", "REVISION")):
+        sides = [report(*rows, device=CPU, reference=reference, source_hash=digest, **facts) for _ in range(2)]
+        (line,) = undecided(compared(*sides))
+        assert line.startswith("Inconclusive: FPS in 2 rows (smallest detectable slowdown ")
+        assert ", limit 30.0%), latency p95 in 2 rows (" in line
+        command = shlex.split(line.partition("measure both sides together: ")[2])
+        assert command == [
+            "gpubench", "ab", reference, "--mode", "training", "--size", "tiny", "--param", "task=re construct",
+            "--a", older,
+        ]  # fmt: skip
+        assert "gpubench ab" in check_markdown([compared(*sides)])
+    app = typer.Typer()
+    app.command()(ab)
+    known = {option for parameter in typer.main.get_command(app).params for option in parameter.opts}
+    assert {word for word in command if word.startswith("--")} <= known
+
+
 def test_of_very_many_rows_the_worst_are_shown_and_the_rest_counted() -> None:
     def many(slow: float) -> Report:
         found = [
@@ -214,7 +239,7 @@ def test_hostile_names_break_out_of_nothing(text: str) -> None:
     assert len(list(root.iter("testcase"))) == len(found.rows)
     commands = [line for line in github([found]).splitlines() if line.startswith("::") or "##[" in line]
     assert all(re.match(r"::(error|warning|notice) title=[^:]*::", line) for line in commands)
-    assert [line.partition(" ")[0] for line in commands] == ["::error", "::warning", "::warning"]
+    assert [line.partition(" ")[0] for line in commands] == ["::error", "::warning"]
     markdown = check_markdown([found])
     assert "<script>" not in markdown
     assert not re.search(r"[@#!]\w|https?:|www\.|\w@\w", markdown.replace("row", "")), markdown
