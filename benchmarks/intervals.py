@@ -23,7 +23,7 @@ from typing import Any
 from scipy import stats
 
 from gpubench.analysis.statistics import center, detectable
-from gpubench.cli.run import CPU_DRIFT
+from gpubench.study.launch import CPU_DRIFT
 
 ROUNDS = 6  # of a final, by default
 DRAWS = 1000

@@ -22,7 +22,7 @@ from scipy.stats import median_abs_deviation
 from gpubench.executor.fork_server import ForkServer
 from gpubench.executor.worker_pool import environment_of
 from gpubench.report.model import Protocol
-from gpubench.worker.messages import Describe, Prepare, Prepared, ProbeResult, Sample, Sampled, WorkloadChoice
+from gpubench.worker.messages import Describe, Prepare, Prepared, ProbeResult, SamplesTaken, TakeSamples, WorkloadChoice
 
 ADDR_NO_RANDOMIZE = 0x0040000  # personality(2)
 TUNED = environment_of({"allocator": "tuned"})
@@ -62,7 +62,7 @@ def measure(server: ForkServer, choice: WorkloadChoice, protocol: Protocol, fold
             compile_cache=str(folder / "cache"), reference_folder=None, reference_problem="not compared",
         )  # fmt: skip
         worker.ask(request, Prepared, time.monotonic() + 120)
-        sampled = worker.ask(Sample(0), Sampled, time.monotonic() + 120)
+        sampled = worker.ask(TakeSamples(0), SamplesTaken, time.monotonic() + 120)
     finally:
         worker.kill()
     low, middle, high = statistics.quantiles(sampled.samples_s, n=4, method="inclusive")
