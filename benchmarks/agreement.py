@@ -26,6 +26,7 @@ from gpubench.toggles.allocator import ALLOCATOR
 from gpubench.worker.messages import WorkloadChoice
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches
 from gpubench.worker.step import Stepper
+from gpubench.workloads.workload_facts import Mode
 
 
 def other_tool(step: Callable[[], object], device: torch.device) -> tuple[str, Callable[[], float]]:
@@ -46,7 +47,12 @@ def main() -> None:
         os.environ.update(ALLOCATOR.environment("tuned") if ALLOCATOR.environment else {})
         os.execv(sys.executable, [sys.executable, *sys.argv])  # the allocator reads it before Python starts
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    for name, mode in (("resnet50", "inference"), ("vae", "inference"), ("unet3d", "training")):
+    workloads: tuple[tuple[str, Mode], ...] = (
+        ("resnet50", "inference"),
+        ("vae", "inference"),
+        ("unet3d", "training"),
+    )
+    for name, mode in workloads:
         size = "base" if device.type == "cuda" else "small"
         loaded, chosen = load_choice(WorkloadChoice(reference=name, size=size, parameters={}, mode=mode))
         configuration: dict[str, str | int] = {"precision": "fp32", "optimizer": "for-loop"}

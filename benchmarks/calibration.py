@@ -28,21 +28,18 @@ from typing import Any
 
 import msgspec
 
-from gpubench.cli.planning import scope_of
-from gpubench.cli.run import protocol_for
-from gpubench.cli.run_ab import TURNS, WARMUP_MIN_S
-from gpubench.executor.local import LocalExecutor
+from gpubench.api import StudyRequest
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.process_flags import merged
-from gpubench.executor.worker_pool import WorkerPool
 from gpubench.flags import Flag
 from gpubench.regression.comparison import NamedReport, check
 from gpubench.regression.verdicts import Limits, RowCheck
 from gpubench.report.migrations import flag_object
 from gpubench.report.model import SCHEMA_VERSION, Measurement, Plan, Protocol, Report, Role, Round, Tool
-from gpubench.search.space import Builder
 from gpubench.stats.latency import latency
-from gpubench.worker.messages import ProbeResult, WorkloadChoice
+from gpubench.study.launch import open_bench
+from gpubench.study.launch_ab import TURNS, WARMUP_MIN_S
+from gpubench.worker.messages import ProbeResult
 
 # A neighbour that keeps one core busy a quarter of the time. One that does so all the time makes rounds of two spinning
 # threads ten times as long, so that nobody would measure beside it.
@@ -71,20 +68,17 @@ def measure(path: Path, workload: str, minutes: float, condition: str = "idle", 
     """Collects rounds into the pool at `path` for so many minutes."""
     protocol = Protocol(turns=TURNS, warmup_min_s=WARMUP_MIN_S)
     name, _, size = workload.partition("/")
-    choice = WorkloadChoice(reference=name, size=size or None, parameters={}, mode="inference")
+    request = StudyRequest(workload=name, size=size or "auto", mode="inference")
     load = subprocess.Popen([sys.executable, "-c", BUSY]) if condition == "load" else None
     try:
-        with WorkerPool(choice, "auto", protocol) as pool:
-            described = pool.describe(None)
-            pool.protocol = protocol_for(described.device.kind, protocol)
-            configuration = Builder(scope_of(described)).defaults
-            if described.device.kind == "cpu":
+        with open_bench(request, protocol=protocol) as bench:
+            configuration = bench.builder.defaults
+            if bench.described.device.kind == "cpu":
                 configuration["allocator"] = allocator
-            bench = LocalExecutor(pool, configuration, lambda _: None)
             pool: dict[str, Any] = {
                 "workload": workload,
                 "condition": f"{condition}, allocator {allocator}",
-                "described": msgspec.to_builtins(described),
+                "described": msgspec.to_builtins(bench.described),
                 "configuration": configuration,
                 "rounds": [],
             }
@@ -93,7 +87,7 @@ def measure(path: Path, workload: str, minutes: float, condition: str = "idle", 
                 index = len(pool["rounds"])
                 order = ("a", "b") if index % 2 == 0 else ("b", "a")
                 started = time.monotonic()
-                results = bench.together([(side, configuration) for side in order])
+                results = bench.executor.together([(side, configuration) for side in order])
                 took = time.monotonic() - started
                 sides = {side: part_of(one) for side, one in results.items() if one.sampled}
                 pool["rounds"].append({"at": started - began, "took": took, "sides": sides})
@@ -166,7 +160,7 @@ def fixed(old: Sequence[float], new: Sequence[float], slower: float) -> str:
 
 def median(part: dict[str, Any]) -> float:
     """Of one process's samples."""
-    return statistics.median(part["samples_s"])
+    return float(statistics.median(part["samples_s"]))
 
 
 def shares(verdicts: Sequence[str], usual: int) -> str:
@@ -205,7 +199,7 @@ def table(paths: Sequence[Path]) -> None:
 
 def seconds(pool: dict[str, Any]) -> float:
     """What a round takes."""
-    return statistics.median(one["took"] for one in pool["rounds"])
+    return float(statistics.median(one["took"] for one in pool["rounds"]))
 
 
 def usable(pool: dict[str, Any]) -> Rounds:
@@ -240,9 +234,9 @@ def rules(pool: dict[str, Any], rounds: Rounds) -> dict[str, Rule]:
     }
     for limit in SEPARATE_LIMITS:
         name = f"check, two runs of {RUN} processes, limit {limit:.0%}"
-        found[name] = lambda slower, limit=limit: [separate_verdict(pool, *pair, limit, slower) for pair in apart]
+        found[name] = partial(separate_verdicts, pool, apart, limit)
     found[f"medians of two runs of {RUN} processes, 5 %"] = lambda slower: [
-        fixed(*([median(one["a"]) for one in side] for side in pair), slower) for pair in apart
+        fixed([median(one["a"]) for one in old], [median(one["a"]) for one in new], slower) for old, new in apart
     ]
     found["pytest-benchmark, median:5%"] = lambda slower: [
         fixed(old["a"]["samples_s"], new["a"]["samples_s"], slower) for old, new in single
@@ -257,16 +251,17 @@ def as_ab_does(pool: dict[str, Any], rounds: Rounds, slower: float) -> list[str]
     """
     # Of the time of a row, `ab` spends about two rounds' on each side alone.
     most = max(math.floor(ROW_S / seconds(pool)) - 2, FIRST_LOOK)
-    found, start = [], 0
+    verdicts: list[str] = []
+    start = 0
     while start + most <= len(rounds):
         taken = FIRST_LOOK
         row = paired(pool, rounds[start : start + taken], slower)
         if any((one.metric, one.verdict) == ("fps", "inconclusive") for one in row.findings):
             taken = most
             row = paired(pool, rounds[start : start + taken], slower)
-        found.append(row.verdict)
+        verdicts.append(row.verdict)
         start += taken
-    return found
+    return verdicts
 
 
 def in_rounds(pool: dict[str, Any], rounds: Rounds, count: int, slower: float) -> list[str]:
@@ -280,9 +275,14 @@ def paired(pool: dict[str, Any], group: Rounds, slower: float) -> RowCheck:
     return judged(pool, [one["a"] for one in group], [one["b"] for one in group], slower, AB_LIMIT, session="s")
 
 
-def separate_verdict(pool: dict[str, Any], old: Rounds, new: Rounds, limit: float, slower: float) -> str:
-    """Of `check`."""
-    return judged(pool, [one["a"] for one in old], [one["a"] for one in new], slower, limit, session=None).verdict
+def separate_verdicts(
+    pool: dict[str, Any], pairs: Sequence[tuple[Rounds, Rounds]], limit: float, slower: float
+) -> list[str]:
+    """Of `check`, for each pair of runs."""
+    return [
+        judged(pool, [one["a"] for one in old], [one["a"] for one in new], slower, limit, session=None).verdict
+        for old, new in pairs
+    ]
 
 
 if __name__ == "__main__":

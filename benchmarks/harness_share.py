@@ -13,9 +13,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
-def show(report: dict, name: str) -> None:
+def show(report: dict[str, Any], name: str) -> None:
     """Prints duration, harness share and its parts."""
     harness = report["harness"]
     total, measuring = harness["total"], harness["measuring"]
@@ -33,10 +34,10 @@ def main() -> None:
     """Runs compare-opts, or reads what it wrote."""
     arguments = sys.argv[1:]
     if arguments and arguments[0].endswith(".json"):
-        for path in arguments:
-            report = json.loads(Path(path).read_text())
+        for name in arguments:
+            report = json.loads(Path(name).read_text())
             if report["finished_at"]:
-                show(report, path)
+                show(report, name)
         return
     workload, mode = arguments or ("resnet50", "inference")
     with tempfile.TemporaryDirectory() as folder:

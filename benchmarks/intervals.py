@@ -22,9 +22,9 @@ from typing import Any
 
 from scipy import stats
 
-from gpubench.cli.run import CPU_DRIFT
 from gpubench.stats.latency import center
 from gpubench.stats.student import detectable
+from gpubench.study.launch import CPU_DRIFT
 
 ROUNDS = 6  # of a final, by default
 DRAWS = 1000

@@ -15,20 +15,10 @@ import subprocess
 import sys
 import time
 
-from gpubench.cli.planning import scope_of
-from gpubench.cli.run import protocol_for
+from gpubench.api import StudyRequest
 from gpubench.executor.worker_pool import WorkerPool
-from gpubench.report.model import Protocol
-from gpubench.search.space import Builder
-from gpubench.worker.messages import (
-    CollectEvidence,
-    EvidenceCollected,
-    Prepare,
-    Prepared,
-    Sample,
-    Sampled,
-    WorkloadChoice,
-)
+from gpubench.study.launch import open_bench
+from gpubench.worker.messages import CollectEvidence, EvidenceCollected, Prepare, Prepared, SamplesTaken, TakeSamples
 
 SCRIPT = """
 import statistics, sys, time, torch
@@ -69,7 +59,7 @@ def worker(pool: WorkerPool, configuration: dict[str, str | int], profiled: bool
         process.ask(request, Prepared, deadline)
         if profiled:
             process.ask(CollectEvidence(0), EvidenceCollected, deadline)
-        return statistics.median(process.ask(Sample(0), Sampled, deadline).samples_s)
+        return statistics.median(process.ask(TakeSamples(0), SamplesTaken, deadline).samples_s)
     finally:
         process.kill()
 
@@ -78,18 +68,15 @@ def main() -> None:
     """Prints each round, and each variant against the script."""
     workload = sys.argv[1] if len(sys.argv) > 1 else "resnet50"
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 8
-    choice = WorkloadChoice(reference=workload, size=None, parameters={}, mode="inference")
     found: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    with WorkerPool(choice, "cpu", Protocol()) as pool:
-        described = pool.describe(None)
-        pool.protocol = protocol_for(described.device.kind, Protocol())
-        base = Builder(scope_of(described)).defaults
+    with open_bench(StudyRequest(workload=workload, mode="inference", device="cpu", final_rounds=0)) as bench:
+        base = bench.builder.defaults
         for index in range(rounds):
             for name in VARIANTS if index % 2 else VARIANTS[::-1]:
                 if name == "script":
-                    found[name].append(script(workload, described.workload.size))
+                    found[name].append(script(workload, bench.described.workload.size))
                 else:
-                    found[name].append(worker(pool, base, profiled=name.endswith("profiled step")))
+                    found[name].append(worker(bench.pool, base, profiled=name.endswith("profiled step")))
             print(", ".join(f"{name} {values[-1] * 1e3:.1f} ms" for name, values in found.items()), flush=True)
     for name in VARIANTS[1:]:
         ratios = [math.log(ours / plain) for ours, plain in zip(found[name], found["script"], strict=True)]

@@ -17,13 +17,10 @@ from typing import Any
 
 import msgspec
 
-from gpubench.cli.planning import scope_of
-from gpubench.executor.local import LocalExecutor
+from gpubench.api import StudyRequest
 from gpubench.executor.outcome import Outcome
-from gpubench.executor.worker_pool import WorkerPool
 from gpubench.report.model import Protocol
-from gpubench.search.space import Builder
-from gpubench.worker.messages import WorkloadChoice
+from gpubench.study.launch import open_bench
 
 # Shorter than the default: what is asked here is how processes differ, and hundreds of them are to end in minutes.
 PROTOCOL = Protocol(warmup_min_iterations=10, warmup_min_s=0.2, min_sampling_s=0.4, max_sampling_s=0.6)
@@ -46,29 +43,27 @@ def main() -> None:
     """Measures, and writes now and then."""
     output, workload = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "resnet50"
     processes, rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 300, int(sys.argv[4]) if len(sys.argv) > 4 else 60
-    choice = WorkloadChoice(reference=workload, size=None, parameters={}, mode="inference")
-    with WorkerPool(choice, "auto", PROTOCOL) as pool:
-        described = pool.describe(None)
-        configuration = Builder(scope_of(described)).defaults
+    with open_bench(StudyRequest(workload=workload, mode="inference"), protocol=PROTOCOL) as bench:
+        configuration = bench.builder.defaults
+        protocol = bench.pool.protocol
         data: dict[str, Any] = {
             "workload": workload,
-            "device": described.device.name,
-            "torch": described.environment.torch,
+            "device": bench.described.device.name,
+            "torch": bench.described.environment.torch,
             "processes": [],
             "rounds": [],
         }
         begun = time.monotonic()
-        bench = LocalExecutor(pool, configuration, lambda _: None)
         for index in range(processes):
-            data["processes"] += kept({"A": bench.alone("A", configuration)}).values()
+            data["processes"] += kept({"A": bench.executor.alone("A", configuration)}).values()
             if index % 20 == 19:
                 print(f"process {index + 1} of {processes}, {time.monotonic() - begun:.0f} s", file=sys.stderr)
         for index in range(rounds):
             order = ("A", "B") if index % 2 == 0 else ("B", "A")
             entry: dict[str, Any] = {}
             for pair in ("round", "process"):
-                pool.protocol = msgspec.structs.replace(PROTOCOL, pair=pair)
-                entry[pair] = kept(bench.together([(name, configuration) for name in order]))
+                bench.pool.protocol = msgspec.structs.replace(protocol, pair=pair)
+                entry[pair] = kept(bench.executor.together([(name, configuration) for name in order]))
             data["rounds"].append(entry)
             if index % 10 == 9:
                 print(f"round {index + 1} of {rounds}, {time.monotonic() - begun:.0f} s", file=sys.stderr)

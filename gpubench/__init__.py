@@ -1,27 +1,48 @@
 """gpubench: which settings make a PyTorch model fast on a device, with evidence.
 
-`Toggle` and `Workload` are the two types that code outside the package builds on.
+`Toggle` and `Workload` are the two types that code outside the package builds on; the functions are those of
+`gpubench.api`. All are loaded on first use.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Toggle", "Workload", "__version__"]
+__all__ = [
+    "GpubenchError",
+    "Toggle",
+    "Workload",
+    "__version__",
+    "ab",
+    "check",
+    "compare",
+    "load_report",
+    "recommend",
+    "sweep",
+]
 
 if TYPE_CHECKING:
+    from gpubench.api import ab, check, compare, load_report, recommend, sweep
+    from gpubench.errors import GpubenchError
     from gpubench.toggles.toggle import Toggle
     from gpubench.workloads.workload import Workload
 
+HOMES = {
+    "GpubenchError": "gpubench.errors",
+    "Toggle": "gpubench.toggles.toggle",
+    "Workload": "gpubench.workloads.workload",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "Toggle":
-        from gpubench.toggles.toggle import Toggle
+    if name == "api":
+        return import_module("gpubench.api")
+    if name not in __all__:
+        raise AttributeError(f"module 'gpubench' has no attribute {name!r}")
+    return getattr(import_module(HOMES.get(name, "gpubench.api")), name)
 
-        return Toggle
-    if name == "Workload":
-        from gpubench.workloads.workload import Workload
 
-        return Workload
-    raise AttributeError(f"module 'gpubench' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

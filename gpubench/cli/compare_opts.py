@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -19,20 +19,26 @@ def compare_opts(
     resolution: o.Resolution = None,
     batch_size: o.BatchSize = None,
     device: o.Device = "auto",
-    matrix: Annotated[
+    preset: Annotated[
         str | None,
-        typer.Option("--matrix", metavar="NAME|FILE", help="What to try: default, quick, full, or a TOML file."),
+        typer.Option("--preset", metavar="NAME|FILE", help="What to try: default, quick, full, or a TOML file."),
     ] = None,
+    matrix: Annotated[str | None, typer.Option("--matrix", hidden=True, help="The former name of --preset.")] = None,
     strategy: Annotated[
-        Literal["ladder", "each", "grid"] | None,
-        typer.Option("--strategy", help="Alone and cumulative, alone only, or every combination."),
+        str | None,
+        typer.Option(
+            "--strategy",
+            metavar="NAME",
+            help="ladder: each toggle alone, then one upon the other; each: alone only; grid: every combination. "
+            "Default: the preset's.",
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="TOGGLE=V1,V2",
-            help="Values to try. Without --matrix, only the toggles named so are tried; may be repeated.",
+            help="Values to try. Without --preset, only these toggles are tried; may be repeated.",
         ),
     ] = None,
     fix: o.Fix = None,
@@ -44,21 +50,19 @@ def compare_opts(
         int | None,
         typer.Option(
             "--final-rounds",
-            "--duel-rounds",
             min=0,
             max=1000,
-            help="Rounds in which the baseline and the choice meet on fresh data; 0: neither runoff nor final. "
-            "Default: 6, but for no longer than 60 s.",
+            help="Rounds that measure the recommended configuration against the baseline on fresh data; 0: no runoff "
+            "and no final. Default: 6, or as many as fit in 60 s.",
             rich_help_panel=o.RUN,
         ),
     ] = None,
+    duel_rounds: Annotated[
+        int | None,
+        typer.Option("--duel-rounds", min=0, max=1000, hidden=True, help="The former name of --final-rounds."),
+    ] = None,
     pair: Annotated[
-        o.PairName,
-        typer.Option(
-            "--pair",
-            help="Runoff and final: inside one process where two configurations can share it, or one process each.",
-            rich_help_panel=o.RUN,
-        ),
+        o.PairName, typer.Option("--pair", hidden=True, help="Without effect: each configuration has a process.")
     ] = "process",
     strict: o.Strict = False,
     allow: o.Allow = None,
@@ -69,12 +73,17 @@ def compare_opts(
     format_: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> int:
-    """Measure a matrix of settings on a model and recommend the best.
+    """Measure settings on a model and recommend the best.
 
-    The default matrix is a ladder: the baseline, each technique alone, then the techniques one upon the other, and
-    at last the leaders race, and the one chosen meets the baseline in a final on fresh data.
+    By default: the baseline, each toggle alone, then the toggles one upon the other. The fastest are compared again in
+    a runoff, and the winner meets the baseline in a final on fresh data.
     """
-    from gpubench.cli.planning import request_of
-    from gpubench.cli.run import run
+    from gpubench.cli.measuring import run, say
 
-    return run(request_of("compare-opts", ctx.params))
+    if pair != "process" and not quiet:
+        say("--pair has no effect: compare-opts gives each configuration a process of its own.")
+    options = dict(ctx.params)
+    del options["pair"]
+    for old, new in (("matrix", "preset"), ("duel_rounds", "final_rounds")):
+        options[new] = o.renamed(old, options.pop(old), new, options[new])
+    return run("compare-opts", options)

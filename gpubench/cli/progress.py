@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from gpubench.report.model import Measurement
 from gpubench.search.space import Candidate
+from gpubench.study.listening import ProgressListener
 from gpubench.text import printable
 from gpubench.toggles.traits import compiles
 from gpubench.units import format_duration, significant
@@ -55,8 +57,10 @@ def outcome(row: Measurement) -> str:
     return f"{row.status}: {row.reason}"
 
 
-class Quiet:
-    """Says nothing."""
+class Quiet(ProgressListener):
+    """Says nothing; knows where the report is."""
+
+    path: Path | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -66,20 +70,9 @@ class Quiet:
     ) -> None:
         return None
 
-    def planned(self, plain: int, compiled: int) -> None:
-        """Takes note of nothing."""
-
-    def started(self, number: int, planned: Candidate, note: str) -> None:
-        """Takes note of nothing."""
-
-    def phase(self, name: str) -> None:
-        """Takes note of nothing."""
-
-    def finished(self, row: Measurement) -> None:
-        """Takes note of nothing."""
-
-    def note(self, text: str) -> None:
-        """Takes note of nothing."""
+    def report_at(self, path: Path) -> None:
+        """Keeps it."""
+        self.path = path
 
 
 class Lines(Quiet):

@@ -1,4 +1,4 @@
-"""`gpubench batch-sweep` and `gpubench tile-sweep`: one size after the other, past those that do not fit."""
+"""`gpubench batch-sweep` and `gpubench tile-sweep`: one size after the other; one that does not fit ends nothing."""
 
 from __future__ import annotations
 
@@ -37,13 +37,12 @@ def batch_sweep(
     format_: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> int:
-    """Measure several batch sizes: the knee (smallest within 5 % of the best FPS) and the largest that fits."""
-    from gpubench.cli.planning import request_of
-    from gpubench.cli.run import run
+    """Measure batch sizes: the knee (smallest within 5 % of the best FPS) and the largest that fits."""
+    from gpubench.cli.measuring import run
 
     options = {name: value for name, value in ctx.params.items() if name != "sizes"}
     values = o.split_numbers(sizes or DEFAULT_BATCHES, "--sizes")
-    return run(request_of("batch-sweep", options, sweep=("batch_size", values)))
+    return run("batch-sweep", options, sweep="batch_size", values=values)
 
 
 def tile_sweep(
@@ -52,10 +51,10 @@ def tile_sweep(
     workload_option: o.WorkloadOption = None,
     sizes: Annotated[
         list[str] | None,
-        typer.Option("--sizes", metavar="N N ...", help="Tile sides in pixels; 0 is the whole image."),
+        typer.Option("--sizes", metavar="N N ...", help="Tile sizes in pixels per side; 0 is the whole image."),
     ] = None,
     overlaps: Annotated[
-        list[str] | None, typer.Option("--overlaps", metavar="N N ...", help="Overlaps of tiles in pixels.")
+        list[str] | None, typer.Option("--overlaps", metavar="N N ...", help="Overlaps between tiles in pixels.")
     ] = None,
     size: o.Size = "auto",
     param: o.Parameters = None,
@@ -76,13 +75,12 @@ def tile_sweep(
     format_: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> int:
-    """Measure tile sizes and overlaps of a workload that can be tiled: speed against memory."""
-    from gpubench.cli.planning import request_of
-    from gpubench.cli.run import run
+    """Measure tile sizes and overlaps of a workload that can be tiled: speed versus memory."""
+    from gpubench.cli.measuring import run
 
     options = {name: value for name, value in ctx.params.items() if name not in ("sizes", "overlaps")}
     if not (workload or workload_option):
         options["workload"] = "vae"
     values = o.split_numbers(sizes, "--sizes") if sizes else []
     also = {"tile_overlap": o.split_numbers(overlaps, "--overlaps")} if overlaps else {}
-    return run(request_of("tile-sweep", options, mode="inference", sweep=("tile_size", values), sweep_also=also))
+    return run("tile-sweep", options, mode="inference", sweep="tile_size", values=values, also=also)

@@ -9,6 +9,7 @@ from datetime import datetime
 
 import msgspec
 
+from gpubench.errors import unknown_name
 from gpubench.regression.matching import settings
 from gpubench.report.model import Protocol, Report
 
@@ -81,6 +82,13 @@ FIELDS: dict[str, Callable[[Report], object]] = {
     "input_shapes": lambda report: report.workload.input_shapes,
     "protocol": _protocol,
 }
+
+
+def check_fields(names: Iterable[str]) -> None:
+    """Raises GpubenchError where one is not in `FIELDS`."""
+    for name in names:
+        if name not in FIELDS:
+            raise unknown_name("field", name, FIELDS)
 
 
 def about(report: Report) -> tuple[str, ...]:

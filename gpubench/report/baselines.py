@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,6 +44,29 @@ def place(path: Path, report: Report) -> Path:
         parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
     parts.append(f"torch-{_slug(report.environment.torch)}")
     return path / f"{device.slug}{card}" / f"{'-'.join(parts)}.json"
+
+
+def adopt_all(reports: Sequence[tuple[str, Report]], path: Path, reason: str) -> list[Path]:
+    """Makes the reports, each with its name, baselines at `path`; where they went.
+
+    Raises GpubenchError, before any is written, where one cannot be a baseline or two would be the same one.
+    """
+    for name, report in reports:
+        if report.finished_at is None:
+            raise GpubenchError(
+                f"{printable(name)} holds an unfinished run.", "Finish it with --resume before it becomes a baseline."
+            )
+        if not any(row.status == "ok" for row in report.measurements):
+            raise GpubenchError(f"{printable(name)} has no valid row, so it cannot be a baseline.")
+        if report.session is not None:
+            raise GpubenchError(
+                f"{printable(name)} is a side of an A/B comparison, so it cannot be a baseline.",
+                "Take a report of compare-opts or a sweep.",
+            )
+    targets = [place(path, report) for _, report in reports]
+    if len(set(targets)) < len(targets):
+        raise GpubenchError("Two of the reports would become the same baseline.", "Name one of them, or a folder.")
+    return [adopt(report, path, reason) for _, report in reports]
 
 
 def adopt(report: Report, path: Path, reason: str) -> Path:

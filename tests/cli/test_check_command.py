@@ -454,7 +454,7 @@ def test_a_fault_of_gpubench_itself_is_no_verdict(
     def broken(*_: object) -> None:
         raise ArithmeticError("planted")
 
-    monkeypatch.setattr("gpubench.cli.check.compare", broken)
+    monkeypatch.setattr("gpubench.regression.baseline_choice.check", broken)
     assert call(before, "--baseline", before) == 70
     assert "A fault in gpubench: ArithmeticError: planted." in capsys.readouterr().err
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gpubench.cli.run import CPU_DRIFT, QUICK_NOTE, protocol_for
 from gpubench.report import store
 from gpubench.report.model import Protocol
+from gpubench.study.launch import CPU_DRIFT, QUICK_NOTE, protocol_for
 from tests.running import BUSY, MODELS, gpubench_here
 
 

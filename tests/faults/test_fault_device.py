@@ -18,7 +18,6 @@ import pytest
 
 from gpubench.analysis.eligibility import cautions, exclusion
 from gpubench.analysis.recommendation import recommend
-from gpubench.cli import run as cli_run
 from gpubench.cli.main import run as gpubench
 from gpubench.executor import local as bench
 from gpubench.executor.local import LocalExecutor
@@ -32,7 +31,7 @@ from gpubench.report import store
 from gpubench.report.model import Configuration, HostUse, Measurement, Protocol, Report, Role
 from gpubench.search.space import Candidate, Matrix
 from gpubench.stats.processes import samples_of
-from gpubench.study import rows
+from gpubench.study import launch, rows
 from tests import reports
 from tests.fake_nvml import FUNCTIONS, NOT_SUPPORTED, FakeGpu, FakeNvml, fake_nvml
 from tests.faults.scripted import (
@@ -571,7 +570,7 @@ def command(monkeypatch: pytest.MonkeyPatch, path: Path, flagged: Sequence[str],
         lambda row_id, _: 0.1 if row_id == "baseline" else 0.05,
         flags=lambda row_id, _: [] if row_id == "baseline" else flagged,
     )
-    monkeypatch.setattr(cli_run, "LocalExecutor", lambda *_: planted)
+    monkeypatch.setattr(launch, "LocalExecutor", lambda *_: planted)
     code = gpubench(
         ["compare-opts", f"{STEPS}:tiny", "--device", "cpu", "--set", "compile=default",
          "--strategy", "each", "--final-rounds", "0", "--quiet", "--format", "json", "--output", str(path), *more]

@@ -235,7 +235,7 @@ def test_a_worker_that_dies_in_a_duel_is_told_and_the_duel_is_over(tmp_path: Pat
 
 
 def test_a_server_that_dies_in_a_race_is_told_and_the_others_race_on(tmp_path: Path) -> None:
-    baseline, dead, other = measured("later-kill-server,fast-apart", tmp_path, "--final-rounds", "1", "--pair", "round")
+    baseline, dead, other = measured("later-kill-server,fast-apart", tmp_path, "--final-rounds", "1")
     assert_died_later(dead, "starts workers")
     assert baseline.status == other.status == "ok"
     assert not any(flag.kind == "unreliable" for row in (baseline, other) for flag in row.flags)

@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from gpubench.cli.run_ab import place, refuse_unlike, steady
 from gpubench.errors import GpubenchError
 from gpubench.report.model import Report
 from gpubench.report.store import load
+from gpubench.study.launch_ab import empty_folder, refuse_unlike, steady
+from gpubench.study.request import StudyRequest
 from gpubench.study.sides import Side, refuse_foreign_code, resolve, why_apart
 from gpubench.worker.messages import Module
 from tests.reports import CPU, GPU, baseline, report
@@ -223,26 +224,26 @@ def test_what_git_says_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fix", "variables", "held"),
     [
-        ([], {}, True),
-        (["allocator=system"], {}, False),
-        ([], {"GLIBC_TUNABLES": "glibc.malloc.top_pad=1000000"}, False),
-        ([], {"GLIBC_TUNABLES": "glibc.cpu.x86_ibt=off"}, True),
+        ({}, {}, True),
+        ({"allocator": "system"}, {}, False),
+        ({}, {"GLIBC_TUNABLES": "glibc.malloc.top_pad=1000000"}, False),
+        ({}, {"GLIBC_TUNABLES": "glibc.cpu.x86_ibt=off"}, True),
     ],
 )
 def test_the_allocator_is_held_steady_unless_it_is_chosen(
-    fix: list[str], variables: dict[str, str], held: bool, monkeypatch: pytest.MonkeyPatch
+    fix: dict[str, str | int], variables: dict[str, str], held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("GLIBC_TUNABLES", "LD_PRELOAD"):
         monkeypatch.delenv(name, raising=False)
     for name, text in variables.items():
         monkeypatch.setenv(name, text)
-    request = SimpleNamespace(fix=fix, set_=[])
+    request = StudyRequest(fix=fix)
     whole = report(baseline(), device=CPU)
     described = SimpleNamespace(device=whole.device, environment=whole.environment, workload=whole.workload)
-    found = steady(request, [described, described])  # type: ignore[arg-type, list-item]
+    found = steady(request, [described, described])  # type: ignore[list-item]
     assert found == ({"allocator": "tuned"} if held else {})
     on_gpu = SimpleNamespace(device=GPU, environment=whole.environment, workload=whole.workload)
-    assert steady(request, [on_gpu, on_gpu]) == {}  # type: ignore[arg-type, list-item]
+    assert steady(request, [on_gpu, on_gpu]) == {}  # type: ignore[list-item]
 
 
 def test_modules_of_one_name_and_unlike_content_cannot_share(tmp_path: Path) -> None:
@@ -262,10 +263,8 @@ def test_a_revision_that_imports_the_working_tree_is_refused(repository: Path, t
 
 def test_a_folder_that_holds_something_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
-    request = SimpleNamespace(output=tmp_path)
-    described = SimpleNamespace(workload=SimpleNamespace(name="x", mode="inference"))
     with pytest.raises(GpubenchError, match="exists and is no empty folder"):
-        place(request, described)  # type: ignore[arg-type]
+        empty_folder(tmp_path)
 
 
 def test_sides_on_other_devices_are_refused_before_anything_is_measured() -> None:

@@ -1,0 +1,376 @@
+"""Measure, compare and check from Python. Nothing here prints or exits: errors are raised as `GpubenchError`.
+
+The functions are also attributes of the package: `gpubench.compare(...)`. Measured processes are started anew, so a
+script that calls `compare`, `sweep` or `ab` needs no `if __name__ == "__main__"`, but a workload must be something that
+they can import: a bundled name (`gpubench workloads`), `"FILE.py:NAME"` or `"package.module:NAME"`, never an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from gpubench.analysis.groups import Answer, answers
+from gpubench.errors import GpubenchError
+from gpubench.regression.baseline_choice import BaselineChoice
+from gpubench.regression.comparability import check_fields
+from gpubench.regression.comparison import NamedReport
+from gpubench.regression.comparison import check as check_reports
+from gpubench.regression.verdicts import PAIRED_SLOWDOWN, Check, Limits
+from gpubench.report import store
+from gpubench.report.model import Objective, Report, Value
+from gpubench.search.space import Matrix
+from gpubench.study import launch, launch_ab
+from gpubench.study.destination import Output, ReportNotSaved
+from gpubench.study.launch_ab import AbRequest, AbResult, PairName
+from gpubench.study.listening import ProgressListener
+from gpubench.study.request import Choices, StudyRequest, Values, one_of, values_of
+from gpubench.workloads.workload_facts import Mode
+
+__all__ = [
+    "AbResult",
+    "Answer",
+    "Check",
+    "GpubenchError",
+    "Limits",
+    "ProgressListener",
+    "Report",
+    "ReportNotSaved",
+    "StudyRequest",
+    "ab",
+    "check",
+    "compare",
+    "load_report",
+    "measure",
+    "plan",
+    "recommend",
+    "sweep",
+]
+
+
+def compare(
+    workload: str = "resnet50",
+    *,
+    mode: Mode | None = None,
+    size: str = "auto",
+    parameters: Mapping[str, object] | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    preset: str | None = None,
+    strategy: str | None = None,
+    set: Choices | None = None,
+    fix: Mapping[str, Value] | None = None,
+    objective: Objective = "fps",
+    max_memory_bytes: int | None = None,
+    timeout_s: float = 600.0,
+    rounds: int = 1,
+    final_rounds: int | None = None,
+    strict: bool = False,
+    allow: Sequence[str] = (),
+    seed: int = 0,
+    output: Output = None,
+    resume: bool = False,
+    listener: ProgressListener | None = None,
+) -> Report:
+    """Measures settings on a model and recommends the best, as `gpubench compare-opts` does.
+
+    Args:
+        workload: A bundled name, `"FILE.py:NAME"` or `"package.module:NAME"`.
+        mode: `"inference"` or `"training"`; None: the first that the workload has.
+        size: `"auto"`, `"base"`, `"small"` or `"tiny"`, for workloads that have sizes.
+        parameters: Further arguments of the workload's function.
+        batch_size: Items per step; None: the workload's.
+        device: `"auto"`, `"cpu"` or `"cuda:N"`.
+        preset: What to try: `"default"`, `"quick"`, `"full"` or the path of a TOML file. None: the default one, or
+            only what `set` names.
+        strategy: `"ladder"`, `"each"` or `"grid"`; None: the preset's.
+        set: Values to try, such as `{"precision": ["bf16-autocast", "bf16-weights"]}`.
+        fix: Values held in every row, the baseline included, such as `{"allocator": "tuned"}`.
+        objective: What the recommendation is best at: `"fps"`, `"latency"` or `"memory"`.
+        max_memory_bytes: Memory limit per configuration.
+        timeout_s: Time limit per configuration.
+        rounds: Fresh processes per configuration.
+        final_rounds: Rounds of the final on fresh data; 0: none; None: 6, or as many as fit in 60 s.
+        strict: Rows whose flags speak against their figures fail.
+        allow: Flags despite which a row may be recommended: `"unsteady"`, `"contaminated"`, `"swapped"`.
+        seed: Of weights, inputs and order of measuring.
+        output: The report's file, saved after every process, or a function from the report without rows to that path.
+            None: no file stays. A finished report there is kept as `.bak`.
+        resume: Go on with the unfinished report at `output`.
+        listener: Is told how the run goes; None: nobody.
+
+    Returns:
+        The report. A configuration that failed is a row with its status and reason, and
+        `report.recommendation` is None where no row is valid.
+
+    Raises:
+        GpubenchError: For whatever does not fit, in one sentence; nothing was measured then.
+        ReportNotSaved: All was measured and `output` could not be written; its `report` has the result.
+
+    Example:
+        >>> report = gpubench.compare("resnet50", size="tiny", device="cpu", set={"precision": "bf16-autocast"})
+        >>> [row.id for row in report.measurements if row.status == "ok"][:2]
+        ['baseline', 'precision=bf16-autocast']
+    """
+    request = StudyRequest(
+        workload=workload,
+        mode=mode,
+        size=size,
+        parameters=parameters or {},
+        batch_size=batch_size,
+        device=device,
+        preset=preset,
+        strategy=strategy,
+        set=set or {},
+        fix=fix or {},
+        objective=objective,
+        max_memory_bytes=max_memory_bytes,
+        timeout_s=timeout_s,
+        rounds=rounds,
+        final_rounds=final_rounds,
+        strict=strict,
+        allow=allow,
+        seed=seed,
+    )
+    return measure(request, output=output, resume=resume, listener=listener)
+
+
+def sweep(
+    toggle: str,
+    values: Values = (),
+    *,
+    workload: str = "resnet50",
+    also: Choices | None = None,
+    mode: Mode | None = None,
+    size: str = "auto",
+    parameters: Mapping[str, object] | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    fix: Mapping[str, Value] | None = None,
+    objective: Objective = "fps",
+    max_memory_bytes: int | None = None,
+    timeout_s: float = 600.0,
+    rounds: int = 3,
+    strict: bool = False,
+    allow: Sequence[str] = (),
+    seed: int = 0,
+    output: Output = None,
+    resume: bool = False,
+    listener: ProgressListener | None = None,
+) -> Report:
+    """Measures the values of one toggle, past those that do not fit, as `gpubench batch-sweep` and `tile-sweep` do.
+
+    Args:
+        toggle: Its name, such as `"batch_size"`; the first value that runs is the baseline.
+        values: What to measure, in this order; empty: all that the toggle offers for this workload.
+        also: Further toggles and their values; all combinations are measured.
+
+    The other arguments, the result and the errors are those of `compare`.
+
+    Returns:
+        The report; `report.sweep` has the knee (smallest value within 5 % of the best FPS) and the largest that fits.
+
+    Raises:
+        GpubenchError: For whatever does not fit, in one sentence.
+
+    Example:
+        >>> report = gpubench.sweep("batch_size", [1, 2], workload="resnet50", size="tiny", device="cpu", rounds=1)
+        >>> report.sweep.largest_fitting
+        2
+    """
+    request = StudyRequest(
+        command=f"{toggle.removesuffix('_size')}-sweep",
+        workload=workload,
+        mode=mode,
+        size=size,
+        parameters=parameters or {},
+        batch_size=batch_size,
+        device=device,
+        fix=fix or {},
+        sweep=toggle,
+        values=values_of(values),
+        also=also or {},
+        objective=objective,
+        max_memory_bytes=max_memory_bytes,
+        timeout_s=timeout_s,
+        rounds=rounds,
+        strict=strict,
+        allow=allow,
+        seed=seed,
+    )
+    return measure(request, output=output, resume=resume, listener=listener)
+
+
+def measure(
+    request: StudyRequest, *, output: Output = None, resume: bool = False, listener: ProgressListener | None = None
+) -> Report:
+    """Measures what `request` asks for; `compare` and `sweep` make one and call this.
+
+    Args, Returns, Raises: as `compare`.
+
+    Example:
+        >>> request = gpubench.api.StudyRequest(workload="resnet50", size="tiny", device="cpu", preset="quick")
+        >>> report = gpubench.api.measure(request)
+    """
+    return launch.run(request, output, resume, listener or ProgressListener())
+
+
+def plan(request: StudyRequest) -> Matrix:
+    """What `measure` would measure and skip, without measuring; it loads torch and the workload to tell.
+
+    Returns:
+        The baseline, the planned configurations (`skip` says why one cannot run) and the toggles that do not apply.
+
+    Raises:
+        GpubenchError: As `measure`.
+
+    Example:
+        >>> request = gpubench.api.StudyRequest(workload="resnet50", size="tiny", device="cpu", preset="quick")
+        >>> [row.id for row in gpubench.api.plan(request).planned if not row.skip]  # doctest: +SKIP
+    """
+    return launch.preview(request)
+
+
+def ab(
+    a: str,
+    b: str = ".",
+    *,
+    workload: str = "resnet50",
+    mode: Mode | None = None,
+    size: str = "auto",
+    parameters: Mapping[str, object] | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    set: Choices | None = None,
+    fix: Mapping[str, Value] | None = None,
+    limits: Limits = Limits(slowdown=PAIRED_SLOWDOWN),  # noqa: B008 - frozen
+    rounds: int = 5,
+    time_limit_s: float = 60.0,
+    pair: PairName = "process",
+    timeout_s: float = 600.0,
+    seed: int = 0,
+    output: Output = None,
+    listener: ProgressListener | None = None,
+) -> AbResult:
+    """Measures two interpreters, workloads or git revisions against each other, as `gpubench ab` does.
+
+    Args:
+        a: What to compare with: a Python interpreter, `"FILE.py:NAME"`, or a git revision of the workload's file.
+        b: What is judged: the same choices; `"."` is this interpreter and the workload as it is.
+        limits: By how much b may be worse.
+        rounds: Decide after so many rounds, if that can be; at least 5.
+        time_limit_s: Of a row: while it is undecided, rounds go on for so long.
+        pair: `"process"`: both sides in one process where they can share it; `"round"`: one process each.
+        output: A folder for both reports, a.json and b.json, or a function that gives it. None: no file stays.
+
+    The other arguments are those of `compare`; `set` adds a row for each value.
+
+    Returns:
+        The verdict on b (`result.check.verdict`) and the reports of both sides.
+
+    Raises:
+        GpubenchError: Where a side is none, cannot be measured, or does other work than the other side.
+
+    Example:
+        >>> result = gpubench.ab("my_model.py:make_old", "my_model.py:make_new")  # doctest: +SKIP
+        >>> result.check.verdict  # doctest: +SKIP
+        'unchanged'
+    """
+    study = StudyRequest(
+        command="ab",
+        workload=workload,
+        mode=mode,
+        size=size,
+        parameters=parameters or {},
+        batch_size=batch_size,
+        device=device,
+        set=set or {},
+        fix=fix or {},
+        timeout_s=timeout_s,
+        rounds=rounds,
+        seed=seed,
+    )
+    request = AbRequest(a=a, b=b, study=study, limits=limits, time_limit_s=time_limit_s, pair=pair)
+    return launch_ab.run(request, output, listener or ProgressListener())
+
+
+def check(
+    current: Report | Path | str,
+    baseline: Report | Path | str,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    allow_different: Sequence[str] = (),
+) -> Check:
+    """Holds a report against its baseline, as `gpubench check` does: a verdict for each row and metric.
+
+    Args:
+        current: The report to check, or its file.
+        baseline: A report, its file, or a folder of reports, of which the one nearest to `current` is taken.
+        limits: By how much each metric may get worse, as a share.
+        allow_different: Fields that may differ, such as `"torch"`.
+
+    Returns:
+        The verdicts; `verdict` is `"incomparable"` where the two differ in more than `allow_different`, or a folder
+        has no baseline for `current`.
+
+    Raises:
+        GpubenchError: Where a file is no report, or a field is unknown.
+
+    Example:
+        >>> result = gpubench.check("run.json", "baselines")  # doctest: +SKIP
+        >>> [row.id for row in result.rows if row.verdict == "regressed"]  # doctest: +SKIP
+        ['baseline']
+    """
+    check_fields(allow_different)
+    judged = NamedReport("current", current) if isinstance(current, Report) else named(current)
+    if isinstance(baseline, Report):
+        return check_reports(judged, NamedReport("baseline", baseline), limits, allow_different)
+    return BaselineChoice.read(Path(baseline)).check(judged, limits, allow_different)
+
+
+def recommend(
+    reports: Iterable[Report | Path | str], objective: Objective = "fps", max_memory_bytes: int | None = None
+) -> list[Answer]:
+    """The recommended configuration for each device, workload and mode in `reports`, as `gpubench recommend` finds it.
+
+    Args:
+        reports: Reports, or their files. Of several about the same thing, the newest that recommends anything is used.
+        objective: `"fps"`: most items per second; `"latency"`, `"memory"`: shortest step or least memory, at equal
+            batch size.
+        max_memory_bytes: Leave out rows that needed more.
+
+    Returns:
+        An answer for each subject; `answer.advice.recommendation` is None where no row is valid, and
+        `answer.advice.reasons` says why.
+
+    Raises:
+        GpubenchError: Where a file is no report.
+
+    Example:
+        >>> answer = gpubench.recommend(["results/gpu.json"], objective="latency")[0]  # doctest: +SKIP
+        >>> answer.advice.recommendation.configuration  # doctest: +SKIP
+        {'precision': 'bf16-autocast'}
+    """
+    one_of("objective", objective, ("fps", "latency", "memory"))
+    sources = [
+        (f"report {number}", each) if isinstance(each, Report) else (str(each), store.load(each))
+        for number, each in enumerate(reports, start=1)
+    ]
+    return answers(sources, objective, max_memory_bytes)
+
+
+def load_report(path: Path | str) -> Report:
+    """The validated report in a file that gpubench wrote, of this version or an older one.
+
+    Raises:
+        GpubenchError: Where there is no readable, valid report; the sentence names the file and the place.
+
+    Example:
+        >>> gpubench.load_report("run.json").workload.name  # doctest: +SKIP
+        'resnet50'
+    """
+    return store.load(path)
+
+
+def named(path: Path | str) -> NamedReport:
+    """The report in a file, with the file's name."""
+    return NamedReport(str(path), store.load(path))

@@ -1,0 +1,100 @@
+"""What the measuring commands share: from their options to a request, and from its report to text and exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gpubench import api
+from gpubench.cli.default_paths import new_path, newest_unfinished
+from gpubench.cli.options import split_assignment, which_workload
+from gpubench.cli.progress import Quiet, listener
+from gpubench.cli.show import print_dry_run, print_report
+from gpubench.errors import EXIT_OK, EXIT_REGRESSION, GpubenchError
+from gpubench.report.model import Report
+from gpubench.text import printable
+from gpubench.units import parse_bytes, parse_duration
+
+# Options that say what is printed and kept, and nothing of what is measured.
+OF_THE_OUTPUT = ("format_", "quiet", "dry_run", "output", "resume")
+
+
+def run(command: str, options: Mapping[str, Any], **more: Any) -> int:
+    """Measures what the options of `command` ask for, and `more` fields of the request; the exit code."""
+    request = api.StudyRequest(command=command, **{**fields_of(options), **more})
+    quiet, output, resume = options["quiet"], options["output"], options["resume"]
+    if options["dry_run"]:
+        print_dry_run(api.plan(request), options["format_"])
+        return EXIT_OK
+    unsaved: api.ReportNotSaved | None = None
+    with listener(quiet) as progress:
+        try:
+            destination = output or (newest_unfinished if resume else new_path)
+            with told_where(progress, "; resume with: --resume --output {path}"):
+                report = api.measure(request, output=destination, resume=resume, listener=progress)
+        except api.ReportNotSaved as error:
+            unsaved, report = error, error.report
+    print_report(report, options["format_"])
+    if unsaved is not None:
+        raise GpubenchError(unsaved.message, "What is printed above is all of it.")
+    if not quiet:
+        say(f"Report: {progress.path}")
+    return exit_code(report, request.strict)
+
+
+def exit_code(report: Report, strict: bool) -> int:
+    """0 where something valid was measured and, with `strict`, no row failed by that."""
+    failed = [row for row in report.measurements if strict and row.reason.startswith("--strict")]
+    fine = any(row.status == "ok" for row in report.measurements) and not failed
+    return EXIT_OK if fine else EXIT_REGRESSION
+
+
+@contextlib.contextmanager
+def told_where(progress: Quiet, next_step: str = "") -> Iterator[None]:
+    """Whatever stops the block, the user is told where the report is."""
+    try:
+        yield
+    except api.ReportNotSaved:
+        raise
+    except BaseException:
+        if progress.path is not None:
+            path = shlex.quote(str(progress.path))
+            say(f"Stopped. What was measured is in {path}{next_step.format(path=path) or '.'}")
+        raise
+
+
+def say(text: str) -> None:
+    """Prints a line on standard error."""
+    print(printable(text), file=sys.stderr)  # noqa: T201
+
+
+def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The request's fields that parsed options make."""
+    fields = {name: value for name, value in options.items() if name not in OF_THE_OUTPUT}
+    fields["workload"] = which_workload(fields.pop("workload"), fields.pop("workload_option"))
+    parameters: dict[str, object] = dict(split_assignment(text, "--param") for text in fields.pop("param") or [])
+    if (resolution := fields.pop("resolution")) is not None:
+        parameters["resolution"] = resolution
+    fields["parameters"] = parameters
+    fields["fix"] = dict(split_assignment(text, "--fix") for text in fields.pop("fix") or [])
+    if "set_" in fields:
+        fields["set"] = choices_of(fields.pop("set_") or [])
+    fields["timeout_s"] = parse_duration(fields.pop("timeout"))
+    if "max_memory" in fields:
+        text = fields.pop("max_memory")
+        fields["max_memory_bytes"] = parse_bytes(text) if text else None
+    if "allow" in fields:
+        fields["allow"] = fields["allow"] or []
+    return fields
+
+
+def choices_of(texts: list[str]) -> dict[str, list[str]]:
+    """`["precision=a,b", "precision=c"]` as `{"precision": ["a", "b", "c"]}`."""
+    choices: dict[str, list[str]] = {}
+    for text in texts:
+        name, values = split_assignment(text, "--set")
+        choices.setdefault(name, []).extend(part.strip() for part in values.split(","))
+    return choices

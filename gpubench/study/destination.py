@@ -1,0 +1,71 @@
+"""Where a study's report goes: a file given, a path made from the report, or nowhere that stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from gpubench.errors import GpubenchError
+from gpubench.report import store
+from gpubench.report.model import Report
+from gpubench.study.resume import refuse_unlike
+
+# A path, or what makes one from the report before its first row; None: nothing stays on disk.
+Output = Path | str | Callable[[Report], Path] | None
+
+
+class ReportNotSaved(GpubenchError):
+    """The measuring is done and the report could not be saved; `report` has all of it."""
+
+    def __init__(self, reason: str, report: Report) -> None:
+        super().__init__(f"The report could not be saved: {reason}")
+        self.report = report
+
+
+def check_output(output: Output, resume: bool) -> None:
+    """Raises GpubenchError where `output` cannot be written, or there is none to resume."""
+    if resume and output is None:
+        raise GpubenchError("There is no report to resume without output.", "Give the report's path as output.")
+    if isinstance(output, str | Path):
+        store.check_writable(output)
+
+
+def path_of(output: Output, report: Report, scratch: Path) -> Path:
+    """The path that `output` means; `scratch` where it means none."""
+    if output is None:
+        return scratch
+    return output(report) if callable(output) else Path(output)
+
+
+def begin(report: Report, path: Path, resume: bool) -> Report:
+    """The report to begin with: `report`, which has no rows, or with `resume` the unfinished one at `path`.
+
+    A finished report at `path` is kept as `.bak`. Raises GpubenchError where `path` is a foreign file or an unfinished
+    run, or differs from `report` so that it cannot be resumed.
+    """
+    if resume:
+        if not path.exists():
+            raise GpubenchError(f"There is no report {path} to resume.", "Start it without --resume.")
+        earlier = store.load(path)
+        refuse_unlike(earlier, report, path)
+        plan = msgspec.structs.replace(earlier.plan, objective=report.plan.objective, allow=report.plan.allow)
+        return msgspec.structs.replace(earlier, plan=plan, finished_at=None, recommendation=None, sweep=None)
+    if path.exists() and path.stat().st_size:
+        keep_finished(path)
+    store.check_writable(path)
+    return report
+
+
+def keep_finished(path: Path) -> None:
+    """Keeps a finished report as `.bak`; GpubenchError where `path` is a foreign file or an unfinished run."""
+    try:
+        finished = store.load(path).finished_at is not None
+    except GpubenchError as error:
+        raise GpubenchError(
+            f"{path} exists and is no gpubench report.", "Choose another --output, or remove it."
+        ) from error
+    if not finished:
+        raise GpubenchError(f"{path} holds an unfinished run.", "Resume it with --resume, or remove it.")
+    path.replace(path.with_name(f"{path.name}.bak"))

@@ -1,0 +1,216 @@
+"""From two sides to their comparison: pools, reports and rows of both, and what can keep them from being compared."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from gpubench.errors import EXIT_INCOMPARABLE, GpubenchError
+from gpubench.executor.worker_pool import SCRATCH_PREFIX, WorkerPool
+from gpubench.regression.verdicts import Check, Limits
+from gpubench.report import store
+from gpubench.report.model import Configuration, Report
+from gpubench.search.space import Builder, Matrix, build_matrix
+from gpubench.study.destination import Output, path_of
+from gpubench.study.launch import make_executor, make_pool, new_report, protocol_for
+from gpubench.study.listening import ProgressListener
+from gpubench.study.paired import FEWEST_ROUNDS, SIDES, Comparison, SideName
+from gpubench.study.planning import fixed, has_no_gpu, matrix_of, scope_of
+from gpubench.study.request import StudyRequest, check_workload
+from gpubench.study.sides import Side, refuse_foreign_code, resolve, why_apart
+from gpubench.text import printable
+from gpubench.toggles import get
+from gpubench.toggles.traits import steady_values
+from gpubench.worker.messages import ProbeResult
+
+TURNS = 8  # of each side in a round: more of them cost less than another process
+WARMUP_MIN_S = 0.5  # both sides of a round are equally warm
+PairName = Literal["process", "round"]
+Pools = Mapping[SideName, WorkerPool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbRequest:
+    """Two sides and how they are compared; `study` has the workload, the rows and how each is measured."""
+
+    a: str
+    b: str
+    study: StudyRequest
+    limits: Limits
+    time_limit_s: float
+    pair: PairName
+
+    def check(self) -> None:
+        """Raises GpubenchError for whatever can be seen to be wrong without loading torch."""
+        if self.a == self.b == ".":
+            raise GpubenchError(
+                "Both sides are the same.", "Name one with --a: an interpreter, FILE.py:NAME or a revision."
+            )
+        self.study.check()
+        if self.study.rounds < FEWEST_ROUNDS:
+            raise GpubenchError(f"rounds is {self.study.rounds}.", f"Give a whole number from {FEWEST_ROUNDS} on.")
+        if not self.time_limit_s > 0:
+            raise GpubenchError(f"time_limit_s is {self.time_limit_s!r}.", "Give seconds above 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbResult:
+    """The verdict on side b, and what was measured of both sides."""
+
+    check: Check
+    a: Report
+    b: Report
+
+
+def run(request: AbRequest, output: Output, listener: ProgressListener) -> AbResult:
+    """Measures both sides and decides. Raises GpubenchError where they cannot be measured or compared."""
+    request.check()
+    with scratch() as folder:
+        texts: dict[SideName, str] = {"a": request.a, "b": request.b}
+        sides = {side: resolve(side, texts[side], request.study.workload, folder) for side in SIDES}
+        with open_pools(request.study, sides) as pools:
+            comparison, matrix = prepare(request, sides, pools, output, folder / "reports", listener)
+            if output is not None:
+                listener.report_at(comparison.folder)
+            check = comparison.run([matrix.baseline, *(row for row in matrix.planned if not row.skip)])
+    return AbResult(check=check, a=comparison.reports["a"], b=comparison.reports["b"])
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for revisions' files, gone afterwards; a later run removes it where this one is killed."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-sides-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def open_pools(request: StudyRequest, sides: Mapping[SideName, Side]) -> Iterator[Pools]:
+    """A pool for each side, whose servers start at the same time."""
+    protocol = msgspec.structs.replace(
+        request.protocol(), rounds=1, final_rounds=request.rounds, turns=TURNS, warmup_min_s=WARMUP_MIN_S
+    )
+    cpu = request.device == "cpu" or has_no_gpu(request.device)
+    likely = unnamed(request, steady_values()) if cpu else {}
+    with contextlib.ExitStack() as stack:
+        pools: dict[SideName, WorkerPool] = {}
+        for name, side in sides.items():
+            check_workload(side.reference)
+            choice = dataclasses.replace(request, workload=side.reference).choice()
+            pools[name] = stack.enter_context(make_pool(choice, request.device, protocol, side.python))
+            pools[name].begin_servers([{}, likely] if likely else [{}])
+        yield pools
+
+
+def prepare(
+    request: AbRequest,
+    sides: Mapping[SideName, Side],
+    pools: Pools,
+    output: Output,
+    scratch: Path,
+    listener: ProgressListener,
+) -> tuple[Comparison, Matrix]:
+    """The comparison with two empty reports, and its rows. Raises GpubenchError where the sides cannot be compared."""
+    study = request.study
+    described = {name: look(sides[name], pool, study) for name, pool in pools.items()}
+    refuse_unlike(described)
+    one, other = (described[name] for name in SIDES)
+    apart = why_apart(sides["a"], sides["b"], (one.modules, other.modules))
+    pair = "round" if apart else request.pair
+    if apart:
+        listener.note(apart)
+    for name, value in steady(study, (one, other)).items():
+        baseline = next(iter(get(name).values))
+        listener.note(f"Both sides run with {name}={value}, which is steadier; --fix {name}={baseline} leaves it out.")
+        study = dataclasses.replace(study, fix={**study.fix, name: value})
+    protocol = protocol_for(one.device.kind, msgspec.structs.replace(pools["a"].protocol, pair=pair))
+    for pool in pools.values():
+        pool.protocol = protocol
+    Builder(scope_of(other), fixed(study, other))  # raises where that side cannot do what is asked of both
+    builder = Builder(scope_of(one), fixed(study, one))
+    matrix = matrix_of(study, builder) if study.set else build_matrix(builder, [], "each")
+    session = uuid.uuid4().hex
+    reports = {
+        name: msgspec.structs.replace(new_report(study, described[name], protocol, matrix), session=session)
+        for name in SIDES
+    }
+    return (
+        Comparison(
+            bench=make_executor(pools["a"], builder, listener, {f"{name} ": pool for name, pool in pools.items()}),
+            reports=reports,
+            folder=empty_folder(path_of(output, reports["a"], scratch)),
+            labels={name: side.label for name, side in sides.items()},
+            listener=listener,
+            limits=request.limits,
+            rounds=study.rounds,
+            time_limit_s=request.time_limit_s,
+        ),
+        matrix,
+    )
+
+
+def steady(request: StudyRequest, described: Sequence[ProbeResult]) -> Configuration:
+    """The values that take noise out of the comparison, where both sides can have them and the user chose no others.
+
+    Seen for the allocator: the log-ratio of two copies in one round has a third to half of the spread
+    (benchmarks/calibration.md).
+    """
+    one, other = (steady_values(scope_of(side)) for side in described)
+    return unnamed(request, {name: value for name, value in one.items() if other.get(name) == value})
+
+
+def unnamed(request: StudyRequest, values: Configuration) -> Configuration:
+    """Those of `values` whose toggle neither `fix` nor `set` names."""
+    return {name: value for name, value in values.items() if name not in (*request.fix, *request.set)}
+
+
+def look(side: Side, pool: WorkerPool, request: StudyRequest) -> ProbeResult:
+    """What the side is; an error says which side it is about."""
+    try:
+        described = pool.describe(request.batch_size)
+    except GpubenchError as error:
+        hint = error.hint
+        if side.kind == "interpreter":
+            hint = f"It needs torch and gpubench: {side.python} -m pip install gpubench-torch"
+        raise GpubenchError(f"Side {side.label}: {error.message}", hint) from error
+    refuse_foreign_code(side, described.modules)
+    return described
+
+
+def refuse_unlike(described: Mapping[SideName, ProbeResult]) -> None:
+    """Raises GpubenchError where the sides do not do the same job on the same device."""
+    one, other = (described[name] for name in SIDES)
+    for what, first, second in (
+        ("devices", one.device.name, other.device.name),
+        ("cards", one.device.uuid or other.device.uuid, other.device.uuid or one.device.uuid),
+        ("numbers of cores", one.device.cores, other.device.cores),
+        ("modes", one.workload.mode, other.workload.mode),
+        ("batch sizes", one.workload.batch_size, other.workload.batch_size),
+        ("items", one.workload.item, other.workload.item),
+    ):
+        if first != second:
+            raise GpubenchError(
+                f"The sides have different {what}: {printable(str(first))} and {printable(str(second))}.",
+                "Their time per item would not be of the same work.",
+                exit_code=EXIT_INCOMPARABLE,
+            )
+
+
+def empty_folder(folder: Path) -> Path:
+    """The folder that both reports go to; GpubenchError where it is not empty or cannot be written."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise GpubenchError(f"{printable(str(folder))} exists and is no empty folder.", "Choose another --output.")
+    store.check_writable(folder / "a.json")
+    return folder

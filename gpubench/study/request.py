@@ -1,0 +1,126 @@
+"""What a study is asked for, with all that can be refused before torch is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import get_args
+
+from gpubench.errors import GpubenchError, unknown_name
+from gpubench.flags import GATES
+from gpubench.report.model import Objective, Protocol, Value
+from gpubench.search.presets import load_matrix
+from gpubench.search.space import STRATEGIES
+from gpubench.toggles import get
+from gpubench.worker.messages import WorkloadChoice
+from gpubench.workloads import check_reference
+from gpubench.workloads.workload_facts import Mode
+
+Values = Value | Sequence[Value]
+Choices = Mapping[str, Values]  # toggle -> one value, or several
+
+FINAL_ROUNDS = 6
+LONGEST_S = 30 * 24 * 3600.0  # a month: beyond it the system's own clocks overflow
+LARGEST_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRequest:
+    """A study as it is asked for; `gpubench.api.compare` and `sweep` say what each field means.
+
+    Args:
+        command: What the report says it was made by.
+        sweep: The toggle whose values are measured one after the other; None: compare toggles.
+        values: Values of `sweep`; empty: those that the toggle offers.
+        also: Of a sweep: further toggles, in all combinations.
+    """
+
+    command: str = "compare-opts"
+    workload: str = "resnet50"
+    mode: Mode | None = None
+    size: str = "auto"
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    batch_size: int | None = None
+    device: str = "auto"
+    preset: str | None = None
+    strategy: str | None = None
+    set: Choices = field(default_factory=dict)
+    fix: Mapping[str, Value] = field(default_factory=dict)
+    sweep: str | None = None
+    values: Sequence[Value] = ()
+    also: Choices = field(default_factory=dict)
+    objective: Objective = "fps"
+    max_memory_bytes: int | None = None
+    timeout_s: float = 600.0
+    rounds: int = 1
+    final_rounds: int | None = None  # None: FINAL_ROUNDS, but for a limited time
+    strict: bool = False
+    allow: Sequence[str] = ()
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises GpubenchError for whatever can be seen to be wrong without loading torch."""
+        check_workload(self.workload)
+        one_of("mode", self.mode, (None, *get_args(Mode)))
+        one_of("objective", self.objective, get_args(Objective))
+        one_of("strategy", self.strategy, (None, *STRATEGIES))
+        if self.preset:
+            load_matrix(self.preset)
+        for toggle in (*self.set, *self.fix, *self.also, *([self.sweep] if self.sweep else [])):
+            get(toggle)
+        for flag in self.allow:
+            if flag not in GATES:
+                raise unknown_name("flag", flag, GATES)
+        for name, value, low in (
+            ("batch_size", self.batch_size, 1),
+            ("max_memory_bytes", self.max_memory_bytes, 1),
+            ("rounds", self.rounds, 1),
+            ("final_rounds", self.final_rounds, 0),
+            ("seed", self.seed, 0),
+        ):
+            if value is not None and (not isinstance(value, int) or value < low):
+                raise GpubenchError(f"{name} is {value!r}.", f"Give a whole number from {low} on.")
+        if self.seed > LARGEST_SEED:
+            raise GpubenchError(f"seed is {self.seed}.", f"Give a whole number up to {LARGEST_SEED}.")
+        if not self.timeout_s > 0:
+            raise GpubenchError(f"timeout_s is {self.timeout_s!r}.", "Give seconds above 0.")
+
+    def choice(self) -> WorkloadChoice:
+        """The workload with its parameters, as workers are asked for it."""
+        return WorkloadChoice(
+            reference=self.workload,
+            size=None if self.size == "auto" else self.size,
+            parameters={name: str(value) for name, value in self.parameters.items()},
+            mode=self.mode,
+        )
+
+    def protocol(self) -> Protocol:
+        """How it is measured, as far as the device does not decide that."""
+        return Protocol(
+            timeout_s=min(self.timeout_s, LONGEST_S),
+            seed=self.seed,
+            max_memory_bytes=self.max_memory_bytes,
+            rounds=self.rounds,
+            final_rounds=0 if self.sweep else FINAL_ROUNDS if self.final_rounds is None else self.final_rounds,
+        )
+
+
+def check_workload(workload: object) -> None:
+    """Raises GpubenchError where `workload` is no reference, or names nothing as far as can be told at once."""
+    if not isinstance(workload, str):
+        raise GpubenchError(
+            f"The workload is an object of type {type(workload).__name__}, which measured processes cannot import.",
+            "Give a bundled name, 'FILE.py:NAME' or 'package.module:NAME' of a Workload or a function that returns it.",
+        )
+    check_reference(workload)
+
+
+def one_of(name: str, value: str | None, known: Sequence[str | None]) -> None:
+    """Raises GpubenchError where `value` is not in `known`."""
+    if value not in known:
+        raise unknown_name(name, str(value), [word for word in known if word is not None])
+
+
+def values_of(values: Values) -> tuple[Value, ...]:
+    """One value as a tuple; several as they are."""
+    return (values,) if isinstance(values, str | int) else tuple(values)
