@@ -32,10 +32,10 @@ from gpubench.analysis.statistics import latency
 from gpubench.cli.planning import scope_of
 from gpubench.cli.run import protocol_for
 from gpubench.cli.run_ab import TURNS, WARMUP_MIN_S
-from gpubench.executor.local import LocalExecutor
+from gpubench.executor.executor import Job
+from gpubench.executor.local import Target, local_executor
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.process_flags import merged
-from gpubench.executor.worker_pool import WorkerPool
 from gpubench.regression.comparison import NamedReport, check
 from gpubench.regression.verdicts import Limits, RowCheck
 from gpubench.report.model import SCHEMA_VERSION, Measurement, Plan, Protocol, Report, Role, Round, Tool
@@ -72,13 +72,13 @@ def measure(path: Path, workload: str, minutes: float, condition: str = "idle", 
     choice = WorkloadChoice(reference=name, size=size or None, parameters={}, mode="inference")
     load = subprocess.Popen([sys.executable, "-c", BUSY]) if condition == "load" else None
     try:
-        with WorkerPool(choice, "auto", protocol) as pool:
-            described = pool.describe(None)
-            pool.protocol = protocol_for(described.device.kind, protocol)
+        targets = dict.fromkeys(("a", "b"), Target(choice, sys.executable))
+        with local_executor(targets, "auto", protocol, lambda _: None) as executor:
+            described, _ = (executor.describe(None, side) for side in targets)
             configuration = Builder(scope_of(described)).defaults
             if described.device.kind == "cpu":
                 configuration["allocator"] = allocator
-            bench = LocalExecutor(pool, configuration, lambda _: None)
+            executor.configure(protocol_for(described.device.kind, protocol), configuration)
             pool: dict[str, Any] = {
                 "workload": workload,
                 "condition": f"{condition}, allocator {allocator}",
@@ -91,7 +91,7 @@ def measure(path: Path, workload: str, minutes: float, condition: str = "idle", 
                 index = len(pool["rounds"])
                 order = ("a", "b") if index % 2 == 0 else ("b", "a")
                 started = time.monotonic()
-                results = bench.together([(side, configuration) for side in order])
+                results = executor.run_round([Job(side, configuration, side) for side in order])
                 took = time.monotonic() - started
                 sides = {side: part_of(one) for side, one in results.items() if one.sampled}
                 pool["rounds"].append({"at": started - began, "took": took, "sides": sides})

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from gpubench.cli.planning import scope_of
+from gpubench.executor.executor import Job
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.worker_pool import WorkerPool
@@ -54,9 +55,9 @@ def main() -> None:
             "rounds": [],
         }
         begun = time.monotonic()
-        bench = LocalExecutor(pool, configuration, lambda _: None)
+        executor = LocalExecutor(pool, configuration, lambda _: None, {"A": pool, "B": pool})
         for index in range(processes):
-            data["processes"] += kept({"A": bench.alone("A", configuration)}).values()
+            data["processes"] += kept({"A": executor.run_alone(Job("A", configuration))}).values()
             if index % 20 == 19:
                 print(f"process {index + 1} of {processes}, {time.monotonic() - begun:.0f} s", file=sys.stderr)
         for index in range(rounds):
@@ -64,7 +65,7 @@ def main() -> None:
             entry: dict[str, Any] = {}
             for pair in ("round", "process"):
                 pool.protocol = msgspec.structs.replace(PROTOCOL, pair=pair)
-                entry[pair] = kept(bench.together([(name, configuration) for name in order]))
+                entry[pair] = kept(executor.run_round([Job(name, configuration, name) for name in order]))
             data["rounds"].append(entry)
             if index % 10 == 9:
                 print(f"round {index + 1} of {rounds}, {time.monotonic() - begun:.0f} s", file=sys.stderr)

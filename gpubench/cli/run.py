@@ -20,13 +20,14 @@ from gpubench.cli.planning import Request, choice_of, fixed, likely_environments
 from gpubench.cli.progress import Quiet, listener
 from gpubench.cli.show import print_dry_run, print_report
 from gpubench.errors import EXIT_OK, EXIT_REGRESSION, GpubenchError, unknown_name
-from gpubench.executor.local import LocalExecutor
+from gpubench.executor.executor import Executor
+from gpubench.executor.local import Target, local_executor
 from gpubench.executor.outcome import now
-from gpubench.executor.worker_pool import WorkerPool
 from gpubench.report import store
 from gpubench.report.model import SCHEMA_VERSION, Plan, Protocol, Report, Tool
 from gpubench.search.presets import load_matrix
 from gpubench.search.space import Builder, Matrix
+from gpubench.study.book import Book
 from gpubench.study.resume import refuse_unlike
 from gpubench.study.study import ROUNDS_S, Study
 from gpubench.text import printable
@@ -65,23 +66,26 @@ def run(request: Request) -> int:
         final_rounds=FINAL_ROUNDS if request.final_rounds is None else request.final_rounds,
         pair=request.pair,
     )
-    with WorkerPool(choice_of(request), request.device, protocol) as pool, progress:
-        pool.begin_servers([{}, *likely_environments(request)])
+    targets = {"": Target(choice_of(request), sys.executable)}
+    with local_executor(targets, request.device, protocol, progress.phase) as executor, progress:
+        executor.begin([{}, *likely_environments(request)])
         import scipy.stats  # noqa: F401 - it takes 0.6 s, which the servers' own imports leave free here
 
-        described = pool.describe(request.batch_size)
-        pool.protocol = protocol_for(described.device.kind, protocol)
+        described = executor.describe(request.batch_size)
+        protocol = protocol_for(described.device.kind, protocol)
         builder = Builder(scope_of(described), fixed(request, described))
+        executor.configure(protocol, builder.defaults)
         matrix = matrix_of(request, builder)
         if request.dry_run:
             print_dry_run(matrix, request.format)
             return EXIT_OK
-        report, path = begin(request, described, pool.protocol, matrix)
-        study = study_of(request, pool, builder, matrix, report, path, progress, max_memory)
+        report, path = begin(request, described, protocol, matrix)
+        book = Book(report, path, progress, strict=request.strict)
+        study = study_of(request, executor, builder, matrix, book, progress, max_memory)
         report = measure(request, study)
     print_report(report, request.format)
-    if study.unsaved:
-        raise GpubenchError(f"The report could not be saved: {study.unsaved}", "What is printed above is all of it.")
+    if book.unsaved:
+        raise GpubenchError(f"The report could not be saved: {book.unsaved}", "What is printed above is all of it.")
     if not request.quiet:
         print(printable(f"Report: {path}"), file=sys.stderr)  # noqa: T201
     failed = [row for row in report.measurements if request.strict and row.reason.startswith("--strict")]
@@ -91,26 +95,22 @@ def run(request: Request) -> int:
 
 def study_of(
     request: Request,
-    pool: WorkerPool,
+    executor: Executor,
     builder: Builder,
     matrix: Matrix,
-    report: Report,
-    path: Path,
+    book: Book,
     progress: Quiet,
     max_memory: int | None,
 ) -> Study:
     """The run that `request` asks for."""
     return Study(
-        pool=pool,
-        bench=LocalExecutor(pool, builder.defaults, progress.phase),
+        executor=executor,
         builder=builder,
         matrix=matrix,
-        report=report,
-        path=path,
+        book=book,
         listener=progress,
         objective=request.objective,
         max_memory_bytes=max_memory,
-        strict=request.strict,
         rounds_s=ROUNDS_S if request.final_rounds is None else math.inf,
     )
 
@@ -123,7 +123,7 @@ def measure(request: Request, study: Study) -> Report:
         toggle = request.sweep[0]
         return study.sweep(lambda done: knee(done, toggle))
     except BaseException:
-        where = shlex.quote(str(study.path))
+        where = shlex.quote(str(study.book.path))
         text = f"Stopped. What was measured is in {where}; go on with: --resume --output {where}"
         print(printable(text), file=sys.stderr)  # noqa: T201
         raise

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import shutil
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,12 +18,14 @@ from gpubench.cli.progress import Quiet, listener
 from gpubench.cli.run import LONGEST_S, make_folder, new_report, protocol_for, slug
 from gpubench.cli.verdict_output import exit_code, show
 from gpubench.errors import EXIT_INCOMPARABLE, GpubenchError
-from gpubench.executor.local import LocalExecutor
-from gpubench.executor.worker_pool import SCRATCH_PREFIX, WorkerPool
+from gpubench.executor.executor import Executor
+from gpubench.executor.local import Target, local_executor
+from gpubench.executor.scratch import scratch_folder
 from gpubench.regression.verdicts import Limits
 from gpubench.report import store
 from gpubench.report.model import Protocol
 from gpubench.search.space import Builder, Matrix, build_matrix
+from gpubench.study.book import Book
 from gpubench.study.paired import SIDES, Comparison, SideName
 from gpubench.study.sides import Side, refuse_foreign_code, resolve, why_apart
 from gpubench.text import printable
@@ -40,8 +39,6 @@ STEADY = "tuned"
 WARMUP_MIN_S = 0.5  # both sides of a round are equally warm
 # What `ab` does not ask for.
 ABSENT = {"objective": "fps", "max_memory": None, "resume": False, "dry_run": False, "allow": None}
-
-Pools = Mapping[SideName, WorkerPool]
 
 
 def run(options: dict[str, Any]) -> int:
@@ -57,34 +54,27 @@ def run(options: dict[str, Any]) -> int:
         raise GpubenchError(
             "Both sides are the same.", "Name one with --a: an interpreter, FILE.py:NAME or a revision."
         )
-    with scratch() as folder, listener(request.quiet) as progress:
-        sides = {side: resolve(side, texts[side], request.workload, folder) for side in SIDES}
-        with open_pools(request, sides) as pools:
-            comparison, matrix = prepare(request, sides, pools, limits, time_limit, progress)
+    with scratch_folder("sides-") as scratch, listener(request.quiet) as progress:
+        sides = {side: resolve(side, texts[side], request.workload, scratch) for side in SIDES}
+        with open_executor(request, sides, progress) as executor:
+            comparison, matrix = prepare(request, sides, executor, limits, time_limit, progress)
+            folder = comparison.books["a"].path.parent
             try:
                 found = comparison.run([matrix.baseline, *(one for one in matrix.planned if not one.skip)])
             except BaseException:
-                print(printable(f"Stopped. What was measured is in {comparison.folder}."), file=sys.stderr)  # noqa: T201
+                print(printable(f"Stopped. What was measured is in {folder}."), file=sys.stderr)  # noqa: T201
                 raise
     show([found], format_, inconclusive_ok)
+    if comparison.unsaved:
+        raise GpubenchError(f"The reports could not be saved: {comparison.unsaved}", "The verdict is printed above.")
     if not request.quiet:
-        print(printable(f"Reports: {comparison.folder}"), file=sys.stderr)  # noqa: T201
+        print(printable(f"Reports: {folder}"), file=sys.stderr)  # noqa: T201
     return exit_code([found.verdict], inconclusive_ok)
 
 
 @contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder for revisions' files, gone afterwards; a later run removes it where this one is killed."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-sides-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def open_pools(request: Request, sides: Mapping[SideName, Side]) -> Iterator[Pools]:
-    """A pool for each side, whose servers start at the same time."""
+def open_executor(request: Request, sides: Mapping[SideName, Side], progress: Quiet) -> Iterator[Executor]:
+    """An executor with a target for each side, whose processes start at the same time."""
     protocol = Protocol(
         timeout_s=min(parse_duration(request.timeout), LONGEST_S),
         seed=request.seed,
@@ -94,26 +84,26 @@ def open_pools(request: Request, sides: Mapping[SideName, Side]) -> Iterator[Poo
     )
     cpu = request.device == "cpu" or has_no_gpu(request.device)
     likely = cpu and not names_allocator(request) and not is_chosen() and has_tunables()
-    with contextlib.ExitStack() as stack:
-        found: dict[SideName, WorkerPool] = {}
-        for name, side in sides.items():
-            check_reference(side.reference)
-            choice = choice_of(dataclasses.replace(request, workload=side.reference))
-            found[name] = stack.enter_context(WorkerPool(choice, request.device, protocol, side.python))
-            found[name].begin_servers([{}, {ALLOCATOR.name: STEADY}] if likely else [{}])
-        yield found
+    targets: dict[str, Target] = {}
+    for name, side in sides.items():
+        check_reference(side.reference)
+        choice = choice_of(dataclasses.replace(request, workload=side.reference))
+        targets[name] = Target(choice, side.python)
+    with local_executor(targets, request.device, protocol, progress.phase) as executor:
+        executor.begin([{}, {ALLOCATOR.name: STEADY}] if likely else [{}])
+        yield executor
 
 
 def prepare(
     request: Request,
     sides: Mapping[SideName, Side],
-    pools: Pools,
+    executor: Executor,
     limits: Limits,
     time_limit_s: float,
     progress: Quiet,
 ) -> tuple[Comparison, Matrix]:
     """The comparison with two empty reports, and its rows. Raises GpubenchError where the sides cannot be compared."""
-    described = {name: look(sides[name], pool, request) for name, pool in pools.items()}
+    described = {name: look(sides[name], executor, request) for name in SIDES}
     refuse_unlike(described)
     one, other = (described[name] for name in SIDES)
     apart = why_apart(sides["a"], sides["b"], (one.modules, other.modules))
@@ -123,11 +113,10 @@ def prepare(
     if hold := steady(request, (one, other)):
         progress.note("Both sides run with allocator=tuned, which is steadier; --fix allocator=system leaves it out.")
         request = dataclasses.replace(request, fix=[*request.fix, hold])
-    protocol = protocol_for(one.device.kind, msgspec.structs.replace(pools["a"].protocol, pair=pair))
-    for pool in pools.values():
-        pool.protocol = protocol
+    protocol = protocol_for(one.device.kind, msgspec.structs.replace(executor.protocol, pair=pair))
     Builder(scope_of(other), fixed(request, other))  # raises where that side cannot do what is asked of both
     builder = Builder(scope_of(one), fixed(request, one))
+    executor.configure(protocol, builder.defaults)
     matrix = matrix_of(request, builder) if request.set_ else build_matrix(builder, [], "each")
     session = uuid.uuid4().hex
     reports = {
@@ -137,11 +126,8 @@ def prepare(
     folder = place(request, one)
     return (
         Comparison(
-            bench=LocalExecutor(
-                pools["a"], builder.defaults, progress.phase, {f"{name} ": pool for name, pool in pools.items()}
-            ),
-            reports=reports,
-            folder=folder,
+            executor=executor,
+            books={name: Book(report, folder / f"{name}.json", progress) for name, report in reports.items()},
             labels={name: side.label for name, side in sides.items()},
             listener=progress,
             limits=limits,
@@ -168,10 +154,10 @@ def names_allocator(request: Request) -> bool:
     return any(text.partition("=")[0].strip() == ALLOCATOR.name for text in (*request.fix, *request.set_))
 
 
-def look(side: Side, pool: WorkerPool, request: Request) -> ProbeResult:
+def look(side: Side, executor: Executor, request: Request) -> ProbeResult:
     """What the side is; an error says which side it is about."""
     try:
-        found = pool.describe(request.batch_size)
+        found = executor.describe(request.batch_size, side.name)
     except GpubenchError as error:
         hint = error.hint
         if side.kind == "interpreter":

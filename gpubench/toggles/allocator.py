@@ -210,7 +210,6 @@ ALLOCATOR = Toggle(
         "tcmalloc": _needs_library("tcmalloc"),
     },
     environment=environment,
-    process_state=environment,
     apply=apply,
     evidence=evidence,
     usage=_usage,

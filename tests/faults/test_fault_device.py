@@ -5,6 +5,7 @@ NVML is faked below its binding, and a CPU workload is measured in real processe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from gpubench.analysis.recommendation import recommend
 from gpubench.cli import run as cli_run
 from gpubench.cli.main import run as gpubench
 from gpubench.executor import local as bench
+from gpubench.executor.executor import Job
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.process_flags import kind
@@ -177,7 +179,7 @@ def test_samples_taken_in_heat_are_discarded_and_taken_again(watched: Watched) -
             threading.Timer(0.6, cool).start()
 
     watched.at = at
-    result = watched.bench.alone("row", SLOW)
+    result = watched.bench.run_alone(Job("row", SLOW))
     assert result.status == "ok", result.reason
     assert [kind(flag) for flag in flags(result)] == ["throttled"]
     assert flags(result)[0].startswith("throttled: hw_thermal_slowdown (")
@@ -197,7 +199,7 @@ def test_heat_for_a_moment_is_enough_to_discard(watched: Watched) -> None:
             watched.card.arm(moment)
 
     watched.at = at
-    result = watched.bench.alone("row", SLOW)
+    result = watched.bench.run_alone(Job("row", SLOW))
     assert result.status == "ok"
     assert watched.count("sampling") == 2
     assert [kind(flag) for flag in flags(result)] == ["throttled"]
@@ -211,7 +213,7 @@ def test_heat_in_one_turn_of_a_round_costs_that_turn_alone(watched: Watched) -> 
             watched.heat(False)
 
     watched.at = at
-    results = watched.bench.together([("A", SLOW), ("B", SLOW)])
+    results = watched.bench.run_round([Job("A", SLOW), Job("B", SLOW)])
     assert watched.count("sampling") == 2 * Protocol().turns + 1
     hot, cool = results["B"], results["A"]  # in ABBA order the third turn is B's second
     assert [kind(flag) for flag in flags(hot)] == ["throttled"]
@@ -224,7 +226,7 @@ def test_heat_in_one_turn_of_a_round_costs_that_turn_alone(watched: Watched) -> 
 def test_endless_heat_gives_no_figure(watched: Watched) -> None:
     watched.pool.protocol = msgspec.structs.replace(QUICK, min_sampling_s=0.2, max_sampling_s=0.3, cool_down_s=0.2)
     watched.card.reasons = HOT
-    result = watched.bench.alone("fast", FAST)
+    result = watched.bench.run_alone(Job("fast", FAST))
     assert watched.count("sampling") == 1 + QUICK.throttle_retries == 4
     assert result.status == "failed"
     assert result.reason.startswith("no valid samples: hw_thermal_slowdown (")
@@ -237,7 +239,7 @@ def test_endless_heat_gives_no_figure(watched: Watched) -> None:
 
 def test_a_power_cap_is_how_a_card_works_and_only_told(watched: Watched) -> None:
     watched.card.reasons = POWER_CAP
-    result = watched.bench.alone("fast", FAST)
+    result = watched.bench.run_alone(Job("fast", FAST))
     assert watched.count("sampling") == 1
     assert [kind(flag) for flag in flags(result)] == ["power_capped"]
     assert result.utilization is not None
@@ -297,7 +299,7 @@ def test_a_driver_that_does_not_list_us_accuses_nobody(watched: Watched) -> None
     """In a container the driver's ids are others: the only process listed is likely to be ours."""
     watched.strangers(lambda _: True)
     watched.lists_us = False
-    result = watched.bench.alone("row", SLOW)
+    result = watched.bench.run_alone(Job("row", SLOW))
     assert flags(result) == []
     assert result.utilization is not None
     assert result.utilization.other_processes is None
@@ -309,7 +311,7 @@ def test_a_driver_that_does_not_list_us_accuses_nobody(watched: Watched) -> None
 
 def test_a_driver_that_supports_nothing_leaves_the_row_valid(watched: Watched) -> None:
     watched.nvml.fails.update(dict.fromkeys(FUNCTIONS, NOT_SUPPORTED))
-    result = watched.bench.alone("fast", FAST)
+    result = watched.bench.run_alone(Job("fast", FAST))
     assert result.status == "ok", result.reason
     assert flags(result) == []
     assert watched.count("sampling") == 1
@@ -329,7 +331,7 @@ def test_a_driver_that_supports_nothing_leaves_the_row_valid(watched: Watched) -
 
 
 def test_energy_is_counted_over_the_samples(watched: Watched) -> None:
-    result = watched.bench.alone("fast", FAST)
+    result = watched.bench.run_alone(Job("fast", FAST))
     seen, sampled = row_of(of_row(result), "fast").utilization, result.sampled
     assert seen is not None and seen.energy_joules is not None and sampled is not None
     joules = watched.card.watts * (sampled.ended - sampled.started)
@@ -348,7 +350,7 @@ def test_an_energy_counter_that_goes_back_gives_no_energy(watched: Watched) -> N
             watched.card.arm(wrap)
 
     watched.at = at
-    result = watched.bench.alone("fast", FAST)
+    result = watched.bench.run_alone(Job("fast", FAST))
     assert result.status == "ok"
     seen = row_of(of_row(result), "fast").utilization
     assert seen is not None
@@ -391,7 +393,7 @@ def stray() -> Iterator[int]:
 def test_load_by_others_is_told_with_who_it_is(pool: WorkerPool, stray: int) -> None:
     pool.choice, pool.protocol = choice("burns"), QUICK
     for _ in range(3):  # where yet another program is busier, it is named instead
-        result = LocalExecutor(pool, {}, lambda _: None).alone("row", SLOW)
+        result = LocalExecutor(pool, {}, lambda _: None).run_alone(Job("row", SLOW))
         found = [flag for flag in result.flags if kind(flag) == "contaminated"]
         assert len(found) == 1
         assert found[0].startswith("contaminated: other processes kept ")
@@ -401,7 +403,7 @@ def test_load_by_others_is_told_with_who_it_is(pool: WorkerPool, stray: int) -> 
         raise AssertionError(found)
     report = of_row(result)
     assert "others used the machine" in (exclusion(report, row_of(report, "fast"), "fps", None) or "")
-    together = LocalExecutor(pool, {}, lambda _: None).together([("A", SLOW), ("B", SLOW)])
+    together = LocalExecutor(pool, {}, lambda _: None).run_round([Job("A", SLOW), Job("B", SLOW)])
     assert all("contaminated" in map(kind, result.flags) for result in together.values())
 
 
@@ -572,7 +574,7 @@ def command(monkeypatch: pytest.MonkeyPatch, path: Path, flagged: Sequence[str],
         lambda row_id, _: 0.1 if row_id == "baseline" else 0.05,
         flags=lambda row_id, _: [] if row_id == "baseline" else flagged,
     )
-    monkeypatch.setattr(cli_run, "LocalExecutor", lambda *_: planted)
+    monkeypatch.setattr(cli_run, "local_executor", lambda *_: contextlib.nullcontext(planted))
     code = gpubench(
         ["compare-opts", f"{STEPS}:tiny", "--device", "cpu", "--set", "compile=default",
          "--strategy", "each", "--final-rounds", "0", "--quiet", "--format", "json", "--output", str(path), *more]
