@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -24,7 +24,7 @@ def compare_opts(
         typer.Option("--matrix", metavar="NAME|FILE", help="What to try: default, quick, full, or a TOML file."),
     ] = None,
     strategy: Annotated[
-        Literal["ladder", "each", "grid"] | None,
+        str | None,
         typer.Option("--strategy", help="Alone and cumulative, alone only, or every combination."),
     ] = None,
     set_: Annotated[

@@ -1,19 +1,23 @@
-"""What a command was asked for, and the matrix that follows from it on this device and workload."""
+"""What a command was asked for, and the search space that follows from it on this device and workload."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpubench.cli.options import split_assignment, which_workload
+from gpubench.cli.options import which_workload
 from gpubench.errors import GpubenchError
 from gpubench.hardware.nvml import Nvml, Unavailable
 from gpubench.report.model import Configuration, Value
-from gpubench.search.presets import load_matrix
-from gpubench.search.space import Builder, Matrix, ToggleValues, build_matrix, sweep
+from gpubench.search.requested import DEFAULT_PRESET, Requested, read_request, split_assignment
+from gpubench.search.space import Builder, ToggleValues
+from gpubench.search.strategies import get_strategy, search_space
+from gpubench.search.strategies.sweep import SWEEP
+from gpubench.search.strategy import SearchSpace
 from gpubench.toggles import get, parse_value
 from gpubench.toggles.toggle import Scope
 from gpubench.worker.messages import ProbeResult, WorkloadChoice
@@ -55,6 +59,12 @@ class Request:
     sweep: tuple[str, list[int]] | None = None  # toggle and values; no values: what the toggle offers
     overlaps: tuple[int, ...] = ()
 
+    @functools.cached_property
+    def requested(self) -> Requested:
+        """What --set, --fix and the preset ask for; GpubenchError where that is wrong on any device."""
+        default = DEFAULT_PRESET if self.command == "compare-opts" else None
+        return read_request(self.set_, self.fix, self.matrix, default)
+
 
 def request_of(command: str, options: Mapping[str, Any], **more: Any) -> Request:
     """The request that a command's parsed options make; `more` adds to them or replaces them."""
@@ -94,12 +104,7 @@ def scope_of(described: ProbeResult) -> Scope:
 
 def fixed(request: Request, described: ProbeResult) -> dict[str, Value]:
     """The toggles held at one value in every row."""
-    scope, values = scope_of(described), dict[str, Value]()
-    if request.matrix:
-        values.update(load_matrix(request.matrix).fix)
-    for text in request.fix:
-        name, value = split_assignment(text, "--fix")
-        values[name] = parse_value(get(name), value, scope)
+    values = request.requested.fixed_values(scope_of(described))
     if request.batch_size is not None:
         if values.get("batch_size", request.batch_size) != request.batch_size:
             raise GpubenchError("--batch-size and --fix batch_size disagree.", "Give only one of them.")
@@ -109,44 +114,26 @@ def fixed(request: Request, described: ProbeResult) -> dict[str, Value]:
     return values
 
 
-def matrix_of(request: Request, builder: Builder) -> Matrix:
+def matrix_of(request: Request, builder: Builder) -> SearchSpace:
     """What to measure."""
-    scope = builder.scope
     if request.sweep:
         toggle, values = request.sweep
         builder.require(toggle)
         # Without the scope: a size that this input does not allow is a row with its sentence, not the sweep's end.
-        chosen = [parse_value(get(toggle), str(value)) for value in values] or list(get(toggle).offered(scope))
+        chosen = [parse_value(get(toggle), str(value)) for value in values] or list(get(toggle).offered(builder.scope))
         overlaps = tuple(parse_value(get("tile_overlap"), str(value)) for value in request.overlaps)
-        return sweep(builder, toggle, chosen, [ToggleValues("tile_overlap", overlaps)] if overlaps else [])
-    wanted: dict[str, tuple[Value, ...]] = {}
-    for text in request.set_:
-        name, values_text = split_assignment(text, "--set")
-        builder.require(name)
-        found = tuple(parse_value(get(name), part.strip(), scope) for part in values_text.split(","))
-        wanted[name] = wanted.get(name, ()) + found
-    strategy = request.strategy or "ladder"
-    techniques: list[ToggleValues] = []
-    if request.matrix or not wanted:
-        profile = load_matrix(request.matrix or "default")
-        strategy = request.strategy or profile.strategy
-        techniques = list(profile.techniques(scope.workload.mode, scope.device.kind))
-    known = {one.toggle for one in techniques}
-    techniques = [ToggleValues(one.toggle, wanted.get(one.toggle, one.values)) for one in techniques]
-    techniques += [ToggleValues(name, values) for name, values in wanted.items() if name not in known]
-    return build_matrix(builder, [without_base(builder, one) for one in techniques], strategy)
+        also = [ToggleValues("tile_overlap", overlaps)] if overlaps else []
+        return search_space(builder, [ToggleValues(toggle, tuple(chosen)), *also], SWEEP)
+    requested = request.requested
+    strategy = request.strategy or (requested.preset.strategy if requested.preset else "ladder")
+    return search_space(builder, requested.toggle_values(builder), get_strategy(strategy))
 
 
 def likely_environments(request: Request) -> list[Configuration]:
     """What environment toggles a CPU run will probably try: their servers may load torch while others do."""
     if request.sweep or request.dry_run or not (request.device == "cpu" or has_no_gpu(request.device)):
         return []
-    texts = [split_assignment(text, "--set") for text in request.set_]
-    found = [(name, value.strip()) for name, values in texts for value in values.split(",")]
-    if request.matrix or not request.set_:
-        entries = load_matrix(request.matrix or "default").technique
-        found += [(entry.toggle, str(value)) for entry in entries for value in entry.values]
-    return [{name: value} for name, value in found if get(name).environment and value in get(name).values]
+    return request.requested.environments()
 
 
 def has_no_gpu(device: str) -> bool:
@@ -158,9 +145,3 @@ def has_no_gpu(device: str) -> bool:
         return True
     nvml.close()
     return False
-
-
-def without_base(builder: Builder, technique: ToggleValues) -> ToggleValues:
-    """`technique` without the value that the baseline has already."""
-    base = builder.base.get(technique.toggle)
-    return ToggleValues(technique.toggle, tuple(value for value in dict.fromkeys(technique.values) if value != base))

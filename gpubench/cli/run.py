@@ -15,7 +15,6 @@ import msgspec
 import gpubench
 from gpubench.analysis.eligibility import GATES
 from gpubench.analysis.knee import knee
-from gpubench.cli.options import split_assignment
 from gpubench.cli.planning import Request, choice_of, fixed, likely_environments, matrix_of, scope_of
 from gpubench.cli.progress import Quiet, listener
 from gpubench.cli.show import print_dry_run, print_report
@@ -25,13 +24,13 @@ from gpubench.executor.local import Target, local_executor
 from gpubench.executor.outcome import now
 from gpubench.report import store
 from gpubench.report.model import SCHEMA_VERSION, Plan, Protocol, Report, Tool
-from gpubench.search.presets import load_matrix
-from gpubench.search.space import Builder, Matrix
+from gpubench.search.space import Builder
+from gpubench.search.strategies import get_strategy
+from gpubench.search.strategy import SearchSpace
 from gpubench.study.book import Book
 from gpubench.study.resume import refuse_unlike
 from gpubench.study.study import ROUNDS_S, Study
 from gpubench.text import printable
-from gpubench.toggles import get
 from gpubench.units import parse_bytes, parse_duration
 from gpubench.worker.messages import ProbeResult
 from gpubench.workloads import check_reference
@@ -48,10 +47,9 @@ def run(request: Request) -> int:
     timeout = min(parse_duration(request.timeout), LONGEST_S)
     # Complain of what can be told now, before the seconds that torch takes to load.
     check_reference(request.workload)
-    if request.matrix:
-        load_matrix(request.matrix)
-    for text in (*request.set_, *request.fix):
-        get(split_assignment(text, "--set" if text in request.set_ else "--fix")[0])
+    _ = request.requested
+    if request.strategy:
+        get_strategy(request.strategy)
     for flag in request.allow:
         if flag not in GATES:
             raise unknown_name("flag", flag, list(GATES))
@@ -81,7 +79,7 @@ def run(request: Request) -> int:
             return EXIT_OK
         report, path = begin(request, described, protocol, matrix)
         book = Book(report, path, progress, strict=request.strict)
-        study = study_of(request, executor, builder, matrix, book, progress, max_memory)
+        study = study_of(request, executor, matrix, book, progress, max_memory)
         report = measure(request, study)
     print_report(report, request.format)
     if book.unsaved:
@@ -96,8 +94,7 @@ def run(request: Request) -> int:
 def study_of(
     request: Request,
     executor: Executor,
-    builder: Builder,
-    matrix: Matrix,
+    matrix: SearchSpace,
     book: Book,
     progress: Quiet,
     max_memory: int | None,
@@ -105,8 +102,7 @@ def study_of(
     """The run that `request` asks for."""
     return Study(
         executor=executor,
-        builder=builder,
-        matrix=matrix,
+        space=matrix,
         book=book,
         listener=progress,
         objective=request.objective,
@@ -136,7 +132,7 @@ def protocol_for(device_kind: str, protocol: Protocol) -> Protocol:
     return msgspec.structs.replace(protocol, device_timer="cuda_event", min_sampling_s=2.5, max_sampling_s=5.0)
 
 
-def new_report(request: Request, described: ProbeResult, protocol: Protocol, matrix: Matrix) -> Report:
+def new_report(request: Request, described: ProbeResult, protocol: Protocol, matrix: SearchSpace) -> Report:
     """A report without rows."""
     return Report(
         schema_version=SCHEMA_VERSION,
@@ -151,19 +147,19 @@ def new_report(request: Request, described: ProbeResult, protocol: Protocol, mat
             command=request.command,
             matrix=request.matrix
             or ("default" if not request.set_ and not request.sweep else "from --set and --sizes"),
-            strategy=matrix.strategy,
+            strategy=matrix.strategy.name,
             baseline=matrix.baseline.id,
             objective=request.objective,
             allow=request.allow,
-            set={one.toggle: list(one.values) for one in matrix.techniques},
-            fix=matrix.fixed,
+            set={one.toggle: list(one.values) for one in matrix.toggles},
+            fix=matrix.builder.fixed,
             configurations=[matrix.baseline.id, *(row.id for row in matrix.planned)],
         ),
         measurements=[],
     )
 
 
-def begin(request: Request, described: ProbeResult, protocol: Protocol, matrix: Matrix) -> tuple[Report, Path]:
+def begin(request: Request, described: ProbeResult, protocol: Protocol, matrix: SearchSpace) -> tuple[Report, Path]:
     """A new report and its path, or the one to go on with."""
     report = new_report(request, described, protocol, matrix)
     stem = f"{slug(described.workload.name)}-{described.workload.mode}"

@@ -24,7 +24,8 @@ from gpubench.executor.scratch import scratch_folder
 from gpubench.regression.verdicts import Limits
 from gpubench.report import store
 from gpubench.report.model import Protocol
-from gpubench.search.space import Builder, Matrix, build_matrix
+from gpubench.search.space import Builder
+from gpubench.search.strategy import SearchSpace
 from gpubench.study.book import Book
 from gpubench.study.paired import SIDES, Comparison, SideName
 from gpubench.study.sides import Side, refuse_foreign_code, resolve, why_apart
@@ -38,7 +39,7 @@ TURNS = 8  # of each side in a round: more of them cost less than another proces
 STEADY = "tuned"
 WARMUP_MIN_S = 0.5  # both sides of a round are equally warm
 # What `ab` does not ask for.
-ABSENT = {"objective": "fps", "max_memory": None, "resume": False, "dry_run": False, "allow": None}
+ABSENT = {"objective": "fps", "strategy": "each", "max_memory": None, "resume": False, "dry_run": False, "allow": None}
 
 
 def run(options: dict[str, Any]) -> int:
@@ -101,7 +102,7 @@ def prepare(
     limits: Limits,
     time_limit_s: float,
     progress: Quiet,
-) -> tuple[Comparison, Matrix]:
+) -> tuple[Comparison, SearchSpace]:
     """The comparison with two empty reports, and its rows. Raises GpubenchError where the sides cannot be compared."""
     described = {name: look(sides[name], executor, request) for name in SIDES}
     refuse_unlike(described)
@@ -117,7 +118,7 @@ def prepare(
     Builder(scope_of(other), fixed(request, other))  # raises where that side cannot do what is asked of both
     builder = Builder(scope_of(one), fixed(request, one))
     executor.configure(protocol, builder.defaults)
-    matrix = matrix_of(request, builder) if request.set_ else build_matrix(builder, [], "each")
+    matrix = matrix_of(request, builder)
     session = uuid.uuid4().hex
     reports = {
         name: msgspec.structs.replace(new_report(request, described[name], protocol, matrix), session=session)

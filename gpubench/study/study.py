@@ -15,8 +15,9 @@ from gpubench.analysis.recommendation import contenders, recommend
 from gpubench.executor.executor import Executor, compiles
 from gpubench.executor.outcome import now
 from gpubench.executor.process_flags import kind
-from gpubench.report.model import Measurement, Objective, Report, Summary, Value
-from gpubench.search.space import Builder, Candidate, Matrix, rungs
+from gpubench.report.model import Measurement, Objective, Report, Summary
+from gpubench.search.space import Candidate
+from gpubench.search.strategy import History, SearchSpace
 from gpubench.study import rows
 from gpubench.study.book import Book
 from gpubench.study.interfaces import Listener
@@ -37,8 +38,7 @@ class Study:
 
     Args:
         executor: Measures.
-        builder: Makes candidates.
-        matrix: What to measure.
+        space: What to choose from, and the strategy that does.
         book: The report, which is saved after every process: empty, or one to continue.
         listener: Is told how it goes.
         objective: What the recommendation is best at.
@@ -47,8 +47,7 @@ class Study:
     """
 
     executor: Executor
-    builder: Builder
-    matrix: Matrix
+    space: SearchSpace
     book: Book
     listener: Listener
     objective: Objective = "fps"
@@ -64,16 +63,8 @@ class Study:
     # ----- the two kinds of run
 
     def compare(self) -> Report:
-        """Baseline, each technique alone, the ladder, the best combination; then runoff and final on fresh data."""
-        self._begin(len(self.matrix.techniques) if self.matrix.strategy == "ladder" else 0)
-        order = self.engine.explore([self.matrix.baseline])
-        baseline = self.book.rows[self.matrix.baseline.id]
-        if baseline.status != "ok":
-            self.listener.note(f"The baseline is {baseline.status}: what runs is still ranked, without a speed-up.")
-        order += self.engine.explore(self.matrix.planned)
-        if self.matrix.strategy == "ladder":
-            order += self._climb()
-        self._more_rounds(order)
+        """The baseline and all that the strategy proposes; then runoff and final on fresh data."""
+        self._explore()
         if self.book.report.protocol.final_rounds:
             self._runoff()
             self._final()
@@ -81,22 +72,33 @@ class Study:
         return self._conclude()
 
     def sweep(self, conclude: Callable[[Report], Summary]) -> Report:
-        """Every value of one toggle; a value that does not fit does not end it."""
-        self._begin(0)
-        order = self.engine.explore([self.matrix.baseline])
-        order += self.engine.explore(self.matrix.planned)
-        self._more_rounds(order)
+        """The baseline and all that the strategy proposes; `conclude` says what follows from it."""
+        self._explore()
         self._flag_noise()
         self.book.update(sweep=conclude(self.book.report))
         return self._conclude()
 
-    def _begin(self, rungs_to_come: int) -> None:
-        self.book.save(first=True)
-        todo = [self.matrix.baseline, *self.matrix.planned]
-        self._expect(todo, rungs_to_come)
-        self.executor.prepare(row.configuration for row in todo if not row.skip)
-
     # ----- exploring
+
+    def _explore(self) -> None:
+        """Baseline first, then what the strategy proposes until that is nothing new; then the rest of the rounds."""
+        self.book.save(first=True)
+        first, later = [self.space.baseline, *self.space.planned], len(self.space.strategy.outlook(self.space))
+        self._expect(first, later)
+        self.executor.prepare(candidate.configuration for candidate in first if not candidate.skip)
+        order = self.engine.explore([self.space.baseline])
+        baseline = self.book.rows[self.space.baseline.id]
+        if baseline.status != "ok":
+            self.listener.note(f"The baseline is {baseline.status}: the others are ranked without a speedup.")
+        while candidates := self._proposed():
+            self._expect(candidates, later)
+            order += self.engine.explore(candidates)
+            later = 0
+        self._more_rounds(order)
+
+    def _proposed(self) -> list[Candidate]:
+        history = History(self.space, self.book.rows, self._cost)
+        return history.missing(self.space.strategy.propose(history))
 
     def _more_rounds(self, order: list[str]) -> None:
         """The rest of the rounds that every configuration is explored in; `order` is that of the first."""
@@ -104,47 +106,6 @@ class Study:
         self.engine.schedule.remember(order if sorted(order) == sorted(ids) else ids)
         rule = StopRule(count=self.book.report.protocol.rounds)
         self.engine.run("explore", [Entry(row_id) for row_id in ids], rule, first=2, apart=True)
-
-    def _climb(self) -> list[str]:
-        """The ladder, each technique with the value that did best alone; then the combination of what helped."""
-        chosen = {}
-        for technique in self.matrix.techniques:
-            value = self._best_alone(technique.toggle)
-            if value is not None:
-                chosen[technique.toggle] = value
-        ladder = rungs(self.builder, self.matrix.techniques, chosen)
-        self._expect(ladder, 1)
-        order = self.engine.explore(ladder)
-        kept = self._worth_keeping(ladder, chosen)
-        candidate = self.builder.plan(kept)
-        if kept and candidate.id not in self.book.rows:
-            self._expect([candidate], 0)
-            order += self.engine.explore([candidate])
-        return order
-
-    def _best_alone(self, toggle: str) -> Value | None:
-        """The value of `toggle` that was best by itself among the valid rows; None where none is valid."""
-        alone = [
-            row
-            for row in self.book.rows.values()
-            if row.status == "ok" and any(role.kind == "alone" and role.toggle == toggle for role in row.roles)
-        ]
-        best = min(alone, key=self._cost, default=None)
-        return best.configuration[toggle] if best else None
-
-    def _worth_keeping(self, ladder: Sequence[Candidate], chosen: dict[str, Value]) -> dict[str, Value]:
-        """The techniques whose rung was an improvement over the rung below it."""
-        kept: dict[str, Value] = {}
-        below = self.book.rows[self.matrix.baseline.id]
-        for rung in ladder:
-            row = self.book.rows[rung.id]
-            toggle = next((role.toggle for role in rung.roles if role.kind == "ladder"), None)
-            if row.status != "ok" or toggle is None:
-                continue
-            if self._cost(row) < self._cost(below):
-                kept[toggle] = chosen[toggle]
-            below = row
-        return kept
 
     def _cost(self, row: Measurement) -> float:
         """What the objective wants small: seconds per item, seconds per step, or bytes."""
@@ -163,12 +124,12 @@ class Study:
         """Baseline and leaders in interleaved rounds, to choose; nothing to race where only one may be the best."""
         leaders = self._leaders()
         if len(leaders) > 1:
-            self._rounds("runoff", [self.matrix.baseline.id, *leaders], RUNOFF_ROUNDS)
+            self._rounds("runoff", [self.space.baseline.id, *leaders], RUNOFF_ROUNDS)
 
     def _final(self) -> None:
         """The baseline and the choice in interleaved rounds that begin after it was chosen."""
         choice = recommend(self.book.report, self.objective, self.max_memory_bytes).recommendation
-        baseline = self.matrix.baseline.id
+        baseline = self.space.baseline.id
         if choice is not None and choice.id != baseline and self.book.rows[baseline].status == "ok":
             self._rounds("final", [baseline, choice.id, self._control()], self.book.report.protocol.final_rounds)
 
@@ -185,19 +146,19 @@ class Study:
         """
         if CONTROL not in self.book.rows:
             self.book.plan([*self.book.report.plan.configurations, CONTROL])
-            self.book.put(rows.control(self.book.rows[self.matrix.baseline.id]))
+            self.book.put(rows.control(self.book.rows[self.space.baseline.id]))
         return CONTROL
 
     def _leaders(self) -> list[str]:
         """The rows that may be the best, as far as exploring can tell: the first ones, and the simplest."""
         best_first = contenders(self.book.report, self.objective, self.max_memory_bytes)
-        ids = [row_id for row_id in best_first if row_id != self.matrix.baseline.id]
+        ids = [row_id for row_id in best_first if row_id != self.space.baseline.id]
         simplest = min(ids, key=self._changes, default=None)
         return list(dict.fromkeys([*ids[:LEADERS], *([simplest] if simplest else [])]))
 
     def _changes(self, row_id: str) -> int:
         """How many toggles the row changes from the baseline."""
-        base = self.matrix.baseline.configuration
+        base = self.space.baseline.configuration
         return sum(value != base.get(name) for name, value in self.book.rows[row_id].configuration.items())
 
     def _rounds(self, phase: Phase, ids: list[str], count: int) -> None:
@@ -206,20 +167,20 @@ class Study:
 
     # ----- keeping the report
 
-    def _expect(self, planned: Sequence[Candidate], rungs_to_come: int) -> None:
-        """Tells how much is due, and notes the configurations in the report's plan."""
+    def _expect(self, candidates: Sequence[Candidate], later: int) -> None:
+        """Tells how many processes are due, with about `later` more candidates, and notes the rows in the plan."""
         protocol = self.book.report.protocol
-        waiting = [one for one in planned if not one.skip and one.id not in self.book.rows]
+        waiting = [one for one in candidates if not one.skip and one.id not in self.book.rows]
         compiled = sum(compiles(one.configuration) for one in waiting)
-        again = (protocol.rounds - 1) * (len(waiting) + len(self.book.rows) + rungs_to_come)
+        again = (protocol.rounds - 1) * (len(waiting) + len(self.book.rows) + later)
         done = sum(one.phase != "explore" for row in self.book.rows.values() for one in row.rounds)
         extra = RUNOFF_ROUNDS * (1 + LEADERS) + 3 * protocol.final_rounds if protocol.final_rounds else 0
         rounds = max(0, extra - done) + again
-        self.listener.planned(len(waiting) - compiled + rungs_to_come + rounds, compiled + (rungs_to_come > 0))
-        self.book.plan([*self.book.report.plan.configurations, *(one.id for one in planned)])
+        self.listener.planned(len(waiting) - compiled + later + rounds, compiled + (later > 0))
+        self.book.plan([*self.book.report.plan.configurations, *(one.id for one in candidates)])
 
     def _flag_noise(self) -> None:
-        baseline, measured = find(self.book.report, self.matrix.baseline.id), self.book.report.measurements
+        baseline, measured = find(self.book.report, self.space.baseline.id), self.book.report.measurements
         against = (baseline if baseline is None or row.id != baseline.id else rival(row, measured) for row in measured)
         self.book.put(*(with_noise_flags(row, other, measured) for row, other in zip(measured, against, strict=True)))
 

@@ -17,7 +17,9 @@ from gpubench.executor.outcome import Outcome
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.hardware.facts import Device
 from gpubench.report.model import Configuration, Measurement, Protocol, Quality, Report, Role, Utilization, Value
-from gpubench.search.space import Builder, Matrix, ToggleValues, build_matrix
+from gpubench.search.space import Builder, ToggleValues
+from gpubench.search.strategies import get_strategy, search_space
+from gpubench.search.strategy import SearchSpace
 from gpubench.study import rows
 from gpubench.study.book import Book
 from gpubench.study.rows import CONTROL
@@ -137,15 +139,15 @@ def builder(device: Device = reports.CPU) -> Builder:
     return Builder(Scope(device=device, workload=reports.report().workload, torch_version=(2, 13)))
 
 
-def threads_matrix(count: int) -> Matrix:
+def threads_matrix(count: int) -> SearchSpace:
     """`count` rows beside the baseline."""
-    return build_matrix(builder(), [ToggleValues("threads", tuple(range(101, 101 + count)))], "each")
+    return search_space(builder(), [ToggleValues("threads", tuple(range(101, 101 + count)))], get_strategy("each"))
 
 
 def study(
     path: Path,
     executor: Executor,
-    matrix: Matrix,
+    space: SearchSpace,
     protocol: Protocol,
     *,
     strict: bool = False,
@@ -155,8 +157,8 @@ def study(
     """A real study on a CPU over what `executor` measures; `report`: to go on with."""
     plan = msgspec.structs.replace(
         reports.report().plan,
-        strategy=matrix.strategy,
-        baseline=matrix.baseline.id,
+        strategy=space.strategy.name,
+        baseline=space.baseline.id,
         configurations=[],
         allow=list(allow),
     )
@@ -166,8 +168,7 @@ def study(
     started = blank if report is None else msgspec.structs.replace(report, plan=plan, recommendation=None)
     return Study(
         executor=executor,
-        builder=builder(),
-        matrix=matrix,
+        space=space,
         book=Book(started, path, Quiet(), strict=strict),
         listener=Quiet(),
     )

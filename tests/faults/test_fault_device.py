@@ -33,13 +33,15 @@ from gpubench.measure.readings import GPU_FIELDS
 from gpubench.regression.shifts import samples_of
 from gpubench.report import store
 from gpubench.report.model import Configuration, HostUse, Measurement, Protocol, Report, Role
-from gpubench.search.space import Candidate, Matrix
+from gpubench.search.space import Candidate
+from gpubench.search.strategy import SearchSpace, Strategy
 from gpubench.study import rows
 from tests import reports
 from tests.fake_nvml import FUNCTIONS, NOT_SUPPORTED, FakeGpu, FakeNvml, fake_nvml
 from tests.faults.scripted import (
     STEPS,
     Planted,
+    builder,
     choice,
     orders,
     pool,
@@ -256,8 +258,9 @@ def compared(watched: Watched, path: Path, allow: Sequence[str] = ()) -> Report:
     """A real study of the baseline and a row that is 4 times as fast."""
     baseline = Candidate("baseline", SLOW, (Role(kind="baseline"),))
     fast = Candidate("fast", FAST, (Role(kind="alone", toggle="precision"),))
-    matrix = Matrix("each", baseline, (fast,), ())
-    return study(path / "report.json", watched.bench, matrix, QUICK, allow=["unsteady", *allow]).compare()
+    strategy = Strategy(name="one", summary="one row", propose=lambda history: [fast])
+    space = SearchSpace(builder(), strategy, (), baseline)
+    return study(path / "report.json", watched.bench, space, QUICK, allow=["unsteady", *allow]).compare()
 
 
 def test_a_stranger_on_the_card_is_named_and_the_row_not_recommended(watched: Watched, tmp_path: Path) -> None:
