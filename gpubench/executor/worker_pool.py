@@ -1,4 +1,4 @@
-"""Everything that outlives one measured process: servers, references, compile caches, scratch space."""
+"""What several measured processes share: fork servers, reference outputs, compile caches, scratch space."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class WorkerPool:
         with self.spent.on("processes"):
             worker = server.fork()
         if server.preload_problem:
-            note = f"The workload's module is imported anew for every configuration: {server.preload_problem}."
+            note = f"The workload's module is imported again in every process: {server.preload_problem}."
             if note not in self.notes:
                 self.notes.append(note)
         return worker
@@ -125,12 +125,12 @@ class WorkerPool:
             reply = server.prepare_toolchain(self.folder / "toolchain" if self.device == "cpu" else None)
         self._toolchains.add(id(server))
         if reply.problem:
-            self.notes.append(f"What torch.compile needs does not work here: {reply.problem}.")
+            self.notes.append(f"torch.compile cannot work here: {reply.problem}.")
 
     # ----- what workers need
 
     def describe(self, batch_size: int | None) -> ProbeResult:
-        """The facts of workload, device and software; GpubenchError where one of them is not there."""
+        """The facts of workload, device and software; GpubenchError where one of them is missing."""
         request = Describe(self.choice, self.device, batch_size)
         with self.spent.on("describe"):
             worker = self._server({}).fork()
@@ -145,7 +145,7 @@ class WorkerPool:
                 ) from error
             except WorkerError as error:
                 raise GpubenchError(
-                    f"Workload {self.choice.reference!r} could not be looked at: {error.reason}.",
+                    f"Workload {self.choice.reference!r} could not be inspected: {error.reason}.",
                     f"The end of its output: {last_lines(worker.log_tail())}",
                 ) from error
             finally:
@@ -163,7 +163,7 @@ class WorkerPool:
         busy = busy_before(self.monitored)
         if isinstance(busy, str) and busy:
             self.busy_before = busy
-            self.notes.append(f"The device was not free before the run: {busy}. Its figures may be far off.")
+            self.notes.append(f"The device was not free before the run: {busy}. The figures may be far off.")
         self.device = device.kind if device.index is None else f"{device.kind}:{device.index}"
         return described
 

@@ -1,4 +1,4 @@
-"""A whole run: what is explored, which rows meet in the runoff, and what the final is held for."""
+"""A whole run: exploring by a strategy, then a runoff to choose, then a final to measure the choice."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from gpubench.study.interfaces import Listener
 from gpubench.study.rounds import Entry, Rounds, StopRule
 from gpubench.study.rows import CONTROL
 
-LEADERS = 2  # fastest configurations that race with the baseline, beside the simplest one that may be as fast
+LEADERS = 2  # of the runoff: so many of the fastest, beside the simplest one that may be as fast
 RUNOFF_ROUNDS = 3  # to choose; what the choice is worth is then measured in the final
-FEWEST_ROUNDS = 3  # the fewest processes whose spread says anything (two degrees of freedom)
+FEWEST_ROUNDS = 3  # whatever the time: the fewest processes whose spread says anything (two degrees of freedom)
 MORE_ROUNDS = 3  # at most so many take the place of rounds in which others used the machine
 # Seconds after which no further round of runoff or final begins, unless their number was asked for.
 ROUNDS_S = 60.0
@@ -121,7 +121,7 @@ class Study:
     # ----- runoff and final, on fresh data
 
     def _runoff(self) -> None:
-        """Baseline and leaders in interleaved rounds, to choose; nothing to race where only one may be the best."""
+        """Baseline and leaders in interleaved rounds, to choose; none where only one row may be the best."""
         leaders = self._leaders()
         if len(leaders) > 1:
             self._rounds("runoff", [self.space.baseline.id, *leaders], RUNOFF_ROUNDS)
@@ -140,7 +140,7 @@ class Study:
             self.book.remove(CONTROL)
 
     def _control(self) -> str:
-        """The id of a row that repeats the baseline, for what identical configurations differ by in the same rounds.
+        """The id of the A/A control: the baseline once more, which shows how much identical configurations differ.
 
         It only ever takes part in rounds: everything else is known of the baseline.
         """
@@ -207,14 +207,14 @@ class Study:
             return []
         many = f"{len(busy)} of {len(self.book.rows)} rows were"
         return [
-            f"{many} measured while others used the machine: the figures may be far off. Run it again on a quiet "
-            "machine, or accept it with --allow contaminated."
+            f"{many} measured while other processes used the machine, so the figures may be far off. Run it again on "
+            "a quiet machine, or accept that with --allow contaminated."
         ]
 
     def _mark_recommended(self, row_id: str) -> None:
         marked = []
         for row in self.book.report.measurements:
-            roles = [role for role in row.roles if role != rows.RECOMMENDED]  # of a run that this one goes on with
+            roles = [role for role in row.roles if role != rows.RECOMMENDED]  # of a run that this one resumes
             roles += [rows.RECOMMENDED] if row.id == row_id else []
             marked.append(msgspec.structs.replace(row, roles=roles))
         self.book.update(measurements=marked)
