@@ -29,6 +29,7 @@ from typing import Any
 import msgspec
 
 from gpubench.api import StudyRequest
+from gpubench.executor.executor import Job
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.process_flags import merged
 from gpubench.flags import Flag
@@ -71,7 +72,7 @@ def measure(path: Path, workload: str, minutes: float, condition: str = "idle", 
     request = StudyRequest(workload=name, size=size or "auto", mode="inference")
     load = subprocess.Popen([sys.executable, "-c", BUSY]) if condition == "load" else None
     try:
-        with open_bench(request, protocol=protocol) as bench:
+        with open_bench(request, protocol=protocol, targets=("a", "b")) as bench:
             configuration = bench.builder.defaults
             if bench.described.device.kind == "cpu":
                 configuration["allocator"] = allocator
@@ -87,7 +88,7 @@ def measure(path: Path, workload: str, minutes: float, condition: str = "idle", 
                 index = len(pool["rounds"])
                 order = ("a", "b") if index % 2 == 0 else ("b", "a")
                 started = time.monotonic()
-                results = bench.executor.together([(side, configuration) for side in order])
+                results = bench.executor.run_round([Job(side, configuration, side) for side in order])
                 took = time.monotonic() - started
                 sides = {side: part_of(one) for side, one in results.items() if one.sampled}
                 pool["rounds"].append({"at": started - began, "took": took, "sides": sides})

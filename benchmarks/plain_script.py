@@ -17,7 +17,7 @@ import time
 
 from gpubench.api import StudyRequest
 from gpubench.executor.worker_pool import WorkerPool
-from gpubench.study.launch import open_bench
+from gpubench.study.planning import builder_of
 from gpubench.worker.messages import CollectEvidence, EvidenceCollected, Prepare, Prepared, SamplesTaken, TakeSamples
 
 SCRIPT = """
@@ -69,14 +69,16 @@ def main() -> None:
     workload = sys.argv[1] if len(sys.argv) > 1 else "resnet50"
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 8
     found: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    with open_bench(StudyRequest(workload=workload, mode="inference", device="cpu", final_rounds=0)) as bench:
-        base = bench.builder.defaults
+    request = StudyRequest(workload=workload, mode="inference", device="cpu", final_rounds=0)
+    with WorkerPool(request.choice(), request.device, request.protocol()) as pool:
+        described = pool.describe(None)
+        base = builder_of(request, described).defaults
         for index in range(rounds):
             for name in VARIANTS if index % 2 else VARIANTS[::-1]:
                 if name == "script":
-                    found[name].append(script(workload, bench.described.workload.size))
+                    found[name].append(script(workload, described.workload.size))
                 else:
-                    found[name].append(worker(bench.pool, base, profiled=name.endswith("profiled step")))
+                    found[name].append(worker(pool, base, profiled=name.endswith("profiled step")))
             print(", ".join(f"{name} {values[-1] * 1e3:.1f} ms" for name, values in found.items()), flush=True)
     for name in VARIANTS[1:]:
         ratios = [math.log(ours / plain) for ours, plain in zip(found[name], found["script"], strict=True)]

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from gpubench.api import StudyRequest
+from gpubench.executor.executor import Job
 from gpubench.executor.outcome import Outcome
 from gpubench.report.model import Protocol
 from gpubench.study.launch import open_bench
@@ -43,9 +44,9 @@ def main() -> None:
     """Measures, and writes now and then."""
     output, workload = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "resnet50"
     processes, rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 300, int(sys.argv[4]) if len(sys.argv) > 4 else 60
-    with open_bench(StudyRequest(workload=workload, mode="inference"), protocol=PROTOCOL) as bench:
+    with open_bench(StudyRequest(workload=workload, mode="inference"), protocol=PROTOCOL, targets=("A", "B")) as bench:
         configuration = bench.builder.defaults
-        protocol = bench.pool.protocol
+        protocol = bench.executor.protocol
         data: dict[str, Any] = {
             "workload": workload,
             "device": bench.described.device.name,
@@ -55,15 +56,15 @@ def main() -> None:
         }
         begun = time.monotonic()
         for index in range(processes):
-            data["processes"] += kept({"A": bench.executor.alone("A", configuration)}).values()
+            data["processes"] += kept({"A": bench.executor.run_alone(Job("A", configuration, "A"))}).values()
             if index % 20 == 19:
                 print(f"process {index + 1} of {processes}, {time.monotonic() - begun:.0f} s", file=sys.stderr)
         for index in range(rounds):
             order = ("A", "B") if index % 2 == 0 else ("B", "A")
             entry: dict[str, Any] = {}
             for pair in ("round", "process"):
-                bench.pool.protocol = msgspec.structs.replace(protocol, pair=pair)
-                entry[pair] = kept(bench.executor.together([(name, configuration) for name in order]))
+                bench.executor.configure(msgspec.structs.replace(protocol, pair=pair), configuration)
+                entry[pair] = kept(bench.executor.run_round([Job(name, configuration, name) for name in order]))
             data["rounds"].append(entry)
             if index % 10 == 9:
                 print(f"round {index + 1} of {rounds}, {time.monotonic() - begun:.0f} s", file=sys.stderr)

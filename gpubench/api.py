@@ -19,11 +19,11 @@ from gpubench.regression.comparison import check as check_reports
 from gpubench.regression.verdicts import PAIRED_SLOWDOWN, Check, Limits
 from gpubench.report import store
 from gpubench.report.model import Objective, Report, Value
-from gpubench.search.space import Matrix
+from gpubench.search.strategy import SearchSpace
 from gpubench.study import launch, launch_ab
 from gpubench.study.destination import Output, ReportNotSaved
 from gpubench.study.launch_ab import AbRequest, AbResult, PairName
-from gpubench.study.listening import ProgressListener
+from gpubench.study.listener import Listener
 from gpubench.study.request import Choices, StudyRequest, Values, one_of, values_of
 from gpubench.workloads.workload_facts import Mode
 
@@ -33,7 +33,7 @@ __all__ = [
     "Check",
     "GpubenchError",
     "Limits",
-    "ProgressListener",
+    "Listener",
     "Report",
     "ReportNotSaved",
     "StudyRequest",
@@ -70,7 +70,7 @@ def compare(
     seed: int = 0,
     output: Output = None,
     resume: bool = False,
-    listener: ProgressListener | None = None,
+    listener: Listener | None = None,
 ) -> Report:
     """Measures settings on a model and recommends the best, as `gpubench compare-opts` does.
 
@@ -156,7 +156,7 @@ def sweep(
     seed: int = 0,
     output: Output = None,
     resume: bool = False,
-    listener: ProgressListener | None = None,
+    listener: Listener | None = None,
 ) -> Report:
     """Measures the values of one toggle, past those that do not fit, as `gpubench batch-sweep` and `tile-sweep` do.
 
@@ -202,7 +202,7 @@ def sweep(
 
 
 def measure(
-    request: StudyRequest, *, output: Output = None, resume: bool = False, listener: ProgressListener | None = None
+    request: StudyRequest, *, output: Output = None, resume: bool = False, listener: Listener | None = None
 ) -> Report:
     """Measures what `request` asks for; `compare` and `sweep` make one and call this.
 
@@ -212,10 +212,10 @@ def measure(
         >>> request = gpubench.api.StudyRequest(workload="resnet50", size="tiny", device="cpu", preset="quick")
         >>> report = gpubench.api.measure(request)
     """
-    return launch.run(request, output, resume, listener or ProgressListener())
+    return launch.run(request, output, resume, listener or Listener())
 
 
-def plan(request: StudyRequest) -> Matrix:
+def plan(request: StudyRequest) -> SearchSpace:
     """What `measure` would measure and skip, without measuring; it loads torch and the workload to tell.
 
     Returns:
@@ -250,7 +250,7 @@ def ab(
     timeout_s: float = 600.0,
     seed: int = 0,
     output: Output = None,
-    listener: ProgressListener | None = None,
+    listener: Listener | None = None,
 ) -> AbResult:
     """Measures two interpreters, workloads or git revisions against each other, as `gpubench ab` does.
 
@@ -278,6 +278,7 @@ def ab(
     """
     study = StudyRequest(
         command="ab",
+        strategy="each",
         workload=workload,
         mode=mode,
         size=size,
@@ -291,7 +292,7 @@ def ab(
         seed=seed,
     )
     request = AbRequest(a=a, b=b, study=study, limits=limits, time_limit_s=time_limit_s, pair=pair)
-    return launch_ab.run(request, output, listener or ProgressListener())
+    return launch_ab.run(request, output, listener or Listener())
 
 
 def check(

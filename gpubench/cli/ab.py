@@ -99,6 +99,7 @@ def ab(
     from gpubench.cli.default_paths import new_path
     from gpubench.cli.measuring import fields_of, say, told_where
     from gpubench.cli.progress import listener
+    from gpubench.errors import GpubenchError
     from gpubench.units import parse_duration, parse_share
 
     options = dict(ctx.params)
@@ -114,6 +115,8 @@ def ab(
             listener=progress,
         )
     show([result.check], format_, inconclusive_ok)
+    if result.unsaved:
+        raise GpubenchError(f"The reports could not be saved: {result.unsaved}", "The verdict is printed above.")
     if not quiet:
         say(f"Reports: {progress.path}")
     return exit_code([result.check.verdict], inconclusive_ok)

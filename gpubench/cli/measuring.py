@@ -10,11 +10,12 @@ from typing import Any
 
 from gpubench import api
 from gpubench.cli.default_paths import new_path, newest_unfinished
-from gpubench.cli.options import split_assignment, which_workload
+from gpubench.cli.options import which_workload
 from gpubench.cli.progress import Quiet, listener
 from gpubench.cli.show import print_dry_run, print_report
 from gpubench.errors import EXIT_OK, EXIT_REGRESSION, GpubenchError
 from gpubench.report.model import Report
+from gpubench.search.requested import assignments, split_assignment
 from gpubench.text import printable
 from gpubench.units import parse_bytes, parse_duration
 
@@ -81,7 +82,7 @@ def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
     fields["parameters"] = parameters
     fields["fix"] = dict(split_assignment(text, "--fix") for text in fields.pop("fix") or [])
     if "set_" in fields:
-        fields["set"] = choices_of(fields.pop("set_") or [])
+        fields["set"] = assignments(fields.pop("set_") or [], "--set")
     fields["timeout_s"] = parse_duration(fields.pop("timeout"))
     if "max_memory" in fields:
         text = fields.pop("max_memory")
@@ -89,12 +90,3 @@ def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
     if "allow" in fields:
         fields["allow"] = fields["allow"] or []
     return fields
-
-
-def choices_of(texts: list[str]) -> dict[str, list[str]]:
-    """`["precision=a,b", "precision=c"]` as `{"precision": ["a", "b", "c"]}`."""
-    choices: dict[str, list[str]] = {}
-    for text in texts:
-        name, values = split_assignment(text, "--set")
-        choices.setdefault(name, []).extend(part.strip() for part in values.split(","))
-    return choices

@@ -151,14 +151,6 @@ Allow = Annotated[
 ]
 
 
-def split_assignment(text: str, option: str) -> tuple[str, str]:
-    """`NAME=VALUE` in two; GpubenchError where there is no `=` or a side is empty."""
-    name, equals, value = (part.strip() for part in text.partition("="))
-    if not (name and equals and value):
-        raise GpubenchError(f"{option} {text!r} is not NAME=VALUE.", f"Give for example {option} precision=fp32.")
-    return name, value
-
-
 def split_numbers(texts: list[str], option: str) -> list[int]:
     """Whole numbers from `["1", "2,4"]`, each once, in order; GpubenchError for anything else."""
     numbers: list[int] = []

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from gpubench.report.model import Measurement
 from gpubench.search.space import Candidate
-from gpubench.study.listening import ProgressListener
+from gpubench.study.listener import Listener
 from gpubench.text import printable
 from gpubench.toggles.traits import compiles
 from gpubench.units import format_duration, significant
@@ -57,7 +57,7 @@ def outcome(row: Measurement) -> str:
     return f"{row.status}: {row.reason}"
 
 
-class Quiet(ProgressListener):
+class Quiet(Listener):
     """Says nothing; knows where the report is."""
 
     path: Path | None = None

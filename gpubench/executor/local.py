@@ -1,27 +1,26 @@
-"""Measures configurations in fresh processes: one alone, or several in turns that are interleaved."""
+"""Measures jobs in fresh processes of this machine: one alone, or a round of several that are sampled in turns."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
 
 from gpubench.errors import GpubenchError
-from gpubench.executor.outcome import Outcome, failed, now, oom_kills, sentence, verdict
-from gpubench.executor.process_flags import flags_of
+from gpubench.executor.executor import Job
+from gpubench.executor.outcome import Outcome, failed, now, oom_kills, sentence
+from gpubench.executor.slot import Slot, blocks_of_a_turn, broken, outcome_of
 from gpubench.executor.worker_pool import WorkerPool, tolerance_of
-from gpubench.executor.worker_process import OnPhase, Worker, WorkerError, WorkerFailed
+from gpubench.executor.worker_process import OnPhase, WorkerError, WorkerFailed
 from gpubench.flags import MEASURED_APART, THROTTLED
 from gpubench.hardware.nvml import Unavailable
 from gpubench.measure.host_use import host_use, read_host
 from gpubench.measure.monitor import Monitor
-from gpubench.report.model import Configuration, HostUse, Protocol, Quality, Status, Utilization, Value
-from gpubench.toggles.sharing import groups
+from gpubench.report.model import Configuration, HostUse, Protocol, Utilization, Value
 from gpubench.toggles.traits import compiles
 from gpubench.worker.messages import (
     Checked,
@@ -32,14 +31,15 @@ from gpubench.worker.messages import (
     MemoryRead,
     Prepare,
     Prepared,
+    ProbeResult,
     SamplesTaken,
     TakeSamples,
     WorkerRequest,
+    WorkloadChoice,
 )
 
 Reply = TypeVar("Reply", bound=msgspec.Struct)
 
-TURN_S = 0.15  # three blocks: after a switch they are on their own caches again
 COOLING_LOOK_S = 0.5  # between two looks at a device that cools down
 
 
@@ -47,54 +47,35 @@ class Throttled(Exception):
     """Heat or power supply held the device back in every sampling."""
 
 
-@dataclass
-class Slot:
-    """One configuration in a worker of its own, or beside others in one."""
+@dataclass(frozen=True)
+class Target:
+    """What jobs can be measured on: a workload as an interpreter sees it."""
 
-    row_id: str
-    configuration: Configuration
-    worker: Worker
-    number: int
-    started: float
-    started_at: str
-    kills: int
-    deadline: float | None  # of everything it is asked (time.monotonic()); None: each answer has the whole time limit
-    shared_with: list[str] = field(default_factory=list)
-    prepared: Prepared | None = None
-    parts: list[SamplesTaken] = field(default_factory=list)
-    discarded: list[str] = field(default_factory=list)
-    last_quality: Quality | None = None
-    memory: MemoryRead | None = None
-    collected: EvidenceCollected | None = None
-    failure: Outcome | None = None
-    lost: bool = False  # another one in the same process took it down: nothing is known of this one
+    workload: WorkloadChoice
+    python: str
 
-    @property
-    def alive(self) -> bool:
-        """Whether it can still be asked."""
-        return self.failure is None and not self.lost
 
-    @property
-    def sampled(self) -> SamplesTaken | None:
-        """All turns as one; None before the first."""
-        if not self.parts:
-            return None
-        device = [part.device_samples_s for part in self.parts]
-        return SamplesTaken(
-            samples_s=[value for part in self.parts for value in part.samples_s],
-            device_samples_s=None if None in device else [value for values in device for value in values or ()],
-            iterations_per_sample=self.parts[0].iterations_per_sample,
-            unmet=self.parts[-1].unmet,
-            warmup_s=sum(part.warmup_s for part in self.parts),
-            started=self.parts[0].started,
-            ended=self.parts[-1].ended,
-        )
+@contextmanager
+def local_executor(
+    targets: Mapping[str, Target], device: str, protocol: Protocol, on_phase: OnPhase
+) -> Iterator[LocalExecutor]:
+    """An executor for jobs of `targets`, by name; all its processes and files are gone afterwards."""
+    with ExitStack() as stack:
+        pools = {
+            name: stack.enter_context(WorkerPool(target.workload, device, protocol, target.python))
+            for name, target in targets.items()
+        }
+        yield LocalExecutor(next(iter(pools.values())), {}, on_phase, pools)
 
 
 class LocalExecutor:
-    """Fresh processes of a pool. Whatever happens in one becomes its `Outcome`, never an exception.
+    """The `Executor` of this machine: each job has a fresh process.
 
-    others: pools of another workload or interpreter, for the rows whose ids begin with these texts.
+    Args:
+        pool: Where processes come from for jobs that name no target.
+        defaults: The configuration whose outputs in fp32 are the reference.
+        on_phase: Is called with the name of what a process begins, such as "warm-up".
+        targets: The pools of jobs that name a target.
     """
 
     def __init__(
@@ -102,27 +83,72 @@ class LocalExecutor:
         pool: WorkerPool,
         defaults: Mapping[str, Value],
         on_phase: OnPhase,
-        others: Mapping[str, WorkerPool] | None = None,
+        targets: Mapping[str, WorkerPool] | None = None,
     ) -> None:
         self.pool, self.defaults, self.on_phase = pool, defaults, on_phase
-        self.others = dict(others or {})
-        self._shareable = True  # whether the workload gives each configuration a model of its own, as far as is known
+        self.targets = {"": pool, **(targets or {})}
+        self._shareable = True  # whether the workload gives each job a model of its own, as far as is known
 
-    def _of(self, row_id: str) -> WorkerPool:
-        """The pool that the row's workload, references and compile cache are of."""
-        return next((one for prefix, one in self.others.items() if row_id.startswith(prefix)), self.pool)
+    @property
+    def pools(self) -> list[WorkerPool]:
+        """Each pool once."""
+        return list(dict.fromkeys(self.targets.values()))
 
     @property
     def protocol(self) -> Protocol:
         """How to measure."""
         return self.pool.protocol
 
-    # ----- one configuration alone
+    # ----- before and after the jobs
 
-    def alone(self, row_id: str, configuration: Configuration) -> Outcome:
-        """`configuration` in a fresh process of its own: samples by the stopping rule, then memory."""
+    @property
+    def notes(self) -> list[str]:
+        """What the report should say of this machine and workload."""
+        return list(dict.fromkeys(note for pool in self.pools for note in pool.notes))
+
+    def describe(self, batch_size: int | None, target: str = "") -> ProbeResult:
+        """The facts of workload, device and software; GpubenchError where one of them is missing."""
+        return self.targets[target].describe(batch_size)
+
+    def configure(self, protocol: Protocol, defaults: Mapping[str, Value]) -> None:
+        """How to measure from now on, and the configuration whose outputs in fp32 are the reference."""
+        self.defaults = defaults
+        for pool in self.pools:
+            pool.protocol = protocol
+
+    def begin(self, configurations: Iterable[Configuration]) -> None:
+        """Starts the fork servers that `configurations` need, without waiting for them."""
+        configurations = list(configurations)
+        for pool in self.pools:
+            pool.begin_servers(configurations)
+
+    def prepare(self, configurations: Iterable[Configuration]) -> None:
+        """Starts the fork servers that `configurations` need, and waits for them."""
+        configurations = list(configurations)
+        for pool in self.pools:
+            pool.start_servers(configurations)
+
+    def free_memory_bytes(self) -> float:
+        """Bytes free on the device, less a margin; infinite where that cannot be read."""
+        return self.pool.free_memory_bytes()
+
+    def harness_seconds(self, measuring_s: float) -> dict[str, float]:
+        """Where the seconds went: `measuring` is the jobs' own work, the rest of `total` the tool's."""
+        spent: dict[str, float] = {}
+        for pool in self.pools:
+            for part, seconds in pool.spent.parts.items():
+                spent[part] = spent.get(part, 0.0) + seconds
+        # What inductor asks its compiler once would otherwise be a part of the first row's compilation.
+        measuring_s += spent.get("toolchain", 0.0)
+        spent |= {"total": time.monotonic() - min(pool.since for pool in self.pools), "measuring": measuring_s}
+        return {name: round(seconds, 3) for name, seconds in spent.items()}
+
+    # ----- one job alone
+
+    def run_alone(self, job: Job) -> Outcome:
+        """`job` in a fresh process of its own: samples by the stopping rule, then memory, outputs and evidence."""
         failures: dict[str, Outcome] = {}
-        with self._slots([(row_id, configuration)], failures) as slots:
+        with self._slots([job], failures) as slots:
             for slot in slots:
                 slot.deadline = slot.started + self.protocol.timeout_s
                 with self._monitor([slot]) as monitor, self._guard(slot, slots):
@@ -135,23 +161,24 @@ class LocalExecutor:
                     process_memory = monitor.device_process_memory_bytes()
                     utilization = monitor.window(slot.parts[0].started, slot.parts[0].ended)
                     self._collect_evidence(slot)
-                    return self._result(slot, host, utilization, process_memory)
-                failures[row_id] = slot.failure or broken(slot)
-        return failures[row_id]
+                    return outcome_of(slot, host, utilization, process_memory, self.pool.busy_before)
+                failures[job.id] = slot.failure or broken(slot)
+        return failures[job.id]
 
     # ----- several in turns
 
-    def together(self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None) -> dict[str, Outcome]:
-        """One round: each in a fresh process (shared where they can and the protocol says so), sampled in turns.
+    def run_round(self, jobs: Sequence[Job], needed_bytes: int | None = None) -> dict[str, Outcome]:
+        """All `jobs` at the same time, each in a fresh process, sampled in turns; outcomes by the ids of the jobs.
 
-        `needs`: bytes that all of them take together, where known. Where that much memory is not free, they are
-        measured one after the other instead. One that another took down with it is not among the results.
+        Jobs of one configuration on several targets share a process where the protocol says so. Where less memory
+        than `needed_bytes` is free, the jobs run one after the other. A job that another one took down with it has no
+        outcome.
         """
-        if needs is not None and needs > self.pool.free_memory_bytes():
-            return {row_id: self.alone(row_id, configuration) for row_id, configuration in asked}
+        if needed_bytes is not None and needed_bytes > self.free_memory_bytes():
+            return {job.id: self.run_alone(job) for job in jobs}
         results: dict[str, Outcome] = {}
         shareable = self._shareable
-        with self._slots(asked, results) as slots:
+        with self._slots(jobs, results) as slots:
             for slot in slots:
                 if slot.alive:
                     with self._guard(slot, slots):
@@ -172,19 +199,19 @@ class LocalExecutor:
                         self._check(slot, every_batch=False)
                         self._collect_evidence(slot)
                 if not slot.lost:
-                    results[slot.row_id] = slot.failure or self._result(slot, host, others, None)
+                    results[slot.job.id] = slot.failure or outcome_of(slot, host, others, None, self.pool.busy_before)
         if shareable and not self._shareable:
             self.pool.notes.append(
-                "Its models share modules, so each configuration has processes of its own: in one process, what is "
-                "applied to one would be applied to all."
+                "The workload builds models that share modules, so each side has processes of its own: in one "
+                "process, what is applied to one model would be applied to the other."
             )
-            return self.together(asked, needs)
-        for row_id, configuration in asked:
-            if len(asked) > 1 and row_id in results and results[row_id].status == "oom":
+            return self.run_round(jobs, needed_bytes)
+        for job in jobs:
+            if len(jobs) > 1 and job.id in results and results[job.id].status == "oom":
                 # What does not fit beside others may well fit alone, and only that would be its own failure.
-                apart = self.alone(row_id, configuration)
+                apart = self.run_alone(job)
                 flag = MEASURED_APART.flag("it did not fit into memory beside the others")
-                results[row_id] = replace(apart, flags=(*apart.flags, flag))
+                results[job.id] = replace(apart, flags=(*apart.flags, flag))
         return results
 
     def _take_turns(self, slots: list[Slot], monitor: Monitor) -> None:
@@ -203,43 +230,61 @@ class LocalExecutor:
     # ----- parts of both
 
     @contextmanager
-    def _slots(self, asked: Sequence[tuple[str, Configuration]], failures: dict[str, Outcome]) -> Iterator[list[Slot]]:
-        """A slot for each that got a worker, in the order asked; every worker is dead afterwards."""
+    def _slots(self, jobs: Sequence[Job], failures: dict[str, Outcome]) -> Iterator[list[Slot]]:
+        """A slot for each job that got a worker, in the order of `jobs`; every worker is dead afterwards."""
         slots: dict[str, Slot] = {}
         try:
-            for members in self._grouped(asked):
+            for members in self._by_process(jobs):
                 self.on_phase("reference")
-                for row_id, configuration in members:
-                    self._of(row_id).reference(configuration, self.defaults)
+                for job in members:
+                    self.targets[job.target].reference(job.configuration, self.defaults)
                 self.on_phase("start")
                 started, started_at, kills = time.monotonic(), now(), oom_kills()
-                ids = [row_id for row_id, _ in members]
+                ids = [job.id for job in members]
                 try:
-                    # The one that is compiled, if one is: the toolchain is made ready once, before the fork.
-                    row_id, configuration = max(members, key=lambda one: compiles(one[1]))
-                    worker = self._of(row_id).worker(configuration)
+                    worker = self.targets[members[0].target].worker(members[0].configuration)
                 except WorkerError as error:
-                    failures |= {row_id: Outcome("crashed", sentence(error.reason), started_at) for row_id in ids}
+                    failures |= {job_id: Outcome("crashed", sentence(error.reason), started_at) for job_id in ids}
                     continue
                 except GpubenchError as error:  # a server in this environment (a preloaded allocator) cannot start
                     reason = sentence(error.message)
-                    failures |= {row_id: Outcome("crashed", reason, started_at) for row_id in ids}
+                    failures |= {job_id: Outcome("crashed", reason, started_at) for job_id in ids}
                     continue
-                for number, (row_id, configuration) in enumerate(members):
-                    others = [other for other in ids if other != row_id]
-                    slots[row_id] = Slot(
-                        row_id, configuration, worker, number, started, started_at, kills, None, others
-                    )
-            yield [slots[row_id] for row_id, _ in asked if row_id in slots]
+                for number, job in enumerate(members):
+                    others = [other for other in ids if other != job.id]
+                    slots[job.id] = Slot(job, worker, number, started, started_at, kills, None, others)
+            yield [slots[job.id] for job in jobs if job.id in slots]
         finally:
             for slot in slots.values():
                 slot.worker.kill()  # it has nothing left to say; waiting would make Ctrl-C wait for a compilation
 
-    def _grouped(self, asked: Sequence[tuple[str, Configuration]]) -> list[list[tuple[str, Configuration]]]:
-        # A limit on memory holds for a process, so several in one would share it.
-        if self.protocol.pair != "process" or self.protocol.max_memory_bytes or not self._shareable:
-            return [[one] for one in asked]
-        return [[asked[index] for index in group] for group in groups([one for _, one in asked])]
+    def _by_process(self, jobs: Sequence[Job]) -> list[list[Job]]:
+        """`jobs` in groups that have one process each."""
+        groups: list[list[Job]] = []
+        for job in jobs:
+            group = next((group for group in groups if self._may_share(group, job)), None)
+            if group is None:
+                groups.append([job])
+            else:
+                group.append(job)
+        return groups
+
+    def _may_share(self, group: Sequence[Job], job: Job) -> bool:
+        """Whether `job` may live in the process of `group`: another target in exactly the same configuration.
+
+        Whatever a configuration sets for the whole process is then the same for all in it. A limit on memory holds for
+        a process, so each job needs its own; dynamo's caches and its recompile limit are the process's too.
+        """
+        protocol = self.protocol
+        return (
+            protocol.pair == "process"
+            and self._shareable
+            and not protocol.max_memory_bytes
+            and not compiles(job.configuration)
+            and job.configuration == group[0].configuration
+            and all(job.target != other.target for other in group)
+            and self.targets[job.target].python == self.targets[group[0].target].python
+        )
 
     @contextmanager
     def _guard(self, slot: Slot, slots: Sequence[Slot]) -> Iterator[None]:
@@ -272,16 +317,16 @@ class LocalExecutor:
         return slot.worker.ask(request, reply, deadline, self.on_phase)
 
     def _prepare(self, slot: Slot) -> None:
-        pool = self._of(slot.row_id)
-        reference = pool.reference(slot.configuration, self.defaults)
+        pool, configuration = self.targets[slot.job.target], slot.job.configuration
+        reference = pool.reference(configuration, self.defaults)
         request = Prepare(
             resident=slot.number,
             choice=pool.choice,
             device=pool.device,
-            configuration=slot.configuration,
+            configuration=configuration,
             protocol=self.protocol,
-            tolerance=tolerance_of(slot.configuration),
-            compile_cache=pool.compile_cache(slot.configuration),
+            tolerance=tolerance_of(configuration),
+            compile_cache=pool.compile_cache(configuration),
             reference_folder=reference.folder,
             reference_problem=reference.problem,
         )
@@ -308,65 +353,3 @@ class LocalExecutor:
 
     def _collect_evidence(self, slot: Slot) -> None:
         slot.collected = self._ask(slot, CollectEvidence(slot.number), EvidenceCollected)
-
-    def _result(
-        self,
-        slot: Slot,
-        host: HostUse | None,
-        utilization: Utilization | None,
-        process_memory: int | Unavailable | None,
-    ) -> Outcome:
-        prepared, sampled, collected = slot.prepared, slot.sampled, slot.collected
-        if prepared is None or sampled is None or collected is None:
-            return broken(slot)
-        phases = {**prepared.phases_s, "samples": sum(part.ended - part.started for part in slot.parts)}
-        phases["warm-up"] = phases.get("warm-up", 0.0) + sampled.warmup_s
-        if slot.memory:
-            phases["memory"] = slot.memory.seconds
-        phases["evidence"] = collected.seconds
-        if not slot.shared_with and len(slot.parts) == 1:
-            phases["total"] = time.monotonic() - slot.started
-        result = Outcome(
-            status="ok",
-            reason="",
-            started_at=slot.started_at,
-            prepared=prepared,
-            sampled=sampled,
-            last_quality=slot.last_quality,
-            memory=slot.memory,
-            collected=collected,
-            device_process_memory_bytes=process_memory if isinstance(process_memory, int) else None,
-            device_process_memory_problem=process_memory.reason if isinstance(process_memory, Unavailable) else "",
-            utilization=utilization,
-            host=host,
-            turns=[len(part.samples_s) for part in slot.parts] if len(slot.parts) > 1 else [],
-            shared_with=slot.shared_with,
-            phases_s=phases,
-            flags=flags_of(
-                prepared,
-                sampled,
-                memory=slot.memory,
-                collected=collected,
-                utilization=utilization,
-                host=host,
-                busy_before=self.pool.busy_before,
-                discarded=slot.discarded,
-                interleaved=len(slot.parts) > 1,
-            ),
-        )
-        status, reason = verdict(result)
-        tail = slot.worker.log_tail() if status != "ok" else ""
-        return replace(result, status=status, reason=sentence(reason), log_tail=tail)
-
-
-def blocks_of_a_turn(prepared: Prepared, protocol: Protocol) -> int:
-    """How many samples make a turn: `TURN_S` of short steps, one sample of long ones."""
-    iterations = math.ceil(protocol.block_s / max(prepared.seconds_per_iteration, 1e-9))
-    block = max(protocol.block_s, iterations * prepared.seconds_per_iteration)
-    return max(1, min(round(TURN_S / block), math.ceil(TURN_S / protocol.block_s)))
-
-
-def broken(slot: Slot) -> Outcome:
-    """A process that neither failed nor gave samples: a fault of gpubench's own, told as such."""
-    status: Status = "failed"
-    return Outcome(status, "The process gave no samples.", slot.started_at)

@@ -1,4 +1,4 @@
-"""What one process gave, and what to make of it: status, reason, flags."""
+"""What one process gave, and its status with the reason for it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def failed(
         reason = f"{error.failed.reason} (during {error.phase})"
     elif error.kind == "timeout":
         status = "timeout"
-        reason = f"no end within {timeout_s:g} s; it was stopped during {error.phase} (see --timeout)"
+        reason = f"it did not finish within {timeout_s:g} s and was stopped during {error.phase} (see --timeout)"
     elif kernel_killed:
         status, reason = "oom", f"the kernel's out-of-memory killer ended it during {error.phase}"
     else:
@@ -83,7 +83,7 @@ def failed(
 
 
 def oom_kills() -> int:
-    """How many processes the kernel has killed for want of memory since it started; 0 where it does not tell."""
+    """How many processes the kernel has killed because memory ran out, since boot; 0 where it does not tell."""
     try:
         found = re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(), re.MULTILINE)
     except OSError:

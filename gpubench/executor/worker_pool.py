@@ -1,20 +1,17 @@
-"""Everything that outlives one measured process: servers, references, compile caches, scratch space."""
+"""What several measured processes share: fork servers, reference outputs, compile caches, scratch space."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import math
-import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from gpubench.errors import GpubenchError
+from gpubench.executor.scratch import scratch_folder
 from gpubench.executor.spawn_server import make_server
 from gpubench.executor.worker_process import Worker, WorkerError, WorkerFailed, WorkerServer
 from gpubench.hardware.find_device import Found, find_device
@@ -29,7 +26,6 @@ from gpubench.toggles.traits import compiles
 from gpubench.worker.messages import Describe, MakeReference, ProbeResult, ReferenceMade, WorkloadChoice
 
 FREE_SHARE = 0.8  # of the free memory may be planned with: peaks of warming up are above those of the steps
-SCRATCH_PREFIX = "gpubench-run-"
 DESCRIBE_TIMEOUT_S = 300.0  # a user's module may import half the world
 
 
@@ -69,18 +65,18 @@ class WorkerPool:
         self._references: dict[tuple[tuple[str, Value], ...], Reference] = {}
         self._toolchains: set[int] = set()
         self._found = Found(None)
+        self._scratch = contextlib.ExitStack()
         self.busy_before = ""  # why the device was not free before the run
 
     def __enter__(self) -> WorkerPool:
-        remove_abandoned_scratch()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-"))
+        self.folder = self._scratch.enter_context(scratch_folder())
         return self
 
     def __exit__(self, *_: object) -> None:
         for server in self._servers.values():
             server.close()
         self._found.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._scratch.close()
 
     # ----- servers and workers
 
@@ -116,7 +112,7 @@ class WorkerPool:
         with self.spent.on("processes"):
             worker = server.fork()
         if server.preload_problem:
-            note = f"The workload's module is imported anew for every configuration: {server.preload_problem}."
+            note = f"The workload's module is imported again in every process: {server.preload_problem}."
             if note not in self.notes:
                 self.notes.append(note)
         return worker
@@ -128,12 +124,12 @@ class WorkerPool:
             reply = server.prepare_toolchain(self.folder / "toolchain" if self.device == "cpu" else None)
         self._toolchains.add(id(server))
         if reply.problem:
-            self.notes.append(f"What torch.compile needs does not work here: {reply.problem}.")
+            self.notes.append(f"torch.compile cannot work here: {reply.problem}.")
 
     # ----- what workers need
 
     def describe(self, batch_size: int | None) -> ProbeResult:
-        """The facts of workload, device and software; GpubenchError where one of them is not there."""
+        """The facts of workload, device and software; GpubenchError where one of them is missing."""
         request = Describe(self.choice, self.device, batch_size)
         with self.spent.on("describe"):
             worker = self._server({}).fork()
@@ -148,7 +144,7 @@ class WorkerPool:
                 ) from error
             except WorkerError as error:
                 raise GpubenchError(
-                    f"Workload {self.choice.reference!r} could not be looked at: {error.reason}.",
+                    f"Workload {self.choice.reference!r} could not be inspected: {error.reason}.",
                     f"The end of its output: {last_lines(worker.log_tail())}",
                 ) from error
             finally:
@@ -166,7 +162,7 @@ class WorkerPool:
         busy = busy_before(self.monitored)
         if isinstance(busy, str) and busy:
             self.busy_before = busy
-            self.notes.append(f"The device was not free before the run: {busy}. Its figures may be far off.")
+            self.notes.append(f"The device was not free before the run: {busy}. The figures may be far off.")
         self.device = device.kind if device.index is None else f"{device.kind}:{device.index}"
         return described
 
@@ -218,14 +214,6 @@ class WorkerPool:
             return Reference(None, f"the fp32 reference could not be made: {error}")
         return Reference(str(folder))
 
-    def harness(self, measuring: float) -> dict[str, float]:
-        """Where the run's seconds went: `measuring` is the rows' own work, the rest of `total` the tool's."""
-        spent = dict(self.spent.parts)
-        # What inductor asks its compiler once would otherwise be a part of the first row's compilation.
-        measuring += spent.get("toolchain", 0.0)
-        spent |= {"total": time.monotonic() - self.since, "measuring": measuring}
-        return {name: round(seconds, 3) for name, seconds in spent.items()}
-
     def compile_cache(self, configuration: Configuration) -> str:
         """A compile cache of this configuration's own: cold the first time, warm for its later processes."""
         name = hashlib.sha256(repr(sorted(configuration.items())).encode()).hexdigest()[:16]
@@ -260,22 +248,3 @@ def tolerance_of(configuration: Mapping[str, Value]) -> float:
 def last_lines(text: str, count: int = 3) -> str:
     """The last lines of `text` in one line."""
     return " / ".join(line.strip() for line in text.splitlines()[-count:]) or "nothing"
-
-
-def remove_abandoned_scratch() -> None:
-    """Deletes what runs that were killed have left in the temporary folder."""
-    for path in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
-        pid = path.name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
-        if pid.isdigit() and not process_exists(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def process_exists(pid: int) -> bool:
-    """Whether a process of that id runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

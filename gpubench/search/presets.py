@@ -1,4 +1,4 @@
-"""Matrices to run, read from TOML: bundled ones by name, the user's own by path."""
+"""Presets, which name the values to try: bundled ones by name, the user's own TOML files by path."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from msgspec import Struct, field
 from gpubench.errors import GpubenchError, unknown_name
 from gpubench.profiles_folder import profiles_folder
 from gpubench.search.space import ToggleValues
+from gpubench.search.strategies import get_strategy
 from gpubench.toggles import get, parse_value
 
 Value = str | int
 
 
 class PresetEntry(Struct, frozen=True, forbid_unknown_fields=True):
-    """One `[[technique]]` of a matrix file."""
+    """One `[[technique]]` of a preset: a toggle, and where its values are tried."""
 
     toggle: str
     values: list[Value]
@@ -27,15 +28,15 @@ class PresetEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Preset(Struct, frozen=True, forbid_unknown_fields=True):
-    """A matrix file: which values of which toggles to try, in the ladder's order."""
+    """Which values of which toggles to try, in the order in which a ladder adds them up."""
 
     name: str
     summary: str
     technique: list[PresetEntry]
-    strategy: Literal["ladder", "each", "grid"] = "ladder"
+    strategy: str = "ladder"
     fix: dict[str, Value] = field(default_factory=dict)
 
-    def techniques(self, mode: str, device_kind: str) -> tuple[ToggleValues, ...]:
+    def toggle_values(self, mode: str, device_kind: str) -> tuple[ToggleValues, ...]:
         """Those meant for `mode` on `device_kind`."""
         return tuple(
             ToggleValues(entry.toggle, tuple(entry.values))
@@ -44,30 +45,31 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-def matrix_names() -> list[str]:
-    """The bundled matrices."""
+def preset_names() -> list[str]:
+    """The bundled presets."""
     return sorted(path.stem for path in (profiles_folder() / "matrices").glob("*.toml"))
 
 
-def load_matrix(name: str) -> Preset:
-    """The matrix of that name, or in that file; GpubenchError where there is none or it is damaged."""
+def load_preset(name: str) -> Preset:
+    """The preset of that name, or in that file; GpubenchError where there is none or it is damaged."""
     path = Path(name)
     if not name.endswith(".toml"):
-        if name not in matrix_names():
-            raise unknown_name("matrix", name, matrix_names(), "Or give a path that ends in .toml.")
+        if name not in preset_names():
+            raise unknown_name("matrix", name, preset_names(), "Or give a path that ends in .toml.")
         path = profiles_folder() / "matrices" / f"{name}.toml"
     try:
-        profile = msgspec.convert(tomllib.loads(path.read_text()), Preset)
+        preset = msgspec.convert(tomllib.loads(path.read_text()), Preset)
     except OSError as error:
         raise GpubenchError(f"Matrix file {name!r} cannot be read: {error.strerror}.", "Check the path.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise GpubenchError(
             f"Matrix file {name!r} is damaged: {error}.", "Compare it with profiles/matrices/default.toml."
         ) from error
-    for entry in profile.technique:
+    for entry in preset.technique:
         toggle = get(entry.toggle)
         for value in entry.values:
             parse_value(toggle, str(value))
-    for fixed, value in profile.fix.items():
+    for fixed, value in preset.fix.items():
         parse_value(get(fixed), str(value))
-    return profile
+    get_strategy(preset.strategy)
+    return preset

@@ -1,4 +1,4 @@
-"""From a request to a measured report: the one place where pool, executor and study are put together."""
+"""From a request to a measured report: the one place where executor and study are put together."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 import gpubench
 from gpubench.analysis.knee import knee
-from gpubench.executor.local import LocalExecutor
+from gpubench.executor.executor import Executor
+from gpubench.executor.local import Target, local_executor
 from gpubench.executor.outcome import now
-from gpubench.executor.worker_pool import WorkerPool
+from gpubench.executor.scratch import scratch_folder
 from gpubench.report.model import SCHEMA_VERSION, Configuration, Plan, Protocol, Report, Tool
-from gpubench.search.space import Builder, Matrix
+from gpubench.search.requested import DEFAULT_PRESET
+from gpubench.search.space import Builder
+from gpubench.search.strategy import SearchSpace
+from gpubench.study.book import Book
 from gpubench.study.destination import Output, ReportNotSaved, begin, check_output, path_of
-from gpubench.study.listening import ProgressListener
-from gpubench.study.planning import fixed, likely_environments, matrix_of, scope_of
+from gpubench.study.listener import Listener
+from gpubench.study.planning import builder_of, likely_environments, space_of
 from gpubench.study.request import StudyRequest
 from gpubench.study.study import ROUNDS_S, Study
-from gpubench.worker.messages import ProbeResult, WorkloadChoice
+from gpubench.worker.messages import ProbeResult
 
 # Of a shared machine over minutes, seen in benchmarks/intervals.py: 300 processes over 8 to 12 minutes on 2 cores.
 CPU_DRIFT = 0.045
@@ -40,87 +44,73 @@ QUICK_NOTE = f"{QUICK} is set: short warm-up and few samples, so do not rely on 
 class Bench:
     """All that measures one workload on one device, open until its block ends."""
 
-    pool: WorkerPool
     described: ProbeResult
     builder: Builder
-    executor: LocalExecutor
+    executor: Executor
 
 
 @contextlib.contextmanager
 def open_bench(
     request: StudyRequest,
-    listener: ProgressListener | None = None,
+    listener: Listener | None = None,
     protocol: Protocol | None = None,
+    *,
     likely: Iterable[Configuration] = (),
+    targets: Sequence[str] = ("",),
 ) -> Iterator[Bench]:
     """The workload and device of `request`, looked at and ready to be measured.
 
     Args:
         protocol: Instead of the request's; what depends on the device follows from that in any case.
-        likely: Configurations whose servers are started at once, beside the baseline's.
+        likely: Configurations whose processes are prepared at once, beside the baseline's.
+        targets: Names under which jobs may ask for the workload.
     """
-    with make_pool(request.choice(), request.device, protocol or request.protocol()) as pool:
-        pool.begin_servers([{}, *likely])
+    named = dict.fromkeys(targets, Target(request.choice(), sys.executable))
+    on_phase = (listener or Listener()).phase
+    with local_executor(named, request.device, protocol or request.protocol(), on_phase) as executor:
+        executor.begin([{}, *likely])
         import scipy.stats  # noqa: F401 - it takes 0.6 s, which the servers' own imports leave free here
 
-        described = pool.describe(request.batch_size)
-        pool.protocol = protocol_for(described.device.kind, pool.protocol)
-        builder = Builder(scope_of(described), fixed(request, described))
-        yield Bench(pool, described, builder, make_executor(pool, builder, listener or ProgressListener()))
+        described, *_ = [executor.describe(request.batch_size, name) for name in targets]
+        builder = builder_of(request, described)
+        executor.configure(protocol_for(described.device.kind, executor.protocol), builder.defaults)
+        yield Bench(described, builder, executor)
 
 
-def make_pool(choice: WorkloadChoice, device: str, protocol: Protocol, python: str = sys.executable) -> WorkerPool:
-    """The workers' pool."""
-    return WorkerPool(choice, device, protocol, python)
-
-
-def make_executor(
-    pool: WorkerPool, builder: Builder, listener: ProgressListener, pools: Mapping[str, WorkerPool] | None = None
-) -> LocalExecutor:
-    """What measures configurations; `pools`: of rows whose id begins so."""
-    if pools is None:
-        return LocalExecutor(pool, builder.defaults, listener.phase)
-    return LocalExecutor(pool, builder.defaults, listener.phase, pools)
-
-
-def preview(request: StudyRequest) -> Matrix:
+def preview(request: StudyRequest) -> SearchSpace:
     """What `run` would measure and skip. Raises GpubenchError as `run` does."""
     request.check()
     with open_bench(request) as bench:
-        return matrix_of(request, bench.builder)
+        return space_of(request, bench.builder)
 
 
-def run(request: StudyRequest, output: Output, resume: bool, listener: ProgressListener) -> Report:
+def run(request: StudyRequest, output: Output, resume: bool, listener: Listener) -> Report:
     """Measures what `request` asks for.
 
     Raises GpubenchError where that cannot be, and ReportNotSaved where all was measured and not saved.
     """
     request.check()
     check_output(output, resume)
-    with open_bench(request, listener, likely=likely_environments(request)) as bench:
-        matrix = matrix_of(request, bench.builder)
-        report = new_report(request, bench.described, bench.pool.protocol, matrix)
-        path = path_of(output, report, bench.pool.folder / "report.json")
-        report = begin(report, path, resume)
+    with scratch_folder() as scratch, open_bench(request, listener, likely=likely_environments(request)) as bench:
+        space = space_of(request, bench.builder)
+        report = new_report(request, bench.described, bench.executor.protocol, space)
+        path = path_of(output, report, scratch / "report.json")
+        book = Book(begin(report, path, resume), path, listener, strict=request.strict)
         study = Study(
-            pool=bench.pool,
-            bench=bench.executor,
-            builder=bench.builder,
-            matrix=matrix,
-            report=report,
-            path=path,
+            executor=bench.executor,
+            space=space,
+            book=book,
             listener=listener,
             objective=request.objective,
             max_memory_bytes=request.max_memory_bytes,
-            strict=request.strict,
             rounds_s=ROUNDS_S if request.final_rounds is None else math.inf,
         )
         if output is not None:
             listener.report_at(path)
         toggle = request.sweep
         report = study.compare() if toggle is None else study.sweep(lambda done: knee(done, toggle))
-    if study.unsaved and output is not None:
-        raise ReportNotSaved(study.unsaved, report)
+    if book.unsaved and output is not None:
+        raise ReportNotSaved(book.unsaved, report)
     return report
 
 
@@ -133,7 +123,7 @@ def protocol_for(device_kind: str, protocol: Protocol) -> Protocol:
     return msgspec.structs.replace(protocol, **QUICK_PROTOCOL) if os.environ.get(QUICK) else protocol
 
 
-def new_report(request: StudyRequest, described: ProbeResult, protocol: Protocol, matrix: Matrix) -> Report:
+def new_report(request: StudyRequest, described: ProbeResult, protocol: Protocol, space: SearchSpace) -> Report:
     """A report without rows."""
     return Report(
         schema_version=SCHEMA_VERSION,
@@ -146,14 +136,14 @@ def new_report(request: StudyRequest, described: ProbeResult, protocol: Protocol
         protocol=protocol,
         plan=Plan(
             command=request.command,
-            matrix=request.preset or ("default" if not request.set and not request.sweep else "from --set and --sizes"),
-            strategy=matrix.strategy,
-            baseline=matrix.baseline.id,
+            matrix=request.preset or ("from --set and --sizes" if request.set or request.sweep else DEFAULT_PRESET),
+            strategy=space.strategy.name,
+            baseline=space.baseline.id,
             objective=request.objective,
             allow=list(request.allow),
-            set={one.toggle: list(one.values) for one in matrix.techniques},
-            fix=matrix.fixed,
-            configurations=[matrix.baseline.id, *(row.id for row in matrix.planned)],
+            set={one.toggle: list(one.values) for one in space.toggles},
+            fix=space.builder.fixed,
+            configurations=[space.baseline.id, *(candidate.id for candidate in space.planned)],
         ),
         measurements=[],
         notes=[QUICK_NOTE] if os.environ.get(QUICK) else [],

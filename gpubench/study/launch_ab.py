@@ -1,12 +1,9 @@
-"""From two sides to their comparison: pools, reports and rows of both, and what can keep them from being compared."""
+"""From two sides to their comparison: executor, reports and rows of both, and why they may not be compared."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,16 +13,19 @@ from typing import Literal
 import msgspec
 
 from gpubench.errors import EXIT_INCOMPARABLE, GpubenchError
-from gpubench.executor.worker_pool import SCRATCH_PREFIX, WorkerPool
+from gpubench.executor.executor import Executor
+from gpubench.executor.local import Target, local_executor
+from gpubench.executor.scratch import scratch_folder
 from gpubench.regression.verdicts import Check, Limits
 from gpubench.report import store
 from gpubench.report.model import Configuration, Report
-from gpubench.search.space import Builder, Matrix, build_matrix
+from gpubench.search.strategy import SearchSpace
+from gpubench.study.book import Book
 from gpubench.study.destination import Output, path_of
-from gpubench.study.launch import make_executor, make_pool, new_report, protocol_for
-from gpubench.study.listening import ProgressListener
+from gpubench.study.launch import new_report, protocol_for
+from gpubench.study.listener import Listener
 from gpubench.study.paired import FEWEST_ROUNDS, SIDES, Comparison, SideName
-from gpubench.study.planning import fixed, has_no_gpu, matrix_of, scope_of
+from gpubench.study.planning import builder_of, has_no_gpu, scope_of, space_of
 from gpubench.study.request import StudyRequest, check_workload
 from gpubench.study.sides import Side, refuse_foreign_code, resolve, why_apart
 from gpubench.text import printable
@@ -36,7 +36,6 @@ from gpubench.worker.messages import ProbeResult
 TURNS = 8  # of each side in a round: more of them cost less than another process
 WARMUP_MIN_S = 0.5  # both sides of a round are equally warm
 PairName = Literal["process", "round"]
-Pools = Mapping[SideName, WorkerPool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,61 +69,56 @@ class AbResult:
     check: Check
     a: Report
     b: Report
+    unsaved: str = ""  # why the reports are not at `output`
 
 
-def run(request: AbRequest, output: Output, listener: ProgressListener) -> AbResult:
+def run(request: AbRequest, output: Output, listener: Listener) -> AbResult:
     """Measures both sides and decides. Raises GpubenchError where they cannot be measured or compared."""
     request.check()
-    with scratch() as folder:
+    with scratch_folder("sides-") as folder:
         texts: dict[SideName, str] = {"a": request.a, "b": request.b}
         sides = {side: resolve(side, texts[side], request.study.workload, folder) for side in SIDES}
-        with open_pools(request.study, sides) as pools:
-            comparison, matrix = prepare(request, sides, pools, output, folder / "reports", listener)
+        with open_executor(request.study, sides, listener) as executor:
+            comparison, space = prepare(request, sides, executor, output, folder / "reports", listener)
             if output is not None:
-                listener.report_at(comparison.folder)
-            check = comparison.run([matrix.baseline, *(row for row in matrix.planned if not row.skip)])
-    return AbResult(check=check, a=comparison.reports["a"], b=comparison.reports["b"])
+                listener.report_at(comparison.books["a"].path.parent)
+            check = comparison.run([space.baseline, *(candidate for candidate in space.planned if not candidate.skip)])
+    return AbResult(
+        check=check,
+        a=comparison.books["a"].report,
+        b=comparison.books["b"].report,
+        unsaved=comparison.unsaved if output is not None else "",
+    )
 
 
 @contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder for revisions' files, gone afterwards; a later run removes it where this one is killed."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-sides-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def open_pools(request: StudyRequest, sides: Mapping[SideName, Side]) -> Iterator[Pools]:
-    """A pool for each side, whose servers start at the same time."""
+def open_executor(request: StudyRequest, sides: Mapping[SideName, Side], listener: Listener) -> Iterator[Executor]:
+    """An executor with a target for each side, whose processes start at the same time."""
     protocol = msgspec.structs.replace(
         request.protocol(), rounds=1, final_rounds=request.rounds, turns=TURNS, warmup_min_s=WARMUP_MIN_S
     )
     cpu = request.device == "cpu" or has_no_gpu(request.device)
     likely = unnamed(request, steady_values()) if cpu else {}
-    with contextlib.ExitStack() as stack:
-        pools: dict[SideName, WorkerPool] = {}
-        for name, side in sides.items():
-            check_workload(side.reference)
-            choice = dataclasses.replace(request, workload=side.reference).choice()
-            pools[name] = stack.enter_context(make_pool(choice, request.device, protocol, side.python))
-            pools[name].begin_servers([{}, likely] if likely else [{}])
-        yield pools
+    targets: dict[str, Target] = {}
+    for name, side in sides.items():
+        check_workload(side.reference)
+        targets[name] = Target(dataclasses.replace(request, workload=side.reference).choice(), side.python)
+    with local_executor(targets, request.device, protocol, listener.phase) as executor:
+        executor.begin([{}, likely] if likely else [{}])
+        yield executor
 
 
 def prepare(
     request: AbRequest,
     sides: Mapping[SideName, Side],
-    pools: Pools,
+    executor: Executor,
     output: Output,
     scratch: Path,
-    listener: ProgressListener,
-) -> tuple[Comparison, Matrix]:
+    listener: Listener,
+) -> tuple[Comparison, SearchSpace]:
     """The comparison with two empty reports, and its rows. Raises GpubenchError where the sides cannot be compared."""
     study = request.study
-    described = {name: look(sides[name], pool, study) for name, pool in pools.items()}
+    described = {name: look(sides[name], executor, study) for name in SIDES}
     refuse_unlike(described)
     one, other = (described[name] for name in SIDES)
     apart = why_apart(sides["a"], sides["b"], (one.modules, other.modules))
@@ -135,30 +129,27 @@ def prepare(
         baseline = next(iter(get(name).values))
         listener.note(f"Both sides run with {name}={value}, which is steadier; --fix {name}={baseline} leaves it out.")
         study = dataclasses.replace(study, fix={**study.fix, name: value})
-    protocol = protocol_for(one.device.kind, msgspec.structs.replace(pools["a"].protocol, pair=pair))
-    for pool in pools.values():
-        pool.protocol = protocol
-    Builder(scope_of(other), fixed(study, other))  # raises where that side cannot do what is asked of both
-    builder = Builder(scope_of(one), fixed(study, one))
-    matrix = matrix_of(study, builder) if study.set else build_matrix(builder, [], "each")
+    protocol = protocol_for(one.device.kind, msgspec.structs.replace(executor.protocol, pair=pair))
+    builder_of(study, other)  # raises where that side cannot do what is asked of both
+    builder = builder_of(study, one)
+    executor.configure(protocol, builder.defaults)
+    space = space_of(study, builder)
     session = uuid.uuid4().hex
     reports = {
-        name: msgspec.structs.replace(new_report(study, described[name], protocol, matrix), session=session)
+        name: msgspec.structs.replace(new_report(study, described[name], protocol, space), session=session)
         for name in SIDES
     }
-    return (
-        Comparison(
-            bench=make_executor(pools["a"], builder, listener, {f"{name} ": pool for name, pool in pools.items()}),
-            reports=reports,
-            folder=empty_folder(path_of(output, reports["a"], scratch)),
-            labels={name: side.label for name, side in sides.items()},
-            listener=listener,
-            limits=request.limits,
-            rounds=study.rounds,
-            time_limit_s=request.time_limit_s,
-        ),
-        matrix,
+    folder = empty_folder(path_of(output, reports["a"], scratch))
+    comparison = Comparison(
+        executor=executor,
+        books={name: Book(report, folder / f"{name}.json", listener) for name, report in reports.items()},
+        labels={name: side.label for name, side in sides.items()},
+        listener=listener,
+        limits=request.limits,
+        rounds=study.rounds,
+        time_limit_s=request.time_limit_s,
     )
+    return comparison, space
 
 
 def steady(request: StudyRequest, described: Sequence[ProbeResult]) -> Configuration:
@@ -176,10 +167,10 @@ def unnamed(request: StudyRequest, values: Configuration) -> Configuration:
     return {name: value for name, value in values.items() if name not in (*request.fix, *request.set)}
 
 
-def look(side: Side, pool: WorkerPool, request: StudyRequest) -> ProbeResult:
+def look(side: Side, executor: Executor, request: StudyRequest) -> ProbeResult:
     """What the side is; an error says which side it is about."""
     try:
-        described = pool.describe(request.batch_size)
+        described = executor.describe(request.batch_size, side.name)
     except GpubenchError as error:
         hint = error.hint
         if side.kind == "interpreter":

@@ -9,8 +9,8 @@ from typing import get_args
 from gpubench.errors import GpubenchError, unknown_name
 from gpubench.flags import GATES
 from gpubench.report.model import Objective, Protocol, Value
-from gpubench.search.presets import load_matrix
-from gpubench.search.space import STRATEGIES
+from gpubench.search.requested import DEFAULT_PRESET, Requested, read_request
+from gpubench.search.strategies import get_strategy
 from gpubench.toggles import get
 from gpubench.worker.messages import WorkloadChoice
 from gpubench.workloads import check_reference
@@ -19,6 +19,7 @@ from gpubench.workloads.workload_facts import Mode
 Values = Value | Sequence[Value]
 Choices = Mapping[str, Values]  # toggle -> one value, or several
 
+COMPARE = "compare-opts"  # the command that has a default preset
 FINAL_ROUNDS = 6
 LONGEST_S = 30 * 24 * 3600.0  # a month: beyond it the system's own clocks overflow
 LARGEST_SEED = 2**31 - 1
@@ -35,7 +36,7 @@ class StudyRequest:
         also: Of a sweep: further toggles, in all combinations.
     """
 
-    command: str = "compare-opts"
+    command: str = COMPARE
     workload: str = "resnet50"
     mode: Mode | None = None
     size: str = "auto"
@@ -63,10 +64,10 @@ class StudyRequest:
         check_workload(self.workload)
         one_of("mode", self.mode, (None, *get_args(Mode)))
         one_of("objective", self.objective, get_args(Objective))
-        one_of("strategy", self.strategy, (None, *STRATEGIES))
-        if self.preset:
-            load_matrix(self.preset)
-        for toggle in (*self.set, *self.fix, *self.also, *([self.sweep] if self.sweep else [])):
+        if self.strategy is not None:
+            get_strategy(self.strategy)
+        self.requested()
+        for toggle in (*self.also, *([self.sweep] if self.sweep else [])):
             get(toggle)
         for flag in self.allow:
             if flag not in GATES:
@@ -84,6 +85,12 @@ class StudyRequest:
             raise GpubenchError(f"seed is {self.seed}.", f"Give a whole number up to {LARGEST_SEED}.")
         if not self.timeout_s > 0:
             raise GpubenchError(f"timeout_s is {self.timeout_s!r}.", "Give seconds above 0.")
+
+    def requested(self) -> Requested:
+        """What to try and to hold; GpubenchError where that is wrong on any device."""
+        values = {name: [str(value) for value in values_of(given)] for name, given in self.set.items()}
+        fixed = {name: str(value) for name, value in self.fix.items()}
+        return read_request(values, fixed, self.preset, DEFAULT_PRESET if self.command == COMPARE else None)
 
     def choice(self) -> WorkloadChoice:
         """The workload with its parameters, as workers are asked for it."""

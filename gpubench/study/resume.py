@@ -1,4 +1,4 @@
-"""Going on with a report: only with one of the same device, workload, software and protocol."""
+"""Which report a run may continue: only one of the same device, workload, software and protocol."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ VOLATILE = {"unavailable", "variables"}
 
 
 def differences(earlier: Report, current: Report) -> list[str]:
-    """What is not alike, as `device.name: A against B`, the reports' order being earlier, current."""
-    found: list[str] = []
+    """What is not alike, as `device.name: 'A' in the report, 'B' now`."""
+    texts: list[str] = []
     for part in ("tool", "device", "environment", "workload", "protocol"):
-        one, other = msgspec.to_builtins(getattr(earlier, part)), msgspec.to_builtins(getattr(current, part))
-        found += _differences(part, one, other)
+        before, now = msgspec.to_builtins(getattr(earlier, part)), msgspec.to_builtins(getattr(current, part))
+        texts += _differences(part, before, now)
     for name in ("command", "strategy", "baseline", "matrix"):
-        found += _differences(f"plan.{name}", getattr(earlier.plan, name), getattr(current.plan, name))
-    return found
+        texts += _differences(f"plan.{name}", getattr(earlier.plan, name), getattr(current.plan, name))
+    return texts
 
 
-def _differences(name: str, one: Any, other: Any) -> list[str]:
-    if isinstance(one, dict) and isinstance(other, dict):
+def _differences(name: str, before: Any, now: Any) -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
         return [
             text
-            for key in dict.fromkeys([*one, *other])
+            for key in dict.fromkeys([*before, *now])
             if key not in VOLATILE
-            for text in _differences(f"{name}.{key}", one.get(key), other.get(key))
+            for text in _differences(f"{name}.{key}", before.get(key), now.get(key))
         ]
-    return [] if one == other else [f"{name}: {one!r} against {other!r}"]
+    return [] if before == now else [f"{name}: {before!r} in the report, {now!r} now"]
 
 
 def refuse_unlike(earlier: Report, current: Report, path: Path) -> None:
-    """Raises GpubenchError naming what differs where `current` may not go on with `earlier`."""
-    found = differences(earlier, current)
-    if found:
-        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+    """Raises GpubenchError naming what differs where `current` may not continue `earlier`."""
+    texts = differences(earlier, current)
+    if texts:
+        more = f" (and {len(texts) - 3} more)" if len(texts) > 3 else ""
         raise GpubenchError(
-            f"{path} cannot be gone on with, it differs in {'; '.join(found[:3])}{more}.",
+            f"Cannot resume {path}, which differs in {'; '.join(texts[:3])}{more}.",
             "Leave --resume out to begin a new report.",
         )

@@ -1,4 +1,4 @@
-"""From processes' results to a row of the report, and to that row again with further rounds."""
+"""Makes rows of the report from what processes gave, and adds further rounds to them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def control(base: Measurement) -> Measurement:
         reason="",
         roles=[Role(kind="control")],
         items_per_step=base.items_per_step,
-        unavailable=dict.fromkeys(OF_THE_BASELINE, "it repeats the baseline, whose figure this is"),
+        unavailable=dict.fromkeys(OF_THE_BASELINE, "the control repeats the baseline: see that row"),
     )
 
 

@@ -1,4 +1,4 @@
-"""In which order configurations are measured: random within a round, reversed in every other, the same for a seed."""
+"""The order within rounds: random, reversed in every other round, and the same for the same seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Schedule:
         self._last: list[str] = []
 
     def shuffled(self, ids: Sequence[str]) -> list[str]:
-        """`ids` in random order: a stage of the first round, which the next round reverses."""
+        """`ids` in random order."""
         return self._random.sample(list(ids), len(ids))
 
     def round(self, index: int, ids: Sequence[str]) -> list[str]:
@@ -25,5 +25,5 @@ class Schedule:
         return list(self._last)
 
     def remember(self, order: Sequence[str]) -> None:
-        """The order of a round that was made up as it went."""
+        """Takes `order` as that of the last round, which the next even round reverses."""
         self._last = list(order)

@@ -45,7 +45,7 @@ class Side:
 def resolve(name: Literal["a", "b"], text: str, workload: str, scratch: Path) -> Side:
     """The side that `text` names; a revision's files go to a folder below `scratch`.
 
-    Raises GpubenchError where it is none of the three, or its file or revision is not there.
+    Raises GpubenchError where it is no interpreter, workload or revision, or does not exist.
     """
     kind, _, rest = text.partition(":")
     if kind == "python":
@@ -67,7 +67,7 @@ def _is_reference(text: str) -> bool:
 
 
 def _executable(text: str) -> str | None:
-    """The absolute path of the program that `text` names, if it is one; links stay, since a venv's python is one."""
+    """The absolute path of the program `text`, or None; links are not followed, since a venv's python is a link."""
     path = Path(text).expanduser()
     if path.is_file() and os.access(path, os.X_OK):
         return str(path.absolute())
@@ -77,7 +77,7 @@ def _executable(text: str) -> str | None:
 def _interpreter(name: Literal["a", "b"], text: str, workload: str) -> Side:
     found = _executable(text)
     if found is None:
-        raise GpubenchError(f"--{name} {printable(text)!r} is no program that can be run.", FORMS)
+        raise GpubenchError(f"--{name} {printable(text)!r} is not an executable program.", FORMS)
     return Side(name, text, "interpreter", workload, python=found)
 
 
@@ -86,7 +86,7 @@ def _revision(name: Literal["a", "b"], text: str, workload: str, scratch: Path) 
     place, _, target = workload.rpartition(":")
     if not place.endswith(".py"):
         raise GpubenchError(
-            f"--{name} {shown!r} is no interpreter and no FILE.py:NAME, and a revision needs a file as WORKLOAD.",
+            f"--{name} {shown!r} is neither an interpreter nor FILE.py:NAME; revisions need WORKLOAD as FILE.py:NAME.",
             FORMS,
         )
     file = Path(place).resolve()
@@ -126,7 +126,10 @@ def _export(top: Path, commit: str, folder: Path) -> None:
         if done.returncode:
             errors.seek(0)
             reason = printable(errors.read(2000).decode(errors="replace").strip())
-            raise GpubenchError(f"git cannot export {commit[:8]}: {reason}.", "Is it a whole clone?")
+            raise GpubenchError(
+                f"git cannot export {commit[:8]}: {reason}.",
+                "Fetch the whole history: it may be a shallow or partial clone.",
+            )
         archive.seek(0)
         try:
             with tarfile.open(fileobj=archive) as tree:
@@ -134,7 +137,7 @@ def _export(top: Path, commit: str, folder: Path) -> None:
         except (tarfile.TarError, OSError) as error:
             raise GpubenchError(
                 f"The files of {commit[:8]} cannot be written below {printable(str(folder.parent))}: {error}.",
-                "Make room there, or name another folder in TMPDIR.",
+                "Free some space there, or set TMPDIR to another folder.",
             ) from error
 
 
@@ -153,7 +156,7 @@ def why_apart(first: Side, second: Side, modules: tuple[dict[str, Module], dict[
     would run the other's code.
     """
     if first.python != second.python:
-        return "Two interpreters are two processes."
+        return "The sides have two interpreters, so each has processes of its own."
     hashes = [{name: module.hash for name, module in found.items()} for found in modules]
     unlike = sorted(name for name in {**hashes[0], **hashes[1]} if hashes[0].get(name) != hashes[1].get(name))
     if unlike:
@@ -170,6 +173,6 @@ def refuse_foreign_code(side: Side, modules: dict[str, Module]) -> None:
         if file.is_relative_to(side.repository) and not file.is_relative_to(side.root):
             raise GpubenchError(
                 f"Revision {printable(side.text)!r} imports {name} from {printable(module.file)}, the working tree, "
-                "so that its own code would not be measured.",
+                "so its own code would not be measured.",
                 "Install each revision into an environment of its own and compare the two interpreters.",
             )

@@ -202,7 +202,6 @@ ALLOCATOR = Toggle(
     environment=environment,
     # glibc moves its thresholds by what a process has done, so that identical processes differ: docs/measurement.md.
     noise_group={"system": "glibc's own allocator"},
-    process_state=environment,
     apply=apply,
     evidence=evidence,
     usage=_usage,

@@ -72,7 +72,6 @@ CUDNN_BENCHMARK = Toggle(
     stage=Stage.BACKEND,
     applies=cudnn_convolves,
     requires={"off": _CUDA_ONLY, "on": _CUDA_ONLY},
-    process_state=lambda value: value,
     apply=apply,
     evidence=evidence,
     usage=lambda value: f"torch.backends.cudnn.benchmark = {value == 'on'}",

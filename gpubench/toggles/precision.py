@@ -205,7 +205,6 @@ PRECISION = Toggle(
     },
     apply=apply,
     evidence=evidence,
-    process_state=lambda value: value == "tf32",  # every value sets the two TF32 flags
     usage=lambda value: _USAGE[str(value)],
     tolerance=TOLERANCE,
     claims=("vae-guide", "gpu-guide", "cytodl", "bf16-guide", "mmrec-cpu"),

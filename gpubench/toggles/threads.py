@@ -97,7 +97,6 @@ THREADS = Toggle(
     offers=offers,
     # 1024 is above the core count of any CPU server known to us, and low enough to catch a slip of the finger.
     integers=Integers(low=1, high=1024, meaning="threads per operator"),
-    process_state=lambda value: value,
     apply=apply,
     evidence=evidence,
     usage=lambda value: f"torch.set_num_threads({value})",

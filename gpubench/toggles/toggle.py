@@ -117,10 +117,6 @@ def as_number(value: Value) -> float:
     return value if isinstance(value, int) else math.inf
 
 
-def nothing(_: Value) -> None:
-    """Sets nothing that holds for the whole process."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Toggle:
     """One optimization and its values; the first value is the baseline."""
@@ -150,9 +146,6 @@ class Toggle:
     """Why `value` cannot run in the scope beside the other values of a configuration (which may be empty), or None:
     what a mapping of values cannot say because it concerns whole numbers or two values together."""
     environment: Callable[[Value], dict[str, str]] | None = None  # only for Stage.ENVIRONMENT
-    process_state: Callable[[Value], object] = nothing
-    """What `value` sets for the whole process, to be compared by `==`; None: nothing. Two configurations can live in
-    one process only where these are equal for every toggle (`sharing.py`). Called without torch."""
     apply: Callable[[ModelContext, Value], None]
     evidence: Callable[[ModelContext, Value], EvidenceResult]
     tolerance: Mapping[Value, float] = field(default_factory=dict)  # relative output error allowed, where above fp32's

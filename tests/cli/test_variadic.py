@@ -2,9 +2,10 @@
 
 import pytest
 
-from gpubench.cli.options import split_assignment, split_numbers
+from gpubench.cli.options import split_numbers
 from gpubench.cli.variadic import spread
 from gpubench.errors import GpubenchError
+from gpubench.search.requested import split_assignment
 
 
 @pytest.mark.parametrize(

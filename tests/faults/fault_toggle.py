@@ -250,7 +250,7 @@ LATER: dict[str, Action] = {  # good in their first process
     "later-kill-server": _while_sampling(_kill_server),
 }
 MADE = ("stale", "die-sampling", "kill-server-sampling")  # with a memory of their own in each process
-FAST = ("fast", "fast-apart")  # honest, with half of the pause
+FAST = ("fast",)  # honest, with half of the pause
 VALUES: tuple[str, ...] = ("off", *LOOKS, *ENDS, *LEAVES, *WRONG, *TAKES, *LATER, *MADE, *FAST)
 
 
@@ -290,7 +290,6 @@ FAULT = Toggle(
     summary="A planted fault.",
     values=dict.fromkeys(VALUES, "a planted fault"),
     stage=Stage.MODEL,
-    process_state=lambda value: value if str(value).endswith("apart") else None,
     apply=apply,
     evidence=evidence,
     usage=lambda value: f"# a planted fault: {value}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,16 +12,20 @@ import pytest
 from scipy import stats
 
 from gpubench.cli.progress import Quiet
+from gpubench.executor.executor import Executor, Job
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.hardware.facts import Device
-from gpubench.report.model import Configuration, Measurement, Protocol, Quality, Report, Role, Utilization
-from gpubench.search.space import Builder, Matrix, ToggleValues, build_matrix
+from gpubench.report.model import Configuration, Measurement, Protocol, Quality, Report, Role, Utilization, Value
+from gpubench.search.space import Builder, ToggleValues
+from gpubench.search.strategies import get_strategy, search_space
+from gpubench.search.strategy import SearchSpace
 from gpubench.study import rows
+from gpubench.study.book import Book
 from gpubench.study.rows import CONTROL
-from gpubench.study.study import Executor, Study
+from gpubench.study.study import Study
 from gpubench.toggles.toggle import Scope
-from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, SamplesTaken, WorkloadChoice
+from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, ProbeResult, SamplesTaken, WorkloadChoice
 from tests import reports
 
 STEPS = Path(__file__).with_name("timed_steps.py")
@@ -82,7 +86,7 @@ def process(samples_s: Sequence[float], flags: Sequence[str] = (), seen: Utiliza
 
 @dataclass
 class Planted:
-    """A measurer whose processes take what `seconds` says of a row's id and of how many processes ran before."""
+    """An executor whose processes take what `seconds` says of a row's id and of how many processes ran before."""
 
     seconds: Callable[[str, int], float]
     count: Callable[[str], int] = lambda _: 3  # samples of a process
@@ -90,38 +94,44 @@ class Planted:
     flags: Callable[[str, int], Sequence[str]] = lambda _, __: ()
     memory: MemoryRead | None = None  # of each process that ran alone
     control: str = "baseline"  # the row whose times the A/A control of a final has
+    free: float = 2**60  # bytes
+    protocol: Protocol = field(default_factory=Protocol)
+    notes: list[str] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
 
-    def alone(self, row_id: str, configuration: Configuration) -> Outcome:
+    def describe(self, batch_size: int | None, target: str = "") -> ProbeResult:
+        """Of the workload of `tests.reports` on a CPU."""
+        like = reports.report(device=reports.CPU)
+        return ProbeResult(workload=like.workload, device=like.device, environment=like.environment, modules={})
+
+    def configure(self, protocol: Protocol, defaults: Mapping[str, Value]) -> None:
+        """Nothing follows from either."""
+
+    def begin(self, configurations: Iterable[Configuration]) -> None:
+        """Nothing has to be started."""
+
+    def prepare(self, configurations: Iterable[Configuration]) -> None:
+        """Nothing has to be started."""
+
+    def run_alone(self, job: Job) -> Outcome:
         """The next process."""
         position = len(self.ran)
-        self.ran.append(row_id)
-        like = self.control if row_id == CONTROL else row_id
+        self.ran.append(job.id)
+        like = self.control if job.id == CONTROL else job.id
         samples = reports.samples(self.seconds(like, position), self.count(like) | 1, self.noise)
         return replace(process(samples, self.flags(like, position)), memory=self.memory)
 
-    def together(self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None) -> dict[str, Outcome]:
-        """The next processes, in the order asked."""
-        return {row_id: self.alone(row_id, configuration) for row_id, configuration in asked}
-
-
-class Books:
-    """Accounts of a run without a pool."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.free = 2**60
-
-    def harness(self, measuring: float) -> dict[str, float]:
-        """Nothing was spent."""
-        return {}
+    def run_round(self, jobs: Sequence[Job], needed_bytes: int | None = None) -> dict[str, Outcome]:
+        """The next processes, in the order of `jobs`."""
+        return {job.id: self.run_alone(job) for job in jobs}
 
     def free_memory_bytes(self) -> float:
         """More than anything takes, unless a test says otherwise."""
         return self.free
 
-    def start_servers(self, configurations: Iterable[Configuration]) -> None:
-        """There are none."""
+    def harness_seconds(self, measuring_s: float) -> dict[str, float]:
+        """Nothing was spent."""
+        return {}
 
 
 def builder(device: Device = reports.CPU) -> Builder:
@@ -129,41 +139,38 @@ def builder(device: Device = reports.CPU) -> Builder:
     return Builder(Scope(device=device, workload=reports.report().workload, torch_version=(2, 13)))
 
 
-def threads_matrix(count: int) -> Matrix:
+def threads_matrix(count: int) -> SearchSpace:
     """`count` rows beside the baseline."""
-    return build_matrix(builder(), [ToggleValues("threads", tuple(range(101, 101 + count)))], "each")
+    return search_space(builder(), [ToggleValues("threads", tuple(range(101, 101 + count)))], get_strategy("each"))
 
 
 def study(
     path: Path,
-    measurer: Executor,
-    matrix: Matrix,
+    executor: Executor,
+    space: SearchSpace,
     protocol: Protocol,
     *,
     strict: bool = False,
     allow: Sequence[str] = (),
     report: Report | None = None,
 ) -> Study:
-    """A real study on a CPU over what `measurer` measures; `report`: to go on with."""
+    """A real study on a CPU over what `executor` measures; `report`: to go on with."""
     plan = msgspec.structs.replace(
         reports.report().plan,
-        strategy=matrix.strategy,
-        baseline=matrix.baseline.id,
+        strategy=space.strategy.name,
+        baseline=space.baseline.id,
         configurations=[],
         allow=list(allow),
     )
     if report is not None:
         plan = msgspec.structs.replace(report.plan, allow=list(allow))
     blank = msgspec.structs.replace(reports.report(device=reports.CPU, finished=False), protocol=protocol, plan=plan)
+    started = blank if report is None else msgspec.structs.replace(report, plan=plan, recommendation=None)
     return Study(
-        pool=Books(),
-        bench=measurer,
-        builder=builder(),
-        matrix=matrix,
-        report=blank if report is None else msgspec.structs.replace(report, plan=plan, recommendation=None),
-        path=path,
+        executor=executor,
+        space=space,
+        book=Book(started, path, Quiet(), strict=strict),
         listener=Quiet(),
-        strict=strict,
     )
 
 

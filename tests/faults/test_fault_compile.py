@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gpubench.executor.executor import Job
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.worker_pool import WorkerPool
@@ -45,18 +46,18 @@ def is_warm(result: Outcome) -> bool:
 def test_compiled_code_from_elsewhere_is_no_compile_time(bench: LocalExecutor, folder: Path) -> None:
     cache = folder / "own"
     (folder / "cache.txt").write_text(str(cache))
-    assert not is_warm(bench.alone("first", COMPILED))
+    assert not is_warm(bench.run_alone(Job("first", COMPILED)))
     assert list(cache.rglob("*.so"))
     # For the next row, whose own cache is as empty, there is compiled code already.
-    assert is_warm(bench.alone("second", {**COMPILED, "channels_last": "off"}))
+    assert is_warm(bench.run_alone(Job("second", {**COMPILED, "channels_last": "off"})))
     # inductor's own code alone: what comes before it was done anew, but inductor has compiled nothing.
     shutil.rmtree(cache / "aotautograd", ignore_errors=True)  # torch 2.6 has none
-    assert is_warm(bench.alone("third", {**COMPILED, "allocator": "system"}))
+    assert is_warm(bench.run_alone(Job("third", {**COMPILED, "allocator": "system"})))
     (folder / "cache.txt").unlink()
 
 
 def test_a_cache_that_was_tampered_with_is_not_believed(bench: LocalExecutor) -> None:
-    assert not is_warm(bench.alone("row", COMPILED))
+    assert not is_warm(bench.run_alone(Job("row", COMPILED)))
     cache = Path(bench.pool.compile_cache(COMPILED))
     whole = cache.with_name("whole")
     shutil.copytree(cache, whole)
@@ -68,14 +69,14 @@ def test_a_cache_that_was_tampered_with_is_not_believed(bench: LocalExecutor) ->
         path.write_text(text)
         changed += count
     assert changed
-    result = bench.alone("row", COMPILED)
+    result = bench.run_alone(Job("row", COMPILED))
     assert result.status == "wrong"
     assert "relative error" in result.reason
 
     # Its index is cut off: compiled again, and right.
     put_back(whole, cache)
     assert cut_off([path for name in ("aotautograd", "fxgraph") for path in cache.joinpath(name).rglob("*")])
-    result = bench.alone("row", COMPILED)
+    result = bench.run_alone(Job("row", COMPILED))
     assert result.status == "ok", result.reason
     assert result.quality is not None
     assert result.quality.passed is True
@@ -83,14 +84,14 @@ def test_a_cache_that_was_tampered_with_is_not_believed(bench: LocalExecutor) ->
     # Its machine code is cut off: a row with a sentence, and no figure.
     put_back(whole, cache)
     assert cut_off(list(cache.rglob("*.so")))
-    result = bench.alone("row", COMPILED)
+    result = bench.run_alone(Job("row", COMPILED))
     assert result.status in ("failed", "crashed"), result.reason
     assert result.reason.endswith(".")
     assert result.sampled is None
 
     # None of this outlasts its process.
     put_back(whole, cache)
-    assert bench.alone("row", COMPILED).status == "ok"
+    assert bench.run_alone(Job("row", COMPILED)).status == "ok"
 
 
 def put_back(source: Path, target: Path) -> None:

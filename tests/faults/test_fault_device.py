@@ -5,6 +5,7 @@ NVML is faked below its binding, and a CPU workload is measured in real processe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from gpubench.analysis.eligibility import cautions, exclusion
 from gpubench.analysis.recommendation import recommend
 from gpubench.cli.main import run as gpubench
 from gpubench.executor import local as bench
+from gpubench.executor.executor import Job
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.worker_pool import WorkerPool
@@ -29,7 +31,8 @@ from gpubench.hardware.find_device import Found, find_device
 from gpubench.measure.readings import GPU_FIELDS
 from gpubench.report import store
 from gpubench.report.model import Configuration, HostUse, Measurement, Protocol, Report, Role
-from gpubench.search.space import Candidate, Matrix
+from gpubench.search.space import Candidate
+from gpubench.search.strategy import SearchSpace, Strategy
 from gpubench.stats.processes import samples_of
 from gpubench.study import launch, rows
 from tests import reports
@@ -37,6 +40,7 @@ from tests.fake_nvml import FUNCTIONS, NOT_SUPPORTED, FakeGpu, FakeNvml, fake_nv
 from tests.faults.scripted import (
     STEPS,
     Planted,
+    builder,
     choice,
     orders,
     pool,
@@ -176,7 +180,7 @@ def test_samples_taken_in_heat_are_discarded_and_taken_again(watched: Watched) -
             threading.Timer(0.6, cool).start()
 
     watched.at = at
-    result = watched.bench.alone("row", SLOW)
+    result = watched.bench.run_alone(Job("row", SLOW))
     assert result.status == "ok", result.reason
     assert [flag.kind for flag in flags(result)] == ["throttled"]
     assert flags(result)[0].detail.startswith("hw_thermal_slowdown (")
@@ -196,7 +200,7 @@ def test_heat_for_a_moment_is_enough_to_discard(watched: Watched) -> None:
             watched.card.arm(moment)
 
     watched.at = at
-    result = watched.bench.alone("row", SLOW)
+    result = watched.bench.run_alone(Job("row", SLOW))
     assert result.status == "ok"
     assert watched.count("sampling") == 2
     assert [flag.kind for flag in flags(result)] == ["throttled"]
@@ -210,7 +214,7 @@ def test_heat_in_one_turn_of_a_round_costs_that_turn_alone(watched: Watched) -> 
             watched.heat(False)
 
     watched.at = at
-    results = watched.bench.together([("A", SLOW), ("B", SLOW)])
+    results = watched.bench.run_round([Job("A", SLOW), Job("B", SLOW)])
     assert watched.count("sampling") == 2 * Protocol().turns + 1
     hot, cool = results["B"], results["A"]  # in ABBA order the third turn is B's second
     assert [flag.kind for flag in flags(hot)] == ["throttled"]
@@ -223,7 +227,7 @@ def test_heat_in_one_turn_of_a_round_costs_that_turn_alone(watched: Watched) -> 
 def test_endless_heat_gives_no_figure(watched: Watched) -> None:
     watched.pool.protocol = msgspec.structs.replace(QUICK, min_sampling_s=0.2, max_sampling_s=0.3, cool_down_s=0.2)
     watched.card.reasons = HOT
-    result = watched.bench.alone("fast", FAST)
+    result = watched.bench.run_alone(Job("fast", FAST))
     assert watched.count("sampling") == 1 + QUICK.throttle_retries == 4
     assert result.status == "failed"
     assert result.reason.startswith("no valid samples: hw_thermal_slowdown (")
@@ -236,7 +240,7 @@ def test_endless_heat_gives_no_figure(watched: Watched) -> None:
 
 def test_a_power_cap_is_how_a_card_works_and_only_told(watched: Watched) -> None:
     watched.card.reasons = POWER_CAP
-    result = watched.bench.alone("fast", FAST)
+    result = watched.bench.run_alone(Job("fast", FAST))
     assert watched.count("sampling") == 1
     assert [flag.kind for flag in flags(result)] == ["power_capped"]
     assert result.utilization is not None
@@ -253,8 +257,9 @@ def compared(watched: Watched, path: Path, allow: Sequence[str] = ()) -> Report:
     """A real study of the baseline and a row that is 4 times as fast."""
     baseline = Candidate("baseline", SLOW, (Role(kind="baseline"),))
     fast = Candidate("fast", FAST, (Role(kind="alone", toggle="precision"),))
-    matrix = Matrix("each", baseline, (fast,), ())
-    return study(path / "report.json", watched.bench, matrix, QUICK, allow=["unsteady", *allow]).compare()
+    strategy = Strategy(name="one", summary="one row", propose=lambda history: [fast])
+    space = SearchSpace(builder(), strategy, (), baseline)
+    return study(path / "report.json", watched.bench, space, QUICK, allow=["unsteady", *allow]).compare()
 
 
 def test_a_stranger_on_the_card_is_named_and_the_row_not_recommended(watched: Watched, tmp_path: Path) -> None:
@@ -295,7 +300,7 @@ def test_a_driver_that_does_not_list_us_accuses_nobody(watched: Watched) -> None
     """In a container the driver's ids are others: the only process listed is likely to be ours."""
     watched.strangers(lambda _: True)
     watched.lists_us = False
-    result = watched.bench.alone("row", SLOW)
+    result = watched.bench.run_alone(Job("row", SLOW))
     assert flags(result) == []
     assert result.utilization is not None
     assert result.utilization.other_processes is None
@@ -307,7 +312,7 @@ def test_a_driver_that_does_not_list_us_accuses_nobody(watched: Watched) -> None
 
 def test_a_driver_that_supports_nothing_leaves_the_row_valid(watched: Watched) -> None:
     watched.nvml.fails.update(dict.fromkeys(FUNCTIONS, NOT_SUPPORTED))
-    result = watched.bench.alone("fast", FAST)
+    result = watched.bench.run_alone(Job("fast", FAST))
     assert result.status == "ok", result.reason
     assert flags(result) == []
     assert watched.count("sampling") == 1
@@ -327,7 +332,7 @@ def test_a_driver_that_supports_nothing_leaves_the_row_valid(watched: Watched) -
 
 
 def test_energy_is_counted_over_the_samples(watched: Watched) -> None:
-    result = watched.bench.alone("fast", FAST)
+    result = watched.bench.run_alone(Job("fast", FAST))
     seen, sampled = row_of(of_row(result), "fast").utilization, result.sampled
     assert seen is not None and seen.energy_joules is not None and sampled is not None
     joules = watched.card.watts * (sampled.ended - sampled.started)
@@ -346,7 +351,7 @@ def test_an_energy_counter_that_goes_back_gives_no_energy(watched: Watched) -> N
             watched.card.arm(wrap)
 
     watched.at = at
-    result = watched.bench.alone("fast", FAST)
+    result = watched.bench.run_alone(Job("fast", FAST))
     assert result.status == "ok"
     seen = row_of(of_row(result), "fast").utilization
     assert seen is not None
@@ -389,7 +394,7 @@ def stray() -> Iterator[int]:
 def test_load_by_others_is_told_with_who_it_is(pool: WorkerPool, stray: int) -> None:
     pool.choice, pool.protocol = choice("burns"), QUICK
     for _ in range(3):  # where yet another program is busier, it is named instead
-        result = LocalExecutor(pool, {}, lambda _: None).alone("row", SLOW)
+        result = LocalExecutor(pool, {}, lambda _: None).run_alone(Job("row", SLOW))
         found = [str(flag) for flag in result.flags if flag.kind == "contaminated"]
         assert len(found) == 1
         assert found[0].startswith("contaminated: other processes kept ")
@@ -399,7 +404,7 @@ def test_load_by_others_is_told_with_who_it_is(pool: WorkerPool, stray: int) -> 
         raise AssertionError(found)
     report = of_row(result)
     assert "others used the machine" in (exclusion(report, row_of(report, "fast"), "fps", None) or "")
-    together = LocalExecutor(pool, {}, lambda _: None).together([("A", SLOW), ("B", SLOW)])
+    together = LocalExecutor(pool, {}, lambda _: None).run_round([Job("A", SLOW), Job("B", SLOW)])
     assert all("contaminated" in [flag.kind for flag in result.flags] for result in together.values())
 
 
@@ -570,7 +575,7 @@ def command(monkeypatch: pytest.MonkeyPatch, path: Path, flagged: Sequence[str],
         lambda row_id, _: 0.1 if row_id == "baseline" else 0.05,
         flags=lambda row_id, _: [] if row_id == "baseline" else flagged,
     )
-    monkeypatch.setattr(launch, "LocalExecutor", lambda *_: planted)
+    monkeypatch.setattr(launch, "local_executor", lambda *_: contextlib.nullcontext(planted))
     code = gpubench(
         ["compare-opts", f"{STEPS}:tiny", "--device", "cpu", "--set", "compile=default",
          "--strategy", "each", "--final-rounds", "0", "--quiet", "--format", "json", "--output", str(path), *more]

@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from gpubench.cli.main import run
+from gpubench.executor.executor import Job
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.report import store
@@ -180,23 +181,27 @@ def bench(tmp_path: Path) -> Iterator[LocalExecutor]:
 
 
 def test_a_worker_that_dies_in_a_round_takes_nobody_else_down(bench: LocalExecutor) -> None:
-    asked = {value: {"fault": value} for value in ("off", "die-sampling", "fast-apart")}
-    results = bench.together(list(asked.items()))
-    assert set(results) == {"die-sampling", "fast-apart"}  # the one that shared its process is not blamed
-    assert results["die-sampling"].status == "crashed"
+    results = bench.run_round([Job(value, {"fault": value}) for value in ("off", "die-sampling", "fast")])
+    assert {job_id: result.status for job_id, result in results.items()} == {
+        "off": "ok", "die-sampling": "crashed", "fast": "ok",
+    }  # fmt: skip
     assert "SIGSEGV" in results["die-sampling"].reason
-    assert results["fast-apart"].status == "ok"
-    assert results["fast-apart"].turns == [3, 3, 3, 3]
+    assert results["fast"].turns == [3, 3, 3, 3]
+
+
+def test_the_side_that_shared_a_dead_process_is_not_blamed(bench: LocalExecutor) -> None:
+    sides = LocalExecutor(bench.pool, {"fault": "off"}, lambda _: None, {"a": bench.pool, "b": bench.pool})
+    results = sides.run_round([Job(side, {"fault": "die-sampling"}, side) for side in ("a", "b")])
+    assert {job_id: result.status for job_id, result in results.items()} == {"a": "crashed"}
 
 
 def test_a_dying_server_is_blamed_on_one_only_and_the_next_round_goes_on(bench: LocalExecutor) -> None:
-    bench.pool.protocol = Protocol(timeout_s=60, pair="round")
-    asked = [(value, {"fault": value}) for value in ("off", "kill-server-sampling", "fast-apart")]
-    results = bench.together(asked)
+    asked = [Job(value, {"fault": value}) for value in ("off", "kill-server-sampling", "fast")]
+    results = bench.run_round(asked)
     assert set(results) == {"kill-server-sampling"}
     assert results["kill-server-sampling"].status == "crashed"
     assert "starts workers" in results["kill-server-sampling"].reason
-    again = bench.together([asked[0], asked[2]])
+    again = bench.run_round([asked[0], asked[2]])
     assert [result.status for result in again.values()] == ["ok", "ok"]
 
 
@@ -227,15 +232,15 @@ def assert_died_later(row: Measurement, words: str) -> None:
 
 
 def test_a_worker_that_dies_in_a_duel_is_told_and_the_duel_is_over(tmp_path: Path) -> None:
-    baseline, dead = measured("later-segfault", tmp_path, "--final-rounds", "2", "--fix", "allocator=tuned")
+    baseline, dead = measured("later-segfault", tmp_path, "--final-rounds", "2")
     assert_died_later(dead, "SIGSEGV")
     assert baseline.status == "ok"
     assert not any(flag.kind == "unreliable" for flag in baseline.flags)
-    assert rounds(baseline, "final") == []  # it shared the dead one's process, and has nobody left to meet
+    assert rounds(baseline, "final") == [1]  # in a process of its own; then it has nobody left to meet
 
 
 def test_a_server_that_dies_in_a_race_is_told_and_the_others_race_on(tmp_path: Path) -> None:
-    baseline, dead, other = measured("later-kill-server,fast-apart", tmp_path, "--final-rounds", "1")
+    baseline, dead, other = measured("later-kill-server,fast", tmp_path, "--final-rounds", "1")
     assert_died_later(dead, "starts workers")
     assert baseline.status == other.status == "ok"
     assert not any(flag.kind == "unreliable" for row in (baseline, other) for flag in row.flags)

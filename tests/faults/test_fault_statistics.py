@@ -19,7 +19,8 @@ from scipy import stats
 from gpubench.analysis.noisy import detectable_effect
 from gpubench.analysis.recommendation import recommend
 from gpubench.analysis.speedup import speedup
-from gpubench.executor import local as bench
+from gpubench.executor import slot
+from gpubench.executor.executor import Job
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.worker_pool import WorkerPool
@@ -33,7 +34,6 @@ from gpubench.study.schedule import Schedule
 from gpubench.worker.messages import MemoryRead
 from tests import reports
 from tests.faults.scripted import (
-    Books,
     Planted,
     choice,
     duelled,
@@ -133,15 +133,17 @@ def test_real_processes_show_10_percent_more_work(pool: WorkerPool) -> None:
     assert found.ratio == pytest.approx(1.10, abs=0.05)
 
 
-def real_duel(pool: WorkerPool, configurations: dict[str, dict[str, str | int]], rounds: int) -> dict[str, Measurement]:
-    """The rows after so many rounds, in the order that a study gives them."""
-    measured, results = LocalExecutor(pool, {}, lambda _: None), dict[str, list[Outcome]]()
-    schedule = Schedule(0)
+def real_duel(pool: WorkerPool, configurations: dict[str, Configuration], rounds: int) -> dict[str, Measurement]:
+    """The rows after so many rounds, in the order that a study gives them; those that are alike in one process."""
+    executor = LocalExecutor(pool, {}, lambda _: None, dict.fromkeys(configurations, pool))
+    schedule, results = Schedule(0), dict[str, list[Outcome]]()
     for index in range(1, rounds + 1):
         order = schedule.round(index, list(configurations))
-        for name, result in measured.together([(name, configurations[name]) for name in order]).items():
+        jobs = [Job(name, configurations[name], target=name) for name in order]
+        for name, result in executor.run_round(jobs).items():
             assert result.status == "ok", result.reason
-            assert len(result.shared_with) == len(configurations) - 1  # all in one process
+            alike = [other for other in order if other != name and configurations[other] == configurations[name]]
+            assert list(result.shared_with) == alike
             results.setdefault(name, []).append(result)
     return {name: duelled(name, found) for name, found in results.items()}
 
@@ -152,7 +154,7 @@ def real_duel(pool: WorkerPool, configurations: dict[str, dict[str, str | int]],
 @pytest.mark.slow
 def test_60_comparisons_of_a_configuration_with_itself(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real processes: 15 times 5 rounds, each with 4 pairs of copies in one process."""
-    monkeypatch.setattr(bench, "TURN_S", 0.006)
+    monkeypatch.setattr(slot, "TURN_S", 0.006)
     pool.choice = choice("tiny")
     pool.protocol = Protocol(block_s=0.002, warmup_min_iterations=6, warmup_min_s=0.02, warmup_max_s=0.05,
                                    pair="process")  # fmt: skip
@@ -300,9 +302,9 @@ def test_an_interval_is_no_narrower_than_what_the_baseline_is_off_itself(tmp_pat
 
 def test_a_control_that_cannot_be_measured_leaves_the_verdict_as_it_is(tmp_path: Path) -> None:
     class Broken(Planted):
-        def alone(self, row_id: str, configuration: Configuration) -> Outcome:
-            result = super().alone(row_id, configuration)
-            return replace(result, status="crashed", reason="planted") if row_id == "control" else result
+        def run_alone(self, job: Job) -> Outcome:
+            result = super().run_alone(job)
+            return replace(result, status="crashed", reason="planted") if job.id == "control" else result
 
     planted = Broken(lambda row_id, _: 0.1 if row_id == "baseline" else 0.05)
     report = study(tmp_path / "r.json", planted, threads_matrix(1), Protocol(final_rounds=6)).compare()
@@ -317,9 +319,9 @@ def test_a_control_that_fails_late_counts_for_nothing(tmp_path: Path) -> None:
     """Its rounds so far were 20 % off: they neither widen an interval nor are told."""
 
     class Late(Planted):
-        def alone(self, row_id: str, configuration: Configuration) -> Outcome:
-            result = super().alone(row_id, configuration)
-            failing = row_id == "control" and self.ran.count("control") == 4
+        def run_alone(self, job: Job) -> Outcome:
+            result = super().run_alone(job)
+            failing = job.id == "control" and self.ran.count("control") == 4
             return replace(result, status="crashed", reason="planted") if failing else result
 
     times = {"baseline": 0.1, "control": 0.12}
@@ -336,10 +338,10 @@ def test_a_control_does_not_cost_the_others_their_turns(tmp_path: Path) -> None:
     together: list[list[str]] = []
 
     class Tight(Planted):
-        def together(self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None) -> dict[str, Outcome]:
-            assert needs is not None and needs <= 25 * 2**30
-            together.append([row_id for row_id, _ in asked])
-            return super().together(asked, needs)
+        def run_round(self, jobs: Sequence[Job], needed_bytes: int | None = None) -> dict[str, Outcome]:
+            assert needed_bytes is not None and needed_bytes <= 25 * 2**30
+            together.append([job.id for job in jobs])
+            return super().run_round(jobs, needed_bytes)
 
     read = MemoryRead(
         allocated=None, reserved=None, warmup_allocated=None, host_peak=11 * 2**30, host_warmup_peak=11 * 2**30,
@@ -351,8 +353,7 @@ def test_a_control_does_not_cost_the_others_their_turns(tmp_path: Path) -> None:
 
     for free, planted in ((25, Tight(seconds, memory=read)), (31, Planted(seconds, memory=read))):
         made = study(tmp_path / f"{free}.json", planted, threads_matrix(1), Protocol(final_rounds=3))
-        assert isinstance(made.pool, Books)
-        made.pool.free = free * 2**30
+        planted.free = free * 2**30
         report = made.compare()
         assert report.recommendation is not None and report.recommendation.rounds == 3
         assert any(row.is_control for row in report.measurements) == (free == 31)
@@ -361,8 +362,8 @@ def test_a_control_does_not_cost_the_others_their_turns(tmp_path: Path) -> None:
 
 def test_a_duel_that_lost_its_choice_is_over(tmp_path: Path) -> None:
     class Failing(Planted):
-        def together(self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None) -> dict[str, Outcome]:
-            found = super().together(asked, needs)
+        def run_round(self, jobs: Sequence[Job], needed_bytes: int | None = None) -> dict[str, Outcome]:
+            found = super().run_round(jobs, needed_bytes)
             return {
                 row_id: replace(one, status="oom", reason="planted") if row_id.startswith("threads") else one
                 for row_id, one in found.items()
@@ -414,8 +415,8 @@ def test_a_finished_duel_without_a_control_stays_without(tmp_path: Path) -> None
 
 def test_a_control_that_was_never_reached_is_no_row(tmp_path: Path) -> None:
     class Lost(Planted):
-        def together(self, asked: Sequence[tuple[str, Configuration]], needs: int | None = None) -> dict[str, Outcome]:
-            found = super().together(asked, needs)
+        def run_round(self, jobs: Sequence[Job], needed_bytes: int | None = None) -> dict[str, Outcome]:
+            found = super().run_round(jobs, needed_bytes)
             found.pop("control", None)
             return found
 
@@ -480,7 +481,7 @@ def test_the_report_of_such_a_run_is_saved(tmp_path: Path) -> None:
     planted = Planted(lambda row_id, _: 0.1 if row_id == "baseline" else 0.08)
     made = study(tmp_path / "report.json", planted, threads_matrix(50), Protocol(final_rounds=3))
     report = made.compare()
-    assert made.unsaved == ""
+    assert made.book.unsaved == ""
     assert store.load(tmp_path / "report.json") == report
 
 
@@ -488,9 +489,9 @@ def test_a_row_that_is_measured_again_keeps_its_own_compile_time(tmp_path: Path)
     """The second process finds its compile cache warm: what its first call took is no time of compiling."""
 
     class Again(Planted):
-        def alone(self, row_id: str, configuration: Configuration) -> Outcome:
-            first = row_id not in self.ran
-            result = super().alone(row_id, configuration)
+        def run_alone(self, job: Job) -> Outcome:
+            first = job.id not in self.ran
+            result = super().run_alone(job)
             assert result.prepared is not None
             ready = msgspec.structs.replace(result.prepared, compile_time_s=9.0 if first else 0.1)
             return replace(result, prepared=ready, flags=(UNSTEADY.flag("planted"),) if first else ())

@@ -15,6 +15,7 @@ from scipy import stats
 
 from gpubench.analysis.eligibility import exclusion
 from gpubench.analysis.speedup import speedup, spread
+from gpubench.executor.executor import Job
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.process_flags import flags_of
@@ -97,7 +98,7 @@ def test_the_wall_clock_of_a_worker_set_back_changes_no_figure(pool: WorkerPool)
     """The same in a real process: nothing of it may be negative, an hour long, or without an end."""
     pool.choice = choice("sets_the_clock_back")
     pool.protocol = msgspec.structs.replace(QUICK, timeout_s=30.0)
-    result = LocalExecutor(pool, {}, lambda _: None).alone("row", {})
+    result = LocalExecutor(pool, {}, lambda _: None).run_alone(Job("row", {}))
     assert result.status == "ok", result.reason
     assert result.sampled is not None
     assert all(0.004 <= seconds < 1 for seconds in result.sampled.samples_s)
@@ -213,7 +214,7 @@ def test_a_worker_whose_steps_never_settle_says_so(pool: WorkerPool) -> None:
     """The same in a real process: each step is 4 % longer than the one before."""
     pool.choice = choice("slows_down")
     pool.protocol = msgspec.structs.replace(QUICK, warmup_max_s=1.0, timeout_s=60.0)
-    result = LocalExecutor(pool, {}, lambda _: None).alone("row", {})
+    result = LocalExecutor(pool, {}, lambda _: None).run_alone(Job("row", {}))
     assert result.prepared is not None, result.reason
     assert result.prepared.steady is False
     assert "unsteady" in [flag.kind for flag in result.flags]
@@ -294,7 +295,7 @@ def test_linear_drift_falls_on_both_of_a_duel_alike(tmp_path: Path) -> None:
 def test_in_a_block_order_the_same_drift_is_taken_for_an_effect() -> None:
     """All of A, then all of B: the fault that the schedule is there for."""
     planted = Planted(lambda _, before: 0.1 * 1.02**before)
-    taken = {name: [planted.alone(name, {}) for _ in range(4)] for name in ("A", "B")}
+    taken = {name: [planted.run_alone(Job(name, {})) for _ in range(4)] for name in ("A", "B")}
     a, b = (explored(name, results) for name, results in taken.items())
     found = speedup(b, a, spread(reports.report(a, b)))
     assert found is not None

@@ -141,7 +141,7 @@ def test_another_interpreter_has_processes_of_its_own(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "allocator" not in done.stderr
-    assert "Two interpreters are two processes." in done.stderr
+    assert "The sides have two interpreters" in done.stderr
     for side in sides_of(tmp_path / "out"):
         assert all(part.shared_with == [] for part in side.measurements[0].rounds)
 
@@ -181,7 +181,7 @@ def test_each_kind_of_side_is_recognized(repository: Path, tmp_path: Path) -> No
     [
         ("no-such-thing", "no interpreter, no FILE.py:NAME and no git revision"),
         ("git:no-such-thing", "no git revision"),
-        ("python:/nowhere/python", "no program that can be run"),
+        ("python:/nowhere/python", "not an executable program"),
         ("--upload-pack=touch broken", "no git revision"),
         ("", "no git revision"),
     ],
@@ -193,7 +193,7 @@ def test_what_is_none_of_them_is_one_sentence(repository: Path, tmp_path: Path, 
 
 
 def test_a_revision_needs_a_file_that_it_has(repository: Path, tmp_path: Path) -> None:
-    with pytest.raises(GpubenchError, match="needs a file as WORKLOAD"):
+    with pytest.raises(GpubenchError, match="need WORKLOAD as FILE"):
         resolve("a", "HEAD", "resnet50", tmp_path)
     write(repository / "new.py", 0.01)
     with pytest.raises(GpubenchError, match=r"has no file new\.py"):

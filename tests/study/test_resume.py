@@ -1,4 +1,4 @@
-"""What must be alike to go on with a report: each difference is named."""
+"""What must be alike to resume a report: each difference is named."""
 
 from pathlib import Path
 
@@ -35,7 +35,9 @@ def test_a_difference_is_named_and_refused(part: str, field: str, value: object)
     found = differences(REPORT, other)
     assert len(found) == 1
     assert found[0].startswith(f"{part}.{field}")
-    with pytest.raises(GpubenchError, match=f"{part}.{field}"):
+    with pytest.raises(
+        GpubenchError, match=rf"Cannot resume report\.json, which differs in {part}\.{field}.*: .* now\."
+    ):
         refuse_unlike(REPORT, other, Path("report.json"))
 
 

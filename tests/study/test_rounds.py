@@ -1,16 +1,19 @@
-"""Rounds of real processes: several in turns, in one process or in several, with little memory, and what they leave."""
+"""Rounds of real processes: in turns, the sides of `ab` in one process, with little memory, and what they leave."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from gpubench.executor.executor import Job
 from gpubench.executor.local import LocalExecutor
+from gpubench.executor.outcome import Outcome
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.report.model import Protocol
 from gpubench.worker.messages import WorkloadChoice
@@ -28,26 +31,19 @@ def pool(models: Path, request: pytest.FixtureRequest) -> Iterator[WorkerPool]:
         yield found
 
 
-def bench(pool: WorkerPool, **protocol: object) -> LocalExecutor:
+def executor(pool: WorkerPool, **protocol: object) -> LocalExecutor:
     pool.protocol = msgspec.structs.replace(pool.protocol, **protocol)
-    return LocalExecutor(pool, {"precision": "fp32", "threads": 1}, lambda _: None)
+    return LocalExecutor(pool, {"precision": "fp32", "threads": 1}, lambda _: None, {"a": pool, "b": pool})
 
 
 PLAIN: dict[str, str | int] = {"precision": "fp32", "threads": 1, "channels_last": "off"}
-ASKED = [
-    ("plain", PLAIN),
-    ("bf16", {**PLAIN, "precision": "bf16-autocast"}),
-    ("two", {**PLAIN, "threads": 2}),
-]
+JOBS = [Job("plain", PLAIN), Job("again", PLAIN), Job("bf16", {**PLAIN, "precision": "bf16-autocast"})]
+SIDES = [Job("a plain", PLAIN, "a"), Job("b plain", PLAIN, "b")]
 
 
-def test_those_that_can_share_a_process_do_and_all_are_sampled_in_turns(pool: WorkerPool) -> None:
-    results = bench(pool).together(ASKED)
-    assert {row_id: result.status for row_id, result in results.items()} == {"plain": "ok", "bf16": "ok", "two": "ok"}
-    assert {row_id: list(result.shared_with) for row_id, result in results.items()} == {
-        "plain": ["bf16"], "bf16": ["plain"], "two": [],
-    }  # fmt: skip
+def assert_in_turns(results: dict[str, Outcome]) -> None:
     for result in results.values():
+        assert result.status == "ok", result.reason
         assert result.sampled is not None
         assert sum(result.turns) == len(result.sampled.samples_s)
         assert len(result.turns) == 4
@@ -58,10 +54,38 @@ def test_those_that_can_share_a_process_do_and_all_are_sampled_in_turns(pool: Wo
     assert max(start for start, _ in spans) < min(end for _, end in spans)
 
 
-def test_a_process_each_where_that_is_asked_for(pool: WorkerPool) -> None:
-    results = bench(pool, pair="round").together(ASKED)
+def test_configurations_of_a_study_have_processes_of_their_own_and_are_sampled_in_turns(pool: WorkerPool) -> None:
+    results = executor(pool).run_round(JOBS)
+    assert list(results) == ["plain", "again", "bf16"]
     assert all(not result.shared_with for result in results.values())
-    assert all(len(result.turns) == 4 for result in results.values())
+    assert_in_turns(results)
+
+
+def test_two_sides_of_one_configuration_share_a_process_and_are_sampled_in_turns(pool: WorkerPool) -> None:
+    results = executor(pool).run_round(SIDES)
+    assert {job_id: result.shared_with for job_id, result in results.items()} == {
+        "a plain": ["b plain"], "b plain": ["a plain"],
+    }  # fmt: skip
+    assert_in_turns(results)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "jobs", "groups"),
+    [
+        ({}, SIDES, [2]),
+        ({"pair": "round"}, SIDES, [1, 1]),
+        ({"max_memory_bytes": 8 * 2**30}, SIDES, [1, 1]),  # the limit is a process's
+        ({}, [SIDES[0], replace(SIDES[1], configuration={**PLAIN, "threads": 2})], [1, 1]),
+        ({}, [replace(job, configuration={**PLAIN, "compile": "default"}) for job in SIDES], [1, 1]),
+        ({}, [Job("baseline", PLAIN), Job("control", PLAIN)], [1, 1]),
+        ({}, [SIDES[0], replace(SIDES[1], target="other python")], [1, 1]),
+    ],
+)
+def test_only_sides_of_one_configuration_share(protocol: dict[str, Any], jobs: list[Job], groups: list[int]) -> None:
+    choice = WorkloadChoice(reference="resnet50", size=None, parameters={}, mode="inference")
+    pool, other = WorkerPool(choice, "cpu", Protocol(**protocol)), WorkerPool(choice, "cpu", Protocol(), "python9")
+    sides = LocalExecutor(pool, {}, lambda _: None, {"a": pool, "b": pool, "other python": other})
+    assert [len(group) for group in sides._by_process(jobs)] == groups
 
 
 def test_nothing_profiles_before_all_are_timed(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,21 +98,16 @@ def test_nothing_profiles_before_all_are_timed(pool: WorkerPool, monkeypatch: py
         return original(self, slot, request, reply)
 
     monkeypatch.setattr(LocalExecutor, "_ask", note)
-    measured = bench(pool)
-    measured.alone("plain", PLAIN)
-    assert asked == ["Prepare", "Sample", "CheckLast", "MeasureMemory", "CollectEvidence"]
+    measured = executor(pool)
+    measured.run_alone(JOBS[0])
+    assert asked == ["Prepare", "TakeSamples", "CheckLast", "MeasureMemory", "CollectEvidence"]
     asked.clear()
-    measured.together(ASKED[:2])
-    assert asked == ["Prepare"] * 2 + ["Sample"] * 8 + ["CheckLast", "CollectEvidence"] * 2
-
-
-def test_a_limit_on_memory_is_not_shared(pool: WorkerPool) -> None:
-    results = bench(pool, max_memory_bytes=8 * 2**30).together(ASKED[:2])
-    assert all(not result.shared_with for result in results.values())
+    measured.run_round(JOBS[:2])
+    assert asked == ["Prepare"] * 2 + ["TakeSamples"] * 8 + ["CheckLast", "CollectEvidence"] * 2
 
 
 def test_where_memory_is_short_they_run_one_after_the_other(pool: WorkerPool) -> None:
-    results = bench(pool).together(ASKED[:2], needs=1 << 60)
+    results = executor(pool).run_round(JOBS[:2], needed_bytes=1 << 60)
     spans = [(one.sampled.started, one.sampled.ended) for one in results.values() if one.sampled]
     assert len(spans) == 2
     assert spans[0][1] < spans[1][0]
@@ -97,23 +116,23 @@ def test_where_memory_is_short_they_run_one_after_the_other(pool: WorkerPool) ->
 
 @pytest.mark.parametrize("pool", ["one_at_a_time"], indirect=True)
 def test_what_does_not_fit_beside_others_is_measured_alone(pool: WorkerPool) -> None:
-    results = bench(pool).together(ASKED[:2])
-    assert {row_id: result.status for row_id, result in results.items()} == {"plain": "ok", "bf16": "ok"}
+    results = executor(pool).run_round(SIDES)
+    assert {job_id: result.status for job_id, result in results.items()} == {"a plain": "ok", "b plain": "ok"}
     apart = [
-        row_id for row_id, result in results.items() if any(flag.kind == "measured_apart" for flag in result.flags)
+        job_id for job_id, result in results.items() if any(flag.kind == "measured_apart" for flag in result.flags)
     ]
     assert len(apart) == 1  # nothing is measured once more in silence
 
 
 @pytest.mark.parametrize("pool", ["one_model"], indirect=True)
 def test_models_that_share_modules_do_not_share_a_process(pool: WorkerPool) -> None:
-    """Converted weights, or a module compiled in place, would be the baseline's as well."""
-    measured = bench(pool)
+    """Converted weights, or a module compiled in place, would be the other side's as well."""
+    measured = executor(pool)
     for _ in range(2):
-        results = measured.together([("plain", PLAIN), ("bf16", {**PLAIN, "precision": "bf16-weights"})])
-        assert {row_id: result.status for row_id, result in results.items()} == {"plain": "ok", "bf16": "ok"}
+        results = measured.run_round([replace(job, configuration={"precision": "bf16-weights"}) for job in SIDES])
+        assert {job_id: result.status for job_id, result in results.items()} == {"a plain": "ok", "b plain": "ok"}
         assert all(not result.shared_with for result in results.values())
-    assert [note for note in pool.notes if "share modules" in note] == pool.notes
+    assert [note for note in measured.notes if "share modules" in note] == measured.notes
 
 
 @pytest.mark.measures

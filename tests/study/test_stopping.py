@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpubench.executor import worker_process as workers
+from gpubench.executor.executor import Job
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.report.model import Protocol
@@ -31,5 +32,5 @@ def test_an_interruption_ends_a_busy_worker_at_once(
         WorkerPool(choice, "cpu", Protocol()) as pool,
         pytest.raises(KeyboardInterrupt),
     ):
-        LocalExecutor(pool, {"precision": "fp32"}, interrupt).alone("row", configuration)
+        LocalExecutor(pool, {"precision": "fp32"}, interrupt).run_alone(Job("row", configuration))
     assert processes_mentioning(mark) == []

@@ -30,7 +30,6 @@ SHARED = {
     "evidence",
     "kernels",
     "process_memory",
-    "sharing",
     "model_context",
     "tf32_probe",
     "step_parts",

@@ -8,7 +8,7 @@ from gpubench.report.model import Measurement
 from gpubench.search.space import Candidate
 
 
-class ProgressListener:
+class Listener:
     """Is told how a run goes; says nothing itself. Subclass it and override what you want to hear.
 
     Calls come from the thread that measures, between the measured processes: what a method does is not timed, but the

@@ -1,0 +1,123 @@
+"""One job in a worker: what it was asked, what it answered, and the outcome of both."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+
+from gpubench.executor.executor import Job
+from gpubench.executor.outcome import Outcome, sentence, verdict
+from gpubench.executor.process_flags import flags_of
+from gpubench.executor.worker_process import Worker
+from gpubench.hardware.nvml import Unavailable
+from gpubench.report.model import HostUse, Protocol, Quality, Utilization
+from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, SamplesTaken
+
+TURN_S = 0.15  # three blocks: after a switch they are on their own caches again
+
+
+@dataclass
+class Slot:
+    """One job in a worker of its own, or beside others in one."""
+
+    job: Job
+    worker: Worker
+    number: int
+    started: float
+    started_at: str
+    kills: int
+    deadline: float | None  # of everything it is asked (time.monotonic()); None: each answer has the whole time limit
+    shared_with: list[str] = field(default_factory=list)
+    prepared: Prepared | None = None
+    parts: list[SamplesTaken] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
+    last_quality: Quality | None = None
+    memory: MemoryRead | None = None
+    collected: EvidenceCollected | None = None
+    failure: Outcome | None = None
+    lost: bool = False  # another one in the same process took it down: nothing is known of this one
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be asked."""
+        return self.failure is None and not self.lost
+
+    @property
+    def sampled(self) -> SamplesTaken | None:
+        """All turns as one; None before the first."""
+        if not self.parts:
+            return None
+        device = [part.device_samples_s for part in self.parts]
+        return SamplesTaken(
+            samples_s=[value for part in self.parts for value in part.samples_s],
+            device_samples_s=None if None in device else [value for values in device for value in values or ()],
+            iterations_per_sample=self.parts[0].iterations_per_sample,
+            unmet=self.parts[-1].unmet,
+            warmup_s=sum(part.warmup_s for part in self.parts),
+            started=self.parts[0].started,
+            ended=self.parts[-1].ended,
+        )
+
+
+def outcome_of(
+    slot: Slot,
+    host: HostUse | None,
+    utilization: Utilization | None,
+    process_memory: int | Unavailable | None,
+    busy_before: str,
+) -> Outcome:
+    """What `slot` gave, with its status; `busy_before`: why the device was not free before the run."""
+    prepared, sampled, collected = slot.prepared, slot.sampled, slot.collected
+    if prepared is None or sampled is None or collected is None:
+        return broken(slot)
+    phases = {**prepared.phases_s, "samples": sum(part.ended - part.started for part in slot.parts)}
+    phases["warm-up"] = phases.get("warm-up", 0.0) + sampled.warmup_s
+    if slot.memory:
+        phases["memory"] = slot.memory.seconds
+    phases["evidence"] = collected.seconds
+    if not slot.shared_with and len(slot.parts) == 1:
+        phases["total"] = time.monotonic() - slot.started
+    result = Outcome(
+        status="ok",
+        reason="",
+        started_at=slot.started_at,
+        prepared=prepared,
+        sampled=sampled,
+        last_quality=slot.last_quality,
+        memory=slot.memory,
+        collected=collected,
+        device_process_memory_bytes=process_memory if isinstance(process_memory, int) else None,
+        device_process_memory_problem=process_memory.reason if isinstance(process_memory, Unavailable) else "",
+        utilization=utilization,
+        host=host,
+        turns=[len(part.samples_s) for part in slot.parts] if len(slot.parts) > 1 else [],
+        shared_with=slot.shared_with,
+        phases_s=phases,
+        flags=flags_of(
+            prepared,
+            sampled,
+            memory=slot.memory,
+            collected=collected,
+            utilization=utilization,
+            host=host,
+            busy_before=busy_before,
+            discarded=slot.discarded,
+            interleaved=len(slot.parts) > 1,
+        ),
+    )
+    status, reason = verdict(result)
+    tail = slot.worker.log_tail() if status != "ok" else ""
+    return replace(result, status=status, reason=sentence(reason), log_tail=tail)
+
+
+def blocks_of_a_turn(prepared: Prepared, protocol: Protocol) -> int:
+    """How many samples make a turn: `TURN_S` of short steps, one sample of long ones."""
+    iterations = math.ceil(protocol.block_s / max(prepared.seconds_per_iteration, 1e-9))
+    block = max(protocol.block_s, iterations * prepared.seconds_per_iteration)
+    return max(1, min(round(TURN_S / block), math.ceil(TURN_S / protocol.block_s)))
+
+
+def broken(slot: Slot) -> Outcome:
+    """A process that neither failed nor gave samples: a fault of gpubench's own, told as such."""
+    return Outcome("failed", "The process gave no samples.", slot.started_at)

@@ -1,0 +1,96 @@
+"""What the user asked to try and to hold fixed: `--set`, `--fix` and presets are read here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gpubench.errors import GpubenchError
+from gpubench.report.model import Configuration, Value
+from gpubench.search.presets import Preset, load_preset
+from gpubench.search.space import Builder, ToggleValues
+from gpubench.toggles import get, parse_value
+from gpubench.toggles.toggle import Scope
+
+DEFAULT_PRESET = "default"
+
+
+def split_assignment(text: str, option: str) -> tuple[str, str]:
+    """`NAME=VALUE` in two; GpubenchError where there is no `=` or a side is empty."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (name and equals and value):
+        raise GpubenchError(f"{option} {text!r} is not NAME=VALUE.", f"Give for example {option} precision=fp32.")
+    return name, value
+
+
+def assignments(texts: Iterable[str], option: str) -> dict[str, list[str]]:
+    """`NAME=V1,V2` texts as name -> values; those of one name add up."""
+    values: dict[str, list[str]] = {}
+    for text in texts:
+        name, value = split_assignment(text, option)
+        values.setdefault(name, []).extend(part.strip() for part in value.split(","))
+    return values
+
+
+@dataclass(frozen=True)
+class Requested:
+    """What to try and what to hold. Values are text still: which are allowed may depend on the device and workload.
+
+    Args:
+        values: Toggle -> values to try, as `--set` names them.
+        fixed: Toggle -> value in every row, as `--fix` names it.
+        preset: Further toggles to try and to hold.
+    """
+
+    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    preset: Preset | None = None
+
+    def fixed_values(self, scope: Scope) -> Configuration:
+        """The toggles held at one value: the preset's, then the user's own."""
+        held = dict(self.preset.fix) if self.preset else {}
+        return held | {name: parse_value(get(name), text, scope) for name, text in self.fixed.items()}
+
+    def toggle_values(self, builder: Builder) -> list[ToggleValues]:
+        """What to try beside the baseline, in order: the preset's toggles with the user's values, then the others.
+
+        Raises GpubenchError for a value that is unknown, and for a toggle of the user's that does not apply here.
+        """
+        scope = builder.scope
+        wanted = {
+            name: tuple(parse_value(builder.require(name), text, scope) for text in texts)
+            for name, texts in self.values.items()
+        }
+        offered = self.preset.toggle_values(scope.workload.mode, scope.device.kind) if self.preset else ()
+        together: dict[str, tuple[Value, ...]] = {}
+        for entry in offered:
+            together[entry.toggle] = together.get(entry.toggle, ()) + entry.values
+        together |= wanted
+        return [
+            ToggleValues(name, tuple(value for value in dict.fromkeys(values) if value != builder.base.get(name)))
+            for name, values in together.items()
+        ]
+
+    def environments(self) -> list[Configuration]:
+        """Each value that is set before Python starts, whether or not it can run here."""
+        tried = [(name, value) for name, values in self.values.items() for value in values]
+        entries = self.preset.technique if self.preset else []
+        tried += [(entry.toggle, str(value)) for entry in entries for value in entry.values]
+        return [{name: value} for name, value in tried if get(name).environment and value in get(name).values]
+
+
+def read_request(
+    values: Mapping[str, Sequence[str]],
+    fixed: Mapping[str, str],
+    preset: str | None = None,
+    default: str | None = DEFAULT_PRESET,
+) -> Requested:
+    """What the values to try, those to hold and the preset of that name or file ask for.
+
+    Without `values` and `preset` it is the preset `default`. Raises GpubenchError for what is wrong on any device: an
+    unknown toggle, a damaged preset.
+    """
+    for name in (*values, *fixed):
+        get(name)
+    chosen = preset or (None if values else default)
+    return Requested(values, fixed, load_preset(chosen) if chosen else None)

@@ -1,0 +1,108 @@
+"""What a strategy is: a function that looks at what was measured so far and proposes what to measure next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gpubench.errors import GpubenchError
+from gpubench.report.model import Measurement, Role
+from gpubench.search.space import Builder, Candidate, ToggleValues
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The toggles and values to search, around one baseline.
+
+    Args:
+        builder: Makes candidates, and knows what cannot run here.
+        strategy: Chooses among them.
+        toggles: The values to try, in the order in which they are added up.
+        baseline: What all rows are compared with.
+    """
+
+    builder: Builder
+    strategy: Strategy
+    toggles: tuple[ToggleValues, ...]
+    baseline: Candidate
+
+    @property
+    def planned(self) -> tuple[Candidate, ...]:
+        """What the strategy proposes before anything was measured."""
+        history = History(self)
+        return tuple(history.missing(self.strategy.propose(history)))
+
+
+def no_cost(_: Measurement) -> float:
+    """Of a row before anything was measured."""
+    return math.inf
+
+
+@dataclass(frozen=True)
+class History:
+    """What a strategy decides from.
+
+    Args:
+        space: What there is to choose from.
+        rows: What was measured, by id; skipped and failed rows too.
+        cost: What the objective wants small of a row, such as seconds per item; infinite where the row is not valid.
+    """
+
+    space: SearchSpace
+    rows: Mapping[str, Measurement] = field(default_factory=dict)
+    cost: Callable[[Measurement], float] = no_cost
+
+    def missing(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Those of `candidates` that have no row yet, or a row that lacks one of their roles; never the baseline."""
+        return [
+            candidate
+            for candidate in candidates
+            if candidate.id != self.space.baseline.id
+            and (candidate.id not in self.rows or not set(candidate.roles) <= set(self.rows[candidate.id].roles))
+        ]
+
+
+def unchanged(builder: Builder, toggles: Sequence[ToggleValues]) -> Candidate:
+    """The baseline that changes nothing; GpubenchError where it cannot run."""
+    baseline = builder.plan({}, Role(kind="baseline"))
+    if baseline.skip:
+        raise GpubenchError(f"The baseline cannot run: {baseline.skip}.", "Change what --fix or --batch-size asks for.")
+    return baseline
+
+
+def nothing_more(space: SearchSpace) -> list[str]:
+    """Of a strategy whose first proposal is all of it."""
+    return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """A way to search. A distribution adds one by an entry point of the group `gpubench.strategies`.
+
+    Args:
+        name: What `--strategy` calls it.
+        summary: One line for `--help`.
+        propose: The next candidates to measure, each alone. It is asked again with their rows, until it proposes
+            nothing new. It may propose again what has a row.
+        baseline: The row that all others are compared with.
+        outlook: One line for each candidate that is likely to follow the first proposal; for progress and --dry-run.
+        offered: Whether `--strategy` accepts it.
+
+    Example:
+        Every value alone, and then the best one with 8 threads:
+
+            def propose(history):
+                alone = each.propose(history)
+                if history.missing(alone):
+                    return alone
+                best = min(history.rows.values(), key=history.cost)
+                return [history.space.builder.plan({**best.configuration, "threads": 8})]
+    """
+
+    name: str
+    summary: str
+    propose: Callable[[History], Sequence[Candidate]]
+    baseline: Callable[[Builder, Sequence[ToggleValues]], Candidate] = unchanged
+    outlook: Callable[[SearchSpace], list[str]] = nothing_more
+    offered: bool = True
