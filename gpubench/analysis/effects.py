@@ -88,13 +88,8 @@ def _effect(
     report: Report,
     between: Spreads,
 ) -> Effect:
-    reason = ""
-    if row.status != "ok":
-        reason = f"{row.status}: {row.reason}" if row.reason else row.status
-    elif why := gate(row):
-        reason = why
-    elif versus is None or gate(versus) is not None:
-        reason = "there is no valid row to compare with"
+    invalid = versus is None or gate(versus) is not None
+    reason = gate(row) or ("there is no valid row to compare with" if invalid else "")
     comparable = None if reason else versus
     return Effect(
         scope=scope,

@@ -27,8 +27,10 @@ class Advice:
 
 @dataclass(frozen=True)
 class Field:
-    """The valid rows, best first, and the noise they are ranked with."""
+    """The valid rows, best first, and what they are ranked by."""
 
+    report: Report
+    objective: Objective
     rows: list[Measurement]
     phase: Phase
     spread: Spreads
@@ -59,23 +61,22 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
     if not competing.rows:
         return Advice(None, reasons.nothing(report, competing.excluded), competing.excluded)
     best = competing.rows[0]
-    tied = [row for row in competing.rows if _tied(report, best, row, objective, competing)]
+    tied = [row for row in competing.rows if _tied(competing, row)]
     # The final may show more noise than was assumed; rows that are tied only since then were not in it.
     fresh = [row for row in tied if log_time(row, "final") is not None]
     chosen = min(fresh or tied, key=lambda row: _simplicity(report, row))
-    versus = find(report, report.plan.baseline)
-    gain = _speedup(report, chosen, versus, competing.spread)
+    gain = _speedup(competing, chosen, baseline)
     beaten = None
-    if versus is not None and gain is not None and gain.high < 1 and versus in competing.rows and objective != "memory":
+    if baseline in competing.rows and gain is not None and gain.high < 1 and objective != "memory":
         # The final, whose data selected nothing, shows that the choice is slower than the baseline.
-        beaten, chosen, tied, gain = chosen, versus, [versus], _speedup(report, versus, versus, competing.spread)
-    unconfirmed = _unconfirmed(report, objective, max_memory_bytes, competing)
-    control = _control(report, versus)
+        beaten, chosen, tied, gain = chosen, baseline, [baseline], _speedup(competing, baseline, baseline)
+    unconfirmed = _unconfirmed(competing, max_memory_bytes)
+    control = _control(competing, baseline)
     choice = reasons.Choice(
         report, objective, chosen, best, tied, gain, competing.phase, competing.spread, unconfirmed, control, beaten
     )
     sentences = [*reasons.reasons(choice), *reasons.left_out(report, competing.excluded)]
-    known = gain is not None and (gain.rounds >= MIN_ROUNDS or chosen is versus)
+    known = gain is not None and (gain.rounds >= MIN_ROUNDS or chosen is baseline)
     recommendation = Recommendation(
         id=chosen.id,
         configuration=chosen.configuration,
@@ -91,7 +92,7 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
         control=control.ratio if control else None,
         control_low=control.low if control and control.rounds >= MIN_ROUNDS else None,
         control_high=control.high if control and control.rounds >= MIN_ROUNDS else None,
-        noise=_noise(report, best, competing, objective),
+        noise=_noise(competing),
     )
     return Advice(recommendation, sentences, competing.excluded)
 
@@ -99,23 +100,22 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
 def contenders(report: Report, objective: Objective, max_memory_bytes: int | None = None) -> list[str]:
     """Ids of the rows that are tied with the best while exploring, best first: the candidates of a runoff."""
     competing = _field(report, objective, max_memory_bytes, phase="explore")
-    return [row.id for row in competing.rows if _tied(report, competing.rows[0], row, objective, competing)]
+    return [row.id for row in competing.rows if _tied(competing, row)]
 
 
-def _unconfirmed(report: Report, objective: Objective, limit: int | None, competing: Field) -> list[Measurement]:
+def _unconfirmed(competing: Field, limit: int | None) -> list[Measurement]:
+    """The contenders that were not in the runoff."""
     if competing.phase != "runoff":
         return []
-    known = {row.id for row in competing.rows}
-    rows = (find(report, id) for id in contenders(report, objective, limit) if id not in known)
-    return [row for row in rows if row is not None]
+    ids = set(contenders(competing.report, competing.objective, limit)) - {row.id for row in competing.rows}
+    return [row for row in _field(competing.report, competing.objective, limit, "explore").rows if row.id in ids]
 
 
-def _control(report: Report, versus: Measurement | None) -> Estimate | None:
+def _control(competing: Field, baseline: Measurement | None) -> Estimate | None:
     """The A/A control against the baseline, over the rounds of the final; None where there was none."""
-    control = next((row for row in report.measurements if row.is_control and row.status == "ok"), None)
-    if control is None or versus is None:
-        return None
-    return speedup(control, versus, spread(report), report.measurements, ("final",))
+    rows = competing.report.measurements
+    control = next((row for row in rows if row.is_control and row.status == "ok"), None)
+    return speedup(control, baseline, competing.spread, rows, ("final",)) if control and baseline else None
 
 
 def _field(report: Report, objective: Objective, limit: int | None, phase: Phase | None = None) -> Field:
@@ -130,51 +130,52 @@ def _field(report: Report, objective: Objective, limit: int | None, phase: Phase
             rows.append(row)
         else:
             excluded[row.id] = why
-    explored = _ranked(report, [row for row in rows if log_time(row, "explore") is not None], objective, "explore")
-    in_runoff = [row for row in rows if log_time(row, "runoff") is not None]
+    explored = _ranked(report, rows, objective, "explore")
+    in_runoff = _ranked(report, rows, objective, "runoff")
     # The runoff counts only if the best row of exploring was in it: it may have been run for another objective or
     # memory limit, with other candidates.
-    use_runoff = bool(in_runoff) and (not explored or explored[0] in in_runoff)
-    if phase != "explore" and use_runoff and objective != "memory":
-        return Field(_ranked(report, in_runoff, objective, "runoff"), "runoff", spread(report), excluded)
-    return Field(explored, "explore", spread(report), excluded)
+    complete = bool(in_runoff) and (not explored or explored[0] in in_runoff)
+    if complete and phase != "explore" and objective != "memory":
+        return Field(report, objective, in_runoff, "runoff", spread(report), excluded)
+    return Field(report, objective, explored, "explore", spread(report), excluded)
 
 
 def _ranked(report: Report, rows: list[Measurement], objective: Objective, phase: Phase) -> list[Measurement]:
-    return sorted(rows, key=lambda row: (_score(report, row, objective, phase), row.id))
+    """Those of `rows` that were measured in `phase`, best first."""
+    measured = [row for row in rows if log_time(row, phase) is not None]
+    return sorted(measured, key=lambda row: (_score(report, row, objective, phase), row.id))
 
 
 def _score(report: Report, row: Measurement, objective: Objective, phase: Phase) -> float:
     """Lower is better. By time per item for `latency` too: all its rows have steps over equally many items."""
     if objective == "memory":
-        peak = peak_bytes(row, report.device.kind)
-        return math.inf if peak is None else float(peak)
-    value = score(row, find(report, report.plan.baseline), phase)
+        value: float | None = peak_bytes(row, report.device.kind)
+    else:
+        value = score(row, find(report, report.plan.baseline), phase)
     return math.inf if value is None else value
 
 
-def _tied(report: Report, best: Measurement, row: Measurement, objective: Objective, competing: Field) -> bool:
-    if row.id == best.id:
+def _tied(competing: Field, row: Measurement) -> bool:
+    """Whether chance explains what `row` is worse than the best."""
+    report, objective, phase, best = competing.report, competing.objective, competing.phase, competing.rows[0]
+    if row is best:
         return True
-    if objective != "memory" and _beat_in_final(report, best, row):
-        return False
-    difference = _score(report, row, objective, competing.phase) - _score(report, best, objective, competing.phase)
-    return difference <= _threshold(report, best, row, objective, competing)
+    if objective != "memory":
+        final = paired_speedup(best, row, "final", report.measurements)
+        if final is not None and final.rounds >= MIN_ROUNDS and final.low > 1:
+            return False
+    difference = _score(report, row, objective, phase) - _score(report, best, objective, phase)
+    return difference <= _threshold(competing, row)
 
 
-def _beat_in_final(report: Report, best: Measurement, row: Measurement) -> bool:
-    """Whether the final, whose rounds cancel what the machine did, tells the two apart."""
-    estimate = paired_speedup(best, row, "final", report.measurements)
-    return estimate is not None and estimate.rounds >= MIN_ROUNDS and estimate.low > 1
-
-
-def _threshold(report: Report, best: Measurement, row: Measurement, objective: Objective, competing: Field) -> float:
-    """The difference that chance explains: in bytes for the objective memory, else in log-time."""
-    if objective == "memory":
-        return float(max(RESOLUTION_BYTES, _memory_repeat(report)))
-    estimate = paired_speedup(row, best, competing.phase, report.measurements)
+def _threshold(competing: Field, row: Measurement) -> float:
+    """The difference to the best row that chance explains: in bytes for the objective memory, else in log-time."""
+    if competing.objective == "memory":
+        return float(max(RESOLUTION_BYTES, _memory_repeat(competing.report)))
+    best, phase = competing.rows[0], competing.phase
+    estimate = paired_speedup(row, best, phase, competing.report.measurements)
     if estimate is None or estimate.rounds < MIN_ROUNDS:  # the interval of fewer is too wide to be useful
-        estimate = separate(row, best, competing.phase, competing.spread)
+        estimate = separate(row, best, phase, competing.spread)
     return estimate.half_width() if estimate else math.inf
 
 
@@ -188,12 +189,12 @@ def _memory_repeat(report: Report) -> int:
     return max((max(group) - min(group) for group in peaks.values()), default=0)
 
 
-def _noise(report: Report, best: Measurement, competing: Field, objective: Objective) -> float:
+def _noise(competing: Field) -> float:
     """The threshold between the best row and the second, as a relative difference (0.02 is 2 %)."""
-    other = competing.rows[1] if len(competing.rows) > 1 else best
-    threshold = _threshold(report, best, other, objective, competing)
-    if objective == "memory":
-        return threshold / max(peak_bytes(best, report.device.kind) or 0, 1)
+    best, *others = competing.rows
+    threshold = _threshold(competing, others[0] if others else best)
+    if competing.objective == "memory":
+        return threshold / max(peak_bytes(best, competing.report.device.kind) or 0, 1)
     return math.expm1(threshold)
 
 
@@ -204,10 +205,10 @@ def _simplicity(report: Report, row: Measurement) -> tuple[int, float, str]:
     return len(toggles), math.inf if peak is None else peak, row.id
 
 
-def _speedup(report: Report, row: Measurement, versus: Measurement | None, between: Spreads) -> Estimate | None:
+def _speedup(competing: Field, row: Measurement, baseline: Measurement | None) -> Estimate | None:
     """None also where the baseline is not reliable: a ratio to it would be a false number."""
-    if versus is None or gate(versus) is not None:
+    if baseline is None or gate(baseline) is not None:
         return None
-    if row.id == versus.id:
-        return Estimate(0.0, 0.0, 0.0, 1, len(row.rounds) or 1, "paired", "explore", versus.id)
-    return speedup(row, versus, between, report.measurements)
+    if row.id == baseline.id:
+        return Estimate(0.0, 0.0, 0.0, 1, len(row.rounds) or 1, "paired", "explore", baseline.id)
+    return speedup(row, baseline, competing.spread, competing.report.measurements)

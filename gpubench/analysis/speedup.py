@@ -20,7 +20,7 @@ def spread(report: Report) -> Spreads:
 def speedup(
     row: Measurement,
     versus: Measurement,
-    spreads: Spreads,
+    between: Spreads,
     rows: Sequence[Measurement] = (),
     phases: Sequence[Phase] = PHASES,
 ) -> Estimate | None:
@@ -33,7 +33,7 @@ def speedup(
         return None
     estimates = (paired_speedup(row, versus, phase, rows) for phase in phases)
     by_round = next((estimate for estimate in estimates if estimate), None)
-    apart = (separate(row, versus, phase, spreads) for phase in phases)
+    apart = (separate(row, versus, phase, between) for phase in phases)
     return by_round or next((estimate for estimate in apart if estimate), None)
 
 

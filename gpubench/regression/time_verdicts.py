@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from gpubench.analysis.eligibility import gate
 from gpubench.regression.comparability import are_paired
@@ -28,16 +27,6 @@ PAIRED_LOOKS = 2  # paired rounds are looked at so often, at most, before they a
 SMALLEST_P = 0.0001  # smaller p-values are not printed exactly
 
 
-@dataclass(frozen=True)
-class Timed:
-    """One pair of rows in one metric."""
-
-    old: Measurement
-    new: Measurement
-    estimate: Estimate | None
-    why: str  # there is no estimate
-
-
 def timed(
     pairs: Sequence[Pair], current: Report, baseline: Report, limits: Limits, family: int
 ) -> dict[str, list[Finding]]:
@@ -56,24 +45,26 @@ def timed(
     for metric, statistic, limit in metrics:
         # Drift between phases does not matter here: both rows are of the same phase, and `run_spread` is the runs' own.
         between = None if is_paired else spreads([baseline, current], statistic, across_phases=False)
-        members = [_member(old, new, statistic, between, run_spread) for old, new in pairs]
-        estimates = [member.estimate for member in members if member.estimate]
-        rest = [1.0] * (family - len(estimates))
-        slower = iter(holm([*(estimate.p_value(-1) for estimate in estimates), *rest]))
-        faster = iter(holm([*(estimate.p_value(1) for estimate in estimates), *rest]))
-        for member in members:
-            p = min(next(slower), next(faster)) if member.estimate else 1.0
-            findings[member.new.id].append(_finding(metric, member, limit, p, max(len(estimates), family, 1)))
+        estimates = [_estimate(old, new, statistic, between, run_spread) for old, new in pairs]
+        known = [estimate for estimate in estimates if isinstance(estimate, Estimate)]
+        rest = [1.0] * (family - len(known))
+        by_direction = [holm([*(estimate.p_value(direction) for estimate in known), *rest]) for direction in (-1, 1)]
+        p_values = map(min, *by_direction)
+        for pair, estimate in zip(pairs, estimates, strict=True):
+            p_value = next(p_values) if isinstance(estimate, Estimate) else 1.0
+            finding = _finding(metric, pair, estimate, limit, p_value, max(len(known), family, 1))
+            findings[pair[1].id].append(finding)
     return findings
 
 
-def _member(
+def _estimate(
     old: Measurement, new: Measurement, statistic: Statistic, between: Spreads | None, run_spread: float
-) -> Timed:
+) -> Estimate | str:
+    """The estimate of `new` against `old`, or why there is none."""
     # A disturbed paired round disturbed both sides, and widens the spread of their ratios.
     for name, row in (("baseline", old), ("current", new)):
         if why := gate(row, flags=between is not None):
-            return Timed(old, new, None, f"the {name} figure is not reliable: {why}")
+            return f"the {name} figure is not reliable: {why}"
     if between is None:
         # Disturbed rounds stay in: without them, measuring more could leave fewer rounds.
         estimates = (paired(new, old, phase, statistic=statistic, disturbed=True) for phase in PHASES)
@@ -81,8 +72,8 @@ def _member(
         estimates = (separate(new, old, phase, between, run_spread) for phase in PHASES)
     estimate = next((estimate for estimate in estimates if estimate), None)
     if estimate is None or (between is None and estimate.rounds < FEWEST_PAIRS):
-        return Timed(old, new, None, "there are not enough processes of both in one phase")
-    return Timed(old, new, estimate, "")
+        return "there are not enough processes of both in one phase"
+    return estimate
 
 
 def looks(estimate: Estimate) -> int:
@@ -107,14 +98,13 @@ def decide(estimate: Estimate, limit: float, p_value: float) -> Verdict:
     return "unchanged" if estimate.rules_out(limit, confidence(estimate)) else "inconclusive"
 
 
-def _finding(metric: Metric, member: Timed, limit: float, p_value: float, rows: int) -> Finding:
-    estimate = member.estimate
-    if estimate is None:
-        return Finding(metric=metric, verdict="inconclusive", reason=f"No verdict: {member.why}.", limit=limit)
+def _finding(metric: Metric, pair: Pair, estimate: Estimate | str, limit: float, p_value: float, rows: int) -> Finding:
+    if isinstance(estimate, str):
+        return Finding(metric=metric, verdict="inconclusive", reason=f"No verdict: {estimate}.", limit=limit)
     visible = estimate.detectable(level(estimate) / rows)
     verdict = decide(estimate, limit, p_value)
     reason = _reason(metric, estimate, verdict, limit, visible, p_value)
-    if estimate.method != "separate" and (unfit := _unfit(member, metric, limit)):
+    if estimate.method != "separate" and (unfit := _unfit(pair, metric, limit)):
         verdict, reason = "inconclusive", unfit
     fps = metric == "fps"
     low, high = estimate.interval(confidence(estimate))
@@ -123,8 +113,8 @@ def _finding(metric: Metric, member: Timed, limit: float, p_value: float, rows: 
         metric=metric,
         verdict=verdict,
         reason=reason,
-        baseline=_figure(estimate.versus_log_time, member.old, fps),
-        current=_figure(estimate.log_time, member.new, fps),
+        baseline=_figure(estimate.versus_log_time, pair[0], fps),
+        current=_figure(estimate.log_time, pair[1], fps),
         unit="1/s" if fps else "s",
         change=relative(change),
         change_low=relative(change_low),
@@ -137,9 +127,9 @@ def _finding(metric: Metric, member: Timed, limit: float, p_value: float, rows: 
     )
 
 
-def _unfit(member: Timed, metric: Metric, limit: float) -> str:
+def _unfit(pair: Pair, metric: Metric, limit: float) -> str:
     """Why the rounds cannot decide: a side differs from itself by what would count as a change. Empty if they can."""
-    for row in (member.old, member.new):
+    for row in pair:
         itself = self_estimate(row, "median" if metric == "fps" else "p95")
         if itself is None or itself.rounds < FEWEST_PAIRS or abs(itself.log_ratio) < math.log1p(limit):
             continue

@@ -18,9 +18,10 @@ from gpubench.toggles.traits import noise_group
 
 MIN_FREEDOM = 3  # with fewer repeats, Student's factor is above 4 and would tie everything with everything
 # Assumed for the log-ratio of two identical processes, from 8 pairs over 12 rounds on a 2-core CPU with torch 2.13:
-# with a tuned allocator, and with glibc's default one, whose mmap threshold depends on each process's history.
+# of steady processes, and of those in a noise group (the default malloc of glibc, whose mmap threshold depends on the
+# history of each process).
 PAIR_SPREAD_STEADY = 0.019
-PAIR_SPREAD_SYSTEM_ALLOCATOR = 0.103
+PAIR_SPREAD_NOISY = 0.103
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Spreads:
         pooled = self.by_group.get(group, Spread(0.0, 0))
         if pooled.freedom >= MIN_FREEDOM:
             return pooled
-        pair = PAIR_SPREAD_SYSTEM_ALLOCATOR if self.on_cpu and group else PAIR_SPREAD_STEADY
+        pair = PAIR_SPREAD_NOISY if self.on_cpu and group else PAIR_SPREAD_STEADY
         deviation = max(pair / math.sqrt(2), pooled.deviation)
         return Spread(deviation, LARGE_FREEDOM, assumed=True, repeats=pooled.repeats)
 
