@@ -104,7 +104,7 @@ def allowed(row: Measurement, allow: list[str]) -> Measurement:
 
     Its rounds keep theirs as they are: what is allowed may be relied upon, but what is undisturbed is still better.
     """
-    plain = [flag.replace(ALLOWED, ":", 1) for flag in row.flags]  # of a run that this one goes on with
+    plain = [flag.replace(ALLOWED, ":", 1) for flag in row.flags]  # of a run that this one resumes
     marked = [flag.replace(":", ALLOWED, 1) if kind(flag) in allow else flag for flag in plain]
     return msgspec.structs.replace(row, flags=marked)
 
@@ -121,7 +121,7 @@ def with_samples(
     sampled, prepared = result.sampled, result.prepared
     if sampled is None or prepared is None or row.items_per_step is None:
         return row
-    one = Round(
+    part = Round(
         phase=phase,
         index=index,
         position=position,
@@ -139,7 +139,7 @@ def with_samples(
         row,
         samples_s=[*row.samples_s, *sampled.samples_s],
         device_samples_s=[*row.device_samples_s, *(sampled.device_samples_s or [])],
-        rounds=[*row.rounds, one],
+        rounds=[*row.rounds, part],
     )
     figures = latency(*latest(row), drift)
     return msgspec.structs.replace(
