@@ -51,12 +51,12 @@ def verdict(result: Outcome) -> tuple[Status, str]:
     if quality is not None and quality.passed is False:
         stale = "" if result.prepared and result.prepared.quality.passed is False else "of the last timed step "
         return "wrong", f"the output {stale}differs from the fp32 reference: {quality.reason}"
-    idle = [one for one in _evidence(result) if one.took_effect is False]
+    idle = [evidence for evidence in _evidence(result) if evidence.took_effect is False]
     if idle:
-        return "not_effective", "; ".join(f"{one.toggle}={one.value} took no effect: {one.detail}" for one in idle)
-    unread = [one for one in _evidence(result) if one.took_effect is None]
+        return "not_effective", "; ".join(f"{each.toggle}={each.value} took no effect: {each.detail}" for each in idle)
+    unread = [evidence for evidence in _evidence(result) if evidence.took_effect is None]
     if unread:
-        words = "; ".join(f"{one.toggle}={one.value}: {one.detail}" for one in unread)
+        words = "; ".join(f"{each.toggle}={each.value}: {each.detail}" for each in unread)
         return "unproven", f"whether it took effect could not be read: {words}"
     return "ok", ""
 
@@ -85,10 +85,10 @@ def failed(
 def oom_kills() -> int:
     """How many processes the kernel has killed because memory ran out, since boot; 0 where it does not tell."""
     try:
-        found = re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(), re.MULTILINE)
+        line = re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(), re.MULTILINE)
     except OSError:
         return 0
-    return int(found.group(1)) if found else 0
+    return int(line.group(1)) if line else 0
 
 
 def now() -> str:

@@ -118,7 +118,7 @@ def with_samples(
     sampled, prepared = result.sampled, result.prepared
     if sampled is None or prepared is None or row.items_per_step is None:
         return row
-    one = Round(
+    part = Round(
         phase=phase,
         index=index,
         position=position,
@@ -136,7 +136,7 @@ def with_samples(
         row,
         samples_s=[*row.samples_s, *sampled.samples_s],
         device_samples_s=[*row.device_samples_s, *(sampled.device_samples_s or [])],
-        rounds=[*row.rounds, one],
+        rounds=[*row.rounds, part],
     )
     figures = latency(*latest(row), drift)
     return msgspec.structs.replace(

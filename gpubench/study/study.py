@@ -171,14 +171,14 @@ class Study:
     def _expect(self, candidates: Sequence[Candidate], later: int) -> None:
         """Tells how many processes are due, with about `later` more candidates, and notes the rows in the plan."""
         protocol = self.book.report.protocol
-        waiting = [one for one in candidates if not one.skip and one.id not in self.book.rows]
-        compiled = sum(compiles(one.configuration) for one in waiting)
+        waiting = [candidate for candidate in candidates if not candidate.skip and candidate.id not in self.book.rows]
+        compiled = sum(compiles(candidate.configuration) for candidate in waiting)
         again = (protocol.rounds - 1) * (len(waiting) + len(self.book.rows) + later)
-        done = sum(one.phase != "explore" for row in self.book.rows.values() for one in row.rounds)
+        done = sum(part.phase != "explore" for row in self.book.rows.values() for part in row.rounds)
         extra = RUNOFF_ROUNDS * (1 + LEADERS) + 3 * protocol.final_rounds if protocol.final_rounds else 0
         rounds = max(0, extra - done) + again
         self.listener.planned(len(waiting) - compiled + later + rounds, compiled + (later > 0))
-        self.book.plan([*self.book.report.plan.configurations, *(one.id for one in candidates)])
+        self.book.plan([*self.book.report.plan.configurations, *(candidate.id for candidate in candidates)])
 
     def _flag_noise(self) -> None:
         baseline, measured = find(self.book.report, self.space.baseline.id), self.book.report.measurements

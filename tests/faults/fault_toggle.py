@@ -250,7 +250,7 @@ LATER: dict[str, Action] = {  # good in their first process
     "later-kill-server": _while_sampling(_kill_server),
 }
 MADE = ("stale", "die-sampling", "kill-server-sampling")  # with a memory of their own in each process
-FAST = ("fast",)  # honest, with half of the pause
+FAST = ("fast", "as-fast")  # honest, with half of the pause
 VALUES: tuple[str, ...] = ("off", *LOOKS, *ENDS, *LEAVES, *WRONG, *TAKES, *LATER, *MADE, *FAST)
 
 

@@ -48,7 +48,7 @@ def test_a_stopped_run_leaves_a_valid_report_and_no_processes(number: signal.Sig
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_is_stopped_while_several_workers_race(number: signal.Signals, tmp_path: Path) -> None:
     process = start(
-        "compare-opts", f"{WORKLOADS}:leisurely", "--set", "fault=fast,look1", "--fix", "threads=1", "--strategy",
+        "compare-opts", f"{WORKLOADS}:leisurely", "--set", "fault=fast,as-fast", "--fix", "threads=1", "--strategy",
         "each", "--final-rounds", "1000", *BUSY, "--output", "report.json", cwd=tmp_path,
         env=fault_toggle.install(tmp_path),
     )  # fmt: skip

@@ -186,7 +186,7 @@ def test_a_worker_that_dies_in_a_round_takes_nobody_else_down(bench: LocalExecut
         "off": "ok", "die-sampling": "crashed", "fast": "ok",
     }  # fmt: skip
     assert "SIGSEGV" in results["die-sampling"].reason
-    assert results["fast"].turns == [3, 3, 3, 3]
+    assert len(results["fast"].turns) == Protocol().turns
 
 
 def test_the_side_that_shared_a_dead_process_is_not_blamed(bench: LocalExecutor) -> None:
