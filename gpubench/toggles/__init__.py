@@ -19,8 +19,8 @@ ENTRY_POINT_GROUP = "gpubench.toggles"
 def all_toggles() -> dict[str, Toggle]:
     """Every toggle by name, in the order in which they are applied: by stage, then by `after`, then by name.
 
-    Raises GpubenchError where a third-party entry point cannot be loaded or takes a name that is taken, and where
-    toggles ask for an order that there is not.
+    Raises GpubenchError if a third-party entry point cannot be loaded or its name is taken, or if the toggles' `after`
+    contradict each other or the stages.
     """
     found = dict(bundled_toggles())
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
@@ -34,7 +34,7 @@ def all_toggles() -> dict[str, Toggle]:
 @functools.cache
 def bundled_toggles() -> dict[str, Toggle]:
     """The toggles of gpubench itself by name, in the order in which they are applied."""
-    # A module is a toggle's when it holds a `Toggle` named like itself in capitals; the others are what toggles share.
+    # A module defines a toggle if it has a `Toggle` with the module's name in capitals; other modules are shared code.
     toggles = {}
     for module in pkgutil.iter_modules(__path__):
         toggle = getattr(importlib.import_module(f"{__name__}.{module.name}"), module.name.upper(), None)
@@ -52,7 +52,7 @@ def _in_order(toggles: Mapping[str, Toggle]) -> dict[str, Toggle]:
         if first is None or first.stage != waiting[0].stage:
             stuck = ", ".join(f"{toggle.name} after {' and '.join(toggle.after)}" for toggle in waiting if toggle.after)
             raise GpubenchError(
-                f"The toggles cannot be put in an order: {stuck}.",
+                f"The toggles cannot be ordered: {stuck}.",
                 "Remove one `after`; toggles of a later stage always come later.",
             )
         placed[first.name] = first
@@ -69,10 +69,10 @@ def get(name: str) -> Toggle:
 
 
 def parse_value(toggle: Toggle, text: str, scope: Scope | None = None) -> Value:
-    """The value that `text` names: one of those offered, or a whole number where the toggle takes any.
+    """The value that `text` names: one of those offered, or a whole number if the toggle accepts any.
 
-    With a `scope`, what the toggle says against a whole number there (a tile that is no multiple) is an error too;
-    what a device cannot do is not, since that is a skip. Raises GpubenchError.
+    With a `scope`, a whole number that the toggle rejects there (a tile size that is not a multiple) is an error too.
+    What the device cannot do is no error: such rows are skipped. Raises GpubenchError.
     """
     offered = {str(value): value for value in (*toggle.values, *(toggle.offered(scope) if scope else ()))}
     text = text.strip()
@@ -114,9 +114,9 @@ def _unknown_value(toggle: Toggle, text: str, offered: Mapping[str, Value]) -> G
 
 
 def usage(configuration: Mapping[str, Value], baseline: Mapping[str, Value] | None = None) -> str:
-    """Shell and Python text that switches `configuration` on in the reader's own code, in the order of application.
+    """Shell and Python code that applies `configuration` in the user's own program, in the order of application.
 
-    Values that equal `baseline`'s are left out (without it: those that are a toggle's first value).
+    Values equal to `baseline`'s are left out; without `baseline`, each toggle's first value is.
     Raises GpubenchError for a toggle that is not known.
     """
     for name in configuration:

@@ -1,7 +1,7 @@
-"""Where the CPU's memory comes from: glibc as it is, glibc tuned, huge pages, or another allocator preloaded.
+"""Which allocator provides CPU memory: glibc's default or tuned, huge pages, or a preloaded library.
 
-glibc gives a large block a mapping of its own and unmaps it when it is freed, so that activations are mapped and
-faulted in, page by page, at every step. The tuned values keep such blocks in the heap. All act before a process starts.
+By default glibc maps each large block on its own and unmaps it when freed, so activations are mapped and faulted in
+page by page at every step. The tuned values keep such blocks in the heap. All of them are set before a process starts.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _TRIAL_BYTES = 64 << 20  # above glibc's largest automatic mmap threshold of 32 
 
 def on_cpu(scope: Scope) -> str | None:
     """Applies on a CPU."""
-    return None if scope.device.kind == "cpu" else f"memory on {scope.device.name} comes from torch's own allocator"
+    return None if scope.device.kind == "cpu" else f"torch's own allocator manages memory on {scope.device.name}"
 
 
 def _glibc(least: tuple[int, int]) -> str | None:
@@ -65,13 +65,13 @@ def needs_huge_pages(_: Scope) -> str | None:
     if reason is None and not _HUGE_PAGE_SWITCH.exists():
         return "needs transparent huge pages, which this kernel lacks"
     if reason is None and "[never]" in _HUGE_PAGE_SWITCH.read_text():
-        return f"needs transparent huge pages, and {_HUGE_PAGE_SWITCH} says never"
+        return f"needs transparent huge pages, but {_HUGE_PAGE_SWITCH} is set to never"
     return reason
 
 
 @functools.cache
 def library(value: str) -> str | None:
-    """The shared library of a preloaded allocator, a path or a name that the loader finds; None where there is none."""
+    """Path or loader name of an allocator's shared library; None if it is not installed."""
     for name in _PRELOADED[value]:
         for folder in (*_FOLDERS, f"{sys.prefix}/lib"):
             found = sorted(Path("/").glob(f"{folder.lstrip('/')}/lib{name}.so*"))
@@ -109,25 +109,25 @@ def _variables(value: str, tunables: str, preload: str) -> dict[str, str]:
 
 
 def environment(value: Value) -> dict[str, str]:
-    """The variables that differ from this process's own, so that what the user set beside them stays."""
+    """The variables to change for `value`; whatever else the user set in them is kept."""
     own = {name: os.environ.get(name, "") for name in ("GLIBC_TUNABLES", "LD_PRELOAD")}
     wanted = _variables(str(value), own["GLIBC_TUNABLES"], own["LD_PRELOAD"])
     return {name: text for name, text in wanted.items() if text != own[name]}
 
 
 def apply(context: ModelContext, value: Value) -> None:
-    """Does nothing: the C library read its variables when the process started, and `evidence` looks for them."""
+    """Does nothing: the C library reads its variables when the process starts; `evidence` checks them."""
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
-    """Whether this process started with the allocator, and a trial block of 64 MiB really came from it."""
+    """Whether the process started with this allocator and a trial block of 64 MiB came from it."""
     missing = environment(value)
     if missing:
         names = ", ".join(f"{name} should be {text!r}" for name, text in missing.items())
         return EvidenceResult(took_effect=False, detail=f"the process's environment differs: {names}")
     source = process_memory.malloc_library()
     if source is None:
-        return EvidenceResult(took_effect=None, detail="whose malloc is called cannot be read from /proc/self/maps")
+        return EvidenceResult(took_effect=None, detail="/proc/self/maps does not tell which malloc is in use")
     words = f"malloc is {Path(source).name}'s"
     if value in _PRELOADED:
         return EvidenceResult(took_effect=any(f"lib{name}" in source for name in _PRELOADED[str(value)]), detail=words)
@@ -150,7 +150,7 @@ def _trial(value: str, words: str) -> EvidenceResult:
         kept = None
         if heap is not None and heap_after is not None:
             grown = heap_after.used_bytes - heap.used_bytes
-            # What others free meanwhile counts against it: seen, 1.7 MB of what the profiler had kept.
+            # Memory freed meanwhile by others is subtracted: 1.7 MB of the profiler's was seen.
             kept = heap_after.mapped_regions == heap.mapped_regions and grown >= _TRIAL_BYTES // 2
         where = {
             True: "came from the heap",
@@ -161,7 +161,7 @@ def _trial(value: str, words: str) -> EvidenceResult:
         results.append(kept)
     if "huge-pages" in value:
         gained = huge_after - huge if huge is not None and huge_after is not None else None
-        # Half is enough: a heap does not start at a huge page's border, and memory may be fragmented.
+        # Half is enough: a heap need not start at a huge-page boundary, and memory may be fragmented.
         results.append(gained >= _TRIAL_BYTES // 2 if gained is not None else None)
         words += (
             f"; huge pages grew by {gained >> 20} MiB of {_TRIAL_BYTES >> 20}"
@@ -181,12 +181,12 @@ _HUGE = Requirement(device_kinds=("cpu",), check=needs_huge_pages)
 
 ALLOCATOR = Toggle(
     name="allocator",
-    summary="The C library's memory allocator, set up before the process starts.",
+    summary="The CPU memory allocator, selected before the process starts.",
     values={
-        "system": "as the C library comes",
-        "tuned": "glibc keeps large blocks in its heap instead of mapping and unmapping each",
+        "system": "the C library's default",
+        "tuned": "glibc keeps large blocks in its heap instead of mapping and unmapping each one",
         "huge-pages": "glibc asks for transparent huge pages",
-        "tuned-huge-pages": "both of these",
+        "tuned-huge-pages": "tuned and huge-pages together",
         "jemalloc": "the jemalloc library, preloaded",
         "tcmalloc": "the tcmalloc library of gperftools, preloaded",
     },

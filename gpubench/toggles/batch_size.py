@@ -1,4 +1,4 @@
-"""How many items one step takes."""
+"""How many items one step processes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 
 def offers(scope: Scope) -> tuple[Value, ...]:
-    """The workload's own batch size; others are asked for."""
+    """The workload's own batch size; other sizes must be given explicitly."""
     return (scope.workload.batch_size,)
 
 
 def apply(context: ModelContext, value: Value) -> None:
-    """Checks that the batches are made in this size: they exist before any toggle is applied.
+    """Checks that the batches have this size: they are made before any toggle is applied.
 
     Raises GpubenchError where they are not.
     """
     if context.batch_size != value:
         raise GpubenchError(
-            f"The inputs were made with batch size {context.batch_size}, the configuration says {value}.",
-            "Make them with the batch size of the configuration.",
+            f"The inputs have batch size {context.batch_size}, but the configuration says {value}.",
+            "Make the inputs with the configuration's batch size.",
         )
 
 
@@ -40,11 +40,11 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
 
 BATCH_SIZE = Toggle(
     name="batch_size",
-    summary="Items in one step; the workload's own number is the baseline.",
+    summary="Items per step; the workload's own batch size is the baseline.",
     values={},
     stage=Stage.PROBLEM,
     offers=offers,
-    # 65536 is far above what fits or pays anywhere, and low enough to catch a slip of the finger.
+    # 65536 is far above what fits or pays anywhere, and low enough to catch a typing error.
     integers=Integers(low=1, high=65536, meaning="the first dimension of every input"),
     apply=apply,
     evidence=evidence,

@@ -23,7 +23,7 @@ _NAMES = ("nhwc", "ndhwc")
 def has_convolutions(scope: Scope) -> str | None:
     """Applies where the model has 2-D or 3-D convolutions."""
     if not {2, 3} & set(scope.workload.convolution_dimensions):
-        return f"workload {scope.workload.name} has no 2-D or 3-D convolution, so no layout to choose"
+        return f"workload {scope.workload.name} has no 2-D or 3-D convolution"
     return None
 
 
@@ -45,7 +45,7 @@ def _convolutions(model: nn.Module) -> list[nn.Module]:
 
 
 def apply(context: ModelContext, value: Value) -> None:
-    """Lays out each convolution's weights, and each input, in the format of its own number of dimensions."""
+    """Converts each convolution's weights and each input to the channels-last format for its number of dimensions."""
     if value == "off":
         return
     for module in _convolutions(context.model):
@@ -60,47 +60,45 @@ def _share(layouts: list[str | None]) -> tuple[int, int]:
 
 
 def _inputs(operators: list[Operator]) -> tuple[int, int]:
-    """How many of the operators' activations were channels-last, of how many whose strides could tell."""
+    """How many of the operators' inputs are channels-last, and how many have a recognizable layout."""
     return _share([read.layout(each.shapes[0], each.strides[0]) for each in operators if each.shapes and each.strides])
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
-    """Whether the convolutions of a real step were computed on activations with their channels innermost."""
+    """Whether the convolutions of a profiled step ran on channels-last activations."""
     trace = read.recorded(context)
     if isinstance(trace, EvidenceResult):
         return trace
-    proof = _from_trace(context, trace, value)
+    result = _from_trace(context, trace, value)
     if context.device.type != "cuda":  # oneDNN's choice of algorithm is in no trace
-        return proof
-    return dataclasses.replace(proof, detail=f"{proof.detail}; {kernels.algorithms(trace)}")
+        return result
+    return dataclasses.replace(result, detail=f"{result.detail}; {kernels.algorithms(trace)}")
 
 
 def _from_trace(context: ModelContext, trace: Trace, value: Value) -> EvidenceResult:
-    # cuDNN and oneDNN compute channels-last where either the input or the weight is; torch reorders the other one at
-    # each call. So what they were called with decides, and what arrived tells how often that had to be done.
+    # cuDNN and oneDNN compute in channels-last if either the input or the weight is; torch reorders the other one at
+    # each call. So the arguments they were called with decide, and the inputs tell how often torch had to reorder.
     calls = read.convolutions(trace)
     hits, told = _inputs(read.backend_convolutions(trace) or calls)
     arrived, arrivals = _inputs(calls)
-    words = (
-        f"{hits} of {told} convolutions were computed in channels-last; {arrived} of {arrivals} activations arrived so"
-    )
+    words = f"{hits} of {told} convolutions ran in channels-last; {arrived} of {arrivals} inputs already were"
     if value == "off":
-        return _as_the_model_makes_it(context, hits, words if told else f"no tensor's strides tell a layout: {words}")
+        return _as_the_model_makes_it(context, hits, words if told else f"no tensor has a recognizable layout: {words}")
     if not told:
         return _from_kernels(context, trace, words)
     if arrived < hits:
-        words += " and the others were reordered at each call"
+        words += " and the others are reordered at each call"
     return EvidenceResult(
-        took_effect=hits >= read.MAJORITY * told, detail=f"{words} (at least {read.MAJORITY:.0%} must be)"
+        took_effect=hits >= read.MAJORITY * told, detail=f"{words} (at least {read.MAJORITY:.0%} required)"
     )
 
 
 def _as_the_model_makes_it(context: ModelContext, hits: int, words: str) -> EvidenceResult:
-    # `off` promises only that nothing was converted. On a CPU inductor itself picks channels-last for convolutions.
+    # `off` only means that nothing was converted. On a CPU inductor itself picks channels-last for convolutions.
     if hits and context.compiled:
-        words += "; the compiler chose that layout itself"
+        words += "; the compiler chose that layout"
     elif hits:
-        words += "; the model makes that layout itself"
+        words += "; the model itself uses that layout"
     return EvidenceResult(took_effect=True, detail=words)
 
 
@@ -111,13 +109,13 @@ def _from_kernels(context: ModelContext, trace: Trace, words: str) -> EvidenceRe
     named = sum(any(part in kernel.name.lower() for part in _NAMES) for kernel in kernels.compute_kernels(trace))
     if told and laid < read.MAJORITY * told:
         return EvidenceResult(
-            took_effect=False, detail=f"{words}; {laid} of the model's {told} weights are laid out so"
+            took_effect=False, detail=f"{words}; {laid} of the model's {told} weights are channels-last"
         )
-    hidden = "a CUDA graph hides them" if read.replays_graph(trace) else "no tensor's strides could tell"
+    hidden = "a CUDA graph hides them" if read.replays_graph(trace) else "no tensor has a recognizable layout"
     return EvidenceResult(
         took_effect=True if told and named else None,
-        detail=f"{words}: {hidden}; {laid} of the model's {told} weights whose strides tell are laid out so and "
-        f"{named} compute kernels have NHWC in their names",
+        detail=f"{words}: {hidden}; {laid} of the model's {told} weights with a recognizable layout are "
+        f"channels-last and {named} compute kernels have NHWC in their names",
     )
 
 
@@ -125,8 +123,8 @@ CHANNELS_LAST = Toggle(
     name="channels_last",
     summary="Weights and inputs of 2-D and 3-D convolutions with their channels innermost in memory.",
     values={
-        "off": "the layout that the model makes, channels outermost (NCHW, NCDHW) as a rule",
-        "on": "channels innermost (NHWC, NDHWC), which tensor cores and oneDNN compute in without reordering",
+        "off": "the model's own layout, usually channels outermost (NCHW, NCDHW)",
+        "on": "channels innermost (NHWC, NDHWC): tensor cores and oneDNN use it without reordering",
     },
     stage=Stage.LAYOUT,
     applies=has_convolutions,

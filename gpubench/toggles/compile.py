@@ -28,7 +28,7 @@ _START = "compile.start"
 
 
 class _Listener(logging.Handler):
-    """Keeps what dynamo and inductor only log: a recompile limit that was hit, CUDA graphs that were skipped."""
+    """Collects what dynamo and inductor only log: a hit recompile limit, skipped CUDA graphs."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -38,19 +38,19 @@ class _Listener(logging.Handler):
         self.messages.append(record.getMessage())
 
 
-_LISTENER = _Listener()  # one for the process; each configuration remembers from which message on they are its own
+_LISTENER = _Listener()  # one per process; each configuration remembers where its own messages start
 
 
 @dataclass(frozen=True)
 class _Start:
-    """Where dynamo's counters and the messages stood when the toggle was applied: what was before is not its own."""
+    """Dynamo's counters and the number of messages when the toggle was applied."""
 
     counters: dict[str, dict[str, int]]
     messages: int
 
 
 def _one_graph_generation(forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    # Tells CUDA graphs that a step begins, so that outputs of one step (tiles, windows) are not overwritten within it.
+    # Marks the start of a step for CUDA graphs, so that outputs (tiles, windows) are not overwritten within a step.
     import torch
 
     def call(batch: Any) -> Any:
@@ -67,7 +67,7 @@ def apply(context: ModelContext, value: Value) -> None:
         return
     context.compiled = True
     for name in ("torch._dynamo", "torch._inductor"):
-        logging.getLogger(name).addHandler(_LISTENER)  # which does nothing where it is there already
+        logging.getLogger(name).addHandler(_LISTENER)  # no effect if it is already there
     if value in _CUDA_GRAPH_MODES:
         context.step.forward = _one_graph_generation(context.step.forward)
     for target in context.workload.compile_targets:
@@ -80,7 +80,7 @@ def _submodule(context: ModelContext, target: str) -> nn.Module:
     except AttributeError as error:
         known = [name for name, _ in context.model.named_children()]
         raise GpubenchError(
-            f"Workload {context.workload.name!r} names the compile target {target!r}, which its model does not have.",
+            f"The model of workload {context.workload.name!r} has no submodule {target!r}, its compile target.",
             f'Name a submodule ({", ".join(known) or "it has none"}), or "" for the whole model.',
         ) from error
 
@@ -92,7 +92,7 @@ def _compile(module: nn.Module, mode: str) -> None:
         module.compile(mode=mode)
         return
     # Dynamo leaves frames of torch's own files alone, so `compile()` on a bare nn.Sequential silently does nothing.
-    # A frame of ours around its forward is compiled, and the container is then traced as part of it.
+    # A wrapper around its forward is compiled instead, and the container is traced as part of it.
     forward = module.forward
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -108,7 +108,7 @@ def _all_counters() -> dict[str, dict[str, int]]:
 
 
 def _counters(context: ModelContext) -> dict[str, dict[str, int]]:
-    """What dynamo has counted since the toggle was applied to `context`; counts that did not grow are left out."""
+    """What dynamo counted since the toggle was applied to `context`, without counts that did not grow."""
     start = context.notes.get(_START, _Start({}, 0)).counters
     # Counters keep the positive part of a difference only.
     return {group: dict(Counter(now) - Counter(start.get(group))) for group, now in _all_counters().items()}
@@ -119,7 +119,7 @@ def _messages(context: ModelContext) -> list[str]:
 
 
 def _graph_break_count(context: ModelContext) -> int | None:
-    """The number of graph breaks that dynamo counted since `context` was compiled; None where it was not."""
+    """Graph breaks since the toggle was applied to `context`; None if it was not compiled."""
     return sum(_counters(context).get("graph_break", {}).values()) if context.compiled else None
 
 
@@ -141,7 +141,7 @@ def _recompile_limit(counters: dict[str, dict[str, int]], messages: list[str]) -
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
-    """Whether compiled code ran in a real step, and what dynamo and inductor left uncompiled."""
+    """Whether compiled code ran in the profiled step, and what dynamo and inductor left uncompiled."""
     return dataclasses.replace(_evidence(context, value), graph_breaks=_graph_break_count(context))
 
 
@@ -154,12 +154,12 @@ def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
         return trace if isinstance(trace, EvidenceResult) else _uncompiled(context, ran, ok)
     if ok == 0:
         return EvidenceResult(
-            took_effect=False, detail=f"dynamo compiled none of {plural(total, 'frame')}: the step ran eager"
+            took_effect=False, detail=f"dynamo compiled 0 of {plural(total, 'frame')}: the step ran eagerly"
         )
     words = _what_was_compiled(context, counters, total, ok)
     if limit := _recompile_limit(counters, _messages(context)):
         return EvidenceResult(
-            took_effect=False, detail=f"{words}; the recompile limit was hit, what follows ran eager: {limit}"
+            took_effect=False, detail=f"{words}; the recompile limit was hit and later calls ran eagerly: {limit}"
         )
     if isinstance(trace, EvidenceResult):
         return dataclasses.replace(trace, detail=f"{words}; {trace.detail}")
@@ -171,12 +171,12 @@ def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
 
 
 def _uncompiled(context: ModelContext, ran: bool, ok: int) -> EvidenceResult:
-    # The profiled step decides: dynamo's counters are the whole process's, and others may compile in it.
+    # The profiled step decides: dynamo counts for the whole process, in which other models may be compiled.
     if ran:
         by_us = "gpubench compiled it" if context.compiled else "the workload compiles it itself"
         return EvidenceResult(took_effect=not context.compiled, detail=f"compiled code ran in the step; {by_us}")
     if ok:
-        words = f"no compiled code ran in the step, although dynamo compiled {plural(ok, 'frame')} in this process"
+        words = f"no compiled code ran in the step; dynamo compiled {plural(ok, 'frame')} elsewhere in this process"
         return EvidenceResult(took_effect=True, detail=words)
     return EvidenceResult(took_effect=True, detail="dynamo compiled no frame")
 
@@ -229,7 +229,7 @@ def _cuda_graphs(context: ModelContext, trace: Trace, words: str, eager_frames: 
     )
 
 
-_NEEDS_CUDA_GRAPHS = Requirement(device_kinds=("cuda",), why="the mode replays CUDA graphs, and a CPU has none")
+_NEEDS_CUDA_GRAPHS = Requirement(device_kinds=("cuda",), why="the mode uses CUDA graphs")
 
 
 def _usage(value: Value) -> str:
@@ -248,9 +248,9 @@ COMPILE = Toggle(
     values={
         "off": "eager",
         "default": "fused kernels, shortest compile time",
-        "reduce-overhead": "as default, and CUDA graphs replay the launches",
-        "max-autotune": "kernels chosen by timing several, and CUDA graphs",
-        "max-autotune-no-cudagraphs": "kernels chosen by timing several",
+        "reduce-overhead": "like default, and CUDA graphs replay the kernel launches",
+        "max-autotune": "kernels chosen by benchmarking alternatives, and CUDA graphs",
+        "max-autotune-no-cudagraphs": "kernels chosen by benchmarking alternatives",
     },
     stage=Stage.COMPILE,
     compiles=("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),

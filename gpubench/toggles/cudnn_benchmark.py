@@ -19,7 +19,7 @@ _KERNEL = re.compile(r"cudnn|xmma_(fprop|dgrad|wgrad)|implicit_(gemm|convolve)|w
 def cudnn_convolves(scope: Scope) -> str | None:
     """Applies to convolutions on a CUDA device."""
     if scope.device.kind != "cuda":
-        return f"cuDNN is for CUDA devices, this is {scope.device.name}"
+        return f"cuDNN needs a CUDA device, this is {scope.device.name}"
     if not scope.workload.convolution_dimensions:
         return f"workload {scope.workload.name} has no convolution"
     return None
@@ -33,7 +33,7 @@ def apply(context: ModelContext, value: Value) -> None:
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
-    """Whether the flag stands, and whether convolutions of a real step went through cuDNN at all."""
+    """Whether the flag is set, and whether convolutions of the profiled step ran in cuDNN."""
     import torch
 
     flag, wanted = torch.backends.cudnn.benchmark, value == "on"
@@ -52,11 +52,11 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     words += f"; {kernels.algorithms(trace)}"
     if operators or ran or not wanted:
         return EvidenceResult(took_effect=True, detail=words)
-    # Operators that can be seen and are not cuDNN's: the flag changed nothing. Hidden ones could be either.
+    # Visible convolutions that are not cuDNN's: the flag changed nothing. Hidden ones could be either.
     if convolutions(trace):
         return EvidenceResult(took_effect=False, detail=words)
     return EvidenceResult(
-        took_effect=None, detail=f"{words}; no convolution can be seen, so whether cuDNN ran cannot be read"
+        took_effect=None, detail=f"{words}; no convolution is visible, so whether cuDNN ran is unknown"
     )
 
 
@@ -67,7 +67,7 @@ CUDNN_BENCHMARK = Toggle(
     summary="cuDNN times its convolution algorithms for each new input shape and keeps the fastest.",
     values={
         "off": "the algorithm that cuDNN's heuristics choose",
-        "on": "the algorithm that was fastest when tried; the first call of each shape takes longer",
+        "on": "the fastest algorithm in a trial; the first call for each shape takes longer",
     },
     stage=Stage.BACKEND,
     applies=cudnn_convolves,

@@ -1,4 +1,4 @@
-"""What a trace's operators say of dtypes, layouts and attention: the readings that several toggles share."""
+"""Dtypes, layouts and attention backends as a trace's operators show them; shared by several toggles."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from gpubench.measure.trace import Operator, Trace
     from gpubench.toggles.model_context import ModelContext
 
-# A toggle's effect is proven where it reached at least this share of the operators it is about. Not all of them:
-# autocast leaves what a model fences off in fp32 (a loss, a normalization), and a reshape inside attention hands one
-# convolution a contiguous tensor. A model of which more than a fifth escaped does not run what the label says.
+# A toggle took effect if it reached at least this share of the operators it is about. Not all of them: autocast keeps
+# in fp32 what a model excludes (a loss, a normalization), and a reshape inside attention can give one convolution a
+# contiguous tensor. If more than a fifth is missed, the model does not run as labelled.
 MAJORITY = 0.8
 
-# The operators that do the arithmetic. Those above them (aten::conv2d, aten::linear, aten::matmul) still see what
-# autocast has not yet cast; those below them (aten::mkldnn_convolution, aten::cudnn_convolution) would count twice.
+# The operators that do the arithmetic. Callers of these (aten::conv2d, aten::linear, aten::matmul) still have
+# arguments that autocast has not yet cast; their callees (aten::mkldnn_convolution) would count twice.
 _COMPUTE = re.compile(
     r"aten::(convolution|convolution_backward|_?addmm(_activation)?|mm|bmm|baddbmm|addbmm|mv|addmv"
     r"|_cudnn_rnn|mkldnn_rnn_layer|_scaled_dot_product_(flash|efficient|cudnn|fused)\w*)"
     r"|mkldnn::(_convolution(_transpose)?_pointwise\w*|_linear_pointwise\w*)"
-    r"|triton_tem_\w+"  # inductor's Triton templates are launched with their arguments told, like operators
+    r"|triton_tem_\w+"  # inductor's Triton templates are recorded with their arguments, like operators
 )
 _CONVOLUTION = re.compile(r"aten::convolution|mkldnn::_convolution(_transpose)?_pointwise\w*")
 # What cuDNN and oneDNN are called with, after torch has put input and weight into one layout.
@@ -33,8 +33,8 @@ _BACKEND_CONVOLUTION = re.compile(
 )
 _FLOATING = {"float": "fp32", "double": "fp64", "c10::BFloat16": "bf16", "c10::Half": "fp16"}
 
-# Attention's backends with the operator of the forward pass and, where a CUDA graph hides that, the kernel's name.
-# The one that is plain operators ("math") has no kernel of its own. cuDNN's kernels have "flash" in their names too.
+# Attention backends with their forward operator and, for CUDA graphs, which hide operators, the kernel's name. "math"
+# consists of plain operators and has no kernel of its own. cuDNN's kernels have "flash" in their names too.
 _ATTENTIONS = (
     ("cudnn", "aten::_scaled_dot_product_cudnn_attention", re.compile(r"cudnn\w*(sdpa|flash)", re.I)),
     ("flash", "aten::_scaled_dot_product_flash_attention", re.compile(r"(?<!_)flash(_fwd|::)", re.I)),
@@ -43,11 +43,11 @@ _ATTENTIONS = (
     ("math", "aten::_scaled_dot_product_attention_math", None),
 )
 
-_PROFILERS_OWN = frozenset({"cudaDeviceSynchronize"})  # it is there even where nothing of a step was recorded
+_PROFILERS_OWN = frozenset({"cudaDeviceSynchronize"})  # recorded even if nothing of the step was
 
 
 def recorded(context: ModelContext) -> Trace | EvidenceResult:
-    """The trace of the profiled step or, where that shows nothing at all, the proof that says why nothing is proven."""
+    """The trace of the profiled step; if it is missing or empty, an undecided EvidenceResult that says why."""
     trace = context.trace
     if trace is None:
         return EvidenceResult(
@@ -59,7 +59,7 @@ def recorded(context: ModelContext) -> Trace | EvidenceResult:
 
 
 def replays_graph(trace: Trace) -> bool:
-    """Whether a CUDA graph was launched in the step; its operators are then invisible."""
+    """Whether the step launched a CUDA graph, which hides its operators."""
     return any("GraphLaunch" in name for name in trace.names)
 
 
@@ -79,19 +79,19 @@ def backend_convolutions(trace: Trace) -> list[Operator]:
 
 
 def operator_dtype(operator: Operator) -> str | None:
-    """The dtype that an operator computed in, `fp32`, `bf16`, ...: that of its first floating argument."""
+    """The dtype that an operator computed in (`fp32`, `bf16`, ...): that of its first floating-point argument."""
     return next((_FLOATING[dtype] for dtype in operator.dtypes if dtype in _FLOATING), None)
 
 
 def launched_dtypes(trace: Trace) -> dict[str, str | None]:
-    """The dtypes of those compute operators that launch a kernel of their own name, by that name."""
+    """Kernel name -> dtype, for compute operators that launch a kernel of the same name."""
     return {each.name: operator_dtype(each) for each in compute_operators(trace) if each.name.startswith("triton_")}
 
 
 def attention_backends(trace: Trace) -> tuple[str, ...]:
-    """The backends that ran scaled dot-product attention: `cudnn`, `flash`, `efficient`, `math`; empty if none is seen.
+    """The backends that ran scaled dot-product attention: `cudnn`, `flash`, `efficient`, `math`; empty if none.
 
-    Compiled code calls the first three as they are, but takes `math` apart, which then cannot be told from other code.
+    Compiled code calls the first three as they are but decomposes `math`, which then looks like any other code.
     """
     operators = {operator.name for operator in trace.operators}
     found = [
@@ -103,9 +103,9 @@ def attention_backends(trace: Trace) -> tuple[str, ...]:
 
 
 def layout(shape: Sequence[int], strides: Sequence[int]) -> str | None:
-    """`channels_last`, `contiguous`, or None where a tensor `[B, C, *S]` is both or neither.
+    """`channels_last`, `contiguous`, or None if a tensor `[B, C, *S]` is both or neither.
 
-    With one channel or one position in space the two layouts are the same strides, so such a tensor proves nothing.
+    With one channel or one spatial position both layouts have the same strides.
     """
     space = [(size, stride) for size, stride in zip(shape[2:], strides[2:], strict=False) if size > 1]
     if len(shape) < 4 or len(shape) != len(strides) or shape[1] <= 1 or not space:

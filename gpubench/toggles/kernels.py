@@ -1,7 +1,7 @@
-"""What the names and times of GPU kernels tell: the dtype computed in, the algorithm, where the time went.
+"""Dtype, algorithm and share of time of GPU kernels, by their names and durations.
 
-Kernels are all that can be seen where a CUDA graph replays. Names are the libraries' own and nowhere promised, so that
-a kernel whose name tells nothing counts as unknown, never as one or the other.
+Where a CUDA graph is replayed, only kernels are visible. Their names are internal to the libraries and may change, so
+a kernel with an unrecognized name counts as unknown.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gpubench.measure.trace import Kernel, Trace
 
-# The kernels of cuBLAS, cuDNN, CUTLASS, flash attention and Triton's templates that do the arithmetic. "conv" is in the
-# names of kernels that only convert, too, and of elementwise ones that inductor names after what they are fused to.
+# Compute kernels of cuBLAS, cuDNN, CUTLASS, flash attention and Triton's templates. "conv" also occurs in the names of
+# conversion kernels and of elementwise kernels that inductor names after what it fused.
 _COMPUTE = re.compile(
     r"gemm|gemv|conv(?!ert)|xmma|cutlass|nvjet|wgrad|dgrad|fprop|scudnn|flash|fmha|sdpa|winograd|fft2d_|triton_tem_",
     re.I,
 )
 _ELEMENTWISE = re.compile(r"^triton_(?!tem_)|elementwise", re.I)
 
-# Input types as the libraries write them, tried in this order: a name may give the accumulator's (fp32) as well.
-# nvjet is cuBLAS's family from Hopper on: its first letter t is bf16, h is fp16.
+# Input dtypes as the libraries spell them, tried in this order: a name may contain the accumulator's (fp32) as well.
+# nvjet is cuBLAS's kernel family from Hopper on: its first letter t is bf16, h is fp16.
 _DTYPES = (
     ("bf16", re.compile(r"bf16|bfloat16|nvjet_(sm\d+_)?t", re.I)),
     ("fp16", re.compile(r"fp16|(?<!b)f16|half|hmma|(?<![a-z])h(884|1688|16816)|nvjet_(sm\d+_)?h", re.I)),
@@ -34,7 +34,7 @@ _DTYPES = (
 # cuDNN names its generated attention kernels f16 for both 16-bit formats.
 _TELLS_NO_DTYPE = re.compile(r"cudnn_generated\w*sdpa", re.I)
 
-# Tried in this order: attention kernels and Winograd's are built from matrix products, and say so too.
+# Tried in this order: attention and Winograd kernels contain matrix products and are named after them, too.
 _FAMILIES = (
     ("Triton template", re.compile(r"triton_tem_", re.I)),
     ("attention", re.compile(r"flash|fmha|sdpa", re.I)),
@@ -47,12 +47,12 @@ _FAMILIES = (
     ("matrix product", re.compile(r"")),
 )
 _REORDERING = re.compile(r"nchwToNhwc|nhwcToNchw", re.I)
-_LONGEST_NAME = 70  # characters of a kernel's name in a sentence; the full ones reach several hundred
+_LONGEST_NAME = 70  # characters of a kernel name in a message; full names reach several hundred
 
 
 @dataclass(frozen=True)
 class Share:
-    """A part of the compute kernels' time, 0 to 1: at least `low`, at most `high` if all unknown kernels are of it."""
+    """A share of the compute kernels' time, 0 to 1: at least `low`, and `high` if all unknown kernels count."""
 
     low: float
     high: float
@@ -64,7 +64,7 @@ def compute_kernels(trace: Trace) -> list[Kernel]:
 
 
 def kernel_dtype(name: str) -> str | None:
-    """The dtype that a kernel's name tells, `fp32`, `tf32`, `bf16`, `fp16`, or None where it tells none."""
+    """The dtype in a kernel's name (`fp32`, `tf32`, `bf16`, `fp16`), or None if there is none."""
     if _TELLS_NO_DTYPE.search(name):
         return None
     return next((dtype for dtype, pattern in _DTYPES if pattern.search(name)), None)
@@ -76,9 +76,9 @@ def family(name: str) -> str:
 
 
 def share_in(trace: Trace, dtype: str, told: Mapping[str, str | None] | None = None) -> Share | None:
-    """The share of the compute kernels' time that was spent in `dtype`; None where no compute kernel was recorded.
+    """The share of the compute kernels' time that was spent in `dtype`; None if no compute kernel was recorded.
 
-    `told` names the dtype of kernels whose own name does not: of those that an operator of the same name launched.
+    `told` is the dtype, by kernel name, of kernels whose own name does not contain it.
     """
     times = _times(compute_kernels(trace), lambda name: kernel_dtype(name) or (told or {}).get(name) or "")
     if not times:
@@ -97,7 +97,7 @@ def _times(kernels: Iterable[Kernel], key: Callable[[str], str]) -> dict[str, fl
 
 
 def top(trace: Trace, count: int = 2) -> str:
-    """The `count` compute kernels with most time, each with its share of all of them; empty where there is none."""
+    """The `count` compute kernels with most time and their share of all compute time; empty if there is none."""
     times = _times(compute_kernels(trace), str)
     total = sum(times.values())
     parts = [f"{_short(name)} {seconds / total:.0%}" for name, seconds in list(times.items())[:count]]
@@ -110,13 +110,13 @@ def _short(name: str) -> str:
 
 
 def algorithms(trace: Trace) -> str:
-    """Which algorithms the compute kernels were, by their share of time, or that none can be read; a clause."""
+    """The compute kernels' algorithms by share of time, as a clause."""
     times = _times(compute_kernels(trace), family)
     if not times:
-        return "no kernel shows which algorithms were chosen"
+        return "no kernel shows which algorithms were used"
     total = sum(times.values())
     words = f"compute time by algorithm: {', '.join(f'{name} {spent / total:.0%}' for name, spent in times.items())}"
     reordering = sum(kernel.seconds for kernel in trace.kernels if _REORDERING.search(kernel.name))
     if reordering:
-        words += f"; beside it {reordering / total:.0%} went into reordering NCHW and NHWC"
+        words += f"; reordering between NCHW and NHWC took another {reordering / total:.0%}"
     return words

@@ -1,4 +1,4 @@
-"""How AdamW updates the parameters: one by one, in grouped calls, or in one fused kernel."""
+"""How AdamW updates the parameters: one at a time, in grouped calls, or in one fused kernel."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _FLAGS = {
     "foreach": {"foreach": True, "fused": False},
     "fused": {"foreach": False, "fused": True},
 }
-# The part of AdamW that each implementation does in an operator of its own. `aten::_foreach_add_` would not tell: the
-# fused one uses it for its step counters, and the gradient scaler has `_foreach_` operators too.
+# An operator that only this implementation of AdamW calls. `aten::_foreach_add_` would not do: the fused one uses it
+# for its step counters, and the gradient scaler calls `_foreach_` operators too.
 _OPERATORS = {"for-loop": "aten::addcdiv_", "foreach": "aten::_foreach_addcdiv_", "fused": "aten::_fused_adamw_"}
 
-# The GPU kernels of both grouped implementations; the fused one has the whole update in its functor.
+# In the names of the GPU kernels: of both grouped implementations, and of the fused one alone.
 _GROUPED, _FUSED = "multi_tensor_apply", "FusedAdam"
 
 
@@ -31,7 +31,7 @@ def is_training(scope: Scope) -> str | None:
 
 
 def apply(context: ModelContext, value: Value) -> None:
-    """Makes AdamW over the parameters as they are by now, in their final dtype and layout."""
+    """Creates AdamW over the parameters in their final dtype and layout."""
     import torch
 
     flags = _FLAGS[str(value)]
@@ -41,13 +41,13 @@ def apply(context: ModelContext, value: Value) -> None:
 
 
 def _implementation(trace: Trace) -> str | None:
-    # A compiled optimizer would show none of them; gpubench does not compile the optimizer.
+    # A compiled optimizer would show none of them; gpubench does not compile it.
     names = {operator.name for operator in trace.operators}
     return next((name for name in ("fused", "foreach", "for-loop") if _OPERATORS[name] in names), None)
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
-    """Whether the update of a real step went through the implementation's own operators and, on a GPU, kernels."""
+    """Whether the profiled step ran the implementation's own operators and, on a GPU, its kernels."""
     if context.optimizer is None:
         return EvidenceResult(took_effect=False, detail="the context has no optimizer")
     trace = recorded(context)
@@ -58,18 +58,18 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     words = f"{plural(count, 'call')} of {_OPERATORS[ran]}" if ran else "no operator of an AdamW update"
     group = context.optimizer.param_groups[0]
     words += f" in the step; {type(context.optimizer).__name__} has foreach={group.get('foreach')} "
-    proof = EvidenceResult(took_effect=ran == value, detail=f"{words}and fused={group.get('fused')}")
-    return _kernels_too(trace, str(value), proof) if proof.took_effect and context.device.type == "cuda" else proof
+    result = EvidenceResult(took_effect=ran == value, detail=f"{words}and fused={group.get('fused')}")
+    return _kernels_too(trace, str(value), result) if result.took_effect and context.device.type == "cuda" else result
 
 
-def _kernels_too(trace: Trace, value: str, proof: EvidenceResult) -> EvidenceResult:
-    # On a GPU the operator alone does not tell: where parameters differ in dtype or device, torch's `_foreach_`
-    # operators quietly go through them one by one.
+def _kernels_too(trace: Trace, value: str, result: EvidenceResult) -> EvidenceResult:
+    # On a GPU the operator is not enough: if parameters differ in dtype or device, torch's `_foreach_` operators
+    # silently process them one by one.
     if not trace.kernels:
-        return EvidenceResult(took_effect=None, detail=f"{proof.detail}; no GPU kernel was recorded to tell how it ran")
+        return EvidenceResult(took_effect=None, detail=f"{result.detail}; no GPU kernel was recorded")
     grouped = [kernel.name for kernel in trace.kernels if _GROUPED in kernel.name]
     fused = sum(_FUSED in name for name in grouped)
-    words = f"{proof.detail}; {fused} fused and {len(grouped) - fused} other {_GROUPED} kernels ran"
+    words = f"{result.detail}; {fused} fused and {len(grouped) - fused} other {_GROUPED} kernels ran"
     ran = {"fused": fused > 0, "foreach": len(grouped) > fused, "for-loop": True}[value]
     return EvidenceResult(took_effect=ran, detail=words)
 

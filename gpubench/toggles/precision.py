@@ -1,4 +1,4 @@
-"""The arithmetic: fp32, TF32, or bf16 and fp16 as autocast or as converted weights."""
+"""The number format: fp32, TF32, or bf16 and fp16 by autocast or by converted weights."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def _dtype(value: Value) -> torch.dtype:
 
 
 def apply(context: ModelContext, value: Value) -> None:
-    """Sets the TF32 flags for every value, so that no row depends on torch's default, then autocast or weights."""
+    """Sets the TF32 flags explicitly for every value, then sets up autocast or converts weights and inputs."""
     import torch
 
-    # The flags are set through their older names, which all supported versions of torch have; setting the newer
-    # `fp32_precision` would make reading these an error for other libraries in the process.
+    # These older names exist in all supported versions of torch. Once the newer `fp32_precision` is set, reading them
+    # is an error, which would break other libraries in the process.
     torch.backends.cuda.matmul.allow_tf32 = value == "tf32"
     torch.backends.cudnn.allow_tf32 = value == "tf32"
     if str(value).endswith("-autocast"):
@@ -85,26 +85,26 @@ def _scale_gradients(context: ModelContext) -> None:
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
-    """Whether the convolutions, matrix products and attentions of a real step ran in the dtype."""
+    """Whether the convolutions, matrix products and attentions of the profiled step ran in the dtype."""
     trace = read.recorded(context)
     if isinstance(trace, EvidenceResult):
         return trace
     if value in ("fp32", "tf32"):
-        proof = _full_precision(context.device, trace, str(value))
+        result = _full_precision(context.device, trace, str(value))
     else:
-        proof = _lower_precision(trace, str(value).split("-", maxsplit=1)[0])
+        result = _lower_precision(trace, str(value).split("-", maxsplit=1)[0])
     silent = context.device.type == "cuda" and not trace.kernels
-    words = [proof.detail, "no GPU kernel was recorded" if silent else kernels.top(trace)]
+    words = [result.detail, "no GPU kernel was recorded" if silent else kernels.top(trace)]
     if backends := read.attention_backends(trace):
         words.append(f"attention ran in {' and '.join(backends)}")
     if scaler := context.notes.get(_SCALER):
         words.append(f"the gradient scale is {scaler.get_scale():g}")
-    return dataclasses.replace(proof, detail="; ".join(filter(None, words)))
+    return dataclasses.replace(result, detail="; ".join(filter(None, words)))
 
 
 def _lower_precision(trace: Trace, wanted: str) -> EvidenceResult:
-    # Time decides where kernels tell their dtype: two operators of three may be a tenth of the work. Operators decide
-    # where there are no kernels (a CPU) or too many are silent, unless a CUDA graph hides which operators it replays.
+    # Kernel time decides where kernel names show the dtype, since two operators of three may be a tenth of the work.
+    # Operators decide if there are no kernels (a CPU) or too many with unknown dtype, unless a CUDA graph hides them.
     dtypes = [read.operator_dtype(operator) for operator in read.compute_operators(trace)]
     share = kernels.share_in(trace, wanted, read.launched_dtypes(trace))
     words, by_count, by_time = [], None, None
@@ -113,7 +113,7 @@ def _lower_precision(trace: Trace, wanted: str) -> EvidenceResult:
     if dtypes:
         hits = dtypes.count(wanted)
         by_count = hits >= read.MAJORITY * len(dtypes)
-        words.append(f"{hits} of {len(dtypes)} {_KIND} ran in {wanted} (at least {read.MAJORITY:.0%} must)")
+        words.append(f"{hits} of {len(dtypes)} {_KIND} ran in {wanted} (at least {read.MAJORITY:.0%} required)")
     if share is not None:
         by_time = True if share.low >= read.MAJORITY else False if share.high < read.MAJORITY else None
         words.append(_in_time(share, wanted))
@@ -124,7 +124,7 @@ def _lower_precision(trace: Trace, wanted: str) -> EvidenceResult:
 
 
 def _in_time(share: kernels.Share, dtype: str) -> str:
-    unknown = f", {share.high - share.low:.0%} in kernels whose name tells no dtype" if share.high > share.low else ""
+    unknown = f", {share.high - share.low:.0%} in kernels of unknown dtype" if share.high > share.low else ""
     return f"{share.low:.0%} of the compute kernels' time in {dtype}{unknown}"
 
 
@@ -157,18 +157,18 @@ def _full_precision(device: torch.device, trace: Trace, value: str) -> EvidenceR
 def _tf32_ran(probe: Tf32Probe, named: int, share: kernels.Share | None, computed: bool) -> bool | None:
     if probe.matmul is None or probe.convolution is None:
         return None
-    # cuDNN may take another algorithm for the probe's shape than for the model's, which its kernels then show.
+    # cuDNN may use another algorithm for the probe's shape than for the model's, which its kernel names then show.
     if not probe.matmul or not (probe.convolution or named):
         return False
-    # TF32 is a permission: the libraries may keep part of the work in fp32, and how much is told. But where the names
-    # tell of the work that none of it was TF32, the label would be wrong.
+    # TF32 is a permission: the libraries may do part of the work in fp32, and `detail` says how much. But if the kernel
+    # names show that none of it was TF32, the label is wrong.
     if share is not None and not named and share.high < read.MAJORITY:
         return False
     return True if computed else None
 
 
 # Relative (L2) error of a whole model's output. One rounding is off by half a unit in the last place: 2^-9 = 0.2 % in
-# bfloat16, 2^-12 = 0.02 % in float16, 2^-11 = 0.05 % in TF32. Deep networks add some dozens of them up.
+# bfloat16, 2^-12 = 0.02 % in float16, 2^-11 = 0.05 % in TF32. Deep networks accumulate some dozens of them.
 TOLERANCE: dict[Value, float] = {
     "tf32": 0.01,
     "bf16-autocast": 0.06,
@@ -181,17 +181,17 @@ PRECISION = Toggle(
     name="precision",
     summary="The number format of convolutions, matrix products and attention.",
     values={
-        "fp32": "32-bit arithmetic throughout, TF32 off for matrix products and for cuDNN",
-        "tf32": "fp32 storage; tensor cores multiply with 10 mantissa bits and add in fp32",
+        "fp32": "32-bit arithmetic throughout; TF32 is off for matrix products and for cuDNN",
+        "tf32": "stored as fp32; tensor cores multiply with 10 mantissa bits and add in fp32",
         "bf16-autocast": "fp32 weights; autocast computes convolutions and matrix products in bfloat16",
-        "bf16-weights": "weights and floating inputs converted to bfloat16, everything computed in it",
+        "bf16-weights": "weights and floating-point inputs converted to bfloat16; everything is computed in it",
         "fp16-autocast": "fp32 weights; autocast computes in float16; training scales the loss",
-        "fp16-weights": "weights and floating inputs converted to float16, everything computed in it",
+        "fp16-weights": "weights and floating-point inputs converted to float16; everything is computed in it",
     },
     stage=Stage.DTYPE,
     requires={
         "tf32": Requirement(
-            device_kinds=("cuda",), compute_capability=(8, 0), why="TF32 is a mode of tensor cores from Ampere on"
+            device_kinds=("cuda",), compute_capability=(8, 0), why="TF32 needs tensor cores of Ampere or newer"
         ),
         "bf16-autocast": Requirement(compute_capability=(8, 0), fast_dtype="bfloat16"),
         "bf16-weights": Requirement(compute_capability=(8, 0), fast_dtype="bfloat16"),
@@ -199,8 +199,8 @@ PRECISION = Toggle(
         "fp16-weights": Requirement(
             modes=("inference",),
             fast_dtype="float16",
-            why="torch's gradient scaler refuses to unscale fp16 gradients, and unscaled ones vanish; "
-            "fp16-autocast trains",
+            why="torch's gradient scaler cannot unscale fp16 gradients, and unscaled ones underflow; "
+            "use fp16-autocast for training",
         ),
     },
     apply=apply,

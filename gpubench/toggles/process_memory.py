@@ -1,4 +1,4 @@
-"""What this process's memory allocator really does, read from glibc and the kernel (Linux only)."""
+"""What this process's memory allocator does, read from glibc and the kernel (Linux only)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class _Mallinfo2(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Heap:
-    """glibc's own account of this process's memory."""
+    """glibc's memory statistics of this process."""
 
-    mapped_regions: int  # blocks that have a mapping of their own
+    mapped_regions: int  # blocks with their own mapping
     used_bytes: int  # inside the arenas
 
 
 def heap() -> Heap | None:
-    """glibc's account now; None where the C library has no `mallinfo2` (glibc before 2.33, other libraries)."""
+    """glibc's current statistics; None if the C library has no `mallinfo2` (glibc before 2.33, other libraries)."""
     function = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if function is None:
         return None
@@ -40,7 +40,7 @@ def heap() -> Heap | None:
 
 
 def huge_page_bytes() -> int | None:
-    """Bytes of this process's anonymous memory in huge pages; None where the kernel does not tell."""
+    """Bytes of this process's anonymous memory in huge pages; None if the kernel does not report them."""
     try:
         text = Path("/proc/self/smaps_rollup").read_text()
     except OSError:
@@ -50,7 +50,7 @@ def huge_page_bytes() -> int | None:
 
 
 def malloc_library() -> str | None:
-    """The file whose `malloc` this process calls, `/usr/lib/x86_64-linux-gnu/libc.so.6` say; None if unreadable."""
+    """The file that provides `malloc`, such as `/usr/lib/x86_64-linux-gnu/libc.so.6`; None if unreadable."""
     address = ctypes.cast(ctypes.CDLL(None).malloc, ctypes.c_void_p).value
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()

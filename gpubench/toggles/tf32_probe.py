@@ -1,4 +1,4 @@
-"""Whether a GPU multiplies fp32 numbers in TF32 right now, found by computing with numbers that TF32 cannot hold."""
+"""Whether a GPU currently multiplies fp32 numbers in TF32, tested with numbers that TF32 cannot represent."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-# 1 + 2^-12 needs 12 mantissa bits: fp32 (23 bits) holds it, TF32 (10 bits) rounds it to 1.
+# 1 + 2^-12 needs 12 mantissa bits: fp32 (23 bits) represents it, TF32 (10 bits) rounds it to 1.
 _VALUE = 1 + 2.0**-12
-# Times ones, in sums as long as those below, the result is off by a relative 2.4e-4 in TF32; in fp32 it is exact (22 of
-# 24 bits) unless an algorithm transforms its inputs (Winograd: some 1e-6). The limit, 3.1e-5, lies well between.
+# Multiplied by ones and summed as below, the relative error is 2.4e-4 in TF32. In fp32 the result is exact (22 of 24
+# bits) unless an algorithm transforms its inputs (Winograd: some 1e-6). The limit, 3.1e-5, lies well between.
 _LIMIT = 2.0**-15
 
 
 @dataclass(frozen=True)
 class Tf32Probe:
-    """What the probe found; None where it could not run, and `detail` says why."""
+    """Whether TF32 is in use; None if the probe could not run, and `detail` says why."""
 
     matmul: bool | None
     convolution: bool | None
@@ -25,7 +25,7 @@ class Tf32Probe:
 
 
 def tf32_in_use(device: torch.device) -> Tf32Probe:
-    """Whether a matrix product and a convolution on `device` have TF32's error, under the flags that are set."""
+    """Whether a matrix product and a convolution on `device` have TF32's error under the current flags."""
     try:
         matmul, convolution = _matmul_error(device), _convolution_error(device)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""How many threads one operator is spread over on a CPU."""
+"""How many CPU threads one operator uses."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Togg
 if TYPE_CHECKING:
     from gpubench.toggles.model_context import ModelContext
 
-_BUSY_CORES = 1.2  # one thread keeps at most one core busy; the rest is for the inexactness of the clocks
+_BUSY_CORES = 1.2  # one thread keeps at most one core busy; the rest allows for inexact clocks
 
 
 def on_cpu(scope: Scope) -> str | None:
     """Applies on a CPU."""
-    return None if scope.device.kind == "cpu" else f"the work is done on {scope.device.name}, not by CPU threads"
+    return None if scope.device.kind == "cpu" else f"{scope.device.name} does the work, not CPU threads"
 
 
 def offers(scope: Scope) -> tuple[Value, ...]:
@@ -36,7 +36,7 @@ def apply(context: ModelContext, value: Value) -> None:
 
 
 def _run_times_ns() -> dict[str, int]:
-    # The first number of schedstat is the time that the thread has run, in nanoseconds (Linux, proc(5)).
+    # The first number in schedstat is the thread's run time in nanoseconds (Linux, proc(5)).
     times = {}
     for path in Path("/proc/self/task").glob("*/schedstat"):
         try:
@@ -48,54 +48,54 @@ def _run_times_ns() -> dict[str, int]:
 
 @dataclass(frozen=True)
 class _Trial:
-    """What one elementwise operation, repeated for a while, was computed by."""
+    """Which threads and cores computed an elementwise operation that was repeated for a while."""
 
-    threads: int | None  # OS threads that ran meanwhile; None where the kernel does not tell
+    threads: int | None  # OS threads that ran meanwhile; None if the kernel does not report it
     cores: float  # seconds of CPU time per second
 
     def shared(self) -> bool | None:
-        """Whether more than one thread did the work; None where that cannot be told."""
+        """Whether more than one thread did the work; None if unknown."""
         if self.threads is not None:
             return self.threads > 1
-        return True if self.cores > _BUSY_CORES else None  # below it, others may have been using the cores
+        return True if self.cores > _BUSY_CORES else None  # below it, other processes may have used the cores
 
 
 def _trial() -> _Trial:
     import torch
 
-    numbers = torch.ones(1 << 22)  # 16 MiB, far above the 32768 elements at which torch begins to share work
-    numbers.sin()  # threads that are yet to be created are created here
+    numbers = torch.ones(1 << 22)  # 16 MiB, far above the 32768 elements from which torch uses several threads
+    numbers.sin()  # creates the threads
     before, start, cpu = _run_times_ns(), time.perf_counter(), time.process_time()
-    # The kernel adds a running thread's time up at its ticks, at the rarest every 10 ms (100 Hz): wait for three.
+    # The kernel updates a running thread's time at least every 10 ms (100 Hz): wait for three updates.
     while time.perf_counter() < start + 0.03:
         numbers.sin()
     cores = (time.process_time() - cpu) / (time.perf_counter() - start)
     worked = sum(spent > before.get(task, 0) for task, spent in _run_times_ns().items())
-    return _Trial(threads=worked or None, cores=cores)  # 0: a kernel that keeps no such account shows zeros
+    return _Trial(threads=worked or None, cores=cores)  # a kernel without these statistics shows zeros
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
-    """Whether torch's thread pool has that size, and whether threads really shared a trial operation."""
+    """Whether torch's thread pool has that size and a trial operation ran on several threads."""
     import torch
 
     count, trial = torch.get_num_threads(), _trial()
-    seen = f"{trial.threads} OS threads ran" if trial.threads else "how many OS threads ran cannot be read here"
+    seen = f"{trial.threads} OS threads ran" if trial.threads else "an unknown number of OS threads ran"
     words = f"torch.get_num_threads() is {count}; {seen} during a trial operation"
     if not trial.threads:
         words += f", which kept {trial.cores:.1f} cores busy"
-    # A pool of one cannot share anything: its size is the whole proof, since threads that do other work may run too.
+    # For a pool of one its size is enough: other threads that ran may have done other work.
     took_effect = False if count != value else True if count == 1 else trial.shared()
     return EvidenceResult(took_effect=took_effect, detail=words)
 
 
 THREADS = Toggle(
     name="threads",
-    summary="CPU threads per operator; one per physical core is the baseline.",
+    summary="CPU threads per operator; the baseline is one per physical core.",
     values={},
     stage=Stage.BACKEND,
     applies=on_cpu,
     offers=offers,
-    # 1024 is above the core count of any CPU server known to us, and low enough to catch a slip of the finger.
+    # 1024 is above the core count of any CPU server known to us, and low enough to catch a typing error.
     integers=Integers(low=1, high=1024, meaning="threads per operator"),
     apply=apply,
     evidence=evidence,

@@ -1,4 +1,4 @@
-"""How far neighbouring tiles overlap: more hides the seams better and does more work twice."""
+"""How far neighbouring tiles overlap: more overlap hides seams better but repeats more work."""
 
 from __future__ import annotations
 
@@ -13,45 +13,43 @@ if TYPE_CHECKING:
 
 
 def offers(scope: Scope) -> tuple[Value, ...]:
-    """The workload's own overlap, half of it and twice it, where its layers allow them."""
+    """The workload's own overlap, half of it and twice it, if its layers allow them."""
     own = scope.workload.tile_overlap
     others = (own // 2, own * 2)
     return (own, *(value for value in others if value != own and tile_size.not_a_multiple(scope, value) is None))
 
 
 def check(scope: Scope, value: Value, configuration: Mapping[str, Value]) -> str | None:
-    """The sentence why tiles cannot overlap so far, or None where they can."""
+    """The reason why tiles cannot overlap so far, or None if they can."""
     if reason := tile_size.not_a_multiple(scope, value):
         return reason
     tile = configuration.get("tile_size")
     if tile is None or tile == tile_size.WHOLE:
         return None
-    return None if int(value) < int(tile) else f"needs to be smaller than the tile, whose side is {tile} px"
+    return None if int(value) < int(tile) else f"needs to be smaller than the tile side of {tile} px"
 
 
 def apply(context: ModelContext, value: Value) -> None:
-    """Hands the overlap to the workload's inference."""
+    """Passes the overlap to the workload's inference."""
     context.options["tile_overlap"] = int(value)
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
-    """Whether the workload was handed the overlap, and a real step ran on tiles."""
+    """Whether the workload received the overlap and the profiled step ran on tiles."""
     chosen = context.options.get("tile_overlap")
-    words = f"the workload was handed tile_overlap {chosen}"
+    words = f"the workload received tile_overlap {chosen}"
     if chosen != value:
         return EvidenceResult(took_effect=False, detail=words)
     tile = context.options.get("tile_size", tile_size.WHOLE)
     if tile == tile_size.WHOLE:
-        return EvidenceResult(
-            took_effect=True, detail=f"{words}; tile_size is {tile}, so there are no tiles to overlap"
-        )
+        return EvidenceResult(took_effect=True, detail=f"{words}; with tile_size {tile} there are no tiles to overlap")
     tiles = tile_size.evidence(context, tile)
     return EvidenceResult(took_effect=tiles.took_effect, detail=f"{words}; {tiles.detail}")
 
 
 TILE_OVERLAP = Toggle(
     name="tile_overlap",
-    summary="How many pixels of the full-resolution side neighbouring tiles share.",
+    summary="Overlap of neighbouring tiles in pixels of the full-resolution side.",
     values={},
     stage=Stage.PROBLEM,
     applies=tile_size.can_be_tiled,
@@ -59,7 +57,7 @@ TILE_OVERLAP = Toggle(
     integers=Integers(
         low=0,
         high=tile_size.LARGEST,
-        meaning="smaller than the tile and, like it, a multiple of what the workload's layers need",
+        meaning="smaller than the tile and a multiple of what the workload's layers need",
     ),
     check=check,
     idle_when={"tile_size": (tile_size.WHOLE,)},

@@ -1,4 +1,4 @@
-"""Inference on tiles: less memory at a time than the whole input, for work at the seams that is done twice."""
+"""Inference on tiles: less memory than the whole input, but work at the seams is repeated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpubench.toggles.model_context import ModelContext
 
 WHOLE = 0
-LARGEST = 65536  # pixels: beyond any input that fits, and low enough to catch a slip of the finger
+LARGEST = 65536  # pixels: larger than any input that fits, and low enough to catch a typing error
 
 
 def can_be_tiled(scope: Scope) -> str | None:
@@ -24,7 +24,7 @@ def can_be_tiled(scope: Scope) -> str | None:
 
 
 def not_a_multiple(scope: Scope, value: Value) -> str | None:
-    """The sentence why `value` is no multiple of what the workload's layers need, or None where it is one."""
+    """The reason why `value` is not a multiple of what the workload's layers need, or None if it is."""
     multiple = scope.workload.tile_multiple
     if int(value) % multiple == 0:
         return None
@@ -41,35 +41,35 @@ def offers(scope: Scope) -> tuple[Value, ...]:
 def _too_large(scope: Scope, value: Value) -> str | None:
     resolution = scope.workload.resolution
     if resolution is not None and int(value) >= resolution:
-        return f"is not smaller than the input's longer side of {resolution} px, which tile_size={WHOLE} takes whole"
+        return f"is not smaller than the input's longer side of {resolution} px; tile_size={WHOLE} runs it whole"
     return None
 
 
 def check(scope: Scope, value: Value, configuration: Mapping[str, Value]) -> str | None:
-    """The sentence why tiles of this size cannot be cut, or None where they can."""
+    """The reason why tiles of this size cannot be cut, or None if they can."""
     if value == WHOLE:
         return None
     return not_a_multiple(scope, value) or _too_large(scope, value)
 
 
 def apply(context: ModelContext, value: Value) -> None:
-    """Hands the tile size to the workload's inference."""
+    """Passes the tile size to the workload's inference."""
     context.options["tile_size"] = int(value)
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
-    """Whether the largest convolution input of a real step is a tile, or, for the baseline, the whole input."""
+    """Whether the largest convolution input of the profiled step is a tile or, for the baseline, the whole input."""
     chosen = context.options.get("tile_size")
     if chosen != value:
-        return EvidenceResult(took_effect=False, detail=f"the workload was handed tile_size {chosen}")
+        return EvidenceResult(took_effect=False, detail=f"the workload received tile_size {chosen}")
     trace = recorded(context)
     if isinstance(trace, EvidenceResult):
         return trace
     sides = [max(operator.shapes[0][2:]) for operator in convolutions(trace) if len(operator.shapes[0]) > 2]
     if not sides:
-        words = "the profiled step shows no convolution input to read a tile from"
+        words = "the profiled step has no convolution input that shows the tile size"
         if value == WHOLE:
-            return EvidenceResult(took_effect=True, detail=f"the workload was handed tile_size {WHOLE}; {words}")
+            return EvidenceResult(took_effect=True, detail=f"the workload received tile_size {WHOLE}; {words}")
         return EvidenceResult(took_effect=None, detail=words)
     largest = max(sides)
     words = f"the longest side of a convolution's input was {largest} px"
@@ -77,14 +77,14 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
         inputs = max((max(tensor.shape[2:], default=0) for batch in context.batches for tensor in batch), default=0)
         whole = context.workload.resolution or inputs
         return EvidenceResult(took_effect=largest >= whole, detail=f"{words}, the whole input's is {whole} px")
-    # Models that pad by themselves ahead of a convolution show a pixel or two more than the tile.
+    # Models that pad before a convolution show a pixel or two more than the tile.
     slack = context.workload.tiling.multiple if context.workload.tiling else 1
     return EvidenceResult(took_effect=largest < int(value) + slack, detail=f"{words}, the tile's is {value} px")
 
 
 TILE_SIZE = Toggle(
     name="tile_size",
-    summary="The side of the square (or cubic) tiles that inference runs on, in pixels of the full-resolution side.",
+    summary="Side of the square (or cubic) tiles that inference runs on, in pixels of the full-resolution side.",
     values={WHOLE: "the whole input at once"},
     stage=Stage.PROBLEM,
     applies=can_be_tiled,

@@ -1,4 +1,4 @@
-"""The types a toggle is made of. A toggle is one frozen `Toggle` instance in the file of its name."""
+"""The types that describe a toggle. Each toggle is one frozen `Toggle` instance in a file of the same name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Stage(enum.IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """All that decides which toggles and values make sense; no torch needed."""
+    """What decides which toggles and values apply; read without torch."""
 
     device: Device
     workload: WorkloadFacts
@@ -42,23 +42,23 @@ class Scope:
 
 @dataclass(frozen=True, kw_only=True)
 class Requirement:
-    """What one value needs. An empty requirement is met everywhere."""
+    """What one value needs from device, workload and torch. An empty requirement is met everywhere."""
 
     device_kinds: tuple[str, ...] = ("cpu", "cuda")
     modes: tuple[str, ...] = ("inference", "training")
     compute_capability: tuple[int, int] | None = None  # at least; checked on CUDA only
-    fast_dtype: str | None = None  # must be computed in hardware
+    fast_dtype: str | None = None  # the hardware must compute it without emulation
     torch_version: tuple[int, int] | None = None  # at least
-    check: Callable[[Scope], str | None] | None = None  # anything else: the sentence why not, or None
-    why: str = ""  # ends the sentence: why the value needs it
+    check: Callable[[Scope], str | None] | None = None  # anything else: the reason why not, or None
+    why: str = ""  # why the value needs it; ends the reason
 
     def unmet(self, scope: Scope) -> str | None:
-        """The sentence why the value cannot run in `scope`, or None where it can."""
+        """The reason why the value cannot run in `scope`, or None if it can."""
         device, reason = scope.device, None
         if device.kind not in self.device_kinds:
             reason = f"needs a {' or '.join(kind.upper() for kind in self.device_kinds)} device, this is {device.name}"
         elif scope.workload.mode not in self.modes:
-            reason = f"is for {' and '.join(self.modes)}, this is {scope.workload.mode}"
+            reason = f"is for {' and '.join(self.modes)} only"
         elif (
             device.kind == "cuda"
             and self.compute_capability
@@ -80,7 +80,7 @@ class Requirement:
 
 @dataclass(frozen=True, kw_only=True)
 class Conflict:
-    """`value` of this toggle cannot stand together with `other_values` of toggle `other`."""
+    """`value` of this toggle cannot be combined with `other_values` of toggle `other`."""
 
     value: Value
     other: str
@@ -90,7 +90,7 @@ class Conflict:
 
 @dataclass(frozen=True, kw_only=True)
 class Integers:
-    """Beside the offered values, whole numbers from `low` to `high` are allowed."""
+    """Whole numbers from `low` to `high` are allowed as well as the offered values."""
 
     low: int
     high: int
@@ -99,7 +99,7 @@ class Integers:
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceResult:
-    """What evidence found: `took_effect` is None where it could not be read, and `detail` says why."""
+    """Whether a toggle took effect; None if that could not be determined, and `detail` says why."""
 
     took_effect: bool | None
     detail: str
@@ -113,7 +113,7 @@ def always(_: Scope) -> str | None:
 
 
 def as_number(value: Value) -> float:
-    """The value itself; infinity for a text."""
+    """The value itself if it is a number; infinity for a string."""
     return value if isinstance(value, int) else math.inf
 
 
@@ -126,10 +126,10 @@ class Toggle:
     values: Mapping[Value, str]  # value -> what it does, one line; the first is the baseline
     stage: Stage
     usage: Callable[[Value], str]  # Python (or shell) that switches the value on in the reader's own code
-    applies: Callable[[Scope], str | None] = always  # None: applies; else the sentence why it does not
+    applies: Callable[[Scope], str | None] = always  # None if it applies, else the reason
     requires: Mapping[Value, Requirement] = field(default_factory=dict)
     conflicts: tuple[Conflict, ...] = ()
-    offers: Callable[[Scope], tuple[Value, ...]] | None = None  # baseline first
+    offers: Callable[[Scope], tuple[Value, ...]] | None = None  # the baseline first
     integers: Integers | None = None
     # Traits: what the rest of the package may know of a toggle without naming it; `traits.py` reads them.
     compiles: tuple[Value, ...] = ()  # values whose first step is a compilation
@@ -143,18 +143,18 @@ class Toggle:
     sets_batch_size: bool = False  # the value is the number of items in one step
     magnitude: Callable[[Value], float] = as_number  # orders values in a sweep; infinite: larger than every number
     check: Callable[[Scope, Value, Mapping[str, Value]], str | None] | None = None
-    """Why `value` cannot run in the scope beside the other values of a configuration (which may be empty), or None:
-    what a mapping of values cannot say because it concerns whole numbers or two values together."""
+    """The reason why `value` cannot run in the scope and configuration (which may be empty), or None. For rules that
+    depend on whole numbers or on two values together."""
     environment: Callable[[Value], dict[str, str]] | None = None  # only for Stage.ENVIRONMENT
     apply: Callable[[ModelContext, Value], None]
     evidence: Callable[[ModelContext, Value], EvidenceResult]
     tolerance: Mapping[Value, float] = field(default_factory=dict)  # relative output error allowed, where above fp32's
-    changes_problem: bool = False  # the reference outputs are made with the same value (batch size, tiles)
-    claims: tuple[str, ...] = ()  # published guides that promise something of it
-    source: str  # where the method and its facts are from
+    changes_problem: bool = False  # reference outputs are computed with the same value (batch size, tiles)
+    claims: tuple[str, ...] = ()  # published guides that claim a gain from it
+    source: str  # where the method is documented
 
     def offered(self, scope: Scope) -> tuple[Value, ...]:
-        """The values in `scope`, baseline first, whether or not their requirements are met."""
+        """The values to choose from in `scope`, baseline first, whether or not their requirements are met."""
         return self.offers(scope) if self.offers else tuple(self.values)
 
     def baseline(self, scope: Scope) -> Value:
@@ -162,14 +162,14 @@ class Toggle:
         return self.offered(scope)[0]
 
     def unmet(self, scope: Scope, value: Value, configuration: Mapping[str, Value] | None = None) -> str | None:
-        """The sentence why `value` cannot run in `scope`, beside `configuration` where given; None where it can."""
+        """The reason why `value` cannot run in `scope` and, if given, in `configuration`; None if it can."""
         others = configuration or {}
         reason = self.requires.get(value, Requirement()).unmet(scope)
         if reason is None and others:
             reason = self._unmet_beside(scope, value, others)
         for conflict in self.conflicts:
             if reason is None and conflict.value == value and others.get(conflict.other) in conflict.other_values:
-                reason = f"cannot stand together with {conflict.other}={others[conflict.other]}: {conflict.reason}"
+                reason = f"cannot be combined with {conflict.other}={others[conflict.other]}: {conflict.reason}"
         if reason is None and self.check is not None:
             reason = self.check(scope, value, others)
         return reason

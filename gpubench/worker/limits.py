@@ -1,4 +1,4 @@
-"""Memory limits of the measured process, so that a greedy configuration fails alone, and how running out shows."""
+"""Memory limits of the measured process, and how to recognize that memory ran out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def limit_memory(device: torch.device, limit_bytes: int) -> None:
-    """Caps what this process may allocate: CPU, its data segment; CUDA, the share of the device torch may take."""
+    """Limits this process's memory: on a CPU its data segment, on CUDA the share of the device torch may use."""
     if device.type == "cuda":
         import torch
 
@@ -23,14 +23,14 @@ def limit_memory(device: torch.device, limit_bytes: int) -> None:
     # Since Linux 4.7 the data limit counts private writable mappings too, and so malloc's mmap (setrlimit(2)).
     used = data_bytes()
     if used is not None and limit_bytes <= used:
-        raise MemoryError(f"the limit of {limit_bytes} bytes is below the {used} that Python and torch take already")
+        raise MemoryError(f"the limit of {limit_bytes} bytes is below the {used} that Python and torch already use")
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     limit = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def data_bytes() -> int | None:
-    """The data segment of this process in bytes (VmData); None where the system does not tell."""
+    """The data segment of this process in bytes (VmData); None if the system does not report it."""
     try:
         found = re.search(r"^VmData:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     except OSError:
@@ -46,7 +46,7 @@ def is_limited() -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error`, or what caused it, says that memory ran out, on the device or on the host."""
+    """Whether `error` or its cause says that memory ran out, on the device or on the host."""
     import torch
 
     seen: BaseException | None = error
@@ -56,6 +56,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         if re.search(r"can't allocate memory|out of memory|bad_alloc|Cannot allocate memory", str(seen), re.IGNORECASE):
             return True
         if "could not create a primitive" in str(seen) and is_limited():
-            return True  # all that oneDNN says when it gets no memory
+            return True  # oneDNN's only message when it gets no memory
         seen = seen.__cause__ or seen.__context__
     return False

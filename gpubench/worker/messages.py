@@ -1,4 +1,4 @@
-"""What passes between the tool, the fork server and a worker: JSON, one message a line."""
+"""Messages between the tool, the fork server and workers: JSON, one per line."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
 
 class Fork(Struct, frozen=True, tag=True):
-    """Start a worker; its socket travels with the message. Output goes to `log`."""
+    """Start a worker. Its socket is sent with the message, and its output goes to `log`."""
 
     log: str
 
 
 class PrepareToolchain(Struct, frozen=True, tag=True):
-    """Load torch.compile's back end, so that no configuration pays for it.
+    """Load torch.compile's back end once for all configurations.
 
-    `folder`: have it probe the C++ compiler, too, whose results go there; None where no C++ is compiled.
+    `folder`: also probe the C++ compiler and store the results there; None if no C++ is compiled.
     """
 
     folder: str | None
 
 
 class Ready(Struct, frozen=True, tag=True):
-    """torch is imported. `preload_problem`: why the workload's module is left to each worker."""
+    """torch is imported. `preload_problem`: why each worker must import the workload's module itself."""
 
     seconds: float
     preload_problem: str = ""
 
 
 class Forked(Struct, frozen=True, tag=True):
-    """A worker runs."""
+    """A worker was started."""
 
     pid: int
 
 
 class Exited(Struct, frozen=True, tag=True):
-    """A worker ended: `code` as subprocess has it, negative for a signal."""
+    """A worker ended. `code` is as in subprocess: negative for a signal."""
 
     pid: int
     code: int
 
 
 class ToolchainReady(Struct, frozen=True, tag=True):
-    """The compiler was probed; `problem` says why it cannot be used."""
+    """torch.compile's back end is loaded; `problem` says why it cannot be used."""
 
     seconds: float
     problem: str = ""
@@ -70,12 +70,12 @@ class WorkloadChoice(Struct, frozen=True, kw_only=True):
     reference: str
     size: str | None
     parameters: dict[str, str]
-    mode: Mode | None  # None: the first it has
-    source_hash: str | None = None  # of the user's file, once known: another one is another model
+    mode: Mode | None  # None: the first that it supports
+    source_hash: str | None = None  # of the user's file, once known; a changed file is refused
 
 
 class Describe(Struct, frozen=True, tag=True):
-    """Say what the workload, the device and the software are."""
+    """Describe workload, device and software."""
 
     choice: WorkloadChoice
     device: str  # "auto", "cpu", "cuda:0"
@@ -83,7 +83,7 @@ class Describe(Struct, frozen=True, tag=True):
 
 
 class Prepare(Struct, frozen=True, tag=True, kw_only=True):
-    """Build, apply, check, warm up: a resident of this worker, from then on called by its number."""
+    """Prepare a model in this worker. Later requests refer to it by the number `resident`."""
 
     resident: int
     choice: WorkloadChoice
@@ -92,48 +92,48 @@ class Prepare(Struct, frozen=True, tag=True, kw_only=True):
     protocol: Protocol
     tolerance: float
     compile_cache: str  # a folder of this configuration's own
-    reference_folder: str | None  # outputs to compare with; None: nothing to compare with, see reference_problem
+    reference_folder: str | None  # outputs to compare with; None: there are none, see reference_problem
     reference_problem: str = ""
 
 
 class MakeReference(Struct, frozen=True, tag=True, kw_only=True):
-    """Run the plain fp32 model and leave its outputs in `folder`."""
+    """Run the plain fp32 model and store its outputs in `folder`."""
 
     choice: WorkloadChoice
     device: str
-    configuration: dict[str, Value]  # the baseline's, with the problem-changing toggles as asked
+    configuration: dict[str, Value]  # the baseline's, with the values asked for of toggles that change the problem
     protocol: Protocol
     folder: str
 
 
 class TakeSamples(Struct, frozen=True, tag=True):
-    """Take samples by the protocol given to `Prepare`; or exactly `blocks` of them, warm again after others ran."""
+    """Take samples by the protocol given to `Prepare`, or exactly `blocks` of them after a short warm-up."""
 
     resident: int
     blocks: int | None = None
 
 
 class CheckLast(Struct, frozen=True, tag=True):
-    """Compare the last timed output with the reference; `every_batch`: also of one more step on each other batch."""
+    """Compare the last timed output with the reference; `every_batch`: also one more step on each other batch."""
 
     resident: int
     every_batch: bool = False
 
 
 class MeasureMemory(Struct, frozen=True, tag=True):
-    """Run some steps for their memory alone."""
+    """Run some untimed steps to measure memory."""
 
     resident: int
 
 
 class CollectEvidence(Struct, frozen=True, tag=True):
-    """Show that each toggle took effect. Asked last: the profiler keeps tens of megabytes and some time."""
+    """Collect each toggle's evidence. The last request, since the profiler keeps tens of megabytes."""
 
     resident: int
 
 
 class Phase(Struct, frozen=True, tag=True):
-    """What the worker does now."""
+    """The phase that the worker begins."""
 
     name: str
 
@@ -151,11 +151,11 @@ class ProbeResult(Struct, frozen=True, tag=True):
     workload: WorkloadFacts
     device: Device
     environment: Environment
-    modules: dict[str, Module] = {}  # what the workload's file imported of the user's own code, by name
+    modules: dict[str, Module] = {}  # the user's own modules that the workload's file imported, by name
 
 
 class Prepared(Struct, frozen=True, tag=True, kw_only=True):
-    """The configuration runs; samples may be taken."""
+    """The model is prepared; samples can be taken."""
 
     items_per_step: int
     compile_time_s: float  # the first step
@@ -180,13 +180,13 @@ class SamplesTaken(Struct, frozen=True, tag=True, kw_only=True):
     device_samples_s: list[float] | None  # between CUDA events around the same blocks
     iterations_per_sample: int
     unmet: str
-    warmup_s: float = 0.0  # spent on getting warm again, before `started`
+    warmup_s: float = 0.0  # spent on warming up again, before `started`
     started: float
     ended: float
 
 
 class Checked(Struct, frozen=True, tag=True):
-    """Answer to `CheckLast`; None where there is nothing to compare with."""
+    """Answer to `CheckLast`; None if there is nothing to compare with."""
 
     quality: Quality | None
 
@@ -197,12 +197,12 @@ class EvidenceCollected(Struct, frozen=True, tag=True, kw_only=True):
     evidence: list[Evidence]
     flags: list[Flag]
     seconds: float
-    graph_breaks: int | None = None  # that dynamo counted; None where nothing was compiled
-    device_busy_s: float | None = None  # of one profiled step: kernels and copies ran on the GPU for so long
+    graph_breaks: int | None = None  # counted by the compiler; None if nothing was compiled
+    device_busy_s: float | None = None  # time in one profiled step in which kernels or copies ran on the GPU
 
 
 class MemoryRead(Struct, frozen=True, tag=True, kw_only=True):
-    """Bytes: peaks of the memory pass, and what came before it."""
+    """Bytes: peaks of the memory pass and of what came before it."""
 
     allocated: int | None
     reserved: int | None
@@ -217,9 +217,9 @@ class MemoryRead(Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Failed(Struct, frozen=True, tag=True):
-    """The worker could not go on. `usage`: the user's own mistake, told as such."""
+    """The request failed. `usage`: a user error, with its hint in `detail`."""
 
-    kind: str  # "oom", "failed", "usage"; "shared": it has parts of another resident's model
+    kind: str  # "oom", "failed", "usage"; "shared": the model shares modules with another in this worker
     reason: str
     detail: str = ""
 
@@ -257,11 +257,11 @@ class Channel(Generic[Incoming]):
             raise Closed from error
 
     def pending(self) -> bool:
-        """Whether a whole message is already here."""
+        """Whether a complete message has been received."""
         return b"\n" in self._buffer
 
     def receive(self, timeout: float | None = None) -> Incoming:
-        """The next message; raises Closed, TimeoutError after `timeout` seconds, and ValueError for a foreign one."""
+        """The next message; raises Closed, TimeoutError after `timeout` seconds, and ValueError for an invalid one."""
         return self.receive_with_fds(timeout)[0]
 
     def receive_with_fds(self, timeout: float | None = None) -> tuple[Incoming, list[int]]:

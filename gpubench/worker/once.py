@@ -1,4 +1,4 @@
-"""What a worker does once and without measuring: look at the workload and the device, or make the reference."""
+"""What a worker does without measuring: describe workload and device, or compute the reference outputs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def describe(request: Describe) -> ProbeResult:
 
 
 def own_modules(file: Path | None) -> dict[str, Module]:
-    """The modules in this process that belong neither to Python nor to an installed package nor to gpubench."""
+    """The imported modules that belong neither to Python nor to an installed package nor to gpubench."""
     import gpubench
 
     foreign = [Path(path).resolve() for path in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}]
@@ -60,7 +60,7 @@ def own_modules(file: Path | None) -> dict[str, Module]:
 
 
 def make_reference(request: MakeReference) -> ReferenceMade:
-    """Runs the plain fp32 model on the same inputs and keeps what it gives, and how much of that is chance."""
+    """Runs the plain fp32 model on the same inputs and stores its outputs and how much they vary by chance."""
     started = time.monotonic()
     device = use_device(request.device)
     if request.protocol.max_memory_bytes and device.type == "cpu":
@@ -78,7 +78,7 @@ def make_reference(request: MakeReference) -> ReferenceMade:
         steps = request.protocol.quality_steps
         losses, update = train(stepper, steps)
         stepper = plain()
-        seed_everything(seed + 1)  # the same weights and inputs; what differs now is drawn in the step (dropout)
+        seed_everything(seed + 1)  # same weights and inputs; only random numbers drawn in the step (dropout) differ
         again, _ = train(stepper, steps)
         reference.save_training(folder, losses, update, reference.loss_spread(losses, again))
     else:
@@ -96,7 +96,7 @@ def train(stepper: Stepper, steps: int) -> tuple[list[float], dict[str, torch.Te
 
 
 def infer_in_parts(stepper: Stepper, index: int) -> dict[str, torch.Tensor]:
-    """The outputs for batch `index`, in as few parts as fit: fp32 needs more memory than what it is compared with."""
+    """The outputs for batch `index`, split into as few parts as fit: fp32 may need more memory than was measured."""
     context, parts = stepper.context, 1
     batch = context.batches[index]
     while True:

@@ -1,4 +1,4 @@
-"""From a configuration to a model that is ready to be stepped: build, seed, apply the toggles in their order."""
+"""Builds and seeds a configuration's model and applies the toggles in order."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def load_choice(choice: WorkloadChoice) -> tuple[Loaded, Mode]:
-    """The workload that `choice` names and the mode; GpubenchError where it lacks the mode."""
+    """The workload that `choice` names and the mode; GpubenchError if it does not support the mode."""
     loaded = load(choice.reference, choice.size, choice.parameters)
     if choice.source_hash and loaded.source_hash != choice.source_hash:
         raise GpubenchError(
-            f"The file of workload {choice.reference!r} was changed during the run.",
-            "Begin again, so that every row measures the same model.",
+            f"The file of workload {choice.reference!r} changed during the run.",
+            "Start the run again, so that every row measures the same model.",
         )
     modes = loaded.workload.modes
     mode = choice.mode or modes[0]
@@ -57,7 +57,7 @@ def make_batches(loaded: Loaded, batch_size: int, count: int, seed: int) -> list
 
 
 def use_device(name: str) -> torch.device:
-    """The device of that name, made the current one, on which streams, events and memory figures are by default."""
+    """The device of that name, made torch's current device for streams, events and memory figures."""
     import torch
 
     device = torch.device(name)

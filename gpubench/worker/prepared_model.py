@@ -1,4 +1,4 @@
-"""One configuration's life inside the measured process: prepared once, sampled any number of times, checked."""
+"""One configuration inside the measured process: prepared once, sampled any number of times, checked."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 
 MEMORY_STEPS = 4  # three differences, whose median one late allocation cannot move
 MEMORY_STEPS_LEAST = 2
-MEMORY_STEPS_SURE = 16  # where it seems to grow: an allocator's pools grow for a while, a leak does not end
-MEMORY_PASS_S = 2.0  # beyond this, long steps get the least
-LEAKED_BYTES = 2**29  # so much is proof enough
+MEMORY_STEPS_SURE = 16  # if memory seems to grow: an allocator's pools stop growing, a leak does not
+MEMORY_PASS_S = 2.0  # steps too long for this get MEMORY_STEPS_LEAST
+LEAKED_BYTES = 2**29  # growth beyond this needs no further steps
 
-FROM_A_CACHE = "the compiled code came from a cache outside this run, so compile_time_s is not the time of compiling"
+FROM_A_CACHE = "the compiled code came from a cache outside this run, so compile_time_s does not include compiling"
 
 
 def came_from_cache() -> bool:
     """Whether inductor compiled nothing in this process and took all its graphs from a cache.
 
-    AOTAutograd's own misses do not matter: it looks for whole graphs first, and inductor may still have the code.
+    Misses of AOTAutograd's cache do not matter: inductor may still have the code in its own.
     """
     from torch._dynamo.utils import counters
 
@@ -61,16 +61,16 @@ def came_from_cache() -> bool:
 
 
 class Shared(Exception):
-    """The workload builds the same modules again and again: whatever is applied to one model is applied to all."""
+    """The workload returns the same modules for each build, so a toggle applied to one model changes the others."""
 
 
 def parts(model: nn.Module) -> set[int]:
-    """What tells whether two models have modules, parameters or buffers in common."""
+    """Identities of a model's modules, parameters and buffers; two models that share any overlap in these."""
     return {id(part) for found in (model.modules(), model.parameters(), model.buffers()) for part in found}
 
 
 class PreparedModel:
-    """A model with its inputs, toggles applied. `tell` is called with the name of what begins."""
+    """A model with its inputs and toggles applied. `tell` is called with the name of each phase as it begins."""
 
     def __init__(self, request: Prepare, tell: Callable[[str], None]) -> None:
         self.request, self.protocol, self.tell = request, request.protocol, tell
@@ -89,7 +89,7 @@ class PreparedModel:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Tells the tool what begins now, and adds up how long it takes."""
+        """Reports the phase to the tool and adds up its duration."""
         self.tell(name)
         started = time.monotonic()
         try:
@@ -99,9 +99,9 @@ class PreparedModel:
             self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - started
 
     def prepare(self, others: Sequence[nn.Module] = ()) -> Prepared:
-        """Build, apply, first call, output quality, warm-up. `others`: models that live here already.
+        """Builds the model, applies toggles, runs the first step, checks outputs, warms up.
 
-        Raises Shared where the workload gives a model that has parts of theirs.
+        Raises Shared if the model has modules, parameters or buffers in common with `others`, which live here already.
         """
         import torch._inductor.config
 
@@ -157,7 +157,7 @@ class PreparedModel:
         )
 
     def check(self, before: dict[str, torch.Tensor]) -> Quality:
-        """The quality of the outputs on every batch (training: of the first steps, which warm up as well)."""
+        """The quality of the outputs on every batch; in training, of the first steps, which are part of the warm-up."""
         folder, tolerance = self.request.reference_folder, self.request.tolerance
         if self.context.mode == "training":
             with self.phase("warm-up"):
@@ -179,7 +179,7 @@ class PreparedModel:
         return Quality(passed=None, reason=self.request.reference_problem, reference=reference.WHAT)
 
     def end_of_warmup(self) -> None:
-        """Keeps the peaks so far, so that no later figure holds build or compilation."""
+        """Records the peaks so far, so that later figures do not include build and compilation."""
         gc.collect()
         if peaks := device_memory(self.context.device):
             self.warmup_allocated = peaks.allocated
@@ -189,13 +189,13 @@ class PreparedModel:
         self.host_warmup_peak = host_memory().peak
 
     def sample(self, blocks: int | None) -> SamplesTaken:
-        """Samples by the protocol, or that many blocks; the garbage collector rests meanwhile."""
+        """Takes samples by the protocol, or that many blocks, with the garbage collector off."""
         self.tell("sampling")
         gc.collect()
         gc.disable()
         asked = time.monotonic()
         try:
-            if blocks is not None:  # others have run: their data is in the caches, not ours
+            if blocks is not None:  # other models ran meanwhile and filled the caches
                 self.timer.block(self.stepper.step, calibrate(self.seconds_per_iteration, self.protocol.block_s / 5))
             started = time.monotonic()
             if blocks is None:
@@ -224,9 +224,9 @@ class PreparedModel:
         )
 
     def check_last(self, *, every_batch: bool) -> Checked:
-        """The quality of the very last output that was timed; with `every_batch` also of a step on each other batch.
+        """The quality of the last timed output; with `every_batch`, also of one step on each other batch.
 
-        A stale buffer is right for the batch that filled it, which the last timed one may be: another batch shows it.
+        A stale buffer is right for the batch that filled it, possibly the last timed one; another batch exposes it.
         """
         if self.context.mode != "inference" or not self.request.reference_folder or self.stepper.last_batch < 0:
             return Checked(None)
@@ -239,7 +239,7 @@ class PreparedModel:
         return Checked(reference.check_inference(Path(self.request.reference_folder), outputs, self.request.tolerance))
 
     def measure_memory(self) -> MemoryRead:
-        """A pass of its own: peaks of a few steps that begin with an empty cache, and how memory grows over them."""
+        """Memory peaks over a few untimed steps that begin with an empty cache, and the growth from step to step."""
         self.tell("memory")
         started, device = time.monotonic(), self.context.device
         gc.collect()
@@ -273,29 +273,31 @@ class PreparedModel:
         )
 
     def growth(self, levels: Sequence[int | None]) -> int | None:
-        """Bytes by which each step adds to `levels`, read after one step each."""
+        """Bytes that each step adds; `levels` are readings after each step."""
         return sustained(growth(levels), levels[-1], self.used_at_start, self.stepper.steps)
 
     def collect_evidence(self) -> EvidenceCollected:
-        """What each toggle can show for itself, by one profiled step and the libraries' own records."""
+        """Each toggle's evidence, from one profiled step and the libraries' own records."""
         from gpubench.measure.trace import trace_step
 
         context = self.context
         with self.phase("evidence"):
             try:
                 context.trace = trace_step(self.stepper.step, cuda=context.device.type == "cuda")
-            except Exception as error:  # noqa: BLE001 - told by the evidence that needed it
+            except Exception as error:  # noqa: BLE001 - the evidence that needs the trace reports it
                 context.trace_error = f"the profiler failed: {type(error).__name__}: {error}".splitlines()[0]
-            proofs = [
+            results = [
                 (toggle, value, toggle.evidence(context, value)) for toggle, value in toggles_of(context.configuration)
             ]
         return EvidenceCollected(
             evidence=[
-                Evidence(toggle=toggle.name, value=value, took_effect=proof.took_effect, detail=proof.detail)
-                for toggle, value, proof in proofs
+                Evidence(toggle=toggle.name, value=value, took_effect=result.took_effect, detail=result.detail)
+                for toggle, value, result in results
             ],
-            flags=[proof.flag for _, _, proof in proofs if proof.flag],
+            flags=[result.flag for _, _, result in results if result.flag],
             seconds=self.phases["evidence"],
-            graph_breaks=next((each.graph_breaks for _, _, each in proofs if each.graph_breaks is not None), None),
+            graph_breaks=next(
+                (result.graph_breaks for _, _, result in results if result.graph_breaks is not None), None
+            ),
             device_busy_s=context.trace.device_busy_s if context.trace else None,
         )

@@ -1,4 +1,4 @@
-"""What the plain fp32 model gives, and how far a configuration's outputs are from it."""
+"""The plain fp32 model's outputs, and how far a configuration's outputs are from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from gpubench.worker.step import Stepper
 
-# Relative. Sums in another order differ by some 1e-7 in fp32; what draws random numbers differs by per cents.
+# Relative. Summing in another order differs by some 1e-7 in fp32, drawing other random numbers by several per cent.
 RANDOM = 1e-4
 WHAT = "the same model, plain, in fp32 on the same device"
 
@@ -24,12 +24,12 @@ WHAT = "the same model, plain, in fp32 on the same device"
 def snapshot(outputs: Any) -> dict[str, torch.Tensor]:
     """A copy of the outputs on the CPU, so that a later step cannot overwrite it.
 
-    Raises GpubenchError where they hold no tensor: there would be nothing to compare.
+    Raises GpubenchError if they contain no tensor to compare.
     """
     found = {name: tensor.detach().cpu().clone() for name, tensor in flatten(outputs)}
     if not found:
         raise GpubenchError(
-            f"The inference step returned no tensor but a {type(outputs).__name__}.",
+            f"The inference step returned a {type(outputs).__name__} without tensors.",
             "Return a tensor, or tensors in tuples, lists, mappings or dataclasses.",
         )
     return found
@@ -66,25 +66,25 @@ def loss_spread(first: list[float], second: list[float]) -> float:
 
 
 def save_inference(folder: Path, outputs: list[dict[str, torch.Tensor]], spread: float) -> None:
-    """Keeps the outputs of each batch, and by how much chance changes them."""
+    """Stores the outputs of each batch, and how much they vary by chance."""
     for index, one in enumerate(outputs):
         save_tensors(one, folder / f"batch-{index}")
     (folder / "facts.json").write_text(json.dumps({"spread": repr(spread)}))
 
 
 def save_training(folder: Path, losses: list[float], update: dict[str, torch.Tensor], spread: float) -> None:
-    """Keeps the losses and the change of the parameters, and by how much chance changes the losses."""
+    """Stores the losses and the change of the parameters, and how much the losses vary by chance."""
     save_tensors(update, folder / "update")
     facts = {"losses": [repr(loss) for loss in losses], "spread": repr(spread)}  # repr: JSON has no NaN
     (folder / "facts.json").write_text(json.dumps(facts))
 
 
 def check_inference(folder: Path, outputs: dict[int, dict[str, torch.Tensor]], tolerance: float) -> Quality:
-    """The worst quality over the batches in `outputs` (index -> outputs); undecided where outputs are random."""
+    """The worst quality over the batches in `outputs` (index -> outputs); undecided if the outputs are random."""
     spread = float(json.loads((folder / "facts.json").read_text())["spread"])
     if spread > RANDOM:
         reason = f"the model draws random numbers: two plain fp32 runs on one input differ by {spread:.2g}"
-        return Quality(passed=None, reason=f"{reason}; make them a part of the inputs", reference=WHAT)
+        return Quality(passed=None, reason=f"{reason}; make them part of the inputs", reference=WHAT)
     return worst(
         [
             compare(one, load_tensors(folder / f"batch-{index}"), tolerance=tolerance, what=WHAT)
@@ -94,7 +94,7 @@ def check_inference(folder: Path, outputs: dict[int, dict[str, torch.Tensor]], t
 
 
 def check_training(folder: Path, losses: list[float], update: dict[str, torch.Tensor], tolerance: float) -> Quality:
-    """The quality of the first seeded training steps; with dropout, within what other random numbers change too."""
+    """The quality of the first seeded training steps; with dropout, beyond what other random numbers change."""
     facts = json.loads((folder / "facts.json").read_text())
     expected, spread = [float(loss) for loss in facts["losses"]], float(facts["spread"])
     return compare_training(

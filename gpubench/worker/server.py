@@ -1,4 +1,4 @@
-"""The fork server: imports torch once, then gives a fresh process in milliseconds for every configuration.
+"""The fork server: imports torch once, then starts a fresh process for every configuration in milliseconds.
 
 It never touches the device and never runs a tensor operation: a child of a process that has initialized CUDA or
 started OpenMP's threads would be broken. One server for each set of environment variables, since allocators and
@@ -33,7 +33,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def import_torch() -> None:
-    """Loads what every worker is likely to need; what only compiled configurations do comes with the first of them."""
+    """Imports what every worker is likely to need; torch.compile's back end is loaded later, if it is needed."""
     import numpy  # noqa: F401
     import torch
     import torch._dynamo  # optimizers and the evidence need it, compiled or not
@@ -51,7 +51,7 @@ def import_torch() -> None:
 
 
 def preload(reference: str) -> str:
-    """Imports the workload's module, so that its own imports are paid once; returns why it should not have."""
+    """Imports the workload's module once for all workers; returns why that is unsafe, or an empty string."""
     import torch
 
     from gpubench.errors import GpubenchError
@@ -61,7 +61,7 @@ def preload(reference: str) -> str:
     try:
         import_module_of(reference)
     except GpubenchError:
-        return ""  # the worker that describes the workload tells the user
+        return ""  # the worker that describes the workload reports it
     except BaseException as error:  # noqa: BLE001 - a user's module may raise anything, SystemExit too
         return f"{type(error).__name__} while it was imported"
     if torch.cuda.is_initialized():
@@ -79,7 +79,7 @@ def _threads() -> int:
 
 
 class Server:
-    """Forks workers on request and tells when they end; ends them all when the tool goes away."""
+    """Forks workers on request and reports when they end; ends them all when the tool ends."""
 
     def __init__(self, channel: Channel[ServerRequest]) -> None:
         self.channel = channel
@@ -93,7 +93,7 @@ class Server:
         os.set_blocking(wake_write, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the tool's to handle
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tool handles Ctrl-C
         selector = selectors.DefaultSelector()
         selector.register(self.channel.socket, selectors.EVENT_READ)
         selector.register(wake_read, selectors.EVENT_READ)
@@ -108,7 +108,7 @@ class Server:
         except Closed:
             for pid in self.children:
                 kill_group(pid)
-            kill_group(os.getpid())  # itself too, and what the workload's import has started
+            kill_group(os.getpid())  # this process too, and what the workload's import started
 
     def answer(self) -> None:
         """Handles one request."""
@@ -132,7 +132,7 @@ class Server:
 
     def become_worker(self, request: Fork, worker_fd: int, parent: int) -> None:
         """Turns this forked process into a worker; never returns."""
-        code = 70  # EX_SOFTWARE of sysexits.h, if even the set-up fails
+        code = 70  # EX_SOFTWARE of sysexits.h: the set-up failed
         try:
             os.setsid()
             self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -152,17 +152,17 @@ class Server:
             os._exit(code)  # no atexit, no destructors: the device's memory goes with the process
 
     def reap(self) -> None:
-        """Tells of every worker that has ended."""
+        """Reports every worker that has ended."""
         for pid in list(self.children):
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 self.children.discard(pid)
-                kill_group(pid)  # compile workers that it left behind
+                kill_group(pid)  # and the compile workers that it left behind
                 self.channel.send(Exited(pid, os.waitstatus_to_exitcode(status)))
 
 
 def kill_group(pid: int) -> None:
-    """Kills a worker with everything that it started."""
+    """Kills a process with everything that it started."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -172,14 +172,14 @@ def kill_group(pid: int) -> None:
 
 
 def run_worker(sock: socket.socket) -> int:
-    """Serves one configuration on `sock`; the exit code."""
+    """Runs a worker on `sock`; returns the exit code."""
     from gpubench.worker.session import serve
 
     return serve(Channel[WorkerRequest](sock, WorkerRequest))
 
 
 def prepare_toolchain(folder: str | None) -> ToolchainReady:
-    """Loads inductor and lets it find out what its C++ compiler can build for; forked workers inherit both."""
+    """Loads inductor and lets it probe its C++ compiler; forked workers inherit both."""
     started = time.monotonic()
     try:
         import torch._inductor.compile_fx  # noqa: F401 - workers inherit it
@@ -189,13 +189,13 @@ def prepare_toolchain(folder: str | None) -> ToolchainReady:
 
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
             pick_vec_isa()
-    except Exception as error:  # noqa: BLE001 - torch raises its own kinds here, told as a finding
+    except Exception as error:  # noqa: BLE001 - torch raises its own kinds here; reported as a problem
         return ToolchainReady(time.monotonic() - started, f"{type(error).__name__}: {error}".splitlines()[0])
     return ToolchainReady(time.monotonic() - started)
 
 
 def freeze() -> None:
-    """Keeps the collector from copying every page into every worker."""
+    """Keeps the garbage collector from writing to shared pages, which would copy them into every worker."""
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -1,4 +1,4 @@
-"""One worker: answers the tool's requests, in the process that is measured."""
+"""A worker: answers the tool's requests in the measured process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gpubench.worker.prepared_model import PreparedModel, Shared
 
 
 def serve(channel: Channel[WorkerRequest]) -> int:
-    """Answers until the tool goes away; the exit code."""
+    """Answers requests until the tool closes the connection; returns the exit code."""
     session = Session(channel)
     while True:
         try:
@@ -37,7 +37,7 @@ def serve(channel: Channel[WorkerRequest]) -> int:
             reply = session.answer(request)
         except Closed:
             return 0
-        except BaseException as error:  # noqa: BLE001 - whatever a model raises becomes a row
+        except BaseException as error:  # noqa: BLE001 - whatever a model raises becomes the row's reason
             traceback.print_exc()
             reply = failure(error)
         try:
@@ -47,7 +47,7 @@ def serve(channel: Channel[WorkerRequest]) -> int:
 
 
 def failure(error: BaseException) -> Failed:
-    """What went wrong, in one sentence and by kind."""
+    """The error as a message: its kind and one sentence."""
     if isinstance(error, GpubenchError):
         return Failed("usage", error.message, error.hint)
     if isinstance(error, Shared):
@@ -58,19 +58,19 @@ def failure(error: BaseException) -> Failed:
 
 
 def said(error: BaseException) -> str:
-    """The error's text as it can be sent: a user's exception may hold half characters, or fail to be printed."""
+    """The error's text as valid UTF-8: a user's exception may contain lone surrogates or fail in `__str__`."""
     try:
         return str(error).encode("utf-8", "replace").decode()
     except Exception as second:  # noqa: BLE001 - whatever its __str__ raises
-        return f"(its text cannot be had: {type(second).__name__})"
+        return f"(its message cannot be shown: {type(second).__name__})"
 
 
 class Session:
-    """The residents of this worker, by number: mostly one, several where they are compared inside one process."""
+    """The prepared models of this worker by number: usually one, several if they are compared in one process."""
 
     def __init__(self, channel: Channel[WorkerRequest]) -> None:
         self.channel = channel
-        self.residents: dict[int, PreparedModel] = {}
+        self.models: dict[int, PreparedModel] = {}
 
     def answer(self, request: WorkerRequest) -> WorkerReply:
         """The reply to one request."""
@@ -80,19 +80,19 @@ class Session:
             case MakeReference():
                 return make_reference(request)
             case Prepare():
-                resident = PreparedModel(request, self.tell)
-                reply = resident.prepare([one.context.model for one in self.residents.values()])
-                self.residents[request.resident] = resident
+                model = PreparedModel(request, self.tell)
+                reply = model.prepare([other.context.model for other in self.models.values()])
+                self.models[request.resident] = model
                 return reply
             case TakeSamples():
-                return self.residents[request.resident].sample(request.blocks)
+                return self.models[request.resident].sample(request.blocks)
             case CheckLast():
-                return self.residents[request.resident].check_last(every_batch=request.every_batch)
+                return self.models[request.resident].check_last(every_batch=request.every_batch)
             case MeasureMemory():
-                return self.residents[request.resident].measure_memory()
+                return self.models[request.resident].measure_memory()
             case CollectEvidence():
-                return self.residents[request.resident].collect_evidence()
+                return self.models[request.resident].collect_evidence()
 
     def tell(self, phase: str) -> None:
-        """Tells the tool what begins now."""
+        """Reports the phase that begins to the tool."""
         self.channel.send(Phase(phase))

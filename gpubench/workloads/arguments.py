@@ -1,4 +1,4 @@
-"""What a workload's function accepts, and texts turned into its arguments by their annotations."""
+"""The parameters that a workload's function accepts, and conversion of strings to them by annotation."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def accepted(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters that can be given by name, `size` included."""
+    """The parameters that can be given by name, including `size`."""
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: p for name, p in inspect.signature(function).parameters.items() if p.kind in by_name}
 
 
 def bind(function: Callable[..., Any], reference: str, given: Mapping[str, object]) -> dict[str, Argument]:
-    """All arguments to call `function` with: those given, converted, and the defaults of the others.
+    """All arguments for calling `function`: those given, converted, and the defaults of the others.
 
-    A default of None is left out. Raises GpubenchError for an unknown name, a missing one, a text of the wrong kind.
+    Defaults of None are left out. Raises GpubenchError for an unknown or missing name or a value of the wrong kind.
     """
     parameters = accepted(function)
     for name in given:
@@ -40,8 +40,8 @@ def bind(function: Callable[..., Any], reference: str, given: Mapping[str, objec
 
 
 def _kind(reference: str, parameter: inspect.Parameter) -> str:
-    # Read as text: under `from __future__ import annotations` it is one, and evaluating it could need a module that
-    # the file imports for type checkers only.
+    # Read as text: with `from __future__ import annotations` it is a string, and evaluating it could need a module that
+    # the file imports only for type checking.
     annotation = parameter.annotation
     if annotation is inspect.Parameter.empty:
         default = parameter.default
@@ -74,7 +74,7 @@ def _convert(reference: str, parameter: inspect.Parameter, text: str) -> Argumen
 
 
 _MEANING = {
-    "str": "a text",
+    "str": "text",
     "int": "a whole number",
     "float": "a number",
     "bool": f"one of {', '.join(TRUE)} or {', '.join(FALSE)}",

@@ -59,13 +59,13 @@ def origin(name: str) -> str:
 
 
 def auto_size(device_kind: str, sizes: Sequence[str] = SIZES) -> str:
-    """The size that `--size auto` means: `base` on a GPU, `small` on a CPU, the first one where there is no such."""
+    """The size that `--size auto` means: `base` on a GPU, `small` on a CPU, or the first if there is no such size."""
     preferred = "base" if device_kind == "cuda" else "small"
     return preferred if preferred in sizes else sizes[0]
 
 
 def resolve_size(reference: str, size: str | None, device_kind: str) -> str | None:
-    """The size to load for what a user typed. `auto` (or None) on a user's own workload is None: its own default."""
+    """The size to load for a user's `--size`. `auto` is None (its default) for a workload that is not bundled."""
     if size not in (None, "auto"):
         return size
     return auto_size(device_kind) if reference in SUMMARIES else None

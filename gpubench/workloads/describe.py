@@ -1,4 +1,4 @@
-"""The facts of a loaded workload that decide which toggles apply; needs torch."""
+"""The facts of a loaded workload that decide which toggles apply. Needs torch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> WorkloadFacts:
     """The facts of a workload in one mode, at `batch_size` (None: its own).
 
-    The model is built on the meta device where its code allows that, so that even a large one takes no memory.
-    Raises GpubenchError where the mode, a batch, or a compile target does not fit the workload.
+    The model is built on the meta device if its code allows that, so that even a large one needs no memory.
+    Raises GpubenchError if the mode, a batch, or a compile target does not fit the workload.
     """
     workload = loaded.workload
     if mode not in workload.modes:
@@ -59,7 +59,7 @@ def _build(loaded: Loaded) -> nn.Module:
     try:
         with torch.device("meta"):
             model: Any = loaded.workload.build()
-    except Exception:  # noqa: BLE001 - code that reads values cannot run without any; then the CPU says what is wrong
+    except Exception:  # noqa: BLE001 - code that reads values fails on the meta device
         with blaming(f"Building the model of {loaded.reference}", loaded.file):
             model = loaded.workload.build()
     if not isinstance(model, nn.Module):
@@ -87,7 +87,7 @@ def _check_targets(loaded: Loaded, model: nn.Module) -> None:
         if target not in modules:
             children = ", ".join(name for name, _ in model.named_children()) or "none"
             raise GpubenchError(
-                f"Workload {loaded.workload.name!r} names the compile target {target!r}; its model has none such.",
+                f"The model of workload {loaded.workload.name!r} has no submodule {target!r}, its compile target.",
                 f'Its own submodules: {children}. "" is the whole model.',
             )
 
@@ -125,7 +125,7 @@ def _convolution_dimensions(model: nn.Module) -> list[int]:
 
 
 def _has_attention(model: nn.Module) -> bool:
-    """Whether a module is attention by its class: calls of functions cannot be seen without running the model."""
+    """Whether a module's class is attention; function calls are not visible without running the model."""
     from torch import nn
 
     return any(isinstance(m, nn.MultiheadAttention) or "Attention" in type(m).__name__ for m in model.modules())

@@ -14,12 +14,12 @@ from gpubench.workloads.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A workload and how it was named; `load` with the same four makes the same one again."""
+    """A workload and how it was named; `load` with the same reference, size and parameters gives the same again."""
 
     workload: Workload
     reference: str
     size: str  # "default" where the workload has no sizes
-    parameters: dict[str, Argument]  # all but `size`, with the defaults
+    parameters: dict[str, Argument]  # without `size`, including defaults
     source_hash: str | None  # SHA-256 of a user's file; None for a bundled workload
     file: Path | None = None  # the user's file
 
@@ -27,9 +27,9 @@ class Loaded:
 def load(reference: str, size: str | None = None, parameters: Mapping[str, object] | None = None) -> Loaded:
     """The workload that `reference` names: one of `catalog.names()`, `FILE.py:NAME` or `package.module:NAME`.
 
-    `size` None is the function's own default (`catalog.resolve_size` has the rule for `auto`). `parameters` are texts,
-    turned into numbers by the function's annotations; the parameters of an earlier `Loaded` can be given as they are.
-    Raises GpubenchError for whatever does not fit, and with the line for what the user's code raises.
+    `size` None is the function's own default (`catalog.resolve_size` has the rule for `auto`). `parameters` are
+    strings, converted by the function's annotations; those of an earlier `Loaded` can be passed as they are.
+    Raises GpubenchError for arguments that do not fit, and for what the user's code raises, with its line.
     """
     source = find(reference)
     given = dict(parameters or {})

@@ -1,4 +1,4 @@
-"""Checks of what a user can set on a bundled workload; every message names the value and the nearest allowed one."""
+"""Checks of a bundled workload's parameters; each message names the value and the nearest allowed one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 def choose(kind: str, name: str, choices: Mapping[str, T]) -> T:
-    """The choice of that name. Raises GpubenchError naming the nearest and all choices."""
+    """The choice of that name. Raises GpubenchError that suggests the nearest and lists all."""
     if name not in choices:
         raise unknown_name(kind, name, choices)
     return choices[name]
 
 
 def check_side(name: str, value: int, *, multiple: int, least: int, why: str) -> int:
-    """`value` (in pixels or voxels) itself, where it is a multiple of `multiple` and at least `least`.
+    """`value` (in pixels or voxels) if it is a multiple of `multiple` and at least `least`.
 
     Raises GpubenchError naming the nearest allowed value.
     """
@@ -32,7 +32,7 @@ def check_side(name: str, value: int, *, multiple: int, least: int, why: str) ->
 
 
 def check_count(name: str, value: int) -> int:
-    """`value` itself, where it is at least 1. Raises GpubenchError otherwise."""
+    """`value` if it is at least 1. Raises GpubenchError otherwise."""
     if value < 1:
         raise GpubenchError(f"{name} is {value}.", "Give a whole number of at least 1.")
     return value

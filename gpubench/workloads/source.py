@@ -54,14 +54,14 @@ def _in_module(reference: str, target: Any, module: ModuleType) -> SourceFile:
 
 
 def check_reference(reference: str) -> None:
-    """Raises GpubenchError where `reference` names nothing, as far as can be told without importing anything."""
+    """Raises GpubenchError if `reference` is invalid, as far as that is known without importing anything."""
     place, _ = _split(reference)
     if place.endswith(".py") or "/" in place:
         _check_file(Path(place))
 
 
 def import_module_of(reference: str) -> ModuleType:
-    """The module that `reference` lies in, imported once. Raises GpubenchError like `find`."""
+    """The module that contains `reference`, imported once. Raises GpubenchError like `find`."""
     place, name = _split(reference)
     if reference in SUMMARIES:
         return importlib.import_module(f"gpubench.workloads.{reference}")
@@ -96,15 +96,15 @@ def _check_file(path: Path) -> None:
 def _from_file(path: Path) -> ModuleType:
     _check_file(path)
     full = path.resolve()
-    # A name of its own, so that a file called torch.py or vae.py hides no other module; another one once it is edited.
+    # A unique name, so that a file called torch.py or vae.py hides no other module; it changes when the file does.
     name = f"gpubench_user_{hashlib.sha256(str(full).encode() + full.read_bytes()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, full)
     if spec is None or spec.loader is None:
-        raise GpubenchError(f"The workload file {str(path)!r} is no Python file.", "Its name must end in .py.")
+        raise GpubenchError(f"The workload file {str(path)!r} is not a Python file.", "Its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
+    sys.modules[name] = module  # dataclasses and pickle look up a class's module there
     try:
         with _first_on_path(full.parent), blaming(f"Importing {path}", full):
             spec.loader.exec_module(module)
@@ -117,7 +117,7 @@ def _from_file(path: Path) -> ModuleType:
 def _from_package(name: str) -> ModuleType:
     with contextlib.suppress(OSError):  # a deleted current folder holds no module
         if (here := str(Path.cwd())) not in sys.path:
-            sys.path.append(here)  # last, so that a file named like a module of the standard library hides nothing
+            sys.path.append(here)  # last, so that a file here hides no module of the standard library
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -134,10 +134,10 @@ def _from_package(name: str) -> ModuleType:
 
 @contextmanager
 def _first_on_path(folder: Path) -> Iterator[None]:
-    """Modules beside the file are found first while it is imported, and last afterwards, when functions import more."""
+    """Puts the file's folder first on the path during its import, and last afterwards for later imports."""
     entry = str(folder)
     sys.path.insert(0, entry)
-    here = os.getcwd()  # noqa: PTH109 - to go back to, should the file change it
+    here = os.getcwd()  # noqa: PTH109 - restored in case the file changes it
     try:
         yield
         os.chdir(here)
@@ -149,7 +149,7 @@ def _first_on_path(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def blaming(what: str, file: Path | None) -> Iterator[None]:
-    """Turns whatever a user's code raises into one sentence with its line; a GpubenchError passes as it is."""
+    """Turns any error of the user's code into one sentence with its line; passes GpubenchError on."""
     try:
         yield
     except GpubenchError:

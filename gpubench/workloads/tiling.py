@@ -1,9 +1,9 @@
-"""A function of a large tensor, applied tile by tile and blended: less memory at a time, for some work done twice.
+"""Applies a function to a large tensor tile by tile and blends the results: less memory, some repeated work.
 
-Along each side, tiles of one length start `tile - overlap` apart; the last one is shifted back so that it ends where
-the tensor ends. So all tiles have the same shape, and compiled code is compiled once. Where two tiles overlap, one
-fades into the other along half a cosine. The weights of a tile are the product of one ramp a side, and each ramp is
-divided by the sum of all ramps there, so that the weights of all tiles add up to 1 at every output element.
+Along each side, tiles of equal length start `tile - overlap` apart; the last one is shifted back to end where the
+tensor ends. All tiles have the same shape, so a compiled function is compiled once. Overlapping tiles are blended along
+half a cosine. A tile's weights are the product of one ramp per side, and each ramp is divided by the sum of all ramps
+at that place, so that the weights of all tiles add up to 1 at every output element.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class TileSide:
 
 
 def lay_side(size: int, tile: int, overlap: int, multiple: int = 1) -> TileSide:
-    """The tiles along a side of `size` elements; one tile of the whole side where it is no longer than `tile`.
+    """The tiles along a side of `size` elements; a single tile if the side is not longer than `tile`.
 
-    Raises GpubenchError where `overlap` is not below `tile`, or a length is not a multiple of `multiple`.
+    Raises GpubenchError if `overlap` is not below `tile` or a length is not a multiple of `multiple`.
     """
     if tile < 1:
         raise GpubenchError(f"The tile size is {tile}.", f"Give a multiple of {multiple} of at least {multiple}.")
@@ -59,15 +59,15 @@ def _rescale(length: int, up: int, down: int) -> int:
 def blend_weights(side: TileSide, up: int, down: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """The share of each tile in each of its output elements along one side, `[tiles, tile * up // down]`.
 
-    Kept between calls, since a ramp depends on shapes alone.
+    Cached, since it depends only on shapes.
     """
-    # Made outside inference mode, or a ramp first used in inference could not be used in training later.
+    # Created outside inference mode: an inference tensor in the cache could not be used in training later.
     with torch.inference_mode(False), torch.no_grad():
         tile = _rescale(side.tile, up, down)
         starts = [_rescale(start, up, down) for start in side.starts]
         weights = torch.ones(len(starts), tile, dtype=torch.float64)
         for left, right in itertools.pairwise(range(len(starts))):
-            shared = tile - (starts[right] - starts[left])  # more than asked for where the last tile was shifted
+            shared = tile - (starts[right] - starts[left])  # larger than `overlap` for the shifted last tile
             phase = (torch.arange(shared, dtype=torch.float64) + 0.5) / max(1, shared)
             ramp = 0.5 - 0.5 * torch.cos(torch.pi * phase)
             weights[right, :shared] *= ramp
@@ -92,7 +92,7 @@ def _cut(x: torch.Tensor, sides: Sequence[TileSide], positions: list[tuple[int, 
         for axis, (side, index) in enumerate(zip(sides, position, strict=True), start=2):
             tile = tile.narrow(axis, side.starts[index], side.tile)
         tiles.append(tile)
-    return torch.cat(tiles)  # also copies a single tile, so that every tile is dense and has the same strides
+    return torch.cat(tiles)  # copies a single tile too, so that all tiles are dense and have equal strides
 
 
 def apply_tiled(
@@ -108,10 +108,10 @@ def apply_tiled(
     """`function(x)`, computed tile by tile and blended: `[B, C, *sides]` to `[B, K, *(sides * up / down)]`.
 
     `tile` and `overlap` are in elements of `x`; `function` must enlarge every spatial side by `up` / `down`.
-    `tiles_per_call` tiles are stacked in the batch dimension of one call. A last call that would have fewer is filled
-    up with its last tile, whose further results are dropped, so that every call has the same shape.
+    `tiles_per_call` tiles are stacked in the batch dimension of one call. If the last call has fewer, copies of its
+    last tile fill it, and their results are dropped, so that every call has the same shape.
     Sums are kept in fp32 (fp64 for fp64 outputs) and returned in the output's own dtype.
-    Raises GpubenchError for lengths that do not fit, and where `function` returns another size than promised.
+    Raises GpubenchError for lengths that do not fit, and if `function` returns an unexpected size.
     """
     sides = [lay_side(size, tile, overlap, down) for size in x.shape[2:]]
     if all(len(side.starts) == 1 for side in sides):
@@ -136,8 +136,8 @@ def _empty_result(outputs: torch.Tensor, batch: int, sides: Sequence[TileSide], 
     expected = [_rescale(side.tile, up, down) for side in sides]
     if list(outputs.shape[2:]) != expected:
         raise GpubenchError(
-            f"A tile came out with sides {list(outputs.shape[2:])}; {expected} was expected.",
-            f"The tiled function must multiply each side by {up}/{down}.",
+            f"The tiled function returned sides {list(outputs.shape[2:])}; {expected} was expected.",
+            f"It must multiply each side by {up}/{down}.",
         )
     shape = (batch, outputs.shape[1], *(_rescale(side.size, up, down) for side in sides))
     return outputs.new_zeros(shape, dtype=torch.promote_types(outputs.dtype, torch.float32))

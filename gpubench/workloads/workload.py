@@ -1,6 +1,6 @@
-"""The `Workload` type: a model, its inputs and its loss. gpubench does the rest (device, dtype, step, optimizer).
+"""The `Workload` type: a model, its inputs and its loss. gpubench adds device, dtype, step and optimizer.
 
-A user's file names one, or a function that returns one:
+A user's file defines one, or a function that returns one:
 
     def my_model(size: str = "base") -> Workload:
         return Workload(name="my-model", item="image", batch_size=8, build=MyModel, inputs=images, loss=loss)
@@ -23,7 +23,7 @@ Options = Mapping[str, int]
 
 
 def call_model(model: nn.Module, batch: Batch, options: Options) -> Any:
-    """The model's output for a whole batch; the inference step of a workload that names no other."""
+    """The model's output for a whole batch; the default `infer`."""
     return model(*batch)
 
 
@@ -31,8 +31,8 @@ def call_model(model: nn.Module, batch: Batch, options: Options) -> Any:
 class Tiling:
     """How a workload's inference can be cut into tiles. Sizes are in pixels of the full-resolution side."""
 
-    sizes: tuple[int, ...]  # worth trying, all multiples of `multiple`
-    multiple: int  # a tile size and an overlap must be a multiple of this
+    sizes: tuple[int, ...]  # offered by default; multiples of `multiple`
+    multiple: int  # tile sizes and overlaps must be multiples of this
     overlap: int  # the default
 
 
@@ -42,12 +42,12 @@ class Workload:
 
     build:   returns the model in fp32 on the CPU. It is called under a fixed seed.
     inputs:  (batch_size, generator) -> tuple of CPU tensors, the first dimension of each being the batch.
-             Draw from `generator` (seeded random normals, never zeros: zeros draw less power and run faster).
+             Draw from `generator`: random normals, never zeros, which use less power and run faster.
     infer:   (model, batch, options) -> tensor, or a nest of tuples, lists and dicts of tensors. `options` holds
              `tile_size` (0: whole) and `tile_overlap` where `tiling` is given.
     loss:    (model, batch) -> scalar tensor; None: inference only.
-    compile_targets: dotted names of the submodules that `compile` compiles, each by itself; "" is the whole model.
-             Name submodules where `infer` or `loss` calls them rather than the model itself.
+    compile_targets: dotted names of the submodules to compile separately; "" is the whole model.
+             Name submodules if `infer` or `loss` calls them instead of the model itself.
     """
 
     name: str
@@ -73,5 +73,5 @@ class Workload:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """What it can do: inference, training or both."""
+        """The supported modes: inference, training or both."""
         return tuple(mode for mode, part in (("inference", self.infer), ("training", self.loss)) if part is not None)

@@ -1,4 +1,4 @@
-"""What the matrix needs to know of a workload: plain data, readable without torch."""
+"""Facts of a workload that decide which toggles apply: plain data, readable without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Mode = Literal["inference", "training"]
 class WorkloadFacts(Struct, frozen=True, kw_only=True):
     """One workload at one size in one mode."""
 
-    reference: str  # as it was named: "vae", "my_model.py:make"
+    reference: str  # as given by the user: "vae", "my_model.py:make"
     name: str
     item: str  # what FPS counts: "image", "patch"
     mode: Mode
@@ -27,5 +27,5 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     tile_sizes: list[int] = field(default_factory=list)  # offered; empty: cannot be tiled
     tile_multiple: int = 1  # a tile size must be a multiple of this
     tile_overlap: int = 0  # the default
-    resolution: int | None = None  # of the longer spatial side, where the workload has one
-    source_hash: str | None = None  # of a user's file, so that a changed one is not resumed
+    resolution: int | None = None  # of the longer spatial side, if there is one
+    source_hash: str | None = None  # of a user's file; a run with a changed file is not resumed

@@ -138,7 +138,7 @@ def test_a_kernel_without_huge_pages_is_skipped(kit, monkeypatch, tmp_path):
     assert ALLOCATOR.unmet(kit.scope(), "huge-pages") == "needs transparent huge pages, which this kernel lacks"
     switch.write_text("always madvise [never]\n")
     assert ALLOCATOR.unmet(kit.scope(), "tuned-huge-pages") == (
-        f"needs transparent huge pages, and {switch} says never"
+        f"needs transparent huge pages, but {switch} is set to never"
     )
     switch.write_text("always [madvise] never\n")
     assert ALLOCATOR.unmet(kit.scope(), "huge-pages") is None
@@ -158,4 +158,4 @@ def test_an_installed_allocator_is_found(monkeypatch, tmp_path):
 
 def test_applies_on_a_cpu(kit):
     assert ALLOCATOR.applies(kit.scope()) is None
-    assert ALLOCATOR.applies(kit.scope(kit.AMPERE)) == "memory on NVIDIA A100 comes from torch's own allocator"
+    assert ALLOCATOR.applies(kit.scope(kit.AMPERE)) == "torch's own allocator manages memory on NVIDIA A100"

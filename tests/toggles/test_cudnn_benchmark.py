@@ -77,7 +77,7 @@ def test_the_algorithms_that_ran_are_told(kit, cudnn):
     detail = CUDNN_BENCHMARK.evidence(context, "on").detail
     assert "compute time by algorithm: Winograd 75%, implicit GEMM 25%" in detail
     context.trace = kit.trace(["aten::cudnn_convolution"])
-    assert "no kernel shows which algorithms were chosen" in CUDNN_BENCHMARK.evidence(context, "on").detail
+    assert "no kernel shows which algorithms were used" in CUDNN_BENCHMARK.evidence(context, "on").detail
 
 
 def test_convolutions_that_nobody_sees_are_unknown_for_on_and_no_matter_for_off(kit, cudnn):
@@ -85,7 +85,7 @@ def test_convolutions_that_nobody_sees_are_unknown_for_on_and_no_matter_for_off(
     context.trace = kit.trace(["aten::add"], ["triton_poi_fused_add"])
     proof = CUDNN_BENCHMARK.evidence(context, "on")
     assert proof.took_effect is None
-    assert proof.detail.endswith("no convolution can be seen, so whether cuDNN ran cannot be read")
+    assert proof.detail.endswith("no convolution is visible, so whether cuDNN ran is unknown")
     kit.prepare({"cudnn_benchmark": "off"})
     assert CUDNN_BENCHMARK.evidence(context, "off").took_effect is True
 
@@ -96,7 +96,7 @@ def test_without_a_trace_nothing_is_claimed(kit, cudnn):
 
 def test_applies_to_convolutions_on_cuda(kit):
     assert CUDNN_BENCHMARK.applies(kit.scope(kit.AMPERE)) is None
-    assert CUDNN_BENCHMARK.applies(kit.scope()) == "cuDNN is for CUDA devices, this is A CPU"
+    assert CUDNN_BENCHMARK.applies(kit.scope()) == "cuDNN needs a CUDA device, this is A CPU"
     assert CUDNN_BENCHMARK.applies(kit.scope(kit.AMPERE, convolution_dimensions=[])) == (
         "workload net has no convolution"
     )

@@ -107,9 +107,9 @@ def test_the_algorithms_are_told_by_time(kit):
         ]
     )
     assert algorithms(trace) == (
-        "compute time by algorithm: implicit GEMM 80%, Winograd 20%; beside it 10% went into reordering NCHW and NHWC"
+        "compute time by algorithm: implicit GEMM 80%, Winograd 20%; reordering between NCHW and NHWC took another 10%"
     )
 
 
 def test_no_kernel_shows_no_algorithm(kit):
-    assert algorithms(kit.trace(kernels=["copy"])) == "no kernel shows which algorithms were chosen"
+    assert algorithms(kit.trace(kernels=["copy"])) == "no kernel shows which algorithms were used"

@@ -34,7 +34,7 @@ def test_an_apply_that_does_nothing_is_caught(kit, value):
     context = kit.run({"precision": value}, replace={"precision": DO_NOTHING})
     assert PRECISION.evidence(context, value) == EvidenceResult(
         took_effect=False,
-        detail=f"0 of 3 convolutions, matrix products and attentions ran in {value[:4]} (at least 80% must)",
+        detail=f"0 of 3 convolutions, matrix products and attentions ran in {value[:4]} (at least 80% required)",
     )
 
 
@@ -111,7 +111,7 @@ def test_a_model_without_arithmetic_to_read_is_unknown_and_fits_the_baseline(kit
         (["bf16", "bf16", "fp32"], [("nvjet_tst_1", 9e-6), ("ampere_sgemm", 1e-6)], True, "90% of the compute kernels"),
         (["bf16"] * 9 + ["fp32"], [("nvjet_tst_1", 5e-6), ("ampere_sgemm", 5e-6)], False, "50% of the compute kernels"),
         # Kernels that tell nothing leave it to the operators, and so does a profiler that saw no kernel.
-        (["bf16"], [("some_gemm", 9e-6)], True, "100% in kernels whose name tells no dtype"),
+        (["bf16"], [("some_gemm", 9e-6)], True, "100% in kernels of unknown dtype"),
         (["fp32"], [("some_gemm", 9e-6)], False, "0 of 1 convolutions"),
         (["bf16"], [], True, "no GPU kernel was recorded"),
         ([], [("nvjet_tst_1", 9e-6)], True, "most compute time: nvjet_tst_1 100%"),
@@ -169,15 +169,15 @@ def test_what_a_device_cannot_do_has_its_sentence(kit):
     def unmet(value: str, **where) -> str | None:
         return PRECISION.unmet(kit.scope(**where), value)
 
-    assert unmet("tf32") == ("needs a CUDA device, this is A CPU; TF32 is a mode of tensor cores from Ampere on")
+    assert unmet("tf32") == ("needs a CUDA device, this is A CPU; TF32 needs tensor cores of Ampere or newer")
     assert unmet("tf32", device=kit.TURING) == (
-        "needs compute capability 8.0, NVIDIA T4 has 7.5; TF32 is a mode of tensor cores from Ampere on"
+        "needs compute capability 8.0, NVIDIA T4 has 7.5; TF32 needs tensor cores of Ampere or newer"
     )
     assert unmet("bf16-autocast", device=kit.TURING) == "needs compute capability 8.0, NVIDIA T4 has 7.5"
     assert unmet("fp16-autocast") == "needs float16 arithmetic in hardware, A CPU would emulate it"
     assert unmet("fp16-weights", device=kit.AMPERE, mode="training") == (
-        "is for inference, this is training; torch's gradient scaler refuses to unscale fp16 gradients, "
-        "and unscaled ones vanish; fp16-autocast trains"
+        "is for inference only; torch's gradient scaler cannot unscale fp16 gradients, "
+        "and unscaled ones underflow; use fp16-autocast for training"
     )
     for value in PRECISION.values:
         assert unmet(value, device=kit.AMPERE) is None

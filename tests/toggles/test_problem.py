@@ -64,9 +64,9 @@ def test_batches_without_a_dimension_are_unknown(kit):
 
 def test_a_subject_of_another_batch_size_is_refused(kit):
     context = kit.prepare({"batch_size": 3})
-    with pytest.raises(GpubenchError, match="made with batch size 3, the configuration says 4") as error:
+    with pytest.raises(GpubenchError, match="have batch size 3, but the configuration says 4") as error:
         BATCH_SIZE.apply(context, 4)
-    assert error.value.hint == "Make them with the batch size of the configuration."
+    assert error.value.hint == "Make the inputs with the configuration's batch size."
 
 
 def test_the_workloads_own_batch_size_is_the_baseline(kit):
@@ -89,7 +89,7 @@ def test_an_apply_that_does_nothing_is_caught(kit, toggle):
     configuration = {"tile_size": 8, "tile_overlap": 4}
     context = kit.run(configuration, tiled(kit), replace={toggle.name: faulty})
     assert toggle.evidence(context, configuration[toggle.name]) == EvidenceResult(
-        took_effect=False, detail=f"the workload was handed {toggle.name} None"
+        took_effect=False, detail=f"the workload received {toggle.name} None"
     )
 
 
@@ -113,10 +113,10 @@ def test_without_a_trace_or_convolutions_tiles_are_unknown(kit):
     assert TILE_SIZE.evidence(kit.prepare({"tile_size": 8}, tiled(kit)), 8).took_effect is None
     work = dataclasses.replace(tiled(kit), build=nn.ReLU)
     proof = TILE_SIZE.evidence(kit.run({"tile_size": 8}, work), 8)
-    nothing = "the profiled step shows no convolution input to read a tile from"
+    nothing = "the profiled step has no convolution input that shows the tile size"
     assert proof == EvidenceResult(took_effect=None, detail=nothing)
     assert TILE_SIZE.evidence(kit.run({"tile_size": 0}, work), 0) == EvidenceResult(
-        took_effect=True, detail=f"the workload was handed tile_size 0; {nothing}"
+        took_effect=True, detail=f"the workload received tile_size 0; {nothing}"
     )
 
 
@@ -137,7 +137,7 @@ def test_tiles_that_cannot_be_cut_have_their_sentence(kit):
     assert TILE_SIZE.unmet(scope, 0) is None
     assert TILE_SIZE.unmet(scope, 10) == "needs to be a multiple of 4 for workload net; the nearest are 8 and 12"
     assert TILE_SIZE.unmet(scope, 32) == (
-        "is not smaller than the input's longer side of 32 px, which tile_size=0 takes whole"
+        "is not smaller than the input's longer side of 32 px; tile_size=0 runs it whole"
     )
 
 
@@ -149,7 +149,7 @@ def test_an_overlap_needs_tiles_that_are_larger(kit):
     assert unmet(8, tile_size=16) is None
     assert unmet(4, tile_size=0) is None
     assert unmet(8, tile_size=0) == "does nothing beside tile_size=0; only 4 is allowed there"
-    assert unmet(8, tile_size=8) == "needs to be smaller than the tile, whose side is 8 px"
+    assert unmet(8, tile_size=8) == "needs to be smaller than the tile side of 8 px"
     assert unmet(6, tile_size=8) == "needs to be a multiple of 4 for workload net; the nearest are 4 and 8"
 
 

@@ -146,7 +146,7 @@ def test_a_conflict_is_the_reason_why_a_value_cannot_run(kit):
     assert toggle.unmet(kit.scope(), "on", {"compile": "off"}) is None
     assert toggle.unmet(kit.scope(), "off", {"compile": "default"}) is None
     assert toggle.unmet(kit.scope(), "on", {"compile": "default"}) == (
-        "cannot stand together with compile=default: they fight"
+        "cannot be combined with compile=default: they fight"
     )
 
 

@@ -36,11 +36,11 @@ def test_an_apply_that_does_nothing_is_caught(kit):
     [
         (2, 2, 1.9, True, "2 OS threads ran"),
         (2, 1, 1.0, False, "1 OS threads ran"),  # the pool says two, and one does all the work
-        (2, None, 1.9, True, "cannot be read here during a trial operation, which kept 1.9 cores busy"),
-        (2, None, 1.0, None, "cannot be read here during a trial operation, which kept 1.0 cores busy"),
+        (2, None, 1.9, True, "an unknown number of OS threads ran during a trial operation, which kept 1.9 cores busy"),
+        (2, None, 1.0, None, "an unknown number of OS threads ran during a trial operation, which kept 1.0 cores busy"),
         (1, 1, 1.0, True, "1 OS threads ran"),
         (1, 3, 1.0, True, "3 OS threads ran"),
-        (1, None, 1.0, True, "cannot be read here"),
+        (1, None, 1.0, True, "an unknown number of OS threads ran"),
     ],
 )
 def test_threads_that_do_not_share_the_work_are_caught(kit, monkeypatch, value, threads, cores, took_effect, words):
@@ -53,7 +53,7 @@ def test_threads_that_do_not_share_the_work_are_caught(kit, monkeypatch, value, 
 def test_a_kernel_that_keeps_no_account_of_threads_is_told(kit, monkeypatch):
     for times in ({}, {"1": 0}):
         monkeypatch.setattr(toggle, "_run_times_ns", lambda times=times: times)
-        assert "cannot be read here" in THREADS.evidence(kit.prepare({"threads": 1}), 1).detail
+        assert "an unknown number of OS threads ran" in THREADS.evidence(kit.prepare({"threads": 1}), 1).detail
 
 
 @pytest.mark.parametrize(
@@ -74,4 +74,4 @@ def test_physical_cores_are_the_baseline(kit, cores, physical, offered):
 
 def test_a_gpu_does_not_use_cpu_threads(kit):
     assert THREADS.applies(kit.scope()) is None
-    assert THREADS.applies(kit.scope(kit.AMPERE)) == "the work is done on NVIDIA A100, not by CPU threads"
+    assert THREADS.applies(kit.scope(kit.AMPERE)) == "NVIDIA A100 does the work, not CPU threads"

@@ -152,7 +152,7 @@ def test_within_a_stage_toggles_come_after_those_that_they_name(plant):
 )
 def test_an_order_that_there_is_not_is_one_sentence(plant, toggles):
     plant(*(planted(name, after=after) for name, after in toggles.items()))
-    with pytest.raises(GpubenchError, match="cannot be put in an order: a after") as error:
+    with pytest.raises(GpubenchError, match="cannot be ordered: a after") as error:
         all_toggles()
     assert error.value.hint == "Remove one `after`; toggles of a later stage always come later."
 

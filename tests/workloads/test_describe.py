@@ -89,7 +89,7 @@ def test_what_does_not_fit() -> None:
     assert "returned an object of type int. It must return a torch.nn.Module." in fails(loaded(lambda: 3))
     assert "Building the model of mine.py:make failed: ZeroDivisionError" in fails(loaded(lambda: 1 / 0))
     assert "has lazy layers" in fails(loaded(lambda: nn.LazyLinear(4)))
-    assert "names the compile target 'encoder'; its model has none such. Its own submodules: 0." in fails(
+    assert "has no submodule 'encoder', its compile target. Its own submodules: 0." in fails(
         loaded(lambda: nn.Sequential(nn.Linear(4, 4)), compile_targets=("encoder",))
     )
 

@@ -167,7 +167,7 @@ def test_wrong_references(file: Path, tmp_path: Path) -> None:
     text = tmp_path / "notes/model.txt"
     text.parent.mkdir()
     text.write_text("")
-    assert "is no Python file" in fails(f"{text}:make")
+    assert "is not a Python file" in fails(f"{text}:make")
 
 
 def test_wrong_types(file: Path) -> None:
