@@ -13,7 +13,6 @@ import msgspec
 from gpubench.errors import GpubenchError
 from gpubench.report import store
 from gpubench.report.model import Adoption, Report
-from gpubench.text import printable
 
 
 def load_all(path: Path) -> tuple[list[tuple[str, Report]], list[str]]:
@@ -56,7 +55,7 @@ def adopt(report: Report, path: Path, reason: str) -> Path:
         earlier = store.load(target)
         if subject(earlier) != subject(report):
             raise GpubenchError(
-                f"{printable(str(target))} is the baseline of {printable(' '.join(subject(earlier)))}.",
+                f"{target} is the baseline of {' '.join(subject(earlier))}.",
                 "Name another file, or a folder, which keeps them side by side.",
             )
     adoption = Adoption(

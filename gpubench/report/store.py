@@ -41,12 +41,12 @@ def load_folder(folder: Path) -> tuple[list[tuple[Path, Report]], list[str]]:
     for path in sorted(folder.rglob("*.json")):
         try:
             if not path.is_file():  # reading a pipe would wait for ever
-                raise GpubenchError(f"{printable(str(path))} is no regular file.")
+                raise GpubenchError(f"{path} is no regular file.")
             found.append((path, load(path)))
         except GpubenchError as error:
             passed.append(error.message)
         except OSError as error:  # a folder that may be listed and not entered
-            passed.append(f"Cannot read {printable(str(path))}: {error.strerror}.")
+            passed.append(printable(f"Cannot read {path}: {error.strerror}."))
     return found, passed
 
 
@@ -56,7 +56,7 @@ def load(path: Path | str) -> Report:
     Raises GpubenchError, in one sentence that names the file and the place, where there is no readable, valid report.
     """
     path = Path(path)
-    return decode(_read(path), printable(str(path)))
+    return decode(_read(path), str(path))
 
 
 def decode(data: bytes, name: str) -> Report:
@@ -87,7 +87,7 @@ def decode(data: bytes, name: str) -> Report:
 
 
 def _read(path: Path) -> bytes:
-    name = printable(str(path))
+    name = str(path)
     try:
         if path.is_char_device() or path.is_block_device():  # which may never end; a pipe does
             raise GpubenchError(f"{name} is a device, not a report.", "Name a JSON file.")
@@ -111,7 +111,7 @@ def _version(data: bytes, name: str) -> int:
     except msgspec.DecodeError as error:
         raise GpubenchError(f"{name} {_damage(data, str(error))}.", DAMAGED) from error
     if not head.tool.name.startswith("gpubench"):
-        raise GpubenchError(f"{name} was written by {printable(head.tool.name)!r}, not by gpubench.", NOT_A_REPORT)
+        raise GpubenchError(f"{name} was written by {head.tool.name!r}, not by gpubench.", NOT_A_REPORT)
     return head.schema_version
 
 
@@ -133,27 +133,25 @@ def _place(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     what, _, place = str(error).partition(" - at ")
-    return printable(f"{place.strip('`').removeprefix('$').removeprefix('.')}: {what}" if place else what)
+    return f"{place.strip('`').removeprefix('$').removeprefix('.')}: {what}" if place else what
 
 
 def _check(report: Report, name: str) -> None:
     """What types cannot say: ids are unique, the baseline is there, samples account for figures and rounds for them."""
     doubled = [row for row, count in Counter(row.id for row in report.measurements).items() if count > 1]
     if doubled:
-        raise GpubenchError(
-            f"{name} is not a valid report: the row id {printable(doubled[0])!r} occurs more than once.", DAMAGED
-        )
+        raise GpubenchError(f"{name} is not a valid report: the row id {doubled[0]!r} occurs more than once.", DAMAGED)
     try:
         datetime.fromisoformat(report.created_at).timestamp()
     except (ValueError, OverflowError):
         raise GpubenchError(
-            f"{name} is not a valid report: created_at {printable(report.created_at)!r} is no time.", DAMAGED
+            f"{name} is not a valid report: created_at {report.created_at!r} is no time.", DAMAGED
         ) from None
     _check_twins(report, name)
     # The baseline is measured first: where there is any row, it has one, if only to say that it failed.
     if report.measurements and all(row.id != report.plan.baseline for row in report.measurements):
         raise GpubenchError(
-            f"{name} is not a valid report: it has no row of its baseline, {printable(report.plan.baseline)!r}.",
+            f"{name} is not a valid report: it has no row of its baseline, {report.plan.baseline!r}.",
             DAMAGED,
         )
     if report.recommendation is not None:
@@ -186,8 +184,7 @@ def _check_twins(report: Report, name: str) -> None:
         same = seen.setdefault(tuple(sorted(row.configuration.items())), row.id)
         if same != row.id:
             raise GpubenchError(
-                f"{name} is not a valid report: the rows {printable(same)!r} and {printable(row.id)!r} have the same "
-                "configuration.",
+                f"{name} is not a valid report: the rows {same!r} and {row.id!r} have the same configuration.",
                 DAMAGED,
             )
 
@@ -306,11 +303,9 @@ def _target(path: Path) -> Path:
     try:
         target = path.resolve()
         if target.is_dir():
-            raise GpubenchError(f"Cannot write {printable(str(path))}: it is a folder.", "Name a file in it.")
+            raise GpubenchError(f"Cannot write {path}: it is a folder.", "Name a file in it.")
         if target.exists() and not target.is_file():
-            raise GpubenchError(
-                f"Cannot write {printable(str(path))}: it is a device or a pipe, not a file.", "Name a regular file."
-            )
+            raise GpubenchError(f"Cannot write {path}: it is a device or a pipe, not a file.", "Name a regular file.")
     except (OSError, RuntimeError, ValueError) as error:
         raise _unwritable(path, error) from error
     return target
@@ -318,9 +313,7 @@ def _target(path: Path) -> Path:
 
 def _unwritable(path: Path | str, error: Exception) -> GpubenchError:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return GpubenchError(
-        f"Cannot write {printable(str(path))}: {text}.", "Give another path, or make room or permission there."
-    )
+    return GpubenchError(f"Cannot write {path}: {text}.", "Give another path, or make room or permission there.")
 
 
 def json_schema() -> dict[str, Any]:
