@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpubench.hardware.doctor_facts import Checkup, DoctorFinding, Severity, note, ok, on_cuda, problem
-from gpubench.hardware.nvml_device import SLOWDOWNS
+from gpubench.hardware.monitored import BUSY_PERCENT, SLOWDOWNS
 from gpubench.text import plural
 
 BUSY_SHARE = 0.10  # of all usable cores, used by others: by then a CPU measurement says more about them
 FEW_SHARE = 0.02
-BUSY_GPU_PERCENT = 5.0  # measurement guide: above this before the start, a measurement is contaminated
 STEAL_SHARE = 0.01
 SWAP_BYTES = 2**26  # less is what an idle system has put aside long ago
 
@@ -22,7 +21,7 @@ def gpu_now(facts: Checkup) -> Iterator[DoctorFinding]:
     if now.other_processes:
         found = f"others use this GPU: {'; '.join(now.other_processes)}"
         yield problem("GPU load", found, "End them or wait: times and memory would be theirs too.")
-    elif now.utilization_percent is not None and now.utilization_percent > BUSY_GPU_PERCENT:
+    elif now.utilization_percent is not None and now.utilization_percent > BUSY_PERCENT:
         found = f"the GPU is {now.utilization_percent:.0f} % busy before anything was started"
         yield problem("GPU load", found, "Find out who uses it (nvidia-smi); in a container it may be a neighbour.")
     elif now.other_processes is not None and now.utilization_percent is not None:

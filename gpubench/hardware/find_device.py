@@ -42,5 +42,4 @@ def find_device(
         if isinstance(smi, Unavailable):
             return Found(Unavailable(f"{nvml.reason}; {smi.reason}"))
         return Found(smi.device(uuid), smi.close)
-    by_uuid = nvml.device(uuid) if uuid else Unavailable("torch gave no UUID")
-    return Found(nvml.cuda_device(index, environment) if isinstance(by_uuid, Unavailable) else by_uuid, nvml.close)
+    return Found(nvml.find(uuid, index, environment), nvml.close)

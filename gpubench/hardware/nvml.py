@@ -67,6 +67,13 @@ class Nvml:
             return Unavailable(f"the card of the MIG instance {uuid} cannot be reached: {card.reason}")
         return NvmlDevice(handle, uuid, card)
 
+    def find(
+        self, uuid: str | None, index: int, environment: Mapping[str, str] = os.environ
+    ) -> NvmlDevice | Unavailable:
+        """The device with torch's UUID; where torch gave none or NVML has no such device, `cuda_device`."""
+        by_uuid = self.device(uuid) if uuid else Unavailable("torch gave no UUID")
+        return self.cuda_device(index, environment) if isinstance(by_uuid, Unavailable) else by_uuid
+
     def cuda_device(self, index: int, environment: Mapping[str, str] = os.environ) -> NvmlDevice | Unavailable:
         """The device that a process with `environment` calls `cuda:<index>`, found without starting CUDA.
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from gpubench.hardware.monitored import MonitoredDevice, other_processes
+from gpubench.hardware.monitored import BUSY_PERCENT, MonitoredDevice, other_processes
 from gpubench.hardware.nvml_call import Unavailable
 
-# Above this the GPU works for somebody: an idle one with a display reads 0 to 3 % (measurement guide, "utilization
-# above 5 % for 2 s before the start"). 2 s, because the driver's figure is an average over up to 1 s, which the last
-# process of ours may still fill.
-BUSY_PERCENT = 5.0
+# The driver's utilization is an average over up to 1 s, which may still include the last process of ours.
 WATCHED_S = 2.0
 LOOK_S = 0.1
 

@@ -41,7 +41,7 @@ class Protocol(Struct, frozen=True, kw_only=True):
     device_timer: Literal["cuda_event"] | None = None  # beside it, around the same blocks
     interval: str = "Student's t, 95 %, over the logarithms of the processes' medians, with the machine's drift"
     machine_drift: float = 0.0  # standard deviation of the machine's own speed over minutes, a part of `interval`
-    block_s: float = 0.05  # least length of one sample: measurement guide, "blocks of >= 50 ms"
+    block_s: float = 0.05  # least length of one sample
     min_samples: int = 10
     min_sampling_s: float = 0.5
     max_sampling_s: float = 3.0

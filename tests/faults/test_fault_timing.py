@@ -69,7 +69,6 @@ def test_blocks_and_their_statistics_are_exact() -> None:
     assert taken.iterations_per_sample == 17
     assert script.calls == 21 * 17
     assert taken.seconds == pytest.approx([0.001 * mean for mean in means])
-    assert taken.elapsed_s == pytest.approx(17 * 0.231)
     figures = latency(taken.seconds)
     assert figures.median == pytest.approx(0.011)
     assert (figures.p5, figures.p95) == pytest.approx((0.002, 0.020))  # the second and the last but one of 21
@@ -89,7 +88,6 @@ def test_the_wall_clock_set_back_changes_no_sample(monkeypatch: pytest.MonkeyPat
     taken = sample_blocks(step, WallTimer(), iterations=2, count=20)
     assert time.time() < real() - 7200
     assert all(0.004 <= seconds < 1 for seconds in taken.seconds)
-    assert 0.16 <= taken.elapsed_s < 10
     # The fault is there to be seen: by this clock, blocks take minus an hour.
     assert min(sample_blocks(step, WallTimer(time.time), iterations=2, count=20).seconds) < -100
 

@@ -13,7 +13,6 @@ from gpubench.hardware.facts import Device, Environment
 
 CPU = CpuFacts(
     name="Test CPU",
-    architecture="x86_64",
     cores=8,
     physical_cores=8,
     total_memory_bytes=32 * 2**30,
@@ -21,7 +20,6 @@ CPU = CpuFacts(
     last_level_cache_bytes=2**25,
     cpu_quota_cores=None,
     memory_limit_bytes=None,
-    load_average=0.1,
     transparent_huge_pages="madvise",
     frequency_governor="performance",
     swap_used_bytes=0,

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from gpubench.hardware.monitored import Process, decode_reasons, energy_joules, other_processes
 from gpubench.hardware.nvml import NvmlDevice, Unavailable
-from gpubench.hardware.nvml_device import Process, decode_reasons, energy_joules, other_processes
 from tests.fake_nvml import DEVICE_FUNCTIONS, FUNCTION_NOT_FOUND, NOT_SUPPORTED, FakeGpu, FakeNvml, device, fake_nvml
 
 __all__ = ["device", "fake_nvml"]
