@@ -215,7 +215,7 @@ def _update(current: list[tuple[str, Report]], path: Path, reason: str) -> int:
                 f"{printable(name)} is a side of an A/B comparison, so it can be no baseline.",
                 "Take a report of compare-opts or a sweep.",
             )
-    targets = [baselines.place(path, report) for _, report in current]
+    targets = [baselines.baseline_path(path, report) for _, report in current]
     if len(set(targets)) < len(targets):
         raise GpubenchError("Two of the reports would become the same baseline.", "Name one of them, or a folder.")
     for _, report in current:

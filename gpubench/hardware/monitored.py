@@ -159,7 +159,7 @@ def memory_of(listed: list[Process] | Unavailable, pid: int) -> int | Unavailabl
     for process in listed:
         if process.pid == pid:
             if process.used_bytes is None:
-                return Unavailable("the driver does not tell memory by process")
+                return Unavailable("the driver does not report memory by process")
             return process.used_bytes
     return Unavailable(
         f"the driver lists no process {pid} on this device (inside a container process ids differ from the driver's)"

@@ -20,7 +20,7 @@ class Nvml:
 
     @classmethod
     def open(cls) -> Nvml | Unavailable:
-        """NVML ready for use, or the sentence why it cannot be."""
+        """NVML ready for use, or why it is not."""
         failed = attempt("nvmlInit")
         return failed if isinstance(failed, Unavailable) else cls()
 
@@ -46,8 +46,8 @@ class Nvml:
         if isinstance(count, Unavailable):
             return count
         handles = [attempt("nvmlDeviceGetHandleByIndex", index) for index in range(count)]
-        found = [(handle, attempt("nvmlDeviceGetUUID", handle)) for handle in handles if _is_value(handle)]
-        return [NvmlDevice(handle, uuid) for handle, uuid in found if _is_value(uuid)]
+        cards = [(handle, attempt("nvmlDeviceGetUUID", handle)) for handle in handles if _is_value(handle)]
+        return [NvmlDevice(handle, uuid) for handle, uuid in cards if _is_value(uuid)]
 
     def device(self, uuid: str) -> NvmlDevice | Unavailable:
         """The card or MIG instance with this UUID, which may lack its prefix, as torch reports it."""

@@ -110,8 +110,8 @@ class NvmlDevice:
             return Unavailable(f"the shape of this MIG instance cannot be read: {shape.reason}")
         if shape.computeInstanceSliceCount < shape.gpuInstanceSliceCount:
             return Unavailable("it is counted over a whole GPU instance, which this MIG device may share with others")
-        found: int | Unavailable = attempt("nvmlDeviceGetGpuInstanceId", self.handle)
-        return found
+        instance: int | Unavailable = attempt("nvmlDeviceGetGpuInstanceId", self.handle)
+        return instance
 
 
 def _program(pid: int) -> str | None:

@@ -27,14 +27,14 @@ def busy_before(
     look that finds neither ends the wait, so a free GPU costs one look. ours: process ids that are no strangers.
     """
     if device is None:
-        return Unavailable("a CPU is watched while samples are taken, not before")
+        return Unavailable("a CPU is watched during sampling, not before")
     if isinstance(device, Unavailable):
         return device
     deadline = clock() + seconds
     while True:
-        found = _look(device, ours, seconds)
-        if not isinstance(found, str) or not found or clock() >= deadline:
-            return found
+        answer = _look(device, ours, seconds)
+        if not isinstance(answer, str) or not answer or clock() >= deadline:
+            return answer
         sleep(LOOK_S)
 
 

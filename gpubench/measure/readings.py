@@ -129,9 +129,9 @@ def _last_reason(samples: Sequence[MonitorSample], name: str) -> str | None:
 
 def _gpu_reading(samples: Sequence[MonitorSample], name: str, start: float, end: float) -> Reading | Unavailable:
     read = [getattr(sample.gpu, name) for sample in samples if sample.gpu]
-    found = _reading([float(value) for value in read if value is not None])
-    if found:
-        return found
+    reading = _reading([float(value) for value in read if value is not None])
+    if reading:
+        return reading
     reason = _last_reason(samples, name)
     return Unavailable(reason) if reason else _empty(start, end)
 

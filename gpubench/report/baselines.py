@@ -1,4 +1,4 @@
-"""Baselines: reports that others are held against, one file or a folder with several devices' side by side."""
+"""Baselines: reports that others are compared with, in one file or in a folder with those of several devices."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from gpubench.report.model import Adoption, Report
 
 
 def load_all(path: Path) -> tuple[list[tuple[str, Report]], list[str]]:
-    """The reports at `path`, a file or a folder, with where each is from; and what was passed over in a folder.
+    """The reports at `path` (a file or a folder) with their file names, and why other files of a folder were skipped.
 
-    Raises GpubenchError for a file that is no report.
+    Raises GpubenchError for a file that is not a report.
     """
     if not path.is_dir():
         return [(str(path), store.load(path))], []
-    found, passed = store.load_folder(path)
-    return [(str(one), report) for one, report in found], passed
+    reports, passed = store.load_folder(path)
+    return [(str(file), report) for file, report in reports], passed
 
 
-def place(path: Path, report: Report) -> Path:
-    """Where the baseline of `report` belongs: `path` itself where it names a file, else a file below that folder.
+def baseline_path(path: Path, report: Report) -> Path:
+    """The file for the baseline of `report`: `path` itself if it names a file, else a file below that folder.
 
-    A folder keeps one for each device, command, workload, mode, size, batch size, set of parameters and torch.
+    A folder keeps one baseline per device, command, workload, mode, size, batch size, set of parameters and torch.
     """
     if path.suffix == ".json" and not path.is_dir():
         return path
@@ -45,11 +45,11 @@ def place(path: Path, report: Report) -> Path:
 
 
 def adopt(report: Report, path: Path, reason: str) -> Path:
-    """Writes `report` as the baseline at `path` with the reason; where it went. Raises GpubenchError as `store.save`.
+    """Saves `report` as the baseline at `path` with the reason; returns its file. Raises GpubenchError as `store.save`.
 
-    A file there that is no report is refused, as it may be anything, and so is another workload's or device's baseline.
+    An existing file that is not a report, or is the baseline of another workload or device, is refused.
     """
-    target = place(path, report)
+    target = baseline_path(path, report)
     earlier: Report | None = None
     if target.exists() and target.stat().st_size:
         earlier = store.load(target)
@@ -68,7 +68,7 @@ def adopt(report: Report, path: Path, reason: str) -> Path:
 
 
 def subject(report: Report) -> tuple[str, ...]:
-    """What a baseline is of: command, workload, mode, size, parameters, batch size and device."""
+    """What a baseline is for: command, workload, mode, size, parameters, batch size and device."""
     workload, device = report.workload, report.device
     parameters = [f"{name}={value}" for name, value in sorted(workload.parameters.items())]
     card = [device.uuid] if device.uuid else []

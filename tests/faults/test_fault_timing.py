@@ -230,7 +230,7 @@ def test_a_drift_too_slow_for_the_warm_up_is_unsteady_by_the_samples() -> None:
     assert warm(script) is True  # 1.2 % over the window of the warm-up: within its agreement
     taken = take(script, WallTimer(script.now), 3, 30)
     assert [flag.kind for flag in drifting(list(taken.seconds))] == ["unsteady"]
-    assert str(drifting(list(taken.seconds))[0]) == "unsteady: its steps became +12.7% longer while it was sampled"
+    assert str(drifting(list(taken.seconds))[0]) == "unsteady: its step time changed by +12.7% during sampling"
 
 
 def test_chance_is_not_taken_for_drift() -> None:

@@ -125,7 +125,7 @@ def test_memory_of_one_process(device: NvmlDevice, gpu: FakeGpu) -> None:
     gpu.processes = [(10, 2**20), (11, None)]
     assert device.process_memory_bytes(10) == 2**20
     silent = device.process_memory_bytes(11)
-    assert silent == Unavailable("the driver does not tell memory by process")
+    assert silent == Unavailable("the driver does not report memory by process")
     absent = device.process_memory_bytes(12)
     assert isinstance(absent, Unavailable) and "lists no process 12" in absent.reason and "container" in absent.reason
 
