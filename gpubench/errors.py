@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from gpubench.text import printable
+
 EXIT_OK = 0
 EXIT_REGRESSION = 1  # also: nothing valid was measured
 EXIT_USAGE = 2
@@ -14,12 +16,14 @@ EXIT_FAULT = 70  # a fault in gpubench itself; EX_SOFTWARE of sysexits.h, so tha
 
 
 class GpubenchError(Exception):
-    """What failed, with the value at fault and what is allowed, and (`hint`) what to do next."""
+    """What failed, with the value at fault and what is allowed, and (`hint`) what to do next.
+
+    Both may quote files and users; they are made printable here, so that whoever raises it need not.
+    """
 
     def __init__(self, message: str, hint: str = "", *, exit_code: int = EXIT_USAGE) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = printable(message), printable(hint)
+        super().__init__(self.message)
         self.exit_code = exit_code
 
     def __str__(self) -> str:

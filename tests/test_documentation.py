@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from gpubench.cli.default_paths import RUNS
 from gpubench.cli.main import app
 from gpubench.flags import GATES, KINDS, STRICT
 from gpubench.report import store
+from gpubench.toggles import all_toggles
 from scripts.update_readme import committed
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +40,20 @@ def test_the_table_of_flags_is_the_registry() -> None:
     assert subprocess.run(script, check=False).returncode == 0, "run scripts/update_flag_table.py"
     text = (ROOT / "docs" / "measurement.md").read_text()
     assert all(text.count(f"\n| `{kind}` | ") == 1 for kind in KINDS)
+
+
+def test_every_guide_that_a_toggle_names_is_listed() -> None:
+    listed = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "claims.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted({guide for toggle in all_toggles().values() for guide in toggle.claims})
+
+
+@pytest.mark.parametrize("name", ["measurement.md", "ci.md", "claims.md"])
+def test_files_that_a_document_names_exist(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text()
+    for path in re.findall(r"`([a-z0-9_]+/(?:[a-z0-9_/]+\.py)?)`", text):
+        assert (ROOT / "gpubench" / path).exists() or (ROOT / path).exists(), path
+    for path in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / "docs" / path).exists(), path
 
 
 def test_the_help_names_the_flags_that_the_registry_names() -> None:

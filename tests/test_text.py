@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from gpubench.errors import GpubenchError
 from gpubench.text import plural, printable
 
 
@@ -21,6 +22,12 @@ from gpubench.text import plural, printable
 def test_what_would_steer_the_terminal_is_shown_instead(text: str, shown: str) -> None:
     assert printable(text) == shown
     printable(text).encode()
+
+
+def test_errors_that_quote_it_are_printable() -> None:
+    error = GpubenchError("No file 'a\x1b[31m\nb'.", "Rename \u202ea.")
+    assert (error.message, error.hint) == ("No file 'a\\x1b[31m b'.", "Rename \\u202ea.")
+    assert error.args == (error.message,)
 
 
 def test_plurals() -> None:

@@ -123,7 +123,7 @@ def _print_card(console: Console, toggle: Toggle) -> None:
     if toggle.integers:
         _line(console, f"numbers    {toggle.integers.low} to {toggle.integers.high}: {toggle.integers.meaning}")
     _line(console, f"evidence   {facts['evidence']}")
-    _line(console, f"claims     {', '.join(toggle.claims) or 'none'}")
+    _line(console, f"claims     {', '.join(toggle.claims)} (docs/claims.md)" if toggle.claims else "claims     none")
     _line(console, f"source     {toggle.source}")
     for each in facts["conflicts"]:
         others = ", ".join(map(str, each["other_values"]))

@@ -50,7 +50,7 @@ def flags_of(
         flags.append(SHORT_WARMUP.flag(f"{prepared.warmup_iterations} iterations are too few to tell if it is steady"))
     # Interleaved turns drift with the machine, which the other configurations of the round share.
     if not interleaved and (change := drift(sampled.samples_s)) is not None:
-        flags.append(UNSTEADY.flag(f"its steps became {change:+.1%} longer while it was sampled"))
+        flags.append(UNSTEADY.flag(f"its step time changed by {change:+.1%} during sampling"))
     flags += contaminated(utilization, host, busy_before)
     if host:
         flags += _swapped(host)
@@ -62,7 +62,7 @@ def flags_of(
         flags.append(POWER_CAPPED.flag("the device ran at its power limit, as it does under load"))
     fraction = host_bound_fraction(collected, sampled)
     if fraction is not None and fraction > HOST_BOUND_SHARE:
-        flags.append(HOST_BOUND.flag(f"the GPU did nothing in {fraction:.0%} of the step, it waited for the host"))
+        flags.append(HOST_BOUND.flag(f"the GPU was idle for {fraction:.0%} of the step, waiting for the host"))
     if sampled.unmet:
         flags.append(STOPPED_BY_TIME.flag(sampled.unmet))
     if prepared.quality.passed is None:
@@ -91,7 +91,7 @@ def contaminated(utilization: Utilization | None, host: HostUse | None, busy_bef
     if host and (host.steal_cores or 0) > BUSY_CORES:
         details.append(f"the hypervisor took {host.steal_cores:.1f} cores away")
     if host and host.quota_throttled_s:
-        details.append(f"the control group's CPU quota held it back for {host.quota_throttled_s:.2f} s")
+        details.append(f"the control group's CPU quota stopped it for {host.quota_throttled_s:.2f} s")
     if busy_before:
         details.append(f"before the run {busy_before}")
     return [CONTAMINATED.flag(detail) for detail in details[:1]]  # one flag of a kind: the first says most
@@ -101,7 +101,7 @@ def _swapped(host: HostUse) -> list[Flag]:
     if host.swapped_bytes:
         return [SWAPPED.flag(f"{format_bytes(host.swapped_bytes)} of its memory were in swap")]
     if (host.major_faults or 0) > MAJOR_FAULTS:
-        return [SWAPPED.flag(f"{host.major_faults} pages had to be read from disk while it was sampled")]
+        return [SWAPPED.flag(f"{host.major_faults} pages were read from disk during sampling")]
     return []
 
 

@@ -14,7 +14,7 @@ from gpubench.errors import GpubenchError
 from gpubench.executor.scratch import scratch_folder
 from gpubench.executor.spawn_server import make_server
 from gpubench.executor.worker_process import Worker, WorkerError, WorkerFailed, WorkerServer
-from gpubench.hardware.find_device import Found, find_device
+from gpubench.hardware.find_device import DeviceAccess, find_device
 from gpubench.hardware.free_memory import available_memory_bytes
 from gpubench.hardware.monitored import MonitoredDevice
 from gpubench.hardware.nvml_call import Unavailable
@@ -64,7 +64,7 @@ class WorkerPool:
         self._servers: dict[frozenset[tuple[str, str]], WorkerServer] = {}
         self._references: dict[tuple[tuple[str, Value], ...], Reference] = {}
         self._toolchains: set[int] = set()
-        self._found = Found(None)
+        self._found = DeviceAccess(None)
         self._scratch = contextlib.ExitStack()
         self.busy_before = ""  # why the device was not free before the run
 

@@ -17,7 +17,7 @@ from gpubench.hardware.nvml_call import Unavailable
 
 NO_REASONS = "AMD SMI has no quick reading that tells heat from the power limit"
 NO_METER = "AMD SMI has no counters of the units inside the chip"
-NO_NUMBER = {"N/A", 0xFFFF, 0xFFFFFFFF}  # what the library gives where the card does not say
+NO_NUMBER = {"N/A", 0xFFFF, 0xFFFFFFFF}  # the library's values for "unknown"
 
 
 class AmdSmi:
@@ -28,7 +28,7 @@ class AmdSmi:
 
     @classmethod
     def open(cls) -> AmdSmi | Unavailable:
-        """AMD SMI ready for use, or the sentence why it cannot be."""
+        """AMD SMI ready for use, or why it is not."""
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints where its shared library is missing
                 module = importlib.import_module("amdsmi")
@@ -57,8 +57,8 @@ class AmdSmi:
 
     def constant(self, kind: str, name: str) -> Any:
         """A member of one of its enumerations, or `Unavailable` where this version has none."""
-        found = getattr(getattr(self._module, kind, None), name, None)
-        return Unavailable(f"the installed amdsmi has no {kind}.{name}") if found is None else found
+        member = getattr(getattr(self._module, kind, None), name, None)
+        return Unavailable(f"the installed amdsmi has no {kind}.{name}") if member is None else member
 
     def device(self, uuid: str | None) -> AmdDevice | Unavailable:
         """The GPU with this UUID as torch reports it; without a match the only one there is."""
@@ -174,11 +174,11 @@ class AmdDevice:
         return Unavailable(NO_METER)
 
 
-def number(found: Any, *keys: str) -> float | Unavailable:
+def number(reading: Any, *keys: str) -> float | Unavailable:
     """The first of `keys` that holds a number in a dictionary that AMD SMI gave."""
-    if isinstance(found, Unavailable):
-        return found
-    values = [found[key] for key in keys if key in found]
+    if isinstance(reading, Unavailable):
+        return reading
+    values = [reading[key] for key in keys if key in reading]
     known = [value for value in values if isinstance(value, int | float) and value not in NO_NUMBER]
     return float(known[0]) if known else Unavailable("this GPU does not support it (AMD SMI: N/A)")
 

@@ -6,8 +6,8 @@ from gpubench.hardware.monitored import GpuSample, GpuState, Process
 from gpubench.hardware.nvml_call import Unavailable
 
 INSIDE_ONLY = (
-    "Apple's Metal tells a process of its own memory only (torch.mps), and of clocks, power and utilization nothing "
-    "without administrator rights"
+    "Apple's Metal reports memory to the process that uses it only (torch.mps), and clocks, power and utilization to "
+    "administrators only"
 )
 FIELDS = (
     *("gpu_utilization_percent", "memory_utilization_percent", "memory_used_bytes", "power_watts", "energy_joules"),

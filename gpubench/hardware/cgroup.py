@@ -23,13 +23,13 @@ def _folders(root: Path, controller: str) -> list[Path]:
     memberships = _memberships(root)
     mounts = [root / "sys/fs/cgroup" / controller] if controller in memberships else []
     mounts += [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
-    found: list[Path] = []
+    folders: list[Path] = []
     for mount in mounts:
         relative = memberships.get(controller if mount.name == controller else "", "/").strip("/")
         path = mount / relative
         # Inside a container the path can be that of the host, which is not mounted here: then only the mount counts.
-        found += [folder for folder in (path, *path.parents) if folder.is_relative_to(mount) and folder.is_dir()]
-    return list(dict.fromkeys(found))
+        folders += [folder for folder in (path, *path.parents) if folder.is_relative_to(mount) and folder.is_dir()]
+    return list(dict.fromkeys(folders))
 
 
 def _narrowest(limits: list[float | None], what: str) -> float | Unavailable:

@@ -17,8 +17,8 @@ from gpubench.errors import GpubenchError
 from gpubench.hardware.cpu import CpuTimes, read_cpu, read_times
 from gpubench.hardware.doctor_findings import Checkup, GpuNow
 from gpubench.hardware.facts import Device
+from gpubench.hardware.monitored import other_processes
 from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
-from gpubench.hardware.nvml_device import other_processes
 from gpubench.hardware.probe import DeviceProbe
 
 PROBE_LIMIT_S = 180.0  # importing torch from a cold network disk takes a minute
@@ -116,8 +116,8 @@ def _nvml_facts(
     names = [] if isinstance(cards, Unavailable) else [card.state().name or card.uuid for card in cards]
     gpu = None
     if device is not None and device.kind == "cuda":
-        found = nvml.device(device.uuid) if device.uuid else nvml.cuda_device(device.index or 0)
-        gpu = GpuNow(unavailable={"device": found.reason}) if isinstance(found, Unavailable) else gpu_now(found)
+        card = nvml.device(device.uuid) if device.uuid else nvml.cuda_device(device.index or 0)
+        gpu = GpuNow(unavailable={"device": card.reason}) if isinstance(card, Unavailable) else gpu_now(card)
     return (
         names,
         None if isinstance(driver, Unavailable) else driver,

@@ -38,7 +38,6 @@ class CpuFacts(Struct, frozen=True, kw_only=True):
     """The CPU as this process may use it. What could not be read is None, with its reason in `unavailable`."""
 
     name: str
-    architecture: str  # "x86_64", "aarch64"
     cores: int  # logical ones that this process may run on
     physical_cores: int | None
     total_memory_bytes: int | None
@@ -46,7 +45,6 @@ class CpuFacts(Struct, frozen=True, kw_only=True):
     last_level_cache_bytes: int | None
     cpu_quota_cores: float | None  # of the control group
     memory_limit_bytes: int | None  # of the control group
-    load_average: float | None  # runnable tasks, mean of the last minute
     transparent_huge_pages: str | None  # "always", "madvise", "never"
     frequency_governor: str | None
     swap_used_bytes: int | None
@@ -87,7 +85,6 @@ def read_cpu(root: Path = ROOT) -> CpuFacts:
 
     return CpuFacts(
         name=known("name", _name) or platform.processor() or platform.machine() or "CPU",
-        architecture=platform.machine(),
         cores=len(usable_core_ids()),
         physical_cores=known("physical_cores", _physical_cores),
         total_memory_bytes=known("total_memory_bytes", lambda root: _meminfo(root)["MemTotal"]),
@@ -95,7 +92,6 @@ def read_cpu(root: Path = ROOT) -> CpuFacts:
         last_level_cache_bytes=known("last_level_cache_bytes", _last_level_cache),
         cpu_quota_cores=known("cpu_quota_cores", cpu_quota_cores),
         memory_limit_bytes=known("memory_limit_bytes", memory_limit_bytes),
-        load_average=known("load_average", lambda root: float((root / "proc/loadavg").read_text().split()[0])),
         transparent_huge_pages=known("transparent_huge_pages", _huge_pages),
         frequency_governor=known("frequency_governor", _governor),
         swap_used_bytes=known("swap_used_bytes", _swap_used),

@@ -55,17 +55,17 @@ class Checkup(Struct, frozen=True, kw_only=True):
 
 
 def ok(subject: str, found: str) -> DoctorFinding:
-    """Looked at and fine."""
+    """Looked at, and fine."""
     return DoctorFinding(severity="ok", subject=subject, found=found)
 
 
 def note(subject: str, found: str, advice: str) -> DoctorFinding:
-    """Worth knowing; measuring works all the same."""
+    """Worth knowing; measuring still works."""
     return DoctorFinding(severity="note", subject=subject, found=found, advice=advice)
 
 
 def problem(subject: str, found: str, advice: str) -> DoctorFinding:
-    """Measuring fails or gives figures that are not this machine's."""
+    """Measuring fails, or its figures are wrong for this machine."""
     return DoctorFinding(severity="problem", subject=subject, found=found, advice=advice)
 
 

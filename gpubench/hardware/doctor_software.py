@@ -18,13 +18,13 @@ INSTALL_HEADERS = "Debian, Ubuntu: apt install python3-dev; Fedora, RHEL: dnf in
 
 
 def _numbers(version: str) -> tuple[int, int]:
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def torch_itself(facts: Checkup) -> Iterator[DoctorFinding]:
     if facts.torch_error or facts.environment is None:
-        yield problem("torch", f"does not work: {facts.torch_error or 'unknown why'}", INSTALL_TORCH)
+        yield problem("torch", f"does not work: {facts.torch_error or 'the reason is unknown'}", INSTALL_TORCH)
     elif _numbers(facts.environment.torch) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         yield problem("torch", f"{facts.environment.torch} is older than {oldest}", f"Upgrade it. {INSTALL_TORCH}")
@@ -95,7 +95,7 @@ def driver(facts: Checkup) -> Iterator[DoctorFinding]:
         yield note(
             "CUDA",
             f"torch is built for CUDA {cuda}, the driver knows {newest}",
-            "It runs, but code that must be compiled when loaded (PTX) does not; a newer driver ends that.",
+            "It runs, except for code that is compiled when loaded (PTX); update the driver to run that too.",
         )
     else:
         yield ok("CUDA", f"{cuda} in torch, the driver runs up to {newest}")
@@ -158,7 +158,7 @@ def steering(facts: Checkup) -> Iterator[DoctorFinding]:
 # Variable -> the value that matters (None: any), how bad it is, what it does, what to do.
 VARIABLES: dict[str, tuple[str | None, Severity, str, str]] = {
     "CUDA_LAUNCH_BLOCKING": ("1", "problem", "every kernel waits for the one before", "Unset it."),
-    "PYTORCH_NO_CUDA_MEMORY_CACHING": ("1", "problem", "every tensor allocates anew", "Unset it."),
+    "PYTORCH_NO_CUDA_MEMORY_CACHING": ("1", "problem", "every tensor is allocated from the driver", "Unset it."),
     "NVIDIA_TF32_OVERRIDE": (None, "note", "overrides the precision that a row asks for", "Unset it."),
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": (None, "note", "overrides the precision that a row asks for", "Unset it."),
     "OMP_NUM_THREADS": (

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpubench.hardware.doctor_facts import Checkup, DoctorFinding, Severity, note, ok, on_cuda, problem
-from gpubench.hardware.nvml_device import SLOWDOWNS
+from gpubench.hardware.monitored import BUSY_PERCENT, SLOWDOWNS
 from gpubench.text import plural
 
 BUSY_SHARE = 0.10  # of all usable cores, used by others: by then a CPU measurement says more about them
 FEW_SHARE = 0.02
-BUSY_GPU_PERCENT = 5.0  # measurement guide: above this before the start, a measurement is contaminated
 STEAL_SHARE = 0.01
 SWAP_BYTES = 2**26  # less is what an idle system has put aside long ago
 
@@ -21,19 +20,19 @@ def gpu_now(facts: Checkup) -> Iterator[DoctorFinding]:
         return
     if now.other_processes:
         found = f"others use this GPU: {'; '.join(now.other_processes)}"
-        yield problem("GPU load", found, "End them or wait: times and memory would be theirs too.")
-    elif now.utilization_percent is not None and now.utilization_percent > BUSY_GPU_PERCENT:
-        found = f"the GPU is {now.utilization_percent:.0f} % busy before anything was started"
+        yield problem("GPU load", found, "Stop them or wait: they would distort times and memory.")
+    elif now.utilization_percent is not None and now.utilization_percent > BUSY_PERCENT:
+        found = f"the GPU is {now.utilization_percent:.0f} % busy although nothing was started"
         yield problem("GPU load", found, "Find out who uses it (nvidia-smi); in a container it may be a neighbour.")
     elif now.other_processes is not None and now.utilization_percent is not None:
         yield ok("GPU load", f"no other process, {now.utilization_percent:.0f} % busy")
     reasons = set(now.throttle_reasons or ())
     at = "" if now.temperature_celsius is None else f" at {now.temperature_celsius:.0f} °C"
     if slow := sorted(reasons & SLOWDOWNS):
-        found = f"the clocks are held down now{at}: {', '.join(slow)}"
+        found = f"the clocks are throttled now{at}: {', '.join(slow)}"
         yield problem("throttling", found, "Let it cool down; look at fans, dust, airflow and power cables.")
     elif "sw_power_cap" in reasons:
-        found = f"the power limit holds the clocks down now{at}"
+        found = f"the power limit lowers the clocks now{at}"
         yield note("throttling", found, "Normal under load; before a run it means that something is running.")
     elif now.throttle_reasons is not None:
         yield ok("throttling", f"none{at}")
@@ -43,7 +42,7 @@ def gpu_now(facts: Checkup) -> Iterator[DoctorFinding]:
         yield note("power limit", found, f"For full speed: sudo nvidia-smi -pl {default:.0f}.")
     if now.unavailable:
         kinds = ", ".join(f"{name} ({reason})" for name, reason in sorted(now.unavailable.items()))
-        yield note("NVML", f"cannot be read: {kinds}", "Reports will hold null there, with the reason.")
+        yield note("NVML", f"cannot be read: {kinds}", "Reports have null there, with the reason.")
 
 
 def cpu_load(facts: Checkup) -> Iterator[DoctorFinding]:
@@ -52,14 +51,14 @@ def cpu_load(facts: Checkup) -> Iterator[DoctorFinding]:
         found = f"others use {others:.2f} of {cores} cores"
         if others > BUSY_SHARE * cores:
             severity: Severity = "note" if on_cuda(facts) else "problem"
-            yield DoctorFinding(severity=severity, subject="CPU load", found=found, advice="End them or wait.")
+            yield DoctorFinding(severity=severity, subject="CPU load", found=found, advice="Stop them or wait.")
         elif others > FEW_SHARE * cores:
-            yield note("CPU load", found, "Small differences may drown in it.")
+            yield note("CPU load", found, "It may hide small differences.")
         else:
             yield ok("CPU load", found)
     if steal is not None and steal > STEAL_SHARE * cores:
         found = f"the hypervisor takes {steal:.2f} of {cores} cores for other machines"
-        yield note("steal time", found, "Expect wide intervals; a machine of its own would be steadier.")
+        yield note("steal time", found, "Expect wide intervals; a dedicated machine is steadier.")
 
 
 def limits(facts: Checkup) -> Iterator[DoctorFinding]:
@@ -70,10 +69,10 @@ def limits(facts: Checkup) -> Iterator[DoctorFinding]:
         yield problem("CPU quota", found, f"Use at most {plural(threads, 'thread')}: --fix threads={threads}.")
     if cpu.memory_limit_bytes is not None and cpu.memory_limit_bytes < (cpu.total_memory_bytes or 0):
         found = f"the control group allows {cpu.memory_limit_bytes / 2**30:.1f} GiB"
-        yield note("memory limit", found, "A row that needs more is killed and reported so.")
+        yield note("memory limit", found, "A row that needs more is killed, and its status is oom.")
     if cpu.swap_used_bytes is not None and cpu.swap_used_bytes > SWAP_BYTES:
         found = f"{cpu.swap_used_bytes / 2**20:.0f} MiB are swapped out"
-        yield note("swap", found, "If memory is short, times will be those of the disk: close other programs.")
+        yield note("swap", found, "If memory is short, you measure the disk: close other programs.")
 
 
 def cpu_settings(facts: Checkup) -> Iterator[DoctorFinding]:

@@ -19,7 +19,7 @@ ABSENT = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOAD
 
 
 @dataclass(frozen=True)
-class Found:
+class DeviceAccess:
     """A device to monitor, or why there is none; `close` ends the library that it was found through."""
 
     device: MonitoredDevice | Unavailable | None  # None: a CPU
@@ -28,19 +28,18 @@ class Found:
 
 def find_device(
     kind: str, uuid: str | None = None, index: int = 0, environment: Mapping[str, str] = os.environ
-) -> Found:
+) -> DeviceAccess:
     """The device of `kind` ("cpu", "cuda", "mps") with torch's UUID, or else the one that it counts as `index`."""
     if kind == "cpu":
-        return Found(None)
+        return DeviceAccess(None)
     if kind == "mps":
-        return Found(AppleDevice())
+        return DeviceAccess(AppleDevice())
     nvml = Nvml.open()
     if isinstance(nvml, Unavailable):
         if nvml.code not in ABSENT:
-            return Found(nvml)
+            return DeviceAccess(nvml)
         smi = AmdSmi.open()
         if isinstance(smi, Unavailable):
-            return Found(Unavailable(f"{nvml.reason}; {smi.reason}"))
-        return Found(smi.device(uuid), smi.close)
-    by_uuid = nvml.device(uuid) if uuid else Unavailable("torch gave no UUID")
-    return Found(nvml.cuda_device(index, environment) if isinstance(by_uuid, Unavailable) else by_uuid, nvml.close)
+            return DeviceAccess(Unavailable(f"{nvml.reason}; {smi.reason}"))
+        return DeviceAccess(smi.device(uuid), smi.close)
+    return DeviceAccess(nvml.find(uuid, index, environment), nvml.close)

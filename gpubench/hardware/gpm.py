@@ -90,13 +90,13 @@ class GpmMeter:
         values: dict[str, float] = {}
         unavailable: dict[str, str] = {}
         for index, name in enumerate(METRICS):
-            found = request.metrics[index]
-            if found.nvmlReturn != pynvml.NVML_SUCCESS:
-                unavailable[name] = sentence(found.nvmlReturn)
-            elif not math.isfinite(found.value):
+            result = request.metrics[index]
+            if result.nvmlReturn != pynvml.NVML_SUCCESS:
+                unavailable[name] = sentence(result.nvmlReturn)
+            elif not math.isfinite(result.value):
                 unavailable[name] = "NVML gave no finite number"
             else:
-                values[name] = float(found.value)
+                values[name] = float(result.value)
         return Activity(since, until, **values, unavailable=unavailable)
 
     def close(self) -> None:

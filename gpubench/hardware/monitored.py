@@ -23,6 +23,8 @@ EVENT_REASONS = {
     0x080: "hw_power_brake",
     0x100: "display_clock_setting",
 }
+# Above this utilization the GPU works for somebody: an idle one with a display reads 0 to 3 %.
+BUSY_PERCENT = 5.0
 # Heat or the power supply holds the clocks down: a measurement under one of these is worth nothing.
 # The software power cap is not among them: it is how a card behaves under load.
 SLOWDOWNS = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake"})
@@ -157,7 +159,7 @@ def memory_of(listed: list[Process] | Unavailable, pid: int) -> int | Unavailabl
     for process in listed:
         if process.pid == pid:
             if process.used_bytes is None:
-                return Unavailable("the driver does not tell memory by process")
+                return Unavailable("the driver does not report memory by process")
             return process.used_bytes
     return Unavailable(
         f"the driver lists no process {pid} on this device (inside a container process ids differ from the driver's)"

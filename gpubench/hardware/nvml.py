@@ -20,7 +20,7 @@ class Nvml:
 
     @classmethod
     def open(cls) -> Nvml | Unavailable:
-        """NVML ready for use, or the sentence why it cannot be."""
+        """NVML ready for use, or why it is not."""
         failed = attempt("nvmlInit")
         return failed if isinstance(failed, Unavailable) else cls()
 
@@ -46,8 +46,8 @@ class Nvml:
         if isinstance(count, Unavailable):
             return count
         handles = [attempt("nvmlDeviceGetHandleByIndex", index) for index in range(count)]
-        found = [(handle, attempt("nvmlDeviceGetUUID", handle)) for handle in handles if _is_value(handle)]
-        return [NvmlDevice(handle, uuid) for handle, uuid in found if _is_value(uuid)]
+        cards = [(handle, attempt("nvmlDeviceGetUUID", handle)) for handle in handles if _is_value(handle)]
+        return [NvmlDevice(handle, uuid) for handle, uuid in cards if _is_value(uuid)]
 
     def device(self, uuid: str) -> NvmlDevice | Unavailable:
         """The card or MIG instance with this UUID, which may lack its prefix, as torch reports it."""
@@ -66,6 +66,13 @@ class Nvml:
         if isinstance(card, Unavailable):
             return Unavailable(f"the card of the MIG instance {uuid} cannot be reached: {card.reason}")
         return NvmlDevice(handle, uuid, card)
+
+    def find(
+        self, uuid: str | None, index: int, environment: Mapping[str, str] = os.environ
+    ) -> NvmlDevice | Unavailable:
+        """The device with torch's UUID; where torch gave none or NVML has no such device, `cuda_device`."""
+        by_uuid = self.device(uuid) if uuid else Unavailable("torch gave no UUID")
+        return self.cuda_device(index, environment) if isinstance(by_uuid, Unavailable) else by_uuid
 
     def cuda_device(self, index: int, environment: Mapping[str, str] = os.environ) -> NvmlDevice | Unavailable:
         """The device that a process with `environment` calls `cuda:<index>`, found without starting CUDA.

@@ -1,4 +1,4 @@
-"""One NVML call that ends as a value or as a sentence, never as an exception."""
+"""One NVML call that returns a value or the reason why there is none, and never raises."""
 
 from __future__ import annotations
 

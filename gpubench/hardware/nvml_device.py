@@ -9,28 +9,14 @@ import pynvml
 
 from gpubench.hardware.gpm import GpmMeter
 from gpubench.hardware.monitored import (
-    SLOWDOWNS,
     Gatherer,
     GpuSample,
     GpuState,
     Process,
     decode_reasons,
-    energy_joules,
     memory_of,
-    other_processes,
 )
 from gpubench.hardware.nvml_call import Unavailable, attempt
-
-__all__ = [
-    "SLOWDOWNS",
-    "GpuSample",
-    "GpuState",
-    "NvmlDevice",
-    "Process",
-    "decode_reasons",
-    "energy_joules",
-    "other_processes",
-]
 
 CARD_ONLY = "NVML knows this of the whole card only, and this is one MIG instance of it"
 
@@ -124,8 +110,8 @@ class NvmlDevice:
             return Unavailable(f"the shape of this MIG instance cannot be read: {shape.reason}")
         if shape.computeInstanceSliceCount < shape.gpuInstanceSliceCount:
             return Unavailable("it is counted over a whole GPU instance, which this MIG device may share with others")
-        found: int | Unavailable = attempt("nvmlDeviceGetGpuInstanceId", self.handle)
-        return found
+        instance: int | Unavailable = attempt("nvmlDeviceGetGpuInstanceId", self.handle)
+        return instance
 
 
 def _program(pid: int) -> str | None:

@@ -20,7 +20,7 @@ from msgspec import Struct, field
 from gpubench.errors import GpubenchError
 from gpubench.hardware.cpu import BFLOAT16_SETS, FLOAT16_SETS, read_cpu
 from gpubench.hardware.facts import Device, Environment
-from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
+from gpubench.hardware.nvml import Nvml, Unavailable
 
 # Environment variables that change what torch does or how fast; names that end in * are beginnings.
 VARIABLES = (
@@ -141,12 +141,12 @@ def _probe_cuda(index: int) -> Device:
     if isinstance(nvml, Unavailable):
         unavailable |= dict.fromkeys(state, nvml.reason)
     else:
-        version, found = nvml.driver_version(), _nvml_device(nvml, uuid, index)
+        version, card = nvml.driver_version(), nvml.find(uuid, index)
         state["driver_version"] = _value_or_reason("driver_version", version, unavailable)
-        if isinstance(found, Unavailable):
-            unavailable |= dict.fromkeys(("power_limit_watts", "mig", "ecc"), found.reason)
+        if isinstance(card, Unavailable):
+            unavailable |= dict.fromkeys(("power_limit_watts", "mig", "ecc"), card.reason)
         else:
-            uuid, read = found.uuid, found.state()
+            uuid, read = card.uuid, card.state()
             state |= {name: getattr(read, name) for name in ("power_limit_watts", "mig", "ecc")}
             unavailable |= {name: reason for name, reason in read.unavailable.items() if name in state}
         nvml.close()
@@ -163,11 +163,6 @@ def _probe_cuda(index: int) -> Device:
         **state,
         unavailable=unavailable,
     )
-
-
-def _nvml_device(nvml: Nvml, uuid: str | None, index: int) -> NvmlDevice | Unavailable:
-    by_uuid = nvml.device(uuid) if uuid else Unavailable("torch gave no UUID")
-    return nvml.cuda_device(index) if isinstance(by_uuid, Unavailable) else by_uuid
 
 
 def _value_or_reason(name: str, value: Any, unavailable: dict[str, str]) -> Any:

@@ -15,16 +15,17 @@ def activity_reading(
     read: Sequence[Activity | Unavailable | None], name: str, start: float, end: float
 ) -> Reading | Unavailable:
     """`name` in percent over the intervals that lie in the window, the mean weighted by their lengths."""
-    intervals = [one for one in read if isinstance(one, Activity)]
-    # One that reaches over an edge of the window speaks of other work too.
-    inside = [one for one in intervals if start <= one.since and one.until <= end]
-    known = [(getattr(one, name), one.until - one.since) for one in inside if getattr(one, name) is not None]
+    intervals = [interval for interval in read if isinstance(interval, Activity)]
+    # An interval that crosses an edge of the window includes other work.
+    inside = [interval for interval in intervals if start <= interval.since and interval.until <= end]
+    read_of = [(getattr(interval, name), interval.until - interval.since) for interval in inside]
+    known = [(value, seconds) for value, seconds in read_of if value is not None]
     if known:
         values = [value for value, _ in known]
         mean = sum(value * seconds for value, seconds in known) / sum(seconds for _, seconds in known)
         return Reading(mean=mean, min=min(values), max=max(values), count=len(values))
-    reasons = [one.unavailable[name] for one in inside or intervals if name in one.unavailable]
-    reasons = reasons or [one.reason for one in read if isinstance(one, Unavailable)]
+    reasons = [interval.unavailable[name] for interval in inside or intervals if name in interval.unavailable]
+    reasons = reasons or [interval.reason for interval in read if isinstance(interval, Unavailable)]
     if reasons:
         return Unavailable(reasons[-1])
     return Unavailable(f"no interval between two readings of its counter lies in the window of {end - start:.2f} s")

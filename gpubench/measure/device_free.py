@@ -5,13 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from gpubench.hardware.monitored import MonitoredDevice, other_processes
+from gpubench.hardware.monitored import BUSY_PERCENT, MonitoredDevice, other_processes
 from gpubench.hardware.nvml_call import Unavailable
 
-# Above this the GPU works for somebody: an idle one with a display reads 0 to 3 % (measurement guide, "utilization
-# above 5 % for 2 s before the start"). 2 s, because the driver's figure is an average over up to 1 s, which the last
-# process of ours may still fill.
-BUSY_PERCENT = 5.0
+# The driver's utilization is an average over up to 1 s, which may still include the last process of ours.
 WATCHED_S = 2.0
 LOOK_S = 0.1
 
@@ -30,14 +27,14 @@ def busy_before(
     look that finds neither ends the wait, so a free GPU costs one look. ours: process ids that are no strangers.
     """
     if device is None:
-        return Unavailable("a CPU is watched while samples are taken, not before")
+        return Unavailable("a CPU is watched during sampling, not before")
     if isinstance(device, Unavailable):
         return device
     deadline = clock() + seconds
     while True:
-        found = _look(device, ours, seconds)
-        if not isinstance(found, str) or not found or clock() >= deadline:
-            return found
+        answer = _look(device, ours, seconds)
+        if not isinstance(answer, str) or not answer or clock() >= deadline:
+            return answer
         sleep(LOOK_S)
 
 

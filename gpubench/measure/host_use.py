@@ -87,7 +87,7 @@ def _span(before: HostReading, after: HostReading) -> Span | Unavailable:
 def _other_cores(
     before: CpuTimes | Unavailable, after: CpuTimes | Unavailable, span: Span, seconds: float
 ) -> float | Unavailable:
-    """Cores kept busy by all but our own processes, which are taken off one by one."""
+    """Cores kept busy by others: all CPU time less that of each of our own processes."""
     if isinstance(before, Unavailable):
         return before
     if isinstance(after, Unavailable):
@@ -125,7 +125,7 @@ def _difference(before: float | Unavailable, after: float | Unavailable) -> floa
 
 
 def _switched(before: Mapping[int, WorkerReading], after: Mapping[int, WorkerReading]) -> int | Unavailable:
-    """Over the threads that still live: those of ended ones are told nowhere."""
+    """Over the threads that still live: counts of ended threads are lost."""
     total = 0
     for pid, worker in after.items():
         first = before[pid].switches if pid in before else {}

@@ -21,7 +21,7 @@ RESET_PEAK = "5"  # proc(5): resets the peak resident set size ("high water mark
 
 @dataclass(frozen=True)
 class HostMemory:
-    """PreparedModel bytes now and at most since the last reset; None with the reason where the system does not tell."""
+    """Resident bytes now, and their peak since the last reset; None where the system does not report them."""
 
     resident: int | None
     peak: int | None
@@ -29,13 +29,13 @@ class HostMemory:
 
 
 def host_memory() -> HostMemory:
-    """PreparedModel memory of this process in bytes, now and at its peak."""
+    """Resident memory of this process in bytes, now and at its peak."""
     try:
         text = STATUS.read_text()
     except OSError as error:
         return HostMemory(None, None, f"{STATUS} cannot be read: {error.strerror}")
-    found = {key: int(value) * 1024 for key, value in re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", text, re.MULTILINE)}
-    return HostMemory(found.get("VmRSS"), found.get("VmHWM"), "" if len(found) == 2 else f"{STATUS} lacks VmRSS, VmHWM")
+    sizes = {key: int(value) * 1024 for key, value in re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", text, re.MULTILINE)}
+    return HostMemory(sizes.get("VmRSS"), sizes.get("VmHWM"), "" if len(sizes) == 2 else f"{STATUS} lacks VmRSS, VmHWM")
 
 
 def reset_host_peak() -> str:

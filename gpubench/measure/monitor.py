@@ -16,7 +16,7 @@ from gpubench.report.model import Utilization
 
 PROCESS_LIST_S = 0.5  # between two looks at the process list, which costs more than all other readings together
 ACTIVITY_S = 0.2  # between two readings of the activity counters, which need 0.1 s to change
-NO_CLOCKS = "a CPU tells no clock event reasons"
+NO_CLOCKS = "a CPU reports no clock event reasons"
 
 
 class Monitor:
@@ -81,7 +81,7 @@ class Monitor:
         return summarize(samples, start, end, pid=self.pid, device=self.device, ours=self.ours, error=error)
 
     def slowdowns(self, start: float, end: float) -> list[str] | Unavailable:
-        """Why heat or the power supply held the clocks down in the window; empty where nothing did.
+        """The thermal and power-supply slowdowns in the window; empty where there were none.
 
         Each with how many readings had it, such as "hw_thermal_slowdown (3 of 40 readings)".
         """
@@ -95,7 +95,7 @@ class Monitor:
         return slowdowns(samples, start, end)
 
     def slowdowns_now(self) -> list[str] | Unavailable:
-        """Why heat or the power supply holds the clocks down at this moment; empty where nothing does."""
+        """The thermal and power-supply slowdowns at this moment; empty where there are none."""
         if self.device is None:
             return Unavailable(NO_CLOCKS)
         if isinstance(self.device, Unavailable):

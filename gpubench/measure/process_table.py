@@ -85,17 +85,17 @@ def family(table: Mapping[int, Entry], ours: frozenset[int]) -> frozenset[int]:
 
     The session that the tool was started in is not ours: it holds everything else that its terminal started.
     """
-    found = set(ours)
+    members = set(ours)
     grown = True
     while grown:
         more = {
             entry.pid
             for entry in table.values()
-            if entry.pid not in found and not found.isdisjoint((entry.parent, entry.group, entry.session))
+            if entry.pid not in members and not members.isdisjoint((entry.parent, entry.group, entry.session))
         }
-        found |= more
+        members |= more
         grown = bool(more)
-    return frozenset(found)
+    return frozenset(members)
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ def flatten(outputs: Any, path: str = "output") -> Iterator[tuple[str, torch.Ten
         for index, value in enumerate(outputs):
             yield from flatten(value, f"{path}.{index}")
     elif dataclasses.is_dataclass(outputs):
-        for one in dataclasses.fields(outputs):
-            yield from flatten(getattr(outputs, one.name), f"{path}.{one.name}")
+        for field in dataclasses.fields(outputs):
+            yield from flatten(getattr(outputs, field.name), f"{path}.{field.name}")
 
 
 def save_tensors(tensors: Tensors, folder: Path) -> None:
@@ -85,7 +85,7 @@ def compare(outputs: Tensors, reference: Tensors, *, tolerance: float, what: str
     for name, expected in reference.items():
         actual = outputs[name].detach().cpu()
         if expected.is_complex():
-            actual, expected = (torch.view_as_real(one.resolve_conj()) for one in (actual, expected))
+            actual, expected = (torch.view_as_real(tensor.resolve_conj()) for tensor in (actual, expected))
         if not expected.is_floating_point():
             disagreeing += int((actual != expected).sum())
             integers += expected.numel()
@@ -195,7 +195,7 @@ def lost_updates(update: Tensors, reference_update: Tensors) -> float:
 
 def worst(qualities: Sequence[Quality]) -> Quality:
     """The one that failed, else the one with the largest relative error."""
-    return max(qualities, key=lambda one: (one.passed is not True, one.relative_error or 0.0))
+    return max(qualities, key=lambda quality: (quality.passed is not True, quality.relative_error or 0.0))
 
 
 def _structure_difference(outputs: Tensors, reference: Tensors) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gpubench.hardware.monitored import (
     Activity,
+    Gatherer,
     GpuSample,
     MonitoredDevice,
     Process,
@@ -54,17 +55,17 @@ def summarize(
     error: tuple[float, str] | None = None,
 ) -> Utilization:
     """The readings between `start` and `end`; what is None has its reason in `unavailable`."""
-    gathered = _Gathered()
+    gathered = Gatherer()
     if error is not None and error[0] <= end:
-        return gathered.nothing((*GPU_FIELDS, *PROCESS_FIELDS), error[1])
+        return Utilization(unavailable=dict.fromkeys((*GPU_FIELDS, *PROCESS_FIELDS), error[1]))
     inside = [sample for sample in samples if start <= sample.at <= end]
     gathered.put("process_cpu_percent", _cpu_percent(samples, start, end, pid))
     resident = [float(s.usage.resident_bytes) for s in inside if isinstance(s.usage, Usage)]
     gathered.put("process_resident_bytes", _reading(resident) or _no_usage(inside, start, end))
-    if device is None:
-        return gathered.nothing(GPU_FIELDS, "the device is a CPU, which NVML does not know")
-    if isinstance(device, Unavailable):
-        return gathered.nothing(GPU_FIELDS, device.reason)
+    if device is None or isinstance(device, Unavailable):
+        reason = device.reason if device else "the device is a CPU, which NVML does not know"
+        gathered.unavailable |= dict.fromkeys(GPU_FIELDS, reason)
+        return Utilization(**gathered.values, unavailable=gathered.unavailable)
     for name in INSTANT:
         gathered.put(name, _gpu_reading(inside, name, start, end))
     for name in AVERAGED:
@@ -75,26 +76,7 @@ def summarize(
     gathered.put("energy_joules", _energy(samples, start, end))
     gathered.put("throttle_reasons", _throttle(inside, start, end))
     gathered.put("other_processes", _others(samples, start, end, ours))
-    return gathered.utilization()
-
-
-class _Gathered:
-    def __init__(self) -> None:
-        self.values: dict[str, object] = {}
-        self.unavailable: dict[str, str] = {}
-
-    def put(self, name: str, value: object) -> None:
-        if isinstance(value, Unavailable):
-            self.unavailable[name] = value.reason
-        else:
-            self.values[name] = value
-
-    def nothing(self, names: Sequence[str], reason: str) -> Utilization:
-        self.unavailable.update(dict.fromkeys(names, reason))
-        return self.utilization()
-
-    def utilization(self) -> Utilization:
-        return Utilization(**self.values, unavailable=self.unavailable)  # type: ignore[arg-type]
+    return Utilization(**gathered.values, unavailable=gathered.unavailable)
 
 
 def _reading(values: Sequence[float]) -> Reading | None:
@@ -147,9 +129,9 @@ def _last_reason(samples: Sequence[MonitorSample], name: str) -> str | None:
 
 def _gpu_reading(samples: Sequence[MonitorSample], name: str, start: float, end: float) -> Reading | Unavailable:
     read = [getattr(sample.gpu, name) for sample in samples if sample.gpu]
-    found = _reading([float(value) for value in read if value is not None])
-    if found:
-        return found
+    reading = _reading([float(value) for value in read if value is not None])
+    if reading:
+        return reading
     reason = _last_reason(samples, name)
     return Unavailable(reason) if reason else _empty(start, end)
 

@@ -1,4 +1,4 @@
-"""Which heat or power-supply slowdowns were seen in a window of readings: pure, like `readings`."""
+"""Which thermal and power-supply slowdowns a window of readings has: pure, like `readings`."""
 
 from __future__ import annotations
 

@@ -46,7 +46,6 @@ def is_steady(values: Sequence[float]) -> bool:
 class WarmUp:
     """What warming up took: `steady` is None where it ended with too few timings to tell."""
 
-    timings_s: tuple[float, ...]  # per iteration
     iterations: int
     steady: bool | None
     seconds_per_iteration: float
@@ -76,8 +75,7 @@ def warm_up(
                 break
         if len(timings) <= 2:  # the first calls may still load code; from the third on the block length stands
             per_block = calibrate(timings[-1], block_s / 5)
-    recent = timings[-WINDOW:]
-    return WarmUp(tuple(timings), iterations, steady, statistics.median(recent))
+    return WarmUp(iterations, steady, statistics.median(timings[-WINDOW:]))
 
 
 def drift(samples: Sequence[float]) -> float | None:

@@ -89,7 +89,6 @@ class Samples:
     device_seconds: tuple[float, ...] | None
     iterations_per_sample: int
     unmet: str = ""  # the condition of the stopping rule that the time limit left unmet
-    elapsed_s: float = 0.0
 
 
 def sample(step: Step, timer: Timer, *, iterations: int, rule: StoppingRule, limit: TimeLimit) -> Samples:
@@ -103,22 +102,19 @@ def sample(step: Step, timer: Timer, *, iterations: int, rule: StoppingRule, lim
         elapsed = timer.now() - begin
         unmet = rule.unmet(seconds, elapsed)
         if not unmet or limit.reached(seconds, elapsed):
-            return _samples(blocks, iterations, unmet, elapsed)
+            return _samples(blocks, iterations, unmet)
 
 
 def sample_blocks(step: Step, timer: Timer, *, iterations: int, count: int) -> Samples:
     """Times exactly `count` blocks of `iterations` calls of `step`."""
-    begin = timer.now()
-    blocks = [timer.block(step, iterations) for _ in range(count)]
-    return _samples(blocks, iterations, "", timer.now() - begin)
+    return _samples([timer.block(step, iterations) for _ in range(count)], iterations)
 
 
-def _samples(blocks: list[BlockTime], iterations: int, unmet: str, elapsed_s: float) -> Samples:
+def _samples(blocks: list[BlockTime], iterations: int, unmet: str = "") -> Samples:
     device = [block.device_s / iterations for block in blocks if block.device_s is not None]
     return Samples(
         seconds=tuple(block.wall_s / iterations for block in blocks),
         device_seconds=tuple(device) if device else None,
         iterations_per_sample=iterations,
         unmet=unmet,
-        elapsed_s=elapsed_s,
     )

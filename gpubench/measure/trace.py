@@ -41,10 +41,6 @@ class Trace:
     names: frozenset[str]  # of all that ran: operators, kernels, calls of CUDA, annotations
     device_busy_s: float | None = None  # see `busy_seconds`
 
-    def named(self, *parts: str) -> list[Operator]:
-        """The operators whose name contains any of `parts`."""
-        return [operator for operator in self.operators if any(part in operator.name for part in parts)]
-
 
 def busy_seconds(events: Iterable[Mapping[str, Any]]) -> float | None:
     """Seconds in which at least one GPU kernel, copy or fill ran; None where the chrome-trace `events` hold none.

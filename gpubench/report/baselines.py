@@ -1,4 +1,4 @@
-"""Baselines: reports that others are held against, one file or a folder with several devices' side by side."""
+"""Baselines: reports that others are compared with, in one file or in a folder with those of several devices."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ import msgspec
 from gpubench.errors import GpubenchError
 from gpubench.report import store
 from gpubench.report.model import Adoption, Report
-from gpubench.text import printable
 
 
 def load_all(path: Path) -> tuple[list[tuple[str, Report]], list[str]]:
-    """The reports at `path`, a file or a folder, with where each is from; and what was passed over in a folder.
+    """The reports at `path` (a file or a folder) with their file names, and why other files of a folder were skipped.
 
-    Raises GpubenchError for a file that is no report.
+    Raises GpubenchError for a file that is not a report.
     """
     if not path.is_dir():
         return [(str(path), store.load(path))], []
-    found, passed = store.load_folder(path)
-    return [(str(one), report) for one, report in found], passed
+    reports, passed = store.load_folder(path)
+    return [(str(file), report) for file, report in reports], passed
 
 
-def place(path: Path, report: Report) -> Path:
-    """Where the baseline of `report` belongs: `path` itself where it names a file, else a file below that folder.
+def baseline_path(path: Path, report: Report) -> Path:
+    """The file for the baseline of `report`: `path` itself if it names a file, else a file below that folder.
 
-    A folder keeps one for each device, command, workload, mode, size, batch size, set of parameters and torch.
+    A folder keeps one baseline per device, command, workload, mode, size, batch size, set of parameters and torch.
     """
     if path.suffix == ".json" and not path.is_dir():
         return path
@@ -54,33 +53,33 @@ def adopt_all(reports: Sequence[tuple[str, Report]], path: Path, reason: str) ->
     for name, report in reports:
         if report.finished_at is None:
             raise GpubenchError(
-                f"{printable(name)} holds an unfinished run.", "Finish it with --resume before it becomes a baseline."
+                f"{name} holds an unfinished run.", "Finish it with --resume before it becomes a baseline."
             )
         if not any(row.status == "ok" for row in report.measurements):
-            raise GpubenchError(f"{printable(name)} has no valid row, so it cannot be a baseline.")
+            raise GpubenchError(f"{name} has no valid row, so it cannot be a baseline.")
         if report.session is not None:
             raise GpubenchError(
-                f"{printable(name)} is a side of an A/B comparison, so it cannot be a baseline.",
+                f"{name} is a side of an A/B comparison, so it cannot be a baseline.",
                 "Take a report of compare-opts or a sweep.",
             )
-    targets = [place(path, report) for _, report in reports]
+    targets = [baseline_path(path, report) for _, report in reports]
     if len(set(targets)) < len(targets):
         raise GpubenchError("Two of the reports would become the same baseline.", "Name one of them, or a folder.")
     return [adopt(report, path, reason) for _, report in reports]
 
 
 def adopt(report: Report, path: Path, reason: str) -> Path:
-    """Writes `report` as the baseline at `path` with the reason; where it went. Raises GpubenchError as `store.save`.
+    """Saves `report` as the baseline at `path` with the reason; returns its file. Raises GpubenchError as `store.save`.
 
-    A file there that is no report is refused, as it may be anything, and so is another workload's or device's baseline.
+    An existing file that is not a report, or is the baseline of another workload or device, is refused.
     """
-    target = place(path, report)
+    target = baseline_path(path, report)
     earlier: Report | None = None
     if target.exists() and target.stat().st_size:
         earlier = store.load(target)
         if subject(earlier) != subject(report):
             raise GpubenchError(
-                f"{printable(str(target))} is the baseline of {printable(' '.join(subject(earlier)))}.",
+                f"{target} is the baseline of {' '.join(subject(earlier))}.",
                 "Name another file, or a folder, which keeps them side by side.",
             )
     adoption = Adoption(
@@ -93,7 +92,7 @@ def adopt(report: Report, path: Path, reason: str) -> Path:
 
 
 def subject(report: Report) -> tuple[str, ...]:
-    """What a baseline is of: command, workload, mode, size, parameters, batch size and device."""
+    """What a baseline is for: command, workload, mode, size, parameters, batch size and device."""
     workload, device = report.workload, report.device
     parameters = [f"{name}={value}" for name, value in sorted(workload.parameters.items())]
     card = [device.uuid] if device.uuid else []

@@ -34,7 +34,7 @@ class Tool(Struct, frozen=True, kw_only=True):
 
 
 class Protocol(Struct, frozen=True, kw_only=True):
-    """How each row was measured; rows under unlike protocols are not compared."""
+    """How each row was measured; rows measured under different protocols are not compared."""
 
     revision: int = 1  # raised whenever what is done around the samples changes, so that figures before do not compare
     timer: Literal["perf_counter"] = "perf_counter"  # of `samples_s`; blocks are synchronized on both sides
@@ -43,13 +43,13 @@ class Protocol(Struct, frozen=True, kw_only=True):
     machine_drift: float = 0.0  # standard deviation of the machine's own speed over minutes, a part of `interval`
     # Inputs are on the device beforehand: fetch picks a batch and transfer does nothing, unless a toggle changes them.
     timed_parts: str = "fetch, transfer, zero_grad, forward, backward, update, collect"
-    block_s: float = 0.05  # least length of one sample: measurement guide, "blocks of >= 50 ms"
+    block_s: float = 0.05  # least length of one sample
     min_samples: int = 10
     min_sampling_s: float = 0.5
     max_sampling_s: float = 3.0
     target_spread: float = 0.005  # stop when the samples' relative interquartile range is below this
-    warmup_min_iterations: int = 25  # a start that is slow for 20 iterations must not reach the samples
-    warmup_min_s: float = 1.5  # or for so long, where steps are long
+    warmup_min_iterations: int = 25  # keeps a start that is slow for 20 iterations out of the samples
+    warmup_min_s: float = 1.5  # enough, where steps are long
     warmup_max_s: float = 4.0
     input_batches: int = 2  # rotated, so that a stale output shows
     quality_steps: int = 3  # training steps whose losses and parameters are compared
@@ -69,8 +69,8 @@ class Latency(Struct, frozen=True, kw_only=True):
     """Seconds per step by the wall clock, over the processes of the row's latest phase.
 
     `median` is the geometric mean of the processes' medians, `p5` and `p95` are of all their samples. The interval is
-    over processes and for the machine's drift, and None below 3 of them: samples of one process say nothing of the
-    next one's.
+    over processes and includes the machine's drift. It is None below 3 processes: samples of one process say nothing
+    about the next.
     """
 
     median: Seconds
@@ -194,7 +194,7 @@ class Round(Struct, frozen=True, kw_only=True):
 
 
 class Measurement(Struct, frozen=True, kw_only=True):
-    """What one configuration gave."""
+    """The result of one configuration."""
 
     id: str
     configuration: Configuration
@@ -223,7 +223,7 @@ class Measurement(Struct, frozen=True, kw_only=True):
 
     @property
     def is_control(self) -> bool:
-        """Whether it is the baseline once more, to see what identical configurations differ by."""
+        """Whether it is the A/A control: the baseline measured once more."""
         return any(role.kind == "control" for role in self.roles)
 
 
@@ -272,7 +272,7 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 
 class Adoption(Struct, frozen=True, kw_only=True):
-    """That and why a report was made a baseline."""
+    """When and why a report was made a baseline."""
 
     at: str  # UTC, ISO 8601
     reason: str

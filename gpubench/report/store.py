@@ -29,25 +29,25 @@ DAMAGED = "Restore the file from a copy, or measure again."
 
 
 class _Head(msgspec.Struct):
-    """What tells a report from other JSON, before the rest is validated."""
+    """The fields that tell a report from other JSON, read before the rest is validated."""
 
     schema_version: int
     tool: Tool
 
 
 def load_folder(folder: Path) -> tuple[list[tuple[Path, Report]], list[str]]:
-    """The reports in the JSON files below `folder`, in order; and why others were passed over, a sentence each."""
-    found, passed = [], []
+    """The reports in the JSON files below `folder`, in order; and why other files were skipped, one sentence each."""
+    reports, passed = [], []
     for path in sorted(folder.rglob("*.json")):
         try:
             if not path.is_file():  # reading a pipe would wait for ever
-                raise GpubenchError(f"{printable(str(path))} is no regular file.")
-            found.append((path, load(path)))
+                raise GpubenchError(f"{path} is not a regular file.")
+            reports.append((path, load(path)))
         except GpubenchError as error:
             passed.append(error.message)
         except OSError as error:  # a folder that may be listed and not entered
-            passed.append(f"Cannot read {printable(str(path))}: {error.strerror}.")
-    return found, passed
+            passed.append(printable(f"Cannot read {path}: {error.strerror}."))
+    return reports, passed
 
 
 def load(path: Path | str) -> Report:
@@ -56,7 +56,7 @@ def load(path: Path | str) -> Report:
     Raises GpubenchError, in one sentence that names the file and the place, where there is no readable, valid report.
     """
     path = Path(path)
-    return decode(_read(path), printable(str(path)))
+    return decode(_read(path), str(path))
 
 
 def decode(data: bytes, name: str) -> Report:
@@ -87,7 +87,7 @@ def decode(data: bytes, name: str) -> Report:
 
 
 def _read(path: Path) -> bytes:
-    name = printable(str(path))
+    name = str(path)
     try:
         if path.is_char_device() or path.is_block_device():  # which may never end; a pipe does
             raise GpubenchError(f"{name} is a device, not a report.", "Name a JSON file.")
@@ -105,27 +105,27 @@ def _version(data: bytes, name: str) -> int:
     try:
         head = msgspec.json.decode(data, type=_Head)
     except msgspec.ValidationError as error:
-        raise GpubenchError(f"{name} is JSON but no gpubench report: {_place(error)}.", NOT_A_REPORT) from error
+        raise GpubenchError(f"{name} is JSON but not a gpubench report: {_place(error)}.", NOT_A_REPORT) from error
     except RecursionError as error:
         raise GpubenchError(f"{name} is nested too deeply to be a gpubench report.", NOT_A_REPORT) from error
     except msgspec.DecodeError as error:
         raise GpubenchError(f"{name} {_damage(data, str(error))}.", DAMAGED) from error
     if not head.tool.name.startswith("gpubench"):
-        raise GpubenchError(f"{name} was written by {printable(head.tool.name)!r}, not by gpubench.", NOT_A_REPORT)
+        raise GpubenchError(f"{name} was written by {head.tool.name!r}, not by gpubench.", NOT_A_REPORT)
     return head.schema_version
 
 
 def _damage(data: bytes, detail: str) -> str:
-    """The predicate that says why `data` is no JSON."""
+    """Why `data` is not JSON, as the predicate of a sentence."""
     place = re.search(r"\(byte (\d+)\)", detail)
     if "truncated" in detail or (place and int(place[1]) >= len(data)):  # a number may end in `0.`
         return "is cut off: the JSON ends too early"
-    found: list[str] = []
+    constants: list[str] = []
     # Python's own reader takes NaN and Infinity, so it can tell them from other damage. Error path only.
     with contextlib.suppress(ValueError, RecursionError):
-        json.loads(data, parse_constant=found.append)
-    if found:
-        return f"holds the number {found[0]}, which is not JSON; a figure that was not measured is null"
+        json.loads(data, parse_constant=constants.append)
+    if constants:
+        return f"holds the number {constants[0]}, which is not JSON; a figure that was not measured is null"
     return f"is not JSON: {detail.removeprefix('JSON is malformed: ')}"
 
 
@@ -133,27 +133,25 @@ def _place(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     what, _, place = str(error).partition(" - at ")
-    return printable(f"{place.strip('`').removeprefix('$').removeprefix('.')}: {what}" if place else what)
+    return f"{place.strip('`').removeprefix('$').removeprefix('.')}: {what}" if place else what
 
 
 def _check(report: Report, name: str) -> None:
-    """What types cannot say: ids are unique, the baseline is there, samples account for figures and rounds for them."""
+    """Checks that types cannot express: ids are unique, the baseline exists, rounds, samples and figures agree."""
     doubled = [row for row, count in Counter(row.id for row in report.measurements).items() if count > 1]
     if doubled:
-        raise GpubenchError(
-            f"{name} is not a valid report: the row id {printable(doubled[0])!r} occurs more than once.", DAMAGED
-        )
+        raise GpubenchError(f"{name} is not a valid report: the row id {doubled[0]!r} occurs more than once.", DAMAGED)
     try:
         datetime.fromisoformat(report.created_at).timestamp()
     except (ValueError, OverflowError):
         raise GpubenchError(
-            f"{name} is not a valid report: created_at {printable(report.created_at)!r} is no time.", DAMAGED
+            f"{name} is not a valid report: created_at {report.created_at!r} is not a date and time.", DAMAGED
         ) from None
     _check_twins(report, name)
     # The baseline is measured first: where there is any row, it has one, if only to say that it failed.
     if report.measurements and all(row.id != report.plan.baseline for row in report.measurements):
         raise GpubenchError(
-            f"{name} is not a valid report: it has no row of its baseline, {printable(report.plan.baseline)!r}.",
+            f"{name} is not a valid report: it has no row for its baseline, {report.plan.baseline!r}.",
             DAMAGED,
         )
     if report.recommendation is not None:
@@ -178,7 +176,7 @@ def _check(report: Report, name: str) -> None:
 
 
 def _check_twins(report: Report, name: str) -> None:
-    """Each configuration is there once, but for the control, which repeats the baseline's."""
+    """Each configuration occurs once, except for the control, which repeats the baseline's."""
     seen: dict[tuple[tuple[str, object], ...], str] = {}
     for row in report.measurements:
         if row.is_control:
@@ -186,42 +184,41 @@ def _check_twins(report: Report, name: str) -> None:
         same = seen.setdefault(tuple(sorted(row.configuration.items())), row.id)
         if same != row.id:
             raise GpubenchError(
-                f"{name} is not a valid report: the rows {printable(same)!r} and {printable(row.id)!r} have the same "
-                "configuration.",
+                f"{name} is not a valid report: the rows {same!r} and {row.id!r} have the same configuration.",
                 DAMAGED,
             )
 
 
-def _check_recommendation(found: Recommendation, name: str) -> None:
+def _check_recommendation(recommendation: Recommendation, name: str) -> None:
     """The speedup lies in its own interval."""
-    low, high = found.speedup_low, found.speedup_high
-    if found.speedup is None or low is None or high is None:
+    low, high = recommendation.speedup_low, recommendation.speedup_high
+    if recommendation.speedup is None or low is None or high is None:
         return
-    if not low * (1 - ROUNDING) <= found.speedup <= high * (1 + ROUNDING):
+    if not low * (1 - ROUNDING) <= recommendation.speedup <= high * (1 + ROUNDING):
         raise GpubenchError(
-            f"{name} is not a valid report: the recommended speedup of {found.speedup:g} is not between {low:g} and "
-            f"{high:g}.",
+            f"{name} is not a valid report: the recommended speedup "
+            f"of {recommendation.speedup:g} is not between {low:g} and {high:g}.",
             DAMAGED,
         )
 
 
 def _check_rounds(row: Measurement, place: str) -> None:
-    """Each process once, with samples whose median is the one that is told; the figures follow from them."""
+    """Each process occurs once, its median is that of its samples, and the row's figures follow from them."""
     seen, start = set[tuple[str, int]](), 0
     for number, part in enumerate(row.rounds):
         samples = row.samples_s[start : start + part.samples]
         start += part.samples
         if part.index < 1 or part.samples < 1 or (part.phase, part.index) in seen:
             raise GpubenchError(
-                f"{place}.rounds[{number}] has {part.samples} samples as number {part.index} of {part.phase}, which "
-                "must be at least 1, and once.",
+                f"{place}.rounds[{number}] has {part.samples} samples and is number {part.index} of {part.phase}: "
+                "both must be at least 1, and each number occurs once.",
                 DAMAGED,
             )
         seen.add((part.phase, part.index))
-        # Fewer samples than are told are complained of below, with their numbers.
+        # A wrong number of samples is reported below.
         if len(samples) == part.samples and not _alike(statistics.median(samples), part.median_s):
             raise GpubenchError(
-                f"{place}.rounds[{number}].median_s is {part.median_s:g}, the median of its samples "
+                f"{place}.rounds[{number}].median_s is {part.median_s:g}, but the median of its samples is "
                 f"{statistics.median(samples):g}.",
                 DAMAGED,
             )
@@ -230,12 +227,13 @@ def _check_rounds(row: Measurement, place: str) -> None:
         return
     if not _alike(row.fps * figures.median, row.items_per_step):
         raise GpubenchError(
-            f"{place}.fps is {row.fps:g}, which {row.items_per_step} items in {figures.median:g} s are not.", DAMAGED
+            f"{place}.fps is {row.fps:g}, which does not match {row.items_per_step} items in {figures.median:g} s.",
+            DAMAGED,
         )
 
 
-def _alike(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=1e-12)
+def _alike(value: float, other: float) -> bool:
+    return math.isclose(value, other, rel_tol=ROUNDING, abs_tol=1e-12)
 
 
 def encode(report: Report) -> bytes:
@@ -247,7 +245,7 @@ def encode(report: Report) -> bytes:
         if not math.isfinite(number):
             raise GpubenchError(
                 f"The report was not saved: {place} is {number}, which JSON cannot hold.",
-                "This is a fault in gpubench or in a toggle: a figure that could not be measured must be None.",
+                "This is a bug in gpubench or in a toggle: a figure that could not be measured must be None.",
             )
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
@@ -264,7 +262,7 @@ def _floats(value: Any, place: str) -> Iterator[tuple[str, float]]:
 
 
 def save(report: Report, path: Path | str) -> None:
-    """Writes the report to `path` as a whole or not at all; missing folders are made.
+    """Writes the report to `path` atomically; missing folders are made.
 
     Raises GpubenchError where the place cannot be written or a figure is not finite; an older file then stays.
     """
@@ -272,7 +270,7 @@ def save(report: Report, path: Path | str) -> None:
 
 
 def write(path: Path | str, data: bytes) -> None:
-    """Puts `data` at `path` as a whole or not at all: readers see the old file or the new one. Raises as `save`."""
+    """Writes `data` to `path` atomically: readers see the old file or the new one. Raises as `save`."""
     target = _target(Path(path))
     # In the same folder, so that the rename stays on one file system; the pid keeps two runs apart.
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -290,7 +288,7 @@ def write(path: Path | str, data: bytes) -> None:
 
 
 def check_writable(path: Path | str) -> None:
-    """Returns where `save` would succeed now, making missing folders; else raises as `save`. Ask before a long run."""
+    """Raises as `save` if saving to `path` would fail now; makes missing folders. Call it before a long run."""
     target = _target(Path(path))
     probe = target.with_name(f".{target.name}.{os.getpid()}.probe")
     try:
@@ -306,11 +304,9 @@ def _target(path: Path) -> Path:
     try:
         target = path.resolve()
         if target.is_dir():
-            raise GpubenchError(f"Cannot write {printable(str(path))}: it is a folder.", "Name a file in it.")
+            raise GpubenchError(f"Cannot write {path}: it is a folder.", "Name a file in it.")
         if target.exists() and not target.is_file():
-            raise GpubenchError(
-                f"Cannot write {printable(str(path))}: it is a device or a pipe, not a file.", "Name a regular file."
-            )
+            raise GpubenchError(f"Cannot write {path}: it is a device or a pipe, not a file.", "Name a regular file.")
     except (OSError, RuntimeError, ValueError) as error:
         raise _unwritable(path, error) from error
     return target
@@ -318,9 +314,7 @@ def _target(path: Path) -> Path:
 
 def _unwritable(path: Path | str, error: Exception) -> GpubenchError:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return GpubenchError(
-        f"Cannot write {printable(str(path))}: {text}.", "Give another path, or make room or permission there."
-    )
+    return GpubenchError(f"Cannot write {path}: {text}.", "Choose another path, or free space or change permissions.")
 
 
 def json_schema() -> dict[str, Any]:

@@ -150,7 +150,7 @@ class Toggle:
     evidence: Callable[[ModelContext, Value], EvidenceResult]
     tolerance: Mapping[Value, float] = field(default_factory=dict)  # relative output error allowed, where above fp32's
     changes_problem: bool = False  # reference outputs are computed with the same value (batch size, tiles)
-    claims: tuple[str, ...] = ()  # published guides that claim a gain from it
+    claims: tuple[str, ...] = ()  # published guides that promise a gain from it: ids of docs/claims.md
     source: str  # where the method is documented
 
     def offered(self, scope: Scope) -> tuple[Value, ...]:

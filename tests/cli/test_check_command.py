@@ -427,7 +427,7 @@ def test_what_is_no_file_is_passed_over(tmp_path: Path, before: Path, capsys: py
     (folder / "zero.json").symlink_to("/dev/zero")
     saved(folder / "old.json", measured())
     assert call(before, "--baseline", folder, "--max-slowdown", "20%") == 0
-    assert capsys.readouterr().err.count("is no regular file") == 2
+    assert capsys.readouterr().err.count("is not a regular file") == 2
     assert run(["history", str(folder)]) == 0
     assert call("/dev/zero", "--baseline", folder) == 2
     assert "/dev/zero is a device, not a report." in capsys.readouterr().err

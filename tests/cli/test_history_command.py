@@ -68,7 +68,7 @@ def test_what_is_no_time_is_refused_and_runs_of_one_second_are_two(
     )  # the day before, in UTC
     assert run(["history", str(folder), "--format", "json"]) == 0
     shown = capsys.readouterr()
-    assert "bad.json is not a valid report: created_at 'yesterday' is no time." in shown.err
+    assert "bad.json is not a valid report: created_at 'yesterday' is not a date and time." in shown.err
     (series,) = json.loads(shown.out)
     assert len(series["points"]) == 14
     assert [point["at"][:10] for point in series["points"]][:4] == [

@@ -27,7 +27,7 @@ from gpubench.executor.outcome import Outcome
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.executor.worker_process import Worker
 from gpubench.flags import Flag
-from gpubench.hardware.find_device import Found, find_device
+from gpubench.hardware.find_device import DeviceAccess, find_device
 from gpubench.measure.readings import GPU_FIELDS
 from gpubench.report import store
 from gpubench.report.model import Configuration, HostUse, Measurement, Protocol, Report, Role
@@ -129,7 +129,7 @@ def watched(pool: WorkerPool, fake_nvml: FakeNvml, orders: Path, monkeypatch: py
     card = Card(uuid="GPU-1")
     fake_nvml.add(card)
     found = find_device("cuda", "GPU-1")
-    monkeypatch.setattr(pool, "_found", Found(found.device))
+    monkeypatch.setattr(pool, "_found", DeviceAccess(found.device))
     monkeypatch.setattr(pool, "choice", choice("heats"))
     monkeypatch.setattr(pool, "protocol", QUICK)
     monkeypatch.setattr(bench, "COOLING_LOOK_S", 0.05)

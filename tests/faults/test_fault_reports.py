@@ -48,7 +48,7 @@ def without_samples_of_the_baseline(report: Any) -> None:
     ("plant", "words"),
     [
         (without_rows, "the report has no measurements"),
-        (without_baseline, "has no row of its baseline, 'baseline'"),
+        (without_baseline, "has no row for its baseline, 'baseline'"),
         (without_figures_of_the_baseline, "the baseline is not reliable"),
         (without_samples_of_the_baseline, "measurements[0] has a latency and no samples"),
     ],

@@ -69,7 +69,6 @@ def test_blocks_and_their_statistics_are_exact() -> None:
     assert taken.iterations_per_sample == 17
     assert script.calls == 21 * 17
     assert taken.seconds == pytest.approx([0.001 * mean for mean in means])
-    assert taken.elapsed_s == pytest.approx(17 * 0.231)
     figures = latency(taken.seconds)
     assert figures.median == pytest.approx(0.011)
     assert (figures.p5, figures.p95) == pytest.approx((0.002, 0.020))  # the second and the last but one of 21
@@ -89,7 +88,6 @@ def test_the_wall_clock_set_back_changes_no_sample(monkeypatch: pytest.MonkeyPat
     taken = sample_blocks(step, WallTimer(), iterations=2, count=20)
     assert time.time() < real() - 7200
     assert all(0.004 <= seconds < 1 for seconds in taken.seconds)
-    assert 0.16 <= taken.elapsed_s < 10
     # The fault is there to be seen: by this clock, blocks take minus an hour.
     assert min(sample_blocks(step, WallTimer(time.time), iterations=2, count=20).seconds) < -100
 
@@ -232,7 +230,7 @@ def test_a_drift_too_slow_for_the_warm_up_is_unsteady_by_the_samples() -> None:
     assert warm(script) is True  # 1.2 % over the window of the warm-up: within its agreement
     taken = take(script, WallTimer(script.now), 3, 30)
     assert [flag.kind for flag in drifting(list(taken.seconds))] == ["unsteady"]
-    assert str(drifting(list(taken.seconds))[0]) == "unsteady: its steps became +12.7% longer while it was sampled"
+    assert str(drifting(list(taken.seconds))[0]) == "unsteady: its step time changed by +12.7% during sampling"
 
 
 def test_chance_is_not_taken_for_drift() -> None:

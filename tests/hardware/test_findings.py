@@ -13,7 +13,6 @@ from gpubench.hardware.facts import Device, Environment
 
 CPU = CpuFacts(
     name="Test CPU",
-    architecture="x86_64",
     cores=8,
     physical_cores=8,
     total_memory_bytes=32 * 2**30,
@@ -21,7 +20,6 @@ CPU = CpuFacts(
     last_level_cache_bytes=2**25,
     cpu_quota_cores=None,
     memory_limit_bytes=None,
-    load_average=0.1,
     transparent_huge_pages="madvise",
     frequency_governor="performance",
     swap_used_bytes=0,
@@ -175,11 +173,11 @@ CASES = {
     ),
     "other processes": (
         gpu(other_processes=["pid 7 (miner), 1024 MiB"]),
-        ("problem", "GPU load", "pid 7 (miner), 1024 MiB", "End them"),
+        ("problem", "GPU load", "pid 7 (miner), 1024 MiB", "Stop them"),
     ),
     "busy for an unknown reason": (
         gpu(utilization_percent=60),
-        ("problem", "GPU load", "60 % busy before anything was started", "nvidia-smi"),
+        ("problem", "GPU load", "60 % busy although nothing was started", "nvidia-smi"),
     ),
     "hot": (
         gpu(throttle_reasons=["sw_thermal_slowdown", "hw_thermal_slowdown"], temperature_celsius=92),
@@ -188,7 +186,7 @@ CASES = {
     "power brake": (gpu(throttle_reasons=["hw_power_brake"]), ("problem", "throttling", "hw_power_brake", "power")),
     "power cap": (
         gpu(throttle_reasons=["sw_power_cap"]),
-        ("note", "throttling", "the power limit holds the clocks down", "Normal under load"),
+        ("note", "throttling", "the power limit lowers the clocks", "Normal under load"),
     ),
     "limited power": (
         gpu(power_limit_watts=200),

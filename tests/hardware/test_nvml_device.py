@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from gpubench.hardware.monitored import Process, decode_reasons, energy_joules, other_processes
 from gpubench.hardware.nvml import NvmlDevice, Unavailable
-from gpubench.hardware.nvml_device import Process, decode_reasons, energy_joules, other_processes
 from tests.fake_nvml import DEVICE_FUNCTIONS, FUNCTION_NOT_FOUND, NOT_SUPPORTED, FakeGpu, FakeNvml, device, fake_nvml
 
 __all__ = ["device", "fake_nvml"]
@@ -125,7 +125,7 @@ def test_memory_of_one_process(device: NvmlDevice, gpu: FakeGpu) -> None:
     gpu.processes = [(10, 2**20), (11, None)]
     assert device.process_memory_bytes(10) == 2**20
     silent = device.process_memory_bytes(11)
-    assert silent == Unavailable("the driver does not tell memory by process")
+    assert silent == Unavailable("the driver does not report memory by process")
     absent = device.process_memory_bytes(12)
     assert isinstance(absent, Unavailable) and "lists no process 12" in absent.reason and "container" in absent.reason
 

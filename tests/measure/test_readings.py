@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gpubench.hardware.monitored import Activity
+from gpubench.hardware.monitored import Activity, GpuSample, Process
 from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
-from gpubench.hardware.nvml_device import GpuSample, Process
 from gpubench.measure.process_usage import Usage
 from gpubench.measure.readings import GPU_FIELDS, PROCESS_FIELDS, MonitorSample, summarize
 from gpubench.report.model import Reading, Utilization

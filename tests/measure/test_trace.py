@@ -69,7 +69,7 @@ def test_events_become_operators_and_kernels():
 def test_a_step_on_a_cpu_shows_its_operators_and_no_device():
     a = torch.ones(3, 4)
     trace = trace_step(lambda: a @ a.T, cuda=False)
-    (product,) = trace.named("aten::mm")
+    (product,) = (operator for operator in trace.operators if operator.name == "aten::mm")
     assert product.dtypes[:2] == ("float", "float")
     assert product.shapes[:2] == ((3, 4), (4, 3))
     assert product.strides[1] == (1, 4)

@@ -87,9 +87,9 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         (b"not json", "is not JSON"),
         (b"\xff\xfe\x00", "is not JSON"),
         (b'\x89PNG\r\n"', "is not JSON"),
-        (b"[]", "no gpubench report"),
-        (b"3", "no gpubench report"),
-        (b'{"machine_info": {}}', "no gpubench report: Object missing required field `schema_version`"),
+        (b"[]", "not a gpubench report"),
+        (b"3", "not a gpubench report"),
+        (b'{"machine_info": {}}', "not a gpubench report: Object missing required field `schema_version`"),
         (b'{"schema_version": 1}', "missing required field `tool`"),
         (
             b'{"schema_version": 1, "tool": {"name": "pytest", "version": "8"}}',
@@ -212,14 +212,14 @@ def test_rounds_must_account_for_the_samples() -> None:
     [
         (
             lambda row: row["rounds"][0].update(median_s=0.01),
-            "rounds[0].median_s is 0.01, the median of its samples 0.05",
+            "rounds[0].median_s is 0.01, but the median of its samples is 0.05",
         ),
         (
             lambda row: row["rounds"].append(dict(row["rounds"][0])),
-            "rounds[1] has 11 samples as number 1 of explore, which must be",
+            "rounds[1] has 11 samples and is number 1 of explore: both must be",
         ),
-        (lambda row: row["rounds"][0].update(index=-3), "rounds[0] has 11 samples as number -3 of explore"),
-        (lambda row: row.update(fps=1e6), "fps is 1e+06, which 8 items in 0.05 s are not"),
+        (lambda row: row["rounds"][0].update(index=-3), "rounds[0] has 11 samples and is number -3 of explore"),
+        (lambda row: row.update(fps=1e6), "fps is 1e+06, which does not match 8 items in 0.05 s"),
     ],
 )
 def test_figures_that_do_not_follow_from_the_samples_are_refused(edit: Callable[[Any], None], words: str) -> None:
