@@ -1,4 +1,4 @@
-"""Going on with a report: only with one of the same device, workload, software and protocol."""
+"""Resuming a report: only one of the same device, workload, software and protocol."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def _differences(name: str, one: Any, other: Any) -> list[str]:
 
 
 def refuse_unlike(earlier: Report, current: Report, path: Path) -> None:
-    """Raises GpubenchError naming what differs where `current` may not go on with `earlier`."""
+    """Raises GpubenchError naming what differs where `current` cannot resume `earlier`."""
     found = differences(earlier, current)
     if found:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise GpubenchError(
-            f"{path} cannot be gone on with, it differs in {'; '.join(found[:3])}{more}.",
+            f"Cannot resume {path}: it differs in {'; '.join(found[:3])}{more}.",
             "Leave --resume out to begin a new report.",
         )
