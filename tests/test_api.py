@@ -22,8 +22,9 @@ import gpubench
 from gpubench import api
 from gpubench.cli.main import run as command_line
 from gpubench.errors import GpubenchError
+from gpubench.executor.outcome import Outcome
 from gpubench.report import store
-from gpubench.report.model import Measurement, Report
+from gpubench.report.model import Configuration, Measurement, Report
 from gpubench.search.space import Builder, Candidate
 from gpubench.study import launch
 from gpubench.study.planning import fixed, scope_of
@@ -231,6 +232,30 @@ def test_the_command_line_takes_the_former_names(scripted: Planted, capsys: pyte
     assert capsys.readouterr().err.count("--pair has no effect") == 1
     assert command_line(["compare-opts", "--matrix", "quick", "--preset", "full"]) == 2
     assert "--matrix is the former name of --preset." in capsys.readouterr().err
+
+
+def test_a_stopped_command_says_how_to_resume_and_resume_finds_its_report(
+    scripted: Planted, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = scripted.alone
+
+    def stops(row_id: str, configuration: Configuration) -> Outcome:
+        if row_id == "threads=1":
+            raise KeyboardInterrupt
+        return alone(row_id, configuration)
+
+    monkeypatch.setattr(scripted, "alone", stops)
+    arguments = ["compare-opts", GOOD, "--set", "threads=1", "--strategy", "each", "--final-rounds", "0"]
+    assert command_line(arguments) == 130
+    (path,) = Path().rglob("resnet50-inference-*.json")
+    assert f"Stopped. What was measured is in {path}; resume with: --resume --output {path}" in capsys.readouterr().err
+    monkeypatch.setattr(scripted, "alone", alone)
+    assert command_line([*arguments, "--resume"]) == 0
+    assert f"Report: {path}" in capsys.readouterr().err
+    assert store.load(path).finished_at
+    assert scripted.ran == ["baseline", "threads=1"]
+    assert command_line([*arguments, "--resume"]) == 2
+    assert "There is no unfinished report" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["compare", "sweep", "measure", "plan", "ab", "check", "recommend", "load_report"])
