@@ -30,6 +30,11 @@ def test_every_command_and_option_has_help_and_the_readme_names_the_command(name
         assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
 
 
+def test_the_reference_says_what_the_commands_help_says() -> None:
+    script = [sys.executable, str(ROOT / "scripts" / "write_cli_reference.py"), "--check"]
+    assert subprocess.run(script, check=False).returncode == 0, "run scripts/write_cli_reference.py"
+
+
 def test_the_readme_shows_the_committed_results() -> None:
     script = [sys.executable, str(ROOT / "scripts" / "update_readme.py"), "--check"]
     assert subprocess.run(script, check=False).returncode == 0, "run scripts/update_readme.py"

@@ -1,4 +1,4 @@
-"""`gpubench check`: did a report get worse than its baseline?"""
+"""`gpubench check`: are reports worse than their baselines?"""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def check(
     allow = allow_different or []
     check_fields(allow)
     if update and not (reason or "").strip():
-        raise GpubenchError("--update needs --reason TEXT: a baseline says why it was taken.")
+        raise GpubenchError("--update needs --reason TEXT, which is kept in the baseline.")
     if reason is not None and not update:
         raise GpubenchError("--reason is for --update.", "Leave it out, or add --update.")
     if not baseline.strip():
@@ -153,7 +153,7 @@ def check(
     if update:
         if files:
             raise GpubenchError(
-                "--update compares nothing, so there is nothing for --output.", "Leave one of them out."
+                "--update writes no verdicts, so --output has no use with it.", "Leave one of them out."
             )
         return _update(current, path, encodable((reason or "").strip()))
     choice = BaselineChoice.read(path)
@@ -172,7 +172,7 @@ def _refuse_inputs(files: Sequence[Path], inputs: Sequence[Path]) -> None:
     """Raises GpubenchError where a file to be written is one that is read."""
     for path in files:
         if any(path.resolve() == one.resolve() for one in inputs):
-            raise GpubenchError(f"--output {printable(str(path))} is a report that is read.", "Name another file.")
+            raise GpubenchError(f"--output {printable(str(path))} is one of the reports to read.", "Name another file.")
         store.check_writable(path)
 
 

@@ -29,7 +29,7 @@ def compare_opts(
         typer.Option(
             "--strategy",
             metavar="NAME",
-            help="ladder: each toggle alone, then one upon the other; each: alone only; grid: every combination. "
+            help="ladder: each toggle alone, then added one by one; each: alone only; grid: every combination. "
             "Default: the preset's.",
         ),
     ] = None,
@@ -62,7 +62,8 @@ def compare_opts(
         typer.Option("--duel-rounds", min=0, max=1000, hidden=True, help="The former name of --final-rounds."),
     ] = None,
     pair: Annotated[
-        o.PairName, typer.Option("--pair", hidden=True, help="Without effect: each configuration has a process.")
+        o.PairName,
+        typer.Option("--pair", hidden=True, help="Has no effect: each configuration has a process of its own."),
     ] = "process",
     strict: o.Strict = False,
     allow: o.Allow = None,
@@ -75,8 +76,9 @@ def compare_opts(
 ) -> int:
     """Measure settings on a model and recommend the best.
 
-    By default: the baseline, each toggle alone, then the toggles one upon the other. The fastest are compared again in
-    a runoff, and the winner meets the baseline in a final on fresh data.
+    First the baseline, each toggle alone, and the toggles added one by one.
+    Then the fastest in a runoff, and the winner against the baseline in a
+    final on fresh data.
     """
     from gpubench.cli.measuring import run, say
 

@@ -1,4 +1,4 @@
-"""`gpubench doctor`: is this machine ready for measuring, and what to do where it is not."""
+"""`gpubench doctor`: is this machine ready to measure on, and if not, what to do."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
 def doctor(
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda:N.")] = "auto",
-    format_: Annotated[Literal["table", "json"], typer.Option("--format", help="What is printed.")] = "table",
+    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu or cuda:N.")] = "auto",
+    format_: Annotated[Literal["table", "json"], typer.Option("--format", help="Format of standard output.")] = "table",
 ) -> int:
-    """Look at device, driver, torch, compiler and load, and say what to do about each problem.
+    """Check device, driver, torch, compiler and load, with advice for each problem.
 
-    Exit code: 0, or 1 if there is a problem.
+    Exit codes: 0 no problem, 1 a problem.
     """
     from rich.console import Console
 
@@ -39,14 +39,14 @@ def doctor(
 
 
 def show(console: Console, found: list[DoctorFinding]) -> None:
-    """Prints the findings as a table, what to do beneath each, and a last line that counts them."""
+    """Prints the findings as a table, each with its advice, and their count."""
     from rich.table import Table
     from rich.text import Text
 
     from gpubench.text import plural, printable
 
     def safe(text: str) -> str:
-        # A terminal that knows ASCII only gets a question mark for "°" instead of a traceback.
+        # On an ASCII terminal "°" becomes a question mark instead of a traceback.
         return printable(text).encode(console.encoding, "replace").decode(console.encoding)
 
     table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
@@ -54,7 +54,7 @@ def show(console: Console, found: list[DoctorFinding]) -> None:
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in found:
-        # Text knows no markup: what a driver, a program's name or a variable says is printed as it is.
+        # Text takes no markup: what a driver, a program's name or a variable says is printed as it is.
         what = Text(safe(finding.found))
         if finding.advice:
             what.append(f"\n-> {safe(finding.advice)}", style="dim")

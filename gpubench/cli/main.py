@@ -31,10 +31,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Which settings make your PyTorch model fast on your GPU or CPU, measured so that you can trust the answer.",
+    help="Find the settings that make your PyTorch model fast on your GPU or CPU, by measuring them.",
 )
 
-# Base class of all of the parser's own errors; where it lives differs between versions of typer.
+# The base class of the parser's errors; its module differs between versions of typer.
 ParserError: type[Exception] = typer.BadParameter.__mro__[2]
 
 
@@ -47,10 +47,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Which settings make your PyTorch model fast on your GPU or CPU, measured so that you can trust the answer."""
+    """Find the settings that make your PyTorch model fast on your GPU or CPU, by measuring them."""
 
 
 app.command("compare-opts")(compare_opts)
@@ -68,7 +68,7 @@ app.command("schema")(schema)
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP came; like KeyboardInterrupt, it passes every handler of ordinary errors."""
+    """SIGTERM or SIGHUP was received; like KeyboardInterrupt, no handler of ordinary errors catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -80,7 +80,7 @@ def _terminate(number: int, _: object) -> None:
 
 
 def main() -> None:
-    """Runs the command line; exits with 0, or the code that the error carries."""
+    """Runs the command line and exits with its code."""
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # under nohup it is ignored, and stays so
         signal.signal(signal.SIGHUP, _terminate)
@@ -91,7 +91,7 @@ def run(arguments: list[str]) -> int:
     """The exit code of the command line `arguments`; errors are printed to standard error as one sentence."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its number
+            stream.reconfigure(errors="backslashreplace")  # a character that a terminal lacks is escaped
     try:
         outcome = app(arguments, standalone_mode=False)
         if sys.stdout is not None:
@@ -110,14 +110,14 @@ def run(arguments: list[str]) -> int:
     except Terminated as error:
         return 128 + error.number
     except BrokenPipeError:
-        # The reader has gone (`gpubench ... | head`): nothing to say, and no traceback at exit either.
+        # The reader has closed the pipe (`gpubench ... | head`): no message, and no traceback at exit.
         sys.stdout = None
         return 128 + signal.SIGPIPE
     except OSError as error:
         sys.stdout = None  # what is still in its buffer cannot be written either
-        return complain(f"The system refused: {error}.", "Check the current folder and the output.", EXIT_USAGE)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it must not look like a verdict
-        # Python's own exit code would be 1, which says that something got slower.
+        return complain(f"Operating system error: {error}.", "Check the current folder and the output.", EXIT_USAGE)
+    except Exception as error:  # noqa: BLE001 - no fault may look like a verdict
+        # Python's own exit code would be 1, which means a regression.
         traceback.print_exc()
         return complain(
             f"A fault in gpubench: {type(error).__name__}: {error}.",
@@ -132,6 +132,6 @@ def complain(message: str, hint: str, code: int) -> int:
     text = f"gpubench: {message} {hint}".strip()
     try:
         print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
-    except OSError:  # a log on a full disk: the code still says it, and Python's own would be that of a regression
+    except OSError:  # the log's disk is full: the exit code still tells, where Python's own would mean a regression
         sys.stderr = None
     return code

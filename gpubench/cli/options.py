@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their text is read."""
+"""Options that several commands share, and how their values are parsed."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def split_numbers(texts: list[str], option: str) -> list[int]:
                 f"{option} has {part!r}, which is not a whole number.", f"Give for example {option} 1 2 4 8."
             ) from None
     if not numbers:
-        raise GpubenchError(f"{option} names no value.", f"Give for example {option} 1 2 4 8.")
+        raise GpubenchError(f"{option} has no value.", f"Give for example {option} 1 2 4 8.")
     return list(dict.fromkeys(numbers))
 
 
@@ -175,7 +175,7 @@ def renamed(old: str, old_value: Any, new: str, new_value: Any) -> Any:
 
 
 def which_workload(argument: str | None, option: str | None) -> str:
-    """The workload that was named, by argument or option; the default where neither was."""
+    """The workload named by argument or option, or the default."""
     if argument and option and argument != option:
         raise GpubenchError(f"Two workloads were named: {argument!r} and {option!r}.", "Give only one.")
     return argument or option or "resnet50"

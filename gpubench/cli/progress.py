@@ -1,4 +1,4 @@
-"""How a run tells of itself on standard error: a bar on a terminal, plain lines elsewhere, nothing if quiet."""
+"""Progress on standard error: a bar on a terminal, plain lines elsewhere, nothing if quiet."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from gpubench.text import printable
 from gpubench.toggles.traits import compiles
 from gpubench.units import format_duration, significant
 
-COMPILED_COST = 6.0  # a compiled row against a plain one, until the first was seen; 3 to 20 s against 25 to 60 s (seen)
+COMPILED_COST = 6.0  # a compiled row versus a plain one, until the first has ended; seen: 25 to 60 s versus 3 to 20 s
 
 
 class Remaining:
-    """An estimate of the seconds left, from what rows with and without compilation have taken so far."""
+    """Estimates the seconds left from how long processes with and without compilation took so far."""
 
     def __init__(self) -> None:
         self.taken: dict[bool, list[float]] = {False: [], True: []}
@@ -34,12 +34,12 @@ class Remaining:
         self.since, self.kind = time.monotonic(), compiled
 
     def done(self) -> None:
-        """It is through."""
+        """It has ended."""
         self.taken[self.kind].append(time.monotonic() - self.since)
         self.left[self.kind] = max(0, self.left[self.kind] - 1)
 
     def estimate(self) -> float | None:
-        """Seconds until the end; None before the first process is through."""
+        """Seconds until the end; None before the first process has ended."""
         plain, compiled = (sum(times) / len(times) if times else None for times in self.taken.values())
         if plain is None and compiled is None:
             return None
@@ -76,7 +76,7 @@ class Quiet(Listener):
 
 
 class Lines(Quiet):
-    """A line for each configuration that begins and each that is done."""
+    """A line for each process that begins and each configuration that is done."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -90,21 +90,21 @@ class Lines(Quiet):
         self.total = self.number + plain + compiled
 
     def started(self, number: int, planned: Candidate, note: str) -> None:
-        """Says which configuration begins."""
+        """Prints which configuration begins."""
         self.number = number
         self._print(f"[{number}/{max(self.total, number)}] {planned.id}{f' ({note})' if note else ''}")
 
     def finished(self, row: Measurement) -> None:
-        """Says what it gave."""
+        """Prints its result."""
         self._print(f"    {outcome(row)}" if row.status != "skipped" else f"skipped: {row.reason}")
 
     def note(self, text: str) -> None:
-        """Says it."""
+        """Prints it."""
         self._print(text)
 
 
 class Bar(Quiet):
-    """A bar with the configuration under way, its phase, elapsed and estimated time."""
+    """A bar with the current configuration, its phase, and elapsed and estimated time."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -138,7 +138,7 @@ class Bar(Quiet):
         self.progress.update(self.task, total=self.number + plain + compiled)
 
     def started(self, number: int, planned: Candidate, note: str) -> None:
-        """Shows which configuration is under way."""
+        """Shows which configuration begins."""
         if self.number:
             self.remaining.done()
         self.remaining.begin(compiles(planned.configuration) and not note)
@@ -153,21 +153,21 @@ class Bar(Quiet):
         )
 
     def phase(self, name: str) -> None:
-        """Shows what the worker does."""
+        """Shows what the worker does now."""
         self.progress.update(self.task, description=escape(printable(f"{self.name}: {name}")))
 
     def finished(self, row: Measurement) -> None:
-        """Leaves a line above the bar for a row that is not plainly good."""
+        """Prints a line above the bar for a row that failed."""
         if row.status not in ("ok", "skipped"):
             self.console.print(printable(f"{row.id}: {outcome(row)}"), markup=False, highlight=False)
 
     def note(self, text: str) -> None:
-        """Leaves a line above the bar."""
+        """Prints a line above the bar."""
         self.console.print(printable(text), markup=False, highlight=False)
 
 
 def listener(quiet: bool) -> Quiet:
-    """The right listener for standard error."""
+    """The listener that suits standard error."""
     if quiet:
         return Quiet()
     console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""`gpubench toggles`: what can be switched, and one toggle's whole card."""
+"""`gpubench toggles`: the toggles, or one toggle with all its details."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 
 def toggles(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One toggle's whole card.")] = None,
-    format_: Annotated[Literal["table", "json"], typer.Option("--format", help="What is printed.")] = "table",
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show this toggle with its values, requirements and code.")
+    ] = None,
+    format_: Annotated[Literal["table", "json"], typer.Option("--format", help="Format of standard output.")] = "table",
 ) -> None:
-    """List the toggles in the order in which they are applied, or show one with all that is known of it."""
+    """List the toggles in the order in which they are applied, or show one in detail."""
     import json
 
     from rich.console import Console
@@ -33,7 +35,7 @@ def toggles(
 
 
 def card(toggle: Toggle) -> dict[str, Any]:
-    """All that a toggle says of itself, as JSON holds it."""
+    """A toggle's details, as in JSON."""
     return {
         "name": toggle.name,
         "summary": toggle.summary,
@@ -71,7 +73,7 @@ def card(toggle: Toggle) -> dict[str, Any]:
 
 
 def needs(requirement: Requirement) -> list[str]:
-    """What a requirement asks for, in words."""
+    """A requirement in words."""
     capability, version = requirement.compute_capability, requirement.torch_version
     words = [
         f"a {requirement.device_kinds[0].upper()} device" if len(requirement.device_kinds) == 1 else "",
@@ -105,7 +107,7 @@ def _print_list(console: Console, chosen: list[Toggle]) -> None:
         cells = (toggle.name, toggle.stage.name.lower(), _values_in_brief(toggle), toggle.summary)
         table.add_row(*map(escape, cells))
     console.print(table)
-    _line(console, "\n`gpubench toggles NAME` shows one with its requirements, its proof and its code.")
+    _line(console, "\n`gpubench toggles NAME` shows one with its requirements, evidence and code.")
 
 
 def _line(console: Console, text: str) -> None:

@@ -1,4 +1,4 @@
-"""`--sizes 1 2 4 8`: options that take every number that follows. The parser underneath knows only one value each."""
+"""`--sizes 1 2 4 8`: options that take every number that follows; the parser itself takes one value per option."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NUMBER = re.compile(r"-?\d+")
 
 
 def spread(arguments: list[str], options: tuple[str, ...]) -> list[str]:
-    """`--sizes 1 2 4` as `--sizes 1 --sizes 2 --sizes 4`; the list ends at the first word that is no whole number."""
+    """`--sizes 1 2 4` as `--sizes 1 --sizes 2 --sizes 4`; it ends at the first word that is no whole number."""
     result: list[str] = []
     taking = ""
     for index, argument in enumerate(arguments):
@@ -20,7 +20,7 @@ def spread(arguments: list[str], options: tuple[str, ...]) -> list[str]:
         if argument in options:
             taking = argument
             following = arguments[index + 1] if index + 1 < len(arguments) else ""
-            if not NUMBER.fullmatch(following):  # `1,2,4`, or something to complain about
+            if not NUMBER.fullmatch(following):  # `1,2,4`, or an error
                 result.append(argument)
                 taking = ""
         elif taking and NUMBER.fullmatch(argument):
@@ -32,7 +32,7 @@ def spread(arguments: list[str], options: tuple[str, ...]) -> list[str]:
 
 
 def variadic(*options: str) -> type[TyperCommand]:
-    """A command class whose `options` take all the whole numbers that follow them."""
+    """A command class whose `options` take all whole numbers that follow."""
 
     class VariadicCommand(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

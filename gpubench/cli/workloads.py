@@ -1,4 +1,4 @@
-"""`gpubench workloads`: what can be measured without writing anything."""
+"""`gpubench workloads`: the bundled workloads, or one with its parameters."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from gpubench.errors import unknown_name
 
 
 def workloads(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One workload's parameters.")] = None,
-    format_: Annotated[Literal["table", "json"], typer.Option("--format", help="What is printed.")] = "table",
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show this workload with its parameters.")
+    ] = None,
+    format_: Annotated[Literal["table", "json"], typer.Option("--format", help="Format of standard output.")] = "table",
 ) -> None:
     """List the workloads that have a name, or show one with its parameters."""
     import json
@@ -23,7 +25,7 @@ def workloads(
     from gpubench.workloads import names, origin, summary
 
     if name is not None and name not in names():
-        raise unknown_name("workload", name, names(), "Your own is measured by FILE.py:NAME; see examples/.")
+        raise unknown_name("workload", name, names(), "Measure your own with FILE.py:NAME; see examples/.")
     chosen = [name] if name else list(names())
     if format_ == "json":
         facts = ({"name": one, "summary": summary(one), "distribution": origin(one)} for one in chosen)
@@ -46,7 +48,7 @@ def workloads(
 
 
 def _details(name: str | None) -> dict[str, dict[str, str]]:
-    """The parameters of the workload's function; this imports torch, so only for a workload asked for by name."""
+    """The parameters of the workload's function. Imports torch, so only for a workload asked for by name."""
     if name is None:
         return {}
     import inspect

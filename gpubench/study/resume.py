@@ -42,6 +42,6 @@ def refuse_unlike(earlier: Report, current: Report, path: Path) -> None:
     if texts:
         more = f" (and {len(texts) - 3} more)" if len(texts) > 3 else ""
         raise GpubenchError(
-            f"Cannot resume {path}, which differs in {'; '.join(texts[:3])}{more}.",
+            f"Cannot resume {path}: it differs in {'; '.join(texts[:3])}{more}.",
             "Leave --resume out to begin a new report.",
         )
