@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpubench.errors import EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION
+from gpubench.metrics import gated
 from gpubench.regression import comparability
 from gpubench.regression.fixed_checks import gates
 from gpubench.regression.matching import match
@@ -18,7 +19,7 @@ from gpubench.regression.shifts import are_paired
 from gpubench.regression.time_verdicts import Pair, timed
 from gpubench.regression.verdicts import Check, Finding, Limits, RowCheck, Verdict, worst
 from gpubench.report.model import Measurement, Report
-from gpubench.text import encodable, plural
+from gpubench.text import plural
 
 EXIT_CODES: dict[Verdict, int] = {
     "regressed": EXIT_REGRESSION,
@@ -29,8 +30,6 @@ EXIT_CODES: dict[Verdict, int] = {
 }
 # Rows with these roles are there because the matrix asks for them; the others were picked by what the run measured.
 ASKED = frozenset({"baseline", "alone", "grid", "sweep"})
-# What is so much noisier than a median, or read but once, that asking it for certainty would leave every row undecided.
-MAY_STAY_OPEN = ("latency_p95", "compile_time")
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,8 @@ def _result(
     report = current.report
     paired = are_paired(baseline.report, report) and baseline.report is not report
     return Check(
-        current=encodable(current.name),
-        baseline=encodable(baseline.name),
+        current=current.name,
+        baseline=baseline.name,
         workload=report.workload.name,
         mode=report.workload.mode,
         device=report.device.name,
@@ -102,7 +101,7 @@ def _result(
         rows=rows,
         differences=list(differences),
         allowed=list(allowed),
-        notes=[encodable(text) for text in notes],
+        notes=list(notes),
     )
 
 
@@ -116,7 +115,7 @@ def _rows(
     times = timed(running, current, baseline, limits, family)
     checked: list[RowCheck] = []
     for old, new in matched.both:
-        findings = gates(old, new, current.device.kind, limits, by_item="batch_size" in allow)
+        findings = gates(old, new, baseline, current, limits, by_item="batch_size" in allow)
         findings += times.get(new.id, [])
         if new.id in unfair:
             reason = f"A step is over {new.items_per_step} items, it was over {old.items_per_step}."
@@ -150,7 +149,9 @@ def _unlike_items(pair: Pair) -> bool:
 
 
 def _row_check(row: Measurement, findings: list[Finding]) -> RowCheck:
-    deciding = [one for one in findings if one.metric not in MAY_STAY_OPEN or one.verdict != "inconclusive"]
+    # What is much noisier than a median, or measured only once, would leave every row undecided.
+    indecisive = {metric.name for metric in gated() if not metric.decisive}
+    deciding = [one for one in findings if one.metric not in indecisive or one.verdict != "inconclusive"]
     verdict = worst([one.verdict for one in deciding])
     return RowCheck(id=row.id, configuration=row.configuration, verdict=verdict, findings=findings)
 

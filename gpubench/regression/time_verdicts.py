@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gpubench.analysis.eligibility import gate
+from gpubench.metrics import Metric, gated
 from gpubench.regression.shifts import (
     LARGEST,
     Shift,
@@ -19,12 +20,13 @@ from gpubench.regression.shifts import (
     shift,
     spreads,
 )
-from gpubench.regression.verdicts import Finding, Limits, Metric, Verdict, holm
+from gpubench.regression.verdicts import Finding, Limits, Verdict, holm
 from gpubench.report.model import Measurement, Report
 from gpubench.units import format_percent, significant
 
 Pair = tuple[Measurement, Measurement]  # (baseline, current)
 Statistic = Callable[[Sequence[float]], float]
+STATISTICS: dict[str, Statistic] = {"median": statistics.median, "p95": p95}
 SMALLEST_P = 0.0001  # below it they are not told any nearer
 
 
@@ -41,18 +43,18 @@ class Timed:
 def timed(
     pairs: Sequence[Pair], current: Report, baseline: Report, limits: Limits, family: int
 ) -> dict[str, list[Finding]]:
-    """The findings on FPS and on the latency's 95th percentile of each pair, by the current row's id.
+    """The findings of each pair on the gated metrics that have a statistic over processes, by the current row's id.
 
     Holm's correction is over `family` rows at least, by metric: those of `pairs`, and those still to come.
     """
     found: dict[str, list[Finding]] = {new.id: [] for _, new in pairs}
-    asked: list[tuple[Metric, Statistic, float]] = [
-        ("fps", statistics.median, limits.of(current.device.kind, are_paired(baseline, current))),
-        ("latency_p95", p95, limits.p95_growth),
-    ]
-    run = limits.between_runs(current.device.kind)
-    for metric, statistic, limit in asked:
-        between = None if are_paired(baseline, current) else spreads(baseline, current, statistic, run)
+    kind, paired = current.device.kind, are_paired(baseline, current)
+    run = limits.between_runs(kind)
+    for metric in gated():
+        if metric.statistic is None:
+            continue
+        statistic, limit = STATISTICS[metric.statistic], limits.share(metric, kind, paired)
+        between = None if paired else spreads(baseline, current, statistic, run)
         members = [_member(old, new, statistic, between) for old, new in pairs]
         shifts = [one.shift for one in members if one.shift]
         rest = [1.0] * (family - len(shifts))
@@ -79,21 +81,21 @@ def beyond(moved: Shift, limit: float) -> bool:
 
 def _finding(metric: Metric, one: Timed, limit: float, p_values: tuple[float, float], rows: int) -> Finding:
     if one.shift is None:
-        return Finding(metric=metric, verdict="inconclusive", reason=f"No verdict: {one.why}.", limit=limit)
+        return Finding(metric=metric.name, verdict="inconclusive", reason=f"No verdict: {one.why}.", limit=limit)
     moved, visible = one.shift, one.shift.detectable(rows)
     verdict = decide(moved, limit, min(p_values))
     reason = _why(metric, moved, verdict, limit, visible, min(p_values))
     if moved.kind == "paired" and (unfit := _unfit(one, metric, limit)):
         verdict, reason = "inconclusive", unfit
     low, high = moved.interval()
-    fps = metric == "fps"  # more time is fewer items per second
+    fps = metric.better == "higher"  # more time is fewer items per second
     return Finding(
-        metric=metric,
+        metric=metric.name,
         verdict=verdict,
         reason=reason,
         baseline=_figure(moved.before, one.old, fps),
         current=_figure(moved.after, one.new, fps),
-        unit="1/s" if fps else "s",
+        unit=metric.unit,
         change=relative(-moved.value if fps else moved.value),
         change_low=relative(-high if fps else low),
         change_high=relative(-low if fps else high),
@@ -114,7 +116,7 @@ def decide(moved: Shift, limit: float, p_value: float) -> Verdict:
 
 def _unfit(one: Timed, metric: Metric, limit: float) -> str:
     """Why the rounds cannot decide: a side differs from itself by what would count as a change. Empty if they can."""
-    statistic = statistics.median if metric == "fps" else p95
+    statistic = STATISTICS[metric.statistic or "median"]
     for row in (one.old, one.new):
         found = self_shift(row, statistic)
         if found and beyond(found, limit):
@@ -130,7 +132,7 @@ def _figure(log: float, row: Measurement, fps: bool) -> float:
 
 
 def _why(metric: Metric, moved: Shift, verdict: Verdict, limit: float, visible: float, p_value: float) -> str:
-    what = "Time per item" if metric == "fps" else "95th percentile of a step's time"
+    what = "Time per item" if metric.statistic == "median" else "95th percentile of a step's time"
     low, high = (format_percent(relative(bound)) for bound in moved.interval())
     interval = f"{100 * moved.confidence:g} % interval {low} to {high}"
     words = f"{what} {format_percent(moved.ratio)} ({interval}, {probability(p_value)})"

@@ -1,4 +1,4 @@
-"""What was measured where, in a few lines; the terminal and Markdown both show these."""
+"""What was measured where, remarks on a report, and its recommendation: the texts of its document."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gpubench.analysis.table import rows
 from gpubench.hardware.facts import Device, Environment
 from gpubench.render.cells import notes
 from gpubench.report.model import Recommendation, Report
-from gpubench.text import plural, printable
+from gpubench.text import plural
 from gpubench.units import format_bytes, significant
 
 GROUPS = {
@@ -25,7 +25,7 @@ def heading(report: Report) -> list[str]:
     workload, device = report.workload, report.device
     parameters = "".join(f", {name} {value}" for name, value in workload.parameters.items())
     title = f"{workload.name} {workload.mode}, size {workload.size}{parameters}, batch size {workload.batch_size}"
-    return [printable(title), _where(device, report.environment)]
+    return [title, _where(device, report.environment)]
 
 
 def _where(device: Device, environment: Environment) -> str:
@@ -37,24 +37,25 @@ def _where(device: Device, environment: Environment) -> str:
     if device.driver_version:
         parts.append(f"driver {device.driver_version}")
     parts.append(f"torch {environment.torch}")
-    return printable(", ".join(parts))
+    return ", ".join(parts)
 
 
 def remarks(report: Report) -> list[str]:
-    """What a reader must know beside the figures: rows with a reason, the run's notes, a sweep's end, a cut-off run."""
+    """Sentences on rows, the run's own notes, the end of a sweep, and whether the run was cut off."""
     table = rows(report)
-    found = [*notes(table), *map(printable, report.notes)]
+    found = [*notes(table), *report.notes]
     if any(row.speedup and row.speedup.rounds < MIN_ROUNDS for row in table):
         found.insert(
             0,
-            "~: a first impression from one process, against the baseline's of that time: FPS of other times do not "
-            "compare. Figures with an interval are from rounds.",
+            "~: single process; do not compare FPS across rows. Figures with an interval are from interleaved rounds.",
         )
     if report.sweep:
-        found.append(printable(report.sweep.reason))
+        found.append(report.sweep.reason)
     if report.finished_at is None:
         missing = len(set(report.plan.configurations) - {row.id for row in report.measurements})
-        found.append(f"The run was cut off: {plural(missing, 'configuration')} not measured. --resume goes on with it.")
+        found.append(
+            f"The run was cut off: {plural(missing, 'configuration')} not measured. Continue it with --resume."
+        )
     return found
 
 
@@ -63,7 +64,7 @@ def verdict(report: Report, recommendation: Recommendation) -> list[str]:
     row = next((each for each in rows(report) if each.measurement.id == recommendation.id), None)
     name = describe(row.changed) if row else describe(recommendation.configuration)
     number = f" (#{row.number})" if row else ""
-    return [printable(f"Recommended for {recommendation.objective}: {name}{number}"), printable(gain(recommendation))]
+    return [f"Recommended for {recommendation.objective}: {name}{number}", gain(recommendation)]
 
 
 def gain(recommendation: Recommendation) -> str:

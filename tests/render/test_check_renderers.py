@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import re
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 import msgspec
 import pytest
-from rich.console import Console
 
 from gpubench.regression.comparison import NamedReport, check
 from gpubench.regression.verdicts import Check, Limits
-from gpubench.render.check_markdown import LONGEST, check_markdown
-from gpubench.render.check_table import MOST as MOST_ROWS
-from gpubench.render.check_table import show
-from gpubench.render.github import MOST, github
-from gpubench.render.junit import junit
+from gpubench.render.check_document import LONGEST as MOST_ROWS
+from gpubench.render.check_document import checks_content
+from gpubench.render.formats import render
+from gpubench.render.formats.github import MOST
+from gpubench.render.formats.markdown import LONGEST
 from gpubench.report.model import Report
+from tests.render.screen import on_screen
 from tests.reports import CPU, HOSTILE, ROLES, alone, baseline, hostile_report, report, row
 
 STEADY = [0.1, 0.1001, 0.0999, 0.1, 0.1, 0.1]
@@ -52,9 +52,19 @@ def mixed() -> Check:
 
 
 def terminal(found: Check, width: int = 140) -> str:
-    out = io.StringIO()
-    show(Console(file=out, width=width), found)
-    return out.getvalue()
+    return on_screen(checks_content([found]), width)
+
+
+def check_markdown(checks: Sequence[Check]) -> str:
+    return render(checks_content(checks), "markdown")
+
+
+def junit(checks: Sequence[Check], inconclusive_ok: bool = False) -> str:
+    return render(checks_content(checks, inconclusive_ok), "junit")
+
+
+def github(checks: Sequence[Check]) -> str:
+    return render(checks_content(checks), "github")
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
