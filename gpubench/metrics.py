@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gpubench.analysis.eligibility import MIN_ROUNDS
 from gpubench.analysis.peak_memory import gated_bytes, peak_bytes
@@ -87,29 +87,21 @@ class Metric:
         return significant(value) + SYMBOLS[self.unit] if self.unit in SYMBOLS else self.format(value)
 
 
-def _of(name: str) -> Reader:
-    return lambda report, row: getattr(row.measurement, name)
+def _at(path: str, start: str = "measurement") -> Reader:
+    """Reads attributes of attributes of a row; None where one of them is None."""
+    names = [start, *path.split(".")]
 
+    def read(report: Report, row: Row) -> Number:
+        value: Any = row
+        for name in names:
+            value = getattr(value, name, None)
+        return value  # type: ignore[no-any-return]
 
-def _latency(name: str) -> Reader:
-    return lambda report, row: getattr(row.measurement.latency_s, name, None)
+    return read
 
 
 def _speedup(name: str) -> Reader:
-    return lambda report, row: getattr(row.speedup, name, None)
-
-
-def _utilization(name: str) -> Reader:
-    """A reading's mean over the sampling window."""
-    return lambda report, row: getattr(getattr(row.measurement.utilization, name, None), "mean", None)
-
-
-def _energy(report: Report, row: Row) -> float | None:
-    return row.measurement.utilization.energy_per_item_joules if row.measurement.utilization else None
-
-
-def _error(report: Report, row: Row) -> float | None:
-    return row.measurement.quality.relative_error if row.measurement.quality else None
+    return _at(name, "speedup")
 
 
 def _peak(read: Callable[[Measurement, str], int | None]) -> Reader:
@@ -149,41 +141,41 @@ COUNT = "{:.0f}".format
 # In the order of columns.
 BUNDLED = (
     Metric(
-        "fps", "1/s", "higher", _of("fps"),
+        "fps", "1/s", "higher", _at("fps"),
         limit="slowdown", heading="FPS", width=0, title="FPS", statistic="median",
     ),
-    Metric("items_per_step", "", None, _of("items_per_step"), COUNT),
-    Metric("latency_median", "s", "lower", _latency("median"), _milliseconds, heading="latency ms", width=100),
+    Metric("items_per_step", "", None, _at("items_per_step"), COUNT),
+    Metric("latency_median", "s", "lower", _at("latency_s.median"), _milliseconds, heading="latency ms", width=100),
     Metric(
-        "latency_p5", "s", "lower", _latency("p5"), _milliseconds,
+        "latency_p5", "s", "lower", _at("latency_s.p5"), _milliseconds,
         heading="p5-p95 ms", width=130, cell=_percentiles,
     ),
-    Metric("latency_p95", "s", "lower", _latency("p95"), limit="p95_growth", statistic="p95", decisive=False),
-    Metric("latency_ci_low", "s", "lower", _latency("ci_low")),
-    Metric("latency_ci_high", "s", "lower", _latency("ci_high")),
+    Metric("latency_p95", "s", "lower", _at("latency_s.p95"), limit="p95_growth", statistic="p95", decisive=False),
+    Metric("latency_ci_low", "s", "lower", _at("latency_s.ci_low")),
+    Metric("latency_ci_high", "s", "lower", _at("latency_s.ci_high")),
     Metric("speedup", "", "higher", _speedup("value"), heading="speedup", width=0, cell=_times),
     Metric("speedup_low", "", "higher", _speedup("low"), heading="95 % (rounds)", width=80, cell=_interval),
     Metric("speedup_high", "", "higher", _speedup("high")),
     Metric("speedup_rounds", "", None, _speedup("rounds"), COUNT),
-    Metric("processes", "", None, _latency("processes"), COUNT),
-    Metric("host_bound_fraction", "", "lower", _of("host_bound_fraction")),
+    Metric("processes", "", None, _at("latency_s.processes"), COUNT),
+    Metric("host_bound_fraction", "", "lower", _at("host_bound_fraction")),
     Metric(
         "peak_memory", "bytes", "lower", _peak(peak_bytes), format_bytes,
         limit="memory_growth", heading="memory", width=80, compared=_peak(gated_bytes),
     ),
     Metric(
-        "compile_time", "s", "lower", _of("compile_time_s"),
+        "compile_time", "s", "lower", _at("compile_time_s"),
         limit="compile_growth", heading="compile s", width=100, decisive=False,
     ),
     Metric(
-        "quality", "", "lower", _error, _scientific,
+        "quality", "", "lower", _at("quality.relative_error"), _scientific,
         limit="error_growth", heading="rel. error", width=130, title="output error", column="relative_error",
     ),
-    Metric("graph_breaks", "", "lower", _of("graph_breaks"), COUNT, limit=0.0),
-    Metric("gpu_utilization", "percent", None, _utilization("gpu_utilization_percent"), COUNT, heading="GPU %"),
-    Metric("process_cpu", "percent", None, _utilization("process_cpu_percent"), COUNT, heading="CPU %"),
-    Metric("power", "W", "lower", _utilization("power_watts"), heading="power W"),
-    Metric("energy_per_item", "J", "lower", _energy, heading="J/item"),
+    Metric("graph_breaks", "", "lower", _at("graph_breaks"), COUNT, limit=0.0),
+    Metric("gpu_utilization", "percent", None, _at("utilization.gpu_utilization_percent.mean"), COUNT, heading="GPU %"),
+    Metric("process_cpu", "percent", None, _at("utilization.process_cpu_percent.mean"), COUNT, heading="CPU %"),
+    Metric("power", "W", "lower", _at("utilization.power_watts.mean"), heading="power W"),
+    Metric("energy_per_item", "J", "lower", _at("utilization.energy_per_item_joules"), heading="J/item"),
 )  # fmt: skip
 
 

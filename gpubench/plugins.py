@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint, entry_points
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from gpubench.errors import GpubenchError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Plugin = TypeVar("Plugin")
 
@@ -16,6 +18,8 @@ def plugins(group: str, kind: type[Plugin]) -> Iterator[tuple[str, Plugin]]:
 
     Raises GpubenchError where an entry point cannot be loaded or names something else.
     """
+    from importlib.metadata import entry_points  # slow to import, and not every command needs plug-ins
+
     noun, remedy = kind.__name__.lower(), f"Repair or uninstall that distribution; the group is {group!r}."
     for entry_point in entry_points(group=group):
         where = described(entry_point)

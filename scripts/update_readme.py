@@ -41,7 +41,11 @@ def block() -> str:
     """The text between the markers."""
     reports = {path: load(path) for path in sorted((ROOT / "results").glob("*/*.json"))}
     shown = next(path for path in reports if path.name == SHOWN)
-    table = render(reports_content([reports[shown]]), "markdown").replace("\n## ", "\n### ").removeprefix("## ")
+    table = (
+        render(reports_content([reports[shown]], lambda *_: ""), "markdown")
+        .replace("\n## ", "\n### ")
+        .removeprefix("## ")
+    )
     title, _, rest = table.partition("\n")
     name = shown.relative_to(ROOT).as_posix()
     return (

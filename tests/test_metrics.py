@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.metadata
 import io
 import re
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gpubench import metrics, plugins
+from gpubench import metrics
 from gpubench.analysis.table import Row, tidy
 from gpubench.cli.main import run
 from gpubench.errors import GpubenchError
@@ -44,7 +45,9 @@ NO_METRIC = "a text"
 
 def install(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     points = [EntryPoint(name, f"{__name__}:{name}", metrics.ENTRY_POINT_GROUP) for name in names]
-    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == metrics.ENTRY_POINT_GROUP else [])
+    monkeypatch.setattr(
+        importlib.metadata, "entry_points", lambda group: points if group == metrics.ENTRY_POINT_GROUP else []
+    )
     all_metrics.cache_clear()
 
 
@@ -62,7 +65,7 @@ def loaded(seconds: float | None, **changes: object) -> Measurement:
 def test_a_metric_of_another_distribution_is_in_every_table_and_file(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "LOADING")
     found = report(loaded(3.0), row("x", 0.05, {"compile": "default"}))
-    content = reports_content([found])
+    content = reports_content([found], lambda *_: "")
     assert tidy(found)[0]["loading_s"] == 3.0
     assert [line["loading_s"] for line in csv.DictReader(io.StringIO(render(content, "csv")))] == ["3.0", ""]
     assert "| loading s |" in render(content, "markdown")

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from gpubench.cli.reports import ReportPaths, emit, load_all
 from gpubench.metrics import BUNDLED
 from gpubench.regression.trends import history as series_of
-from gpubench.render.formats import choices, render
+from gpubench.render.formats import HistoryFormat, render
 from gpubench.render.history_document import history_content
 from gpubench.units import parse_share
-
-if TYPE_CHECKING:
-    HistoryFormat = str
-else:
-    HistoryFormat = Literal[choices("history")]
 
 
 def history(

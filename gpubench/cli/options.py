@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from gpubench.errors import GpubenchError
+from gpubench.render.formats import ReportFormat
 
-OutputFormat = Literal["table", "json", "csv", "markdown"]
+OutputFormat = ReportFormat
 ObjectiveName = Literal["fps", "latency", "memory"]
 ModeName = Literal["inference", "training"]
 

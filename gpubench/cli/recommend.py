@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -13,16 +13,11 @@ from gpubench.analysis.groups import Answer, answers
 from gpubench.cli.options import ObjectiveName
 from gpubench.cli.reports import ReportPaths, emit, load_all, snippet, tell
 from gpubench.errors import EXIT_REGRESSION, GpubenchError
-from gpubench.render.formats import choices, render
+from gpubench.render.formats import AnswerFormat, render
 from gpubench.render.report_document import answers_content
 from gpubench.report.store import check_writable, write
 from gpubench.text import plural
 from gpubench.units import parse_bytes
-
-if TYPE_CHECKING:
-    AnswerFormat = str
-else:
-    AnswerFormat = Literal[choices("answer")]
 
 
 def recommend(

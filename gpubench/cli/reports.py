@@ -47,8 +47,10 @@ def _load_folder(folder: Path) -> dict[Path, tuple[str, Report]]:
     return {path.resolve(): (str(path), report) for path, report in reports}
 
 
-def snippet(report: Report, recommendation: Recommendation) -> str:
+def snippet(report: Report, recommendation: Recommendation | None) -> str:
     """The code that switches the recommended configuration on; a comment where a toggle is not known here."""
+    if recommendation is None:
+        return ""
     # Imports every toggle: only when there is something to show.
     from gpubench.toggles import get, parse_value, usage
 

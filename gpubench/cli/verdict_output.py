@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -12,12 +12,9 @@ from gpubench.cli.reports import emit
 from gpubench.errors import EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION, GpubenchError
 from gpubench.regression.verdicts import Check, Verdict
 from gpubench.render.check_document import checks_content
-from gpubench.render.formats import choices, endings, render
+from gpubench.render.formats import CheckFormat as CheckFormat
+from gpubench.render.formats import endings, render
 
-if TYPE_CHECKING:
-    CheckFormat = str
-else:
-    CheckFormat = Literal[choices("check")]
 InconclusiveOk = Annotated[
     bool, typer.Option("--inconclusive-ok", help="Exit code 0 where rows are inconclusive and none regressed.")
 ]

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from gpubench.analysis.peak_memory import RESOLUTION_BYTES
-from gpubench.metrics import gated, get
+from gpubench.metrics import MISSING, gated, get
 from gpubench.regression.verdicts import SEVERITY, Check, Finding, RowCheck, Verdict
-from gpubench.render.document import MISSING, Column, Content, Document, Group, Note, Notes, TableRow, table
+from gpubench.render.document import Column, Content, Document, Group, Note, TableRow, table
 from gpubench.text import plural
 from gpubench.units import format_bytes, format_percent
 
@@ -41,12 +41,12 @@ def check_document(check: Check, tolerated: tuple[str, ...] = ()) -> Document:
         Column("detectable", "detectable", width=50),
         Column("memory", get(MEMORY).heading, width=90),
     ]
-    items = (*_undecided(check), *map(Note, _remarks(check)))
     how = "measured in the same interleaved rounds" if check.paired else "measured in two runs"
     return Document(
         title=_headline(check),
         subtitle=(f"{check.current} against {check.baseline}, {how}",),
-        blocks=(*table(columns, groups, LONGEST), *((Notes(items),) if items else ())),
+        table=table(columns, groups, LONGEST),
+        notes=(*_undecided(check), *map(Note, _remarks(check))),
         status=check.verdict,
         about=(check.workload, check.mode, check.device),
         tolerated=tolerated,
@@ -126,7 +126,7 @@ def _row(row: RowCheck) -> TableRow:
         for one in findings
         if one.verdict in telling
     )
-    return TableRow(cells, row.verdict, name=row.id, notes=tuple(notes))
+    return TableRow(cells, row.verdict, notes=tuple(notes))
 
 
 def _title(finding: Finding) -> str:

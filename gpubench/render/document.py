@@ -1,6 +1,6 @@
-"""The neutral document that every format renders: a title, tables, notes and a recommendation.
+"""The neutral document that every format renders: tables, notes and a recommendation.
 
-Builders put texts in as they are. `formats.render` makes them printable once, before a format sees them.
+Builders put texts in as they are; `formats.render` makes them printable before a format sees them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gpubench.metrics import MISSING
 from gpubench.text import printable
 
-MISSING = "-"  # not measured; never 0
+Kind = Literal["report", "answer", "check", "history"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence. `status` is the verdict that it tells; `summarized`: another note speaks for it."""
+    """A sentence. `status` is the verdict that it explains; `summarized`: another note speaks for it."""
 
     text: str
     status: str = ""
@@ -42,7 +43,6 @@ class TableRow:
     cells: Mapping[str, str]
     status: str = ""
     is_chosen: bool = False  # the recommended row
-    name: str = ""
     notes: tuple[Note, ...] = ()
 
 
@@ -57,11 +57,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in groups; columns that no row has a value for are left out."""
+    """Groups of rows. `longest`: how many of them a terminal shows."""
 
     columns: tuple[Column, ...]
     groups: tuple[Group, ...]
-    longest: int | None = None  # rows on a terminal, where people do not read more
+    longest: int | None = None
 
     @property
     def rows(self) -> list[TableRow]:
@@ -70,91 +70,65 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Notes:
-    """A list of sentences."""
-
-    items: tuple[Note, ...]
-
-
-@dataclass(frozen=True)
 class Recommended:
     """What to switch on, by how much that is faster than what, why, and the lines of code for it."""
 
     headline: str
     detail: str
-    reasons: tuple[str, ...]
+    reasons: tuple[Note, ...]
     code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Document:
-    """One report, answer, check or history. `status` is the verdict on it, `about` what it is of, from wide to narrow.
-
-    `tolerated` are the statuses that the reader asked not to be told as errors.
-    """
+    """One report, answer, check or history, of which nothing but `title` must be there."""
 
     title: str
     subtitle: tuple[str, ...] = ()
-    blocks: tuple[Table | Notes | Recommended, ...] = ()
-    status: str = ""
-    about: tuple[str, ...] = ()
-    tolerated: tuple[str, ...] = ()
+    table: Table | None = None
+    notes: tuple[Note, ...] = ()
+    recommended: Recommended | None = None
+    status: str = ""  # the verdict on the whole
+    about: tuple[str, ...] = ()  # what it is of: workload, mode, device
+    tolerated: tuple[str, ...] = ()  # statuses that are no errors to this reader
 
     @property
     def rows(self) -> list[TableRow]:
-        """The rows of all tables."""
-        return [row for block in self.blocks if isinstance(block, Table) for row in block.rows]
+        """The rows of the table."""
+        return self.table.rows if self.table else []
 
     @property
-    def notes(self) -> list[Note]:
-        """The notes on the document as a whole."""
-        return [note for block in self.blocks if isinstance(block, Notes) for note in block.items]
-
-
-Kind = Literal["report", "answer", "check", "history"]
+    def remarks(self) -> list[str]:
+        """The notes that explain no verdict."""
+        return [note.text for note in self.notes if not note.status]
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a command found. Each format takes what it needs, and only that is computed.
-
-    Args:
-        kind: Which formats can show it.
-        documents: For people, and for what shows verdicts to people.
-        data: What JSON holds: anything that msgspec encodes.
-        records: Tidy records with the same keys, for tables of data.
-    """
+    """What a command has to show. A format calls what it needs, so that nothing else is computed."""
 
     kind: Kind
     documents: Callable[[], Sequence[Document]]
-    data: Callable[[], object]
-    records: Callable[[], Any] = list
+    data: Callable[[], object]  # for JSON: anything that msgspec encodes
+    records: Callable[[], Any] | None = None  # a pandas.DataFrame
 
 
-def notes(*texts: str) -> tuple[Notes, ...]:
-    """A list of plain sentences as a block; no block where there are none."""
-    return (Notes(tuple(map(Note, texts))),) if texts else ()
-
-
-def table(columns: Sequence[Column], groups: Sequence[Group], longest: int | None = None) -> tuple[Table, ...]:
-    """The table without the columns of figures that no row has; no block where there are no rows."""
-    groups = [group for group in groups if group.rows]
-    rows = [row for group in groups for row in group.rows]
-    kept = [
-        column for column in columns if not column.is_figure or any(row.cells[column.key] != MISSING for row in rows)
-    ]
-    return (Table(tuple(kept), tuple(groups), longest),) if rows else ()
+def table(columns: Sequence[Column], groups: Sequence[Group], longest: int | None = None) -> Table | None:
+    """The table without the figures that no row has; None without any row."""
+    full = Table(tuple(columns), tuple(group for group in groups if group.rows), longest)
+    kept = (each for each in columns if not each.is_figure or any(row.cells[each.key] != MISSING for row in full.rows))
+    return dataclasses.replace(full, columns=tuple(kept)) if full.rows else None
 
 
 def made_printable(value: Any) -> Any:
-    """A copy of a document or a part of it in which every text is safe to print."""
+    """A copy of a document, or of a part of one, in which every text is safe to print."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, tuple):
         return tuple(map(made_printable, value))
     if isinstance(value, Mapping):
         return {key: made_printable(text) for key, text in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = {part.name: made_printable(getattr(value, part.name)) for part in dataclasses.fields(value)}
-        return dataclasses.replace(value, **parts)
-    return value
+    if value is None or not dataclasses.is_dataclass(value):
+        return value
+    parts = {part.name: made_printable(getattr(value, part.name)) for part in dataclasses.fields(value)}
+    return dataclasses.replace(value, **parts)  # type: ignore[type-var]

@@ -12,12 +12,11 @@ from gpubench.analysis.recommendation import recommend
 from gpubench.analysis.table import lines
 from gpubench.metrics import all_metrics
 from gpubench.render.cells import status
-from gpubench.render.document import TableRow
+from gpubench.render.document import Table, TableRow
 from gpubench.render.formats import render
 from gpubench.render.formats.markdown import escape
-from gpubench.render.heading import remarks
 from gpubench.render.profile import profile, toml
-from gpubench.render.report_document import report_table, reports_content
+from gpubench.render.report_document import remarks, report_table, reports_content
 from gpubench.report.model import Reading, Recommendation, Report, Summary, Utilization
 from tests.render.screen import on_screen
 from tests.reports import HOSTILE, baseline, hostile_report, ladder_report, report, row
@@ -42,14 +41,19 @@ def markdown(found: Report, recommendation: Recommendation | None = None, snippe
 
 
 def csv(*reports: Report) -> str:
-    return render(reports_content(reports), "csv")
+    return render(reports_content(reports, lambda *_: ""), "csv")
 
 
 def table_rows(found: Report) -> dict[str, TableRow]:
     """Each row of the table, the last of those of one measurement, by the measurement's id."""
     ids = [line.row.measurement.id for members in lines(found).values() for line in members]
-    (table,) = report_table(found)
-    return dict(zip(ids, table.rows, strict=True))
+    return dict(zip(ids, table_of(found).rows, strict=True))
+
+
+def table_of(found: Report) -> Table:
+    table = report_table(found)
+    assert table is not None
+    return table
 
 
 def headings(found: Report) -> list[str]:
@@ -181,7 +185,7 @@ def test_an_unfinished_run_a_sweep_and_notes_are_remarked() -> None:
 
 
 def test_an_empty_report_renders_everywhere() -> None:
-    assert "vae inference" in on_screen(reports_content([report()]))
+    assert "vae inference" in on_screen(reports_content([report()], lambda *_: ""))
     assert markdown(report()).startswith("## vae inference")
     assert csv(report()).count("\n") == 1
 
@@ -216,7 +220,7 @@ def test_markdown_escapes() -> None:
 def test_markdown_shows_the_same_cells_as_the_terminal() -> None:
     found = ladder_report()
     shown = markdown(found, chosen(found), snippet="x = 1")
-    (table,) = report_table(found)
+    table = table_of(found)
     assert len(table.rows) > 9
     for each in table.rows:
         assert all(escape(each.cells[column.key]) in shown for column in table.columns)

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from gpubench.errors import unknown_name
-from gpubench.render.document import Content, Document, Kind, made_printable
+from gpubench.render.document import Content, Kind, made_printable
 
 
 @dataclass(frozen=True)
 class Format:
-    """A way to show contents.
+    """How `render` shows contents of some kinds, as text with a final newline. Documents it asks for are printable."""
 
-    Args:
-        name: What `--format` calls it.
-        kinds: The contents that it can show.
-        render: The text, with a final newline. Documents that it asks for are safe to print.
-        ending: Of the files that hold it; empty: it is no format of files.
-        order: Its place in the list of choices.
-    """
-
-    name: str
+    name: str  # for --format
     kinds: tuple[Kind, ...]
     render: Callable[[Content], str]
-    ending: str = ""
-    order: int = 0
+    ending: str = ""  # of files that hold it; empty: it is for standard output only
+    order: int = 0  # in the list of choices
 
 
 @functools.cache
@@ -56,9 +50,14 @@ def render(content: Content, name: str) -> str:
     """
     if name not in choices(content.kind):
         raise unknown_name("format", name, choices(content.kind))
-
-    def documents() -> list[Document]:
-        return [made_printable(document) for document in content.documents()]
-
-    safe = Content(content.kind, documents, content.data, content.records)
+    safe = dataclasses.replace(content, documents=lambda: made_printable(tuple(content.documents())))
     return all_formats()[name].render(safe)
+
+
+if TYPE_CHECKING:
+    ReportFormat: TypeAlias = str
+    AnswerFormat: TypeAlias = str
+    CheckFormat: TypeAlias = str
+    HistoryFormat: TypeAlias = str
+else:  # the choices of each command's --format
+    ReportFormat, AnswerFormat, CheckFormat, HistoryFormat = (Literal[choices(kind)] for kind in get_args(Kind))

@@ -14,7 +14,7 @@ def render(content: Content) -> str:
     """The records with a header; a figure that was not measured is an empty cell."""
     import pandas as pd
 
-    data = content.records()
+    data = content.records() if content.records else pd.DataFrame()
     data.columns = [inert(str(name)) for name in data.columns]
     for place in range(data.shape[1]):  # by place: two hostile names may read alike once they are inert
         data.isetitem(place, pd.Series([inert(value) for value in data.iloc[:, place]], dtype=object))

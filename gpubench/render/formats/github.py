@@ -24,21 +24,17 @@ def render(content: Content) -> str:
         if len(members) > MOST:
             lines.append(command(level, "gpubench", f"{len(members) - MOST} more of this kind, see the log."))
     for document in documents:
-        lines += [_escaped(text, {}) for text in (document.title, *(f"- {text}" for text in _remarks(document)))]
+        lines += [_escaped(text, {}) for text in (document.title, *(f"- {text}" for text in document.remarks))]
     return "\n".join(lines) + "\n"
-
-
-def _remarks(document: Document) -> list[str]:
-    return [note.text for note in document.notes if not note.status]
 
 
 def _annotations(document: Document) -> list[tuple[str, str, str]]:
     """Level, title and text of what is to be annotated of one check."""
     title = " ".join(document.about[:2])
     if document.status == "incomparable":
-        return [("error", title, " ".join(_remarks(document)) or document.title)]
-    notes = [note for row in document.rows for note in row.notes if not note.summarized] + document.notes
-    return [(LEVELS[note.status], title, note.text) for note in notes if note.status in LEVELS]
+        return [("error", title, " ".join(document.remarks) or document.title)]
+    notes = [note for row in document.rows for note in row.notes if not note.summarized]
+    return [(LEVELS[note.status], title, note.text) for note in (*notes, *document.notes) if note.status in LEVELS]
 
 
 def command(level: str, title: str, text: str) -> str:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from gpubench.render.document import Content, Document, TableRow
+from gpubench.render.document import Content
 from gpubench.render.formats import Format
 
-if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
-
-TAGS = {"regressed": "failure", "inconclusive": "error", "incomparable": "skipped"}
+TAGS = {"regressed": "failure", "inconclusive": "error"}
 
 
 def render(content: Content) -> str:
@@ -18,42 +13,28 @@ def render(content: Content) -> str:
 
     A check that is incomparable as a whole is a suite with one case that is an error.
     """
-    from xml.etree import ElementTree
+    from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-    root = ElementTree.Element("testsuites", name="gpubench check")
+    root = Element("testsuites", name="gpubench check")
     for document in content.documents():
-        suite = ElementTree.SubElement(root, "testsuite", name=" ".join(document.about[:2]))
+        suite = SubElement(root, "testsuite", name=" ".join(document.about[:2]))
+        place = ".".join(("gpubench", *document.about))
         if document.status == "incomparable":
-            words = " ".join(note.text for note in document.notes if not note.status) or document.title
-            case = _case(suite, "comparable", document)
-            ElementTree.SubElement(case, "error", message=words, type="incomparable").text = words
+            words = " ".join(document.remarks) or document.title
+            case = SubElement(suite, "testcase", name="comparable", classname=place)
+            SubElement(case, "error", message=words, type="incomparable").text = words
         for row in document.rows:
-            _tell(_case(suite, row.name, document), row, document.tolerated)
+            case = SubElement(suite, "testcase", name=row.cells["row"], classname=place)
+            texts = [note.text for note in row.notes if note.status == row.status]
+            if row.status in document.tolerated or row.status == "incomparable":
+                SubElement(case, "skipped", message="".join(texts[:1])).text = "\n".join(texts)
+            elif tag := TAGS.get(row.status):
+                SubElement(case, tag, message="".join(texts[:1]), type=row.status).text = "\n".join(texts)
         for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
             suite.set(name, str(sum(case.find(tag) is not None for case in suite)))
         suite.set("tests", str(len(suite)))
-    ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def _case(suite: Element, name: str, document: Document) -> Element:
-    from xml.etree import ElementTree
-
-    return ElementTree.SubElement(suite, "testcase", name=name, classname=".".join(("gpubench", *document.about)))
-
-
-def _tell(case: Element, row: TableRow, tolerated: tuple[str, ...]) -> None:
-    from xml.etree import ElementTree
-
-    if (tag := TAGS.get(row.status)) is None:
-        return
-    if row.status in tolerated:
-        tag = "skipped"
-    texts = [note.text for note in row.notes if note.status == row.status]
-    result = ElementTree.SubElement(case, tag, message=texts[0] if texts else "")
-    if tag != "skipped":
-        result.set("type", row.status)
-    result.text = "\n".join(texts)
+    indent(root)
+    return tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
 FORMAT = Format("junit", ("check",), render, ending=".xml", order=4)

@@ -34,21 +34,17 @@ def _document(document: Document) -> str:
     """Folded groups come last, so that what matters stays together."""
     parts = [f"## {MARKS.get(document.status, '')}{escape(document.title)}"] if document.title else []
     parts += [line(text) for text in document.subtitle]
-    items: list[Note] = []
-    folded = []
-    for block in document.blocks:
-        if isinstance(block, Table):
-            open_groups = [group for group in block.groups if not group.is_folded]
-            if open_groups:
-                parts.append(_table(block, open_groups))
-            items += [note for group in open_groups for row in group.rows for note in row.notes if not note.summarized]
-            folded += [_folded(block, group) for group in block.groups if group.is_folded]
-        elif isinstance(block, Recommended):
-            parts += [_list(items), *_recommended(block)]
-            items = []
-        else:
-            items += block.items
-    return "\n\n".join(part for part in (*parts, _list(items), *folded) if part)
+    groups = document.table.groups if document.table else ()
+    unfolded = [group for group in groups if not group.is_folded]
+    if document.table and unfolded:
+        parts.append(_table(document.table, unfolded))
+    notes = [note for group in unfolded for row in group.rows for note in row.notes if not note.summarized]
+    parts.append(_list([*notes, *document.notes]))
+    if document.recommended:
+        parts += _recommended(document.recommended)
+    if document.table:
+        parts += [_folded(document.table, group) for group in groups if group.is_folded]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _folded(table: Table, group: Group) -> str:
@@ -69,7 +65,7 @@ def _table(table: Table, groups: Sequence[Group]) -> str:
 
 
 def _recommended(block: Recommended) -> list[str]:
-    parts = [f"**{escape(block.headline)}**", line(block.detail), _list(list(map(Note, block.reasons)))]
+    parts = [f"**{escape(block.headline)}**", line(block.detail), _list(block.reasons)]
     if block.code:
         code = "\n".join(block.code)
         # A fence longer than any run of backticks inside cannot be closed from inside.

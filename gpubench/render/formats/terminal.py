@@ -11,7 +11,6 @@ from gpubench.text import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table as RichTable
 
 # Every text goes into rich as Text, which knows no markup: a report cannot colour, link or hide anything.
 STYLES = {
@@ -28,21 +27,16 @@ EXPANDED_BELOW = 100  # characters: narrower tables take the whole width, so tha
 
 
 def render(content: Content) -> str:
-    """As wide as the terminal, and coloured if it is one."""
+    """As wide as the terminal, and coloured if it is one; an empty line between documents."""
     from rich.console import Console
 
     console = Console(highlight=False)
     with console.capture() as capture:
-        show(console, content.documents())
+        for index, document in enumerate(content.documents()):
+            if index:
+                console.print()
+            _show(console, document)
     return capture.get()
-
-
-def show(console: Console, documents: Sequence[Document]) -> None:
-    """Prints the documents, whose texts are printable, with an empty line between them."""
-    for index, document in enumerate(documents):
-        if index:
-            console.print()
-        _show(console, document)
 
 
 def _show(console: Console, document: Document) -> None:
@@ -52,16 +46,13 @@ def _show(console: Console, document: Document) -> None:
         console.print(Text(document.title, style=f"bold {STYLES.get(document.status, '')}".strip()))
     for line in document.subtitle:
         console.print(Text(line))
-    for block in document.blocks:
-        if isinstance(block, Table):
-            _show_table(console, block)
-        elif isinstance(block, Recommended):
-            if block is not document.blocks[0]:
-                console.print()
-            _show_recommended(console, block)
-        else:
-            for note in block.items:
-                console.print(_item(note))
+    if document.table:
+        _show_table(console, document.table)
+    _show_notes(console, document.notes)
+    if document.recommended:
+        if document.table or document.notes:
+            console.print()
+        _show_recommended(console, document.recommended)
 
 
 def _show_table(console: Console, table: Table) -> None:
@@ -75,7 +66,7 @@ def _show_table(console: Console, table: Table) -> None:
             Text(column.heading),
             justify="right" if column.is_figure else "left",
             overflow="fold",
-            no_wrap=column.is_figure or not column.folds,  # a number broken over two lines reads as another number
+            no_wrap=not column.folds,  # a number broken over two lines reads as another number
             ratio=1 if column.folds else None,
             min_width=8 if column.folds else None,
         )
@@ -93,8 +84,20 @@ def _show_table(console: Console, table: Table) -> None:
     console.print(grid)
     if hidden := len(table.rows) - len(shown):
         console.print(Text(f"... and {plural(hidden, 'row')} that are no worse: --format json has them all."))
-    for note in (note for row in shown for note in row.notes if not note.summarized):
-        console.print(_item(note))
+    _show_notes(console, [note for row in shown for note in row.notes if not note.summarized])
+
+
+def _show_notes(console: Console, notes: Sequence[Note]) -> None:
+    """List items whose later lines are indented under their first."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    for note in notes:
+        grid = RichTable.grid(padding=(0, 1))
+        grid.add_column(width=1)
+        grid.add_column(overflow="fold")
+        grid.add_row(Text("-"), Text(note.text), style=STYLES.get(note.status, ""))
+        console.print(grid)
 
 
 def _show_recommended(console: Console, block: Recommended) -> None:
@@ -102,25 +105,10 @@ def _show_recommended(console: Console, block: Recommended) -> None:
 
     console.print(Text(block.headline, style="bold green"))
     console.print(Text(block.detail))
-    for reason in block.reasons:
-        console.print(_item(Note(reason)))
-    if block.code:
-        console.print()
-    for line in block.code:
+    _show_notes(console, block.reasons)
+    for line in ("", *block.code) if block.code else ():
         # soft_wrap: code that is copied from the terminal must keep its lines.
-        console.print(Text(f"    {line}"), soft_wrap=True)
-
-
-def _item(note: Note) -> RichTable:
-    """A list item whose later lines are indented under its first."""
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    grid = RichTable.grid(padding=(0, 1))
-    grid.add_column(width=1)
-    grid.add_column(overflow="fold")
-    grid.add_row(Text("-"), Text(note.text), style=STYLES.get(note.status, ""))
-    return grid
+        console.print(Text(f"    {line}".rstrip()), soft_wrap=True)
 
 
 FORMAT = Format("table", ("report", "answer", "check", "history"), render)
