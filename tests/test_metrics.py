@@ -26,7 +26,7 @@ from gpubench.regression.verdicts import Limits, Verdict
 from gpubench.render.check_document import checks_content
 from gpubench.render.formats import render
 from gpubench.render.report_document import reports_content
-from gpubench.report.model import Measurement, Report
+from gpubench.report.model import Measurement, Reading, Report, Utilization
 from gpubench.report.store import save
 from tests.render.screen import on_screen
 from tests.reports import baseline, ladder_report, report, row
@@ -38,7 +38,7 @@ def read_loading(report: Report, row: Row) -> float | None:
 
 LOADING = Metric("loading", "s", "lower", read_loading, "{:.1f}".format, limit=0.1, heading="loading s", width=0)
 RISING = dataclasses.replace(LOADING, better="higher")
-RIVAL = Metric("fps", "1/s", "higher", read_loading)
+RIVAL = Metric("fps", "1/s", "higher", read_loading, column="fps_again")
 SAME_COLUMN = Metric("memory_peak", "bytes", "lower", read_loading, column="peak_memory_bytes")
 NO_METRIC = "a text"
 
@@ -100,7 +100,7 @@ def test_a_metric_that_should_rise_regresses_when_it_falls(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("RIVAL", "The metric 'fps' (column 'fps') of entry point 'RIVAL'"),
+        ("RIVAL", "The metric 'fps' (column 'fps_again') of entry point 'RIVAL'"),
         ("SAME_COLUMN", "The metric 'memory_peak' (column 'peak_memory_bytes') of entry point 'SAME_COLUMN'"),
         ("NO_METRIC", "names a str, not a Metric"),
         ("ABSENT", "cannot be loaded: AttributeError"),
@@ -134,6 +134,24 @@ def test_names_columns_limits_and_units_are_sound() -> None:
         assert not isinstance(metric.limit, str) or metric.limit in Limits.__struct_fields__
         assert Limits().share(metric, "cpu") >= 0
     assert {metric.unit for metric in BUNDLED} <= {"", "1/s", *metrics.SUFFIXES}
+
+
+def test_every_metric_of_a_row_with_all_readings_is_read() -> None:
+    reading = Reading(mean=5.0, min=5.0, max=5.0, count=9)
+    used = Utilization(
+        gpu_utilization_percent=reading,
+        process_cpu_percent=reading,
+        power_watts=reading,
+        energy_per_item_joules=5.0,
+    )
+    found = ladder_report()
+    rows = [
+        msgspec.structs.replace(each, utilization=used, host_bound_fraction=0.5, graph_breaks=5)
+        for each in found.measurements
+    ]
+    record = next(each for each in tidy(msgspec.structs.replace(found, measurements=rows)) if each["id"] == "all")
+    assert [metric.name for metric in BUNDLED if record[metric.column] is None] == []
+    assert [record[name] for name in ("gpu_utilization_percent", "power_watts", "energy_per_item_joules")] == [5.0] * 3
 
 
 def test_no_metric_of_a_row_that_failed_is_a_number() -> None:

@@ -127,6 +127,16 @@ def test_junit_of_what_could_not_be_told() -> None:
     assert allowed.find(".//skipped") is not None
 
 
+def test_what_could_not_be_told_is_one_sentence_for_all_rows_but_in_junit() -> None:
+    before = report(baseline(0.1, explore_s=[0.1, 0.12, 0.09, 0.11, 0.1, 0.08]))
+    found = compared(before, before)
+    for text in (terminal(found), check_markdown([found]), github([found])):
+        flat = " ".join(text.split())
+        assert "FPS inconclusive in 1 row: smallest detectable slowdown" in flat
+        assert "baseline: FPS inconclusive" not in flat
+    assert "baseline: FPS inconclusive: Time per item" in junit([found])
+
+
 @pytest.mark.parametrize("session", [None, "s"])
 def test_what_is_advised_is_not_what_was_just_done(session: str | None) -> None:
     slow, fast = [0.1, 0.12, 0.09, 0.11, 0.1, 0.08], [0.1, 0.09, 0.12, 0.1, 0.08, 0.11]

@@ -12,7 +12,17 @@ import pytest
 
 from gpubench.errors import GpubenchError
 from gpubench.render import formats
-from gpubench.render.document import Content, Document, Note, Recommended, TableRow, made_printable
+from gpubench.render.document import (
+    Column,
+    Content,
+    Document,
+    Group,
+    Note,
+    Recommended,
+    Table,
+    TableRow,
+    made_printable,
+)
 from gpubench.render.formats import all_formats, choices, endings, render
 
 
@@ -57,14 +67,14 @@ def test_a_format_that_cannot_show_the_content_is_refused() -> None:
 
 def test_every_text_of_a_document_is_made_printable() -> None:
     evil, safe = "a\x1b[31m\u202e\n##[x", "a\\x1b[31m\\u202e ## [x"
-    rows = (TableRow({"row": evil}, evil, notes=(Note(evil, evil),)),)
-    document = Document(
-        evil, (evil,), None, (Note(evil),), Recommended(evil, evil, (Note(evil),), (evil,)), evil, (evil,), (evil,)
-    )
-    assert made_printable(rows) == (TableRow({"row": safe}, safe, notes=(Note(safe, safe),)),)
-    assert made_printable(document) == Document(
-        safe, (safe,), None, (Note(safe),), Recommended(safe, safe, (Note(safe),), (safe,)), safe, (safe,), (safe,)
-    )
+
+    def document(text: str) -> Document:
+        note = Note(text, text)
+        table = Table((Column("row", text),), (Group((TableRow({"row": text}, text, notes=(note,)),), text),))
+        chosen = Recommended(text, text, (note,), (text,))
+        return Document(text, (text,), table, (note,), chosen, text, (text,), (text,))
+
+    assert made_printable(document(evil)) == document(safe)
     assert "\x1b" not in render(content(evil), "table") + render(content(evil), "markdown")
 
 
