@@ -28,7 +28,7 @@ def recommend(
     ] = "fps",
     max_memory: Annotated[
         str | None,
-        typer.Option("--max-memory", metavar="SIZE", help="Leave out rows that needed more memory, such as 8GiB."),
+        typer.Option("--max-memory", metavar="SIZE", help="Exclude rows that needed more memory, such as 8GiB."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -81,7 +81,7 @@ def _write_profile(output: Path, useful: list[Answer]) -> None:
 
 
 def _refuse_to_replace(output: Path) -> None:
-    """Raises GpubenchError where `output` holds anything but a profile that gpubench wrote."""
+    """Raises GpubenchError where `output` holds anything but a gpubench profile."""
     if not output.exists() or not output.stat().st_size:
         return
     try:
@@ -89,4 +89,4 @@ def _refuse_to_replace(output: Path) -> None:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
         known = False
     if not known:
-        raise GpubenchError(f"{output} exists and is no gpubench profile.", "Choose another --output, or remove it.")
+        raise GpubenchError(f"{output} exists and is not a gpubench profile.", "Choose another --output, or remove it.")

@@ -103,21 +103,21 @@ def moved(before: float, after: float, limit: float, better: str | None) -> Verd
 
 
 def unmeasured(metric: Metric, before: float | None, after: float | None) -> Finding:
-    """That a figure is missing: it decides nothing, but where it was there before the row is not sure to be fine."""
+    """The finding where a figure is missing: inconclusive only if it was there before."""
     if before is None:
         reason = "Not measured in either." if after is None else "Not measured before."
         return Finding(metric=metric.name, verdict="incomparable", reason=reason, current=after)
     return Finding(metric=metric.name, verdict="inconclusive", reason="Measured before, missing now.", baseline=before)
 
 
-# ----- what single metrics need besides
+# ----- rules of single metrics
 
 
 def _outputs_wrong(pair: Pair) -> tuple[Verdict, str] | None:
     old, new = pair.old.quality, pair.new.quality
     if old and old.passed and not (new and new.passed):
         why = (new.reason if new else "") or "no comparison was recorded"
-        return "regressed", f"Outputs were right before, and now: {why}."
+        return "regressed", f"Outputs were right before; now: {why}."
     return None
 
 
@@ -139,11 +139,11 @@ def _unlike_steps(pair: Pair) -> tuple[Verdict, str] | None:
 
 
 def _ignore_small_memory(pair: Pair, finding: Finding) -> Finding:
-    """The resident memory of a process has a grain of its own; torch's CUDA allocator counts every byte."""
+    """On a CPU, identical processes differ by so much; torch's CUDA allocator counts every byte."""
     apart = abs((finding.current or 0.0) - (finding.baseline or 0.0))
     if pair.kind != "cpu" or finding.verdict == "unchanged" or apart > RESOLUTION_BYTES:
         return finding
-    within = f", which is within {format_bytes(RESOLUTION_BYTES)} of it."
+    within = f", within the {format_bytes(RESOLUTION_BYTES)} by which identical processes differ."
     return structs.replace(finding, verdict="unchanged", reason=finding.reason.removesuffix(".") + within)
 
 
@@ -152,19 +152,19 @@ def _no_cold_compile(pair: Pair) -> tuple[Verdict, str] | None:
         return "unchanged", "Nothing was compiled."
     warm = any(flag.startswith("warm_cache") for row in (pair.old, pair.new) for flag in row.flags)
     if warm or not pair.old.compile_time_s or pair.new.compile_time_s is None:
-        return "incomparable", "Not measured with a cold cache in both."
+        return "incomparable", "Not measured with a cold compile cache in both."
     return None
 
 
 def _doubt_disturbed(pair: Pair, finding: Finding) -> Finding:
-    """The first call is timed once in a row, so a disturbance of it decides nothing."""
+    """The first call is timed only once, so a disturbed one decides nothing."""
     if finding.verdict == "unchanged" or not (why := disturbed(pair.old) or disturbed(pair.new)):
         return finding
     return structs.replace(finding, verdict="inconclusive", reason=f"{finding.reason.removesuffix('.')}; {why}.")
 
 
 def disturbed(row: Measurement) -> str:
-    """The flag that says that others kept the machine busy in the row's first process, which compiled; else empty."""
+    """The flag of a disturbance of the row's first process, which compiled; else empty."""
     flags = row.rounds[0].flags if row.rounds else row.flags
     return next((flag for flag in flags if flag.partition(":")[0] in DISTURBED), "")
 

@@ -14,7 +14,7 @@ def status(row: Row) -> str:
 
 
 def notes(rows: list[Row]) -> list[str]:
-    """A sentence for each row that is not `ok`, with its reason, and one for each kind of flag on rows that are."""
+    """A sentence for each row that is not `ok` or has a reason, and one for each kind of flag on rows that are."""
     found, flagged = [], defaultdict(list)
     for row in rows:
         measurement, reason = row.measurement, row.measurement.reason.rstrip(".")

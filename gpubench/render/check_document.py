@@ -67,21 +67,21 @@ def _headline(check: Check) -> str:
 
 
 def _remarks(check: Check) -> list[str]:
-    """What the reader must know beside the rows."""
+    """Notes on the check as a whole."""
     texts = []
     refused = [text for text in check.differences if text.partition(":")[0] not in check.allowed]
     if check.verdict == "incomparable" and refused and not check.rows:
         fields = dict.fromkeys(text.partition(":")[0] for text in refused)
         texts.append(f"Not comparable, these differ: {'; '.join(refused)}.")
         options = " ".join(f"--allow-different {name}" for name in fields)
-        texts.append(f"To compare all the same: {options}.")
+        texts.append(f"To compare anyway: {options}.")
     elif check.differences:
         texts.append(f"Compared although these differ: {'; '.join(check.differences)}.")
     return [*texts, *_within_grain(check), *check.notes]
 
 
 def _within_grain(check: Check) -> list[str]:
-    """Which rows' memory moved by more than the limit and is `unchanged`, since identical processes differ as much."""
+    """Rows whose memory changed by more than the limit and is `unchanged` all the same."""
     memory = [(row.id, _finding(row, MEMORY)) for row in check.rows]
     rows = [
         id for id, one in memory if one and one.verdict == "unchanged" and abs(one.change or 0.0) > (one.limit or 0.0)
@@ -90,7 +90,7 @@ def _within_grain(check: Check) -> list[str]:
         return []
     names = ", ".join(rows[:3]) + (", ..." if len(rows) > 3 else "")
     grain = format_bytes(RESOLUTION_BYTES)
-    return [f"Peak memory within {grain}, which identical processes differ by, counts as unchanged: {names}."]
+    return [f"Memory changes within {grain}, by which identical processes differ too, count as unchanged: {names}."]
 
 
 def _finding(row: RowCheck, metric: str) -> Finding | None:

@@ -96,9 +96,7 @@ def heading(report: Report) -> list[str]:
 
 
 def _where(device: Device, environment: Environment) -> str:
-    parts = [device.name if device.kind == "cuda" else f"{device.name} ({plural(device.cores or 0, 'core')})"]
-    if device.kind == "cpu" and device.cores is None:
-        parts = [device.name]
+    parts = [device.name if device.cores is None else f"{device.name} ({plural(device.cores, 'core')})"]
     if device.total_memory_bytes is not None:
         parts.append(format_bytes(device.total_memory_bytes))
     if device.driver_version:
