@@ -11,7 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpubench.render.markdown import markdown
+from gpubench.render.formats import render
+from gpubench.render.report_document import reports_content
 from gpubench.report.model import Report
 from gpubench.report.store import load
 
@@ -52,7 +53,11 @@ def block() -> str:
     """The text between the markers."""
     reports = {path: load(path) for path in committed()}
     shown = next(path for path in reports if path.name == SHOWN)
-    table = markdown(reports[shown]).replace("\n## ", "\n### ").removeprefix("## ")
+    table = (
+        render(reports_content([reports[shown]], lambda *_: ""), "markdown")
+        .replace("\n## ", "\n### ")
+        .removeprefix("## ")
+    )
     title, _, rest = table.partition("\n")
     name = shown.relative_to(ROOT).as_posix()
     return (

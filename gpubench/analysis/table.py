@@ -1,16 +1,16 @@
-"""A report as rows of tidy figures: the one source of what the terminal table, Markdown and CSV show."""
+"""A report as rows and as tidy records: the one source of what tables, CSV and other files show."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from gpubench.analysis.effects import ladder, shown
 from gpubench.analysis.eligibility import find, gate
-from gpubench.analysis.peak_memory import peak_bytes
 from gpubench.analysis.reasons import describe
 from gpubench.analysis.speedup import speedup, spread
+from gpubench.metrics import all_metrics
 from gpubench.report.model import Configuration, Measurement, Report
 from gpubench.stats.estimate import Estimate
 
@@ -23,18 +23,17 @@ Group = Literal["baseline", "alone", "ladder", "sweep", "other"]
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement with what analysis adds to it. `number` counts from 1 in the report's order."""
+    """One measurement with what analysis adds to it. `number` counts from 1 in the report's order; 0: not numbered."""
 
-    number: int
     measurement: Measurement
-    changed: Configuration  # against the baseline; in a sweep always with the toggle that is swept
-    speedup: Estimate | None  # versus the baseline; None for the baseline itself
-    memory_bytes: int | None
+    number: int = 0
+    changed: Configuration = field(default_factory=dict)  # against the baseline; in a sweep always the swept toggle
+    speedup: Estimate | None = None  # versus the baseline; None for the baseline itself
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row as it stands in a table for people: one row may be a technique alone and a rung of the ladder."""
+    """A row as a table for people shows it: one row may be both a toggle alone and a step of the ladder."""
 
     label: str
     row: Row
@@ -42,7 +41,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Column:
-    """A tidy column: its name with the unit as suffix, and how it is read from a row."""
+    """A tidy column that is no metric: its name, and how it is read from a row."""
 
     name: str
     read: Callable[[Row], Scalar]
@@ -60,14 +59,13 @@ def rows(report: Report) -> list[Row]:
             changed=shown(row, baseline),
             # A row that is wrong or had no effect did not do the same work: its ratio would be a false number.
             speedup=speedup(row, usable, between, report.measurements) if usable and gate(row) is None else None,
-            memory_bytes=peak_bytes(row, report.device.kind),
         )
         for number, row in enumerate(report.measurements, start=1)
     ]
 
 
 def lines(report: Report) -> dict[Group, list[Line]]:
-    """The rows that ran, grouped for reading: baseline, each technique alone, the ladder, a sweep, all others."""
+    """The rows that ran, grouped for reading: baseline, each toggle alone, the ladder, a sweep, all others."""
     numbered = {row.measurement.id: row for row in rows(report) if row.measurement.status != "skipped"}
     grouped: dict[Group, list[Line]] = {"baseline": [], "alone": [], "ladder": [], "sweep": [], "other": []}
     for row in numbered.values():
@@ -90,32 +88,20 @@ def lines(report: Report) -> dict[Group, list[Line]]:
     return grouped
 
 
-COLUMNS = (
+ABOUT = ("device", "workload", "mode", "size", "created_at")
+# What a record holds before its metrics, and after them.
+LABELS = (
     Column("number", lambda row: row.number),
     Column("id", lambda row: row.measurement.id),
     Column("roles", lambda row: " ".join(_role(row.measurement))),
     Column("changed", lambda row: describe(row.changed)),
     Column("status", lambda row: row.measurement.status),
     Column("reason", lambda row: row.measurement.reason),
-    Column("fps", lambda row: row.measurement.fps),
-    Column("items_per_step", lambda row: row.measurement.items_per_step),
-    Column("latency_median_s", lambda row: _latency(row, "median")),
-    Column("latency_p5_s", lambda row: _latency(row, "p5")),
-    Column("latency_p95_s", lambda row: _latency(row, "p95")),
-    Column("latency_ci_low_s", lambda row: _latency(row, "ci_low")),
-    Column("latency_ci_high_s", lambda row: _latency(row, "ci_high")),
-    Column("speedup", lambda row: row.speedup.ratio if row.speedup else None),
-    Column("speedup_low", lambda row: row.speedup.low if row.speedup else None),
-    Column("speedup_high", lambda row: row.speedup.high if row.speedup else None),
+)
+REMARKS = (
     Column("speedup_versus", lambda row: row.speedup.versus if row.speedup else None),
     Column("speedup_phase", lambda row: row.speedup.phase if row.speedup else None),
-    Column("speedup_rounds", lambda row: row.speedup.rounds if row.speedup else None),
-    Column("processes", lambda row: row.measurement.latency_s.processes if row.measurement.latency_s else None),
-    Column("host_bound_fraction", lambda row: row.measurement.host_bound_fraction),
-    Column("peak_memory_bytes", lambda row: row.memory_bytes),
-    Column("compile_time_s", lambda row: row.measurement.compile_time_s),
     Column("quality_passed", lambda row: row.measurement.quality.passed if row.measurement.quality else None),
-    Column("relative_error", lambda row: row.measurement.quality.relative_error if row.measurement.quality else None),
     Column("flags", lambda row: "; ".join(map(str, row.measurement.flags))),
 )
 
@@ -124,36 +110,36 @@ def _role(row: Measurement) -> list[str]:
     return [role.kind if role.toggle is None else f"{role.kind}:{role.toggle}" for role in row.roles]
 
 
-def _latency(row: Row, name: str) -> float | None:
-    return getattr(row.measurement.latency_s, name) if row.measurement.latency_s else None
-
-
 def tidy(report: Report) -> list[dict[str, Scalar]]:
-    """One mapping a measurement, all with the same keys: what was run, the columns, and `configuration.TOGGLE`."""
-    about: dict[str, Scalar] = {
-        "device": report.device.name,
-        "workload": report.workload.name,
-        "mode": report.workload.mode,
-        "size": report.workload.size,
-        "created_at": report.created_at,
-    }
+    """One record a measurement: what was run, its labels, every metric, remarks, and `configuration.TOGGLE`.
+
+    The keys are the same in every record. A figure that was not measured is None, never 0.
+    """
+    workload = report.workload
+    values = (report.device.name, workload.name, workload.mode, workload.size, report.created_at)
+    about: dict[str, Scalar] = dict(zip(ABOUT, values, strict=True))
     toggles = {name: None for row in report.measurements for name in row.configuration}
     return [
         about
-        | {column.name: column.read(row) for column in COLUMNS}
+        | {column.name: column.read(row) for column in LABELS}
+        | {metric.column: metric.read(report, row) for metric in all_metrics().values()}
+        | {column.name: column.read(row) for column in REMARKS}
         | {f"configuration.{name}": row.measurement.configuration.get(name) for name in toggles}
         for row in rows(report)
     ]
 
 
 def frame(*reports: Report) -> pd.DataFrame:
-    """The tidy rows of the reports, one row a measurement; what was not measured is missing, never 0."""
+    """The tidy records of the reports, one row a measurement; what was not measured is missing, never 0."""
     import pandas as pd
 
-    about = ("device", "workload", "mode", "size", "created_at")
-    names = [*about, *(column.name for column in COLUMNS)]
     records = [record for report in reports for record in tidy(report)]
-    extra = {name: None for record in records for name in record if name not in names}
-    columns = [*names, *extra]
+    columns = list(dict.fromkeys([*names(), *(name for record in records for name in record)]))
     # object: a column of whole numbers with one missing must not turn into floats (batch size 8.0).
     return pd.DataFrame([[record.get(name) for name in columns] for record in records], columns=columns, dtype=object)
+
+
+def names() -> list[str]:
+    """The keys that every record has, whatever the toggles."""
+    labels, remarks = ([column.name for column in columns] for columns in (LABELS, REMARKS))
+    return [*ABOUT, *labels, *(metric.column for metric in all_metrics().values()), *remarks]

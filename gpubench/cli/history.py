@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-import msgspec
 import typer
 
 from gpubench.cli.reports import ReportPaths, emit, load_all
-from gpubench.regression.trends import HistoryMetric
+from gpubench.metrics import BUNDLED
 from gpubench.regression.trends import history as series_of
-from gpubench.text import encodable
+from gpubench.render.formats import HistoryFormat, render
+from gpubench.render.history_document import history_content
 from gpubench.units import parse_share
 
 
 def history(
     reports: ReportPaths,
-    metric: Annotated[HistoryMetric, typer.Option("--metric", help="What is shown.")] = "fps",
+    metric: Annotated[
+        str,
+        typer.Option(
+            "--metric",
+            metavar="METRIC",
+            help=f"What to show: {', '.join(metric.name for metric in BUNDLED if metric.better)}, or a plug-in's.",
+        ),
+    ] = "fps",
     across_versions: Annotated[
         bool,
-        typer.Option("--across-versions", help="One series over all versions of torch, instead of one for each."),
+        typer.Option("--across-versions", help="One series over all versions of torch instead of one for each."),
     ] = False,
-    min_shift: Annotated[
-        str, typer.Option("--min-shift", metavar="SHARE", help="Shifts that are smaller are not told.")
-    ] = "2%",
-    format_: Annotated[
-        Literal["table", "json", "markdown"], typer.Option("--format", help="What goes to standard output.")
-    ] = "table",
+    min_shift: Annotated[str, typer.Option("--min-shift", metavar="SHARE", help="Smallest shift to report.")] = "2%",
+    format_: Annotated[HistoryFormat, typer.Option("--format", help="Format of standard output.")] = "table",
 ) -> None:
-    """Show each row of many reports over time, with the points at which its level shifted."""
-    share = parse_share(min_shift)
-    found = series_of(
-        [(encodable(name), one) for name, one in load_all(reports)],
-        metric,
-        across_versions=across_versions,
-        min_shift=share,
-    )
-    if format_ == "json":
-        emit(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
-    elif format_ == "markdown":
-        from gpubench.render.trend_lines import history_markdown
-
-        emit(history_markdown(found))
-    else:
-        from rich.console import Console
-
-        from gpubench.render.trend_lines import show
-
-        show(Console(highlight=False), found)
+    """Show each row of many reports over time and where its level shifted."""
+    series = series_of(load_all(reports), metric, across_versions=across_versions, min_shift=parse_share(min_shift))
+    emit(render(history_content(series), format_))

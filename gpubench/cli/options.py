@@ -9,8 +9,9 @@ import typer
 
 from gpubench.errors import GpubenchError
 from gpubench.flags import GATES, STRICT
+from gpubench.render.formats import ReportFormat
 
-OutputFormat = Literal["table", "json", "csv", "markdown"]
+OutputFormat = ReportFormat
 ObjectiveName = Literal["fps", "latency", "memory"]
 ModeName = Literal["inference", "training"]
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-import msgspec
 import typer
 
 from gpubench.analysis.groups import Answer, answers
 from gpubench.cli.options import ObjectiveName
-from gpubench.cli.reports import ReportPaths, emit, load_all, snippet
+from gpubench.cli.reports import ReportPaths, emit, load_all, snippet, tell
 from gpubench.errors import EXIT_REGRESSION, GpubenchError
+from gpubench.render.formats import AnswerFormat, render
+from gpubench.render.report_document import answers_content
 from gpubench.report.store import check_writable, write
-from gpubench.text import encodable, plural, printable
+from gpubench.text import plural
 from gpubench.units import parse_bytes
-
-AnswerFormat = Literal["table", "json", "markdown"]
 
 
 def recommend(
@@ -29,17 +28,17 @@ def recommend(
     ] = "fps",
     max_memory: Annotated[
         str | None,
-        typer.Option("--max-memory", metavar="SIZE", help="Leave out rows that needed more memory, such as 8GiB."),
+        typer.Option("--max-memory", metavar="SIZE", help="Exclude rows that needed more memory, such as 8GiB."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", metavar="FILE", help="Also write the configuration to this file, a TOML profile."),
     ] = None,
-    format_: Annotated[AnswerFormat, typer.Option("--format", help="What goes to standard output.")] = "table",
+    format_: Annotated[AnswerFormat, typer.Option("--format", help="Format of standard output.")] = "table",
 ) -> None:
     """Recommend a configuration for each device, workload and mode in the reports.
 
-    Several reports about the same thing: the newest that recommends anything is used, since rows of different runs
+    Of several reports about the same thing the newest that recommends anything is used, since rows of different runs
     cannot be compared. Exit code 1: no row is valid.
     """
     limit = parse_bytes(max_memory) if max_memory is not None else None
@@ -49,18 +48,24 @@ def recommend(
     useful = [answer for answer in found if answer.advice.recommendation is not None]
     if not useful:
         raise GpubenchError(
-            " ".join(f"{printable(answer.source)}: {printable(' '.join(answer.advice.reasons))}" for answer in found),
+            " ".join(f"{answer.source}: {' '.join(answer.advice.reasons)}" for answer in found),
             "Measure again, or relax --max-memory.",
             exit_code=EXIT_REGRESSION,
         )
     if output is not None:
         _write_profile(output, useful)
-    _show(found, format_)
+    emit(render(answers_content(found, snippet), format_))
+    for answer in found:
+        if answer.others:
+            tell(
+                f"Used {answer.source}; {plural(len(answer.others), 'other report')} about the same thing "
+                "not used, since rows of different runs are not compared."
+            )
 
 
 def _write_profile(output: Path, useful: list[Answer]) -> None:
     if len(useful) > 1:
-        sources = ", ".join(printable(answer.source) for answer in useful)
+        sources = ", ".join(answer.source for answer in useful)
         raise GpubenchError(
             f"--output holds one recommendation, and there are {len(useful)}: {sources}.", "Name one report at a time."
         )
@@ -72,11 +77,11 @@ def _write_profile(output: Path, useful: list[Answer]) -> None:
         _refuse_to_replace(output)
         text = profile(answer.report, answer.advice.recommendation, answer.source, created_at)
         write(output, text.encode())
-        typer.echo(f"Wrote {printable(str(output))}", err=True)
+        tell(f"Wrote {output}")
 
 
 def _refuse_to_replace(output: Path) -> None:
-    """Raises GpubenchError where `output` holds anything but a profile that gpubench wrote."""
+    """Raises GpubenchError where `output` holds anything but a gpubench profile."""
     if not output.exists() or not output.stat().st_size:
         return
     try:
@@ -84,54 +89,4 @@ def _refuse_to_replace(output: Path) -> None:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
         known = False
     if not known:
-        raise GpubenchError(
-            f"{printable(str(output))} exists and is no gpubench profile.", "Choose another --output, or remove it."
-        )
-
-
-def _show(found: list[Answer], format_: AnswerFormat) -> None:
-    if format_ == "json":
-        emit(msgspec.json.format(msgspec.json.encode([_plain(answer) for answer in found]), indent=2).decode())
-    elif format_ == "markdown":
-        from gpubench.render.markdown import answered
-
-        emit("\n".join(answered(answer, _code(answer)) for answer in found))
-    else:
-        from rich.console import Console
-
-        from gpubench.render.terminal import show_answer
-
-        console = Console(highlight=False)
-        for index, answer in enumerate(found):
-            if index:
-                console.print()
-            show_answer(console, answer, _code(answer))
-    for answer in found:
-        if answer.others:
-            typer.echo(
-                f"Used {printable(answer.source)}; {plural(len(answer.others), 'other report')} about the same thing "
-                "not used, since rows of different runs are not compared.",
-                err=True,
-            )
-
-
-def _code(answer: Answer) -> str:
-    chosen = answer.advice.recommendation
-    return snippet(answer.report, chosen) if chosen else ""
-
-
-def _plain(answer: Answer) -> dict[str, object]:
-    report, workload = answer.report, answer.report.workload
-    return {
-        "source": encodable(answer.source),
-        "device": report.device,
-        "workload": workload.name,
-        "mode": workload.mode,
-        "size": workload.size,
-        "batch_size": workload.batch_size,
-        "recommendation": answer.advice.recommendation,
-        "reasons": answer.advice.reasons,
-        "excluded": answer.advice.excluded,
-        "code": _code(answer),
-        "not_used": [encodable(other) for other in answer.others],
-    }
+        raise GpubenchError(f"{output} exists and is not a gpubench profile.", "Choose another --output, or remove it.")

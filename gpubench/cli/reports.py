@@ -1,7 +1,8 @@
-"""What the commands that read reports share: finding and loading files, and the code that a configuration needs."""
+"""What the commands that read reports share: loading files, the code of a configuration, and output."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,32 +22,35 @@ ReportPaths = Annotated[
 def load_all(paths: list[Path]) -> list[tuple[str, Report]]:
     """Each report with the path it was read from, once each; a folder stands for the JSON files below it.
 
-    In a folder, a file that is no report is passed over with a note on standard error. Raises GpubenchError for a named
-    file that is no valid report, and where a folder holds none.
+    In a folder, a file that is no report is skipped with a note on standard error.
+
+    Raises GpubenchError for a named file that is no valid report, and where a folder holds none.
     """
-    found: dict[Path, tuple[str, Report]] = {}
+    named: dict[Path, tuple[str, Report]] = {}
     for path in paths:
         if path.is_dir():
-            found |= _load_folder(path)
+            named |= _load_folder(path)
         else:
-            found[path.resolve()] = (str(path), load(path))
-    return list(found.values())
+            named[path.resolve()] = (str(path), load(path))
+    return list(named.values())
 
 
 def _load_folder(folder: Path) -> dict[Path, tuple[str, Report]]:
     reports, passed = load_folder(folder)
     for text in passed:
-        typer.echo(f"Passed over: {text}", err=True)
+        tell(f"Passed over: {text}")
     if not reports:
         raise GpubenchError(
-            f"The folder {printable(str(folder))} holds no report.",
+            f"The folder {folder} holds no report.",
             "Measure with gpubench compare-opts, or name a report.",
         )
     return {path.resolve(): (str(path), report) for path, report in reports}
 
 
-def snippet(report: Report, recommendation: Recommendation) -> str:
+def snippet(report: Report, recommendation: Recommendation | None) -> str:
     """The code that switches the recommended configuration on; a comment where a toggle is not known here."""
+    if recommendation is None:
+        return ""
     # Imports every toggle: only when there is something to show.
     from gpubench.toggles import get, parse_value, usage
 
@@ -56,9 +60,15 @@ def snippet(report: Report, recommendation: Recommendation) -> str:
             parse_value(get(name), str(value))  # a report is data: it may hold what no toggle here offers
         return usage(recommendation.configuration, baseline.configuration if baseline else None)
     except GpubenchError as error:
+        # On one line: what follows would be no comment.
         return f"# No code for this configuration: {printable(error.message)}"
 
 
 def emit(text: str) -> None:
-    """Prints `text`, which ends its own last line, on standard output."""
-    typer.echo(text.removesuffix("\n"))
+    """Prints what a format rendered on standard output."""
+    sys.stdout.write(text)
+
+
+def tell(text: str) -> None:
+    """Prints a note in one line on standard error."""
+    typer.echo(printable(text), err=True)

@@ -31,16 +31,17 @@ def print_dry_run(matrix: SearchSpace, format_: OutputFormat) -> None:
         }
         typer.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
         return
-    for row in rows:
-        typer.echo(printable(f"skip     {row.skip}" if row.skip else f"measure  {row.id}"))
-    for line in outlook:
-        typer.echo(printable(f"ladder   {line}"))
-    for name, reason in matrix.builder.left_out.items():
-        typer.echo(printable(f"no       {name}: {reason}"))
+    lines = [f"skip     {row.skip}" if row.skip else f"measure  {row.id}" for row in rows]
+    lines += [f"ladder   {line}" for line in outlook]
+    lines += [f"no       {name}: {reason}" for name, reason in matrix.builder.left_out.items()]
+    for line in lines:
+        typer.echo(printable(line))
 
 
 def print_report(report: Report, format_: OutputFormat) -> None:
-    """Prints `report` as table, JSON, CSV or Markdown."""
-    from gpubench.cli.report import render
+    """Prints `report` in that format on standard output."""
+    from gpubench.cli.reports import emit, snippet
+    from gpubench.render.formats import render
+    from gpubench.render.report_document import reports_content
 
-    render(report, format_)
+    emit(render(reports_content([report], snippet), format_))

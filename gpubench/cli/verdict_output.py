@@ -1,74 +1,49 @@
-"""What `check` and `ab` share: how verdicts are printed, and the exit code that they come to."""
+"""What `check` and `ab` share: printing verdicts, and their exit code."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-import msgspec
 import typer
 
 from gpubench.cli.reports import emit
 from gpubench.errors import EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION, GpubenchError
 from gpubench.regression.verdicts import Check, Verdict
-from gpubench.text import printable
+from gpubench.render.check_document import checks_content
+from gpubench.render.formats import CheckFormat as CheckFormat
+from gpubench.render.formats import endings, render
 
-CheckFormat = Literal["table", "json", "markdown", "junit", "github"]
-ENDINGS: dict[str, CheckFormat] = {".json": "json", ".md": "markdown", ".xml": "junit"}
 InconclusiveOk = Annotated[
-    bool, typer.Option("--inconclusive-ok", help="Exit code 0 where nothing is worse but not all could be told.")
+    bool, typer.Option("--inconclusive-ok", help="Exit code 0 where rows are inconclusive and none regressed.")
 ]
 
 
 def exit_code(verdicts: Sequence[Verdict], inconclusive_ok: bool) -> int:
-    """Of all checks: a regression outweighs what cannot be compared, and that what cannot be told."""
-    found = set(verdicts)
-    if "regressed" in found:
+    """The exit code of all checks: a regression outweighs incomparable, which outweighs inconclusive."""
+    if "regressed" in verdicts:
         return EXIT_REGRESSION
-    if "incomparable" in found:
+    if "incomparable" in verdicts:
         return EXIT_INCOMPARABLE
-    return EXIT_INCONCLUSIVE if "inconclusive" in found and not inconclusive_ok else EXIT_OK
+    return EXIT_INCONCLUSIVE if "inconclusive" in verdicts and not inconclusive_ok else EXIT_OK
 
 
 def as_file(path: Path) -> tuple[Path, CheckFormat]:
-    """The file with the format that its ending names. Raises GpubenchError for another ending."""
-    if (found := ENDINGS.get(path.suffix.lower())) is None:
+    """The file and the format of its ending. Raises GpubenchError for an unknown ending."""
+    known = endings("check")
+    if path.suffix.lower() not in known:
         raise GpubenchError(
-            f"--output {printable(str(path))} has none of the endings {', '.join(ENDINGS)}.",
-            "The ending tells the format.",
+            f"--output {path} has none of the endings {', '.join(known)}.", "The ending determines the format."
         )
-    return path, found
+    return path, known[path.suffix.lower()]
 
 
 def text_of(checks: Sequence[Check], format_: CheckFormat, inconclusive_ok: bool) -> str:
-    """The checks in a format that is not for the terminal, with a final newline."""
-    if format_ == "json":
-        return msgspec.json.format(msgspec.json.encode(checks), indent=2).decode() + "\n"
-    if format_ == "markdown":
-        from gpubench.render.check_markdown import check_markdown
-
-        return check_markdown(checks)
-    if format_ == "junit":
-        from gpubench.render.junit import junit
-
-        return junit(checks, inconclusive_ok)
-    from gpubench.render.github import github
-
-    return github(checks)
+    """The checks in a format, with a final newline."""
+    return render(checks_content(checks, inconclusive_ok), format_)
 
 
 def show(checks: Sequence[Check], format_: CheckFormat, inconclusive_ok: bool) -> None:
     """Prints the checks on standard output."""
-    if format_ != "table":
-        emit(text_of(checks, format_, inconclusive_ok))
-        return
-    from rich.console import Console
-
-    from gpubench.render.check_table import show as show_table
-
-    console = Console(highlight=False)
-    for index, one in enumerate(checks):
-        if index:
-            console.print()
-        show_table(console, one)
+    emit(text_of(checks, format_, inconclusive_ok))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpubench.errors import EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION
+from gpubench.metrics import gated
 from gpubench.regression import comparability
 from gpubench.regression.comparability import are_paired
 from gpubench.regression.fixed_checks import gates
@@ -19,7 +20,7 @@ from gpubench.regression.matching import match
 from gpubench.regression.time_verdicts import Pair, timed
 from gpubench.regression.verdicts import Check, Finding, Limits, RowCheck, Verdict, worst
 from gpubench.report.model import Measurement, Report
-from gpubench.text import encodable, plural
+from gpubench.text import plural
 
 EXIT_CODES: dict[Verdict, int] = {
     "regressed": EXIT_REGRESSION,
@@ -30,8 +31,6 @@ EXIT_CODES: dict[Verdict, int] = {
 }
 # Roles of rows that the matrix asks for; a run selects the others by what it measured.
 ASKED = frozenset({"baseline", "alone", "grid", "sweep"})
-# Metrics too noisy (or measured only once) to make a row inconclusive.
-MAY_STAY_OPEN = ("latency_p95", "compile_time")
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ def _result(
     report = current.report
     paired = are_paired(baseline.report, report) and baseline.report is not report
     return Check(
-        current=encodable(current.name),
-        baseline=encodable(baseline.name),
+        current=current.name,
+        baseline=baseline.name,
         workload=report.workload.name,
         mode=report.workload.mode,
         device=report.device.name,
@@ -105,7 +104,7 @@ def _result(
         rows=rows,
         differences=list(differences),
         allowed=list(allowed),
-        notes=[encodable(text) for text in notes],
+        notes=list(notes),
         ab_command="" if paired else _ab_command(report),
     )
 
@@ -117,7 +116,7 @@ def _ab_command(report: Report) -> str:
     for name, value in workload.parameters.items():
         words += ["--param", f"{name}={value}"]
     older = "REVISION" if workload.source_hash else "PYTHON"  # a file has revisions, a built-in workload has not
-    return f"{encodable(shlex.join(words))} --a {older}"
+    return f"{shlex.join(words)} --a {older}"
 
 
 def _rows(
@@ -130,7 +129,7 @@ def _rows(
     times = timed(running, current, baseline, limits, family)
     checked: list[RowCheck] = []
     for old, new in matched.both:
-        findings = gates(old, new, current.device.kind, limits, by_item="batch_size" in allow)
+        findings = gates(old, new, baseline, current, limits, by_item="batch_size" in allow)
         findings += times.get(new.id, [])
         if new.id in unfair:
             reason = f"A step is over {new.items_per_step} items, it was over {old.items_per_step}."
@@ -164,7 +163,9 @@ def _unlike_items(pair: Pair) -> bool:
 
 
 def _row_check(row: Measurement, findings: list[Finding]) -> RowCheck:
-    deciding = [one for one in findings if one.metric not in MAY_STAY_OPEN or one.verdict != "inconclusive"]
+    # What is much noisier than a median, or measured only once, would leave every row undecided.
+    indecisive = {metric.name for metric in gated() if not metric.decisive}
+    deciding = [one for one in findings if one.metric not in indecisive or one.verdict != "inconclusive"]
     verdict = worst([one.verdict for one in deciding])
     return RowCheck(id=row.id, configuration=row.configuration, verdict=verdict, findings=findings)
 

@@ -1,35 +1,55 @@
-"""What any machine tells alike of a row against its baseline: status, output quality, graph breaks, memory, compiling.
+"""What is compared without statistics: status, and each gated metric that has one figure a row.
 
-These gate by themselves. A figure that was there before and is not any more is `inconclusive`, so that nothing passes
-by not being measured.
+A figure that was there before and is missing now is `inconclusive`, so that nothing passes by not being measured.
 """
 
 from __future__ import annotations
 
-from gpubench.analysis.peak_memory import RESOLUTION_BYTES, gated_bytes
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from msgspec import structs
+
+from gpubench.analysis.peak_memory import RESOLUTION_BYTES
+from gpubench.analysis.table import Row
 from gpubench.flags import UNRELIABLE, WARM_CACHE
-from gpubench.regression.verdicts import Finding, Limits, Metric, Verdict
-from gpubench.report.model import Measurement
+from gpubench.metrics import Metric, gated
+from gpubench.regression.verdicts import Finding, Limits, Verdict
+from gpubench.report.model import Measurement, Report
 from gpubench.toggles.traits import compiles
-from gpubench.units import format_bytes, significant
+from gpubench.units import format_bytes
 
 SMALL_ERROR = 1e-5  # relative error of outputs: below it, sums in another order explain any change
 
 
-def gates(old: Measurement, new: Measurement, kind: str, limits: Limits, *, by_item: bool = False) -> list[Finding]:
-    """Status; and where both rows are ok: output quality, graph breaks, memory and compile time.
+@dataclass(frozen=True)
+class Pair:
+    """A row in both reports."""
+
+    old: Measurement
+    new: Measurement
+    baseline: Report
+    current: Report
+    by_item: bool  # the rows' steps may be over unlike numbers of items, so that whole steps are not compared
+
+    @property
+    def kind(self) -> str:
+        """Of the device."""
+        return self.current.device.kind
+
+
+def gates(
+    old: Measurement, new: Measurement, baseline: Report, current: Report, limits: Limits, *, by_item: bool = False
+) -> list[Finding]:
+    """Status; and where both rows are ok, every gated metric that needs no statistics.
 
     by_item: the rows' steps may be over unlike numbers of items, so that what a whole step takes is not compared.
     """
-    found = [status(old, new)]
+    findings = [status(old, new)]
     if old.status == "ok" and new.status == "ok":
-        found += [quality(old, new, limits), graph_breaks(old, new), compile_time(old, new, limits)]
-        if by_item and old.items_per_step != new.items_per_step:
-            reason = f"A step is over {new.items_per_step} items, it was over {old.items_per_step}."
-            found.append(Finding(metric="peak_memory", verdict="incomparable", reason=reason))
-        else:
-            found.append(memory(old, new, kind, limits))
-    return found
+        pair = Pair(old, new, baseline, current, by_item)
+        findings += [judge(metric, pair, limits) for metric in gated() if metric.statistic is None]
+    return findings
 
 
 def status(old: Measurement, new: Measurement) -> Finding:
@@ -47,108 +67,114 @@ def status(old: Measurement, new: Measurement) -> Finding:
     return Finding(metric="status", verdict="unchanged", reason=words)
 
 
-def quality(old: Measurement, new: Measurement, limits: Limits) -> Finding:
-    """Whether the outputs are as near to the reference as they were."""
-    before = old.quality.relative_error if old.quality else None
-    after = new.quality.relative_error if new.quality else None
-    if old.quality and old.quality.passed and not (new.quality and new.quality.passed):
-        why = (new.quality.reason if new.quality else "") or "no comparison was recorded"
-        return Finding(metric="quality", verdict="regressed", reason=f"Outputs were right before, and now: {why}.")
+def judge(metric: Metric, pair: Pair, limits: Limits) -> Finding:
+    """The finding on a metric: by its own rule where that applies, else by its two figures."""
+    override, refine = RULES.get(metric.name, (None, None))
+    if override and (ruling := override(pair)):
+        verdict, reason = ruling
+        return Finding(metric=metric.name, verdict=verdict, reason=reason)
+    read = metric.compared or metric.read
+    before, after = read(pair.baseline, Row(pair.old)), read(pair.current, Row(pair.new))
     if before is None or after is None:
-        return unmeasured("quality", before, after, "the outputs' error")
-    return Finding(
-        metric="quality",
-        verdict=grown(before, after, limits.error_growth) if max(before, after) > SMALL_ERROR else "unchanged",
-        reason=f"Relative error of the outputs {after:.1e}, was {before:.1e}.",
+        return unmeasured(metric, before, after)
+    limit = limits.share(metric, pair.kind)
+    title = metric.title[0].upper() + metric.title[1:]
+    finding = Finding(
+        metric=metric.name,
+        verdict=moved(before, after, limit, metric.better),
+        reason=f"{title} {metric.quantity(after)}, was {metric.quantity(before)}.",
         baseline=before,
         current=after,
-        change=change(before, after),
-        limit=limits.error_growth,
+        unit=metric.unit,
+        change=after / before - 1 if before else None,
+        limit=limit,
     )
+    return refine(pair, finding) if refine else finding
 
 
-def graph_breaks(old: Measurement, new: Measurement) -> Finding:
-    """Whether dynamo broke the graph more often."""
-    before, after = old.graph_breaks, new.graph_breaks
-    if before is None and after is None:
-        return Finding(metric="graph_breaks", verdict="unchanged", reason="They were counted in neither.")
-    if before is None or after is None:
-        return unmeasured("graph_breaks", before, after, "graph breaks")
-    verdict: Verdict = "regressed" if after > before else "improved" if after < before else "unchanged"
-    reason = f"Graph breaks: {after}, were {before}."
-    return Finding(metric="graph_breaks", verdict=verdict, reason=reason, baseline=before, current=after, limit=0.0)
+def moved(before: float, after: float, limit: float, better: str | None) -> Verdict:
+    """The verdict on a change of more than the share `limit`; where no direction is better, either one is worse."""
+    if better == "higher":
+        before, after = after, before
+    if after > before * (1 + limit):
+        return "regressed"
+    if before > after * (1 + limit):
+        return "improved" if better else "regressed"
+    return "unchanged"
 
 
-def memory(old: Measurement, new: Measurement, kind: str, limits: Limits) -> Finding:
-    """Whether the peak grew."""
-    before, after = gated_bytes(old, kind), gated_bytes(new, kind)
-    if before is None or after is None:
-        return unmeasured("peak_memory", before, after, "memory")
-    # The resident memory of a process has a grain of its own; torch's CUDA allocator counts every byte.
-    grain = RESOLUTION_BYTES if kind == "cpu" else 0
-    moved = change(before, after)
-    hidden = abs(after - before) <= grain and abs(moved or 0.0) > limits.memory_growth
-    within = f", which is within {format_bytes(grain)} of it" if hidden else ""
-    return Finding(
-        metric="peak_memory",
-        verdict=grown(before, after, limits.memory_growth, grain),
-        reason=f"Peak memory {format_bytes(after)}, was {format_bytes(before)}{within}.",
-        baseline=before,
-        current=after,
-        unit="bytes",
-        change=moved,
-        limit=limits.memory_growth,
-    )
+def unmeasured(metric: Metric, before: float | None, after: float | None) -> Finding:
+    """The finding where a figure is missing: inconclusive only if it was there before."""
+    if before is None:
+        reason = "Not measured in either." if after is None else "Not measured before."
+        return Finding(metric=metric.name, verdict="incomparable", reason=reason, current=after)
+    return Finding(metric=metric.name, verdict="inconclusive", reason="Measured before, missing now.", baseline=before)
 
 
-def compile_time(old: Measurement, new: Measurement, limits: Limits) -> Finding:
-    """Whether the first call got longer: one reading each, so that a disturbed one decides nothing."""
-    before, after = old.compile_time_s, new.compile_time_s
-    if not compiles(new.configuration):
-        return Finding(metric="compile_time", verdict="unchanged", reason="Nothing was compiled.")
-    warm = any(flag.kind == WARM_CACHE.name for row in (old, new) for flag in row.flags)
-    if before is None or after is None or warm or not before:
-        return Finding(metric="compile_time", verdict="incomparable", reason="Not measured with a cold cache in both.")
-    verdict = grown(before, after, limits.compile_growth)
-    words = f"The first call took {significant(after)} s, before {significant(before)} s"
-    if verdict != "unchanged" and (why := disturbed(old) or disturbed(new)):
-        verdict, words = "inconclusive", f"{words}; {why}"
-    return Finding(
-        metric="compile_time",
-        verdict=verdict,
-        reason=f"{words}.",
-        baseline=before,
-        current=after,
-        unit="s",
-        change=change(before, after),
-        limit=limits.compile_growth,
-    )
+# ----- rules of single metrics
+
+
+def _outputs_wrong(pair: Pair) -> tuple[Verdict, str] | None:
+    old, new = pair.old.quality, pair.new.quality
+    if old and old.passed and not (new and new.passed):
+        why = (new.reason if new else "") or "no comparison was recorded"
+        return "regressed", f"Outputs were right before; now: {why}."
+    return None
+
+
+def _ignore_small_error(pair: Pair, finding: Finding) -> Finding:
+    small = max(finding.baseline or 0.0, finding.current or 0.0) <= SMALL_ERROR
+    return structs.replace(finding, verdict="unchanged") if small else finding
+
+
+def _no_graph(pair: Pair) -> tuple[Verdict, str] | None:
+    if pair.old.graph_breaks is None and pair.new.graph_breaks is None:
+        return "unchanged", "Nothing was compiled in either."
+    return None
+
+
+def _unlike_steps(pair: Pair) -> tuple[Verdict, str] | None:
+    if pair.by_item and pair.old.items_per_step != pair.new.items_per_step:
+        return "incomparable", f"A step is over {pair.new.items_per_step} items, it was over {pair.old.items_per_step}."
+    return None
+
+
+def _ignore_small_memory(pair: Pair, finding: Finding) -> Finding:
+    """On a CPU, identical processes differ by so much; torch's CUDA allocator counts every byte."""
+    apart = abs((finding.current or 0.0) - (finding.baseline or 0.0))
+    if pair.kind != "cpu" or finding.verdict == "unchanged" or apart > RESOLUTION_BYTES:
+        return finding
+    within = f", within the {format_bytes(RESOLUTION_BYTES)} by which identical processes differ."
+    return structs.replace(finding, verdict="unchanged", reason=finding.reason.removesuffix(".") + within)
+
+
+def _no_cold_compile(pair: Pair) -> tuple[Verdict, str] | None:
+    if not compiles(pair.new.configuration):
+        return "unchanged", "Nothing was compiled."
+    warm = any(flag.kind == WARM_CACHE.name for row in (pair.old, pair.new) for flag in row.flags)
+    if warm or not pair.old.compile_time_s or pair.new.compile_time_s is None:
+        return "incomparable", "Not measured with a cold compile cache in both."
+    return None
+
+
+def _doubt_disturbed(pair: Pair, finding: Finding) -> Finding:
+    """The first call is timed only once, so a disturbed one decides nothing."""
+    if finding.verdict == "unchanged" or not (why := disturbed(pair.old) or disturbed(pair.new)):
+        return finding
+    return structs.replace(finding, verdict="inconclusive", reason=f"{finding.reason.removesuffix('.')}; {why}.")
 
 
 def disturbed(row: Measurement) -> str:
-    """The flag that says that others kept the machine busy in the row's first process, which compiled; else empty."""
+    """The flag of a disturbance of the row's first process, which compiled; else empty."""
     flags = row.rounds[0].flags if row.rounds else row.flags
     return next((str(flag) for flag in flags if flag.disturbs), "")
 
 
-def unmeasured(metric: Metric, before: float | None, after: float | None, what: str) -> Finding:
-    """That a figure is missing: it decides nothing, but where it was there before the row is not sure to be fine."""
-    if before is None:
-        reason = "Measured in neither." if after is None else f"It was not measured before: {what}."
-        return Finding(metric=metric, verdict="incomparable", reason=reason, current=after)
-    reason = f"It was measured before, and is not any more: {what}."
-    return Finding(metric=metric, verdict="inconclusive", reason=reason, baseline=before)
-
-
-def change(before: float, after: float) -> float | None:
-    """The relative change; None from 0."""
-    return after / before - 1 if before else None
-
-
-def grown(before: float, after: float, limit: float, grain: float = 0.0) -> Verdict:
-    """The verdict on a figure that is better the smaller it is: changes beyond the share and the grain count."""
-    if abs(after - before) <= grain:
-        return "unchanged"
-    if after > before * (1 + limit):
-        return "regressed"
-    return "improved" if before > after * (1 + limit) else "unchanged"
+Override = Callable[[Pair], tuple[Verdict, str] | None]
+Refinement = Callable[[Pair, Finding], Finding]
+RULES: dict[str, tuple[Override | None, Refinement | None]] = {
+    "quality": (_outputs_wrong, _ignore_small_error),
+    "graph_breaks": (_no_graph, None),
+    "peak_memory": (_unlike_steps, _ignore_small_memory),
+    "compile_time": (_no_cold_compile, _doubt_disturbed),
+}

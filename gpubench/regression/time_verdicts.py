@@ -9,9 +9,10 @@ import math
 from collections.abc import Sequence
 
 from gpubench.analysis.eligibility import gate
+from gpubench.metrics import Metric, gated
 from gpubench.regression.comparability import are_paired
 from gpubench.regression.self_control import self_estimate
-from gpubench.regression.verdicts import Finding, Limits, Metric, Verdict, holm
+from gpubench.regression.verdicts import Finding, Limits, Verdict, holm
 from gpubench.report.model import Measurement, Report
 from gpubench.stats.estimate import Estimate, paired, separate
 from gpubench.stats.processes import PHASES, Statistic
@@ -30,19 +31,19 @@ SMALLEST_P = 0.0001  # smaller p-values are not printed exactly
 def timed(
     pairs: Sequence[Pair], current: Report, baseline: Report, limits: Limits, family: int
 ) -> dict[str, list[Finding]]:
-    """The findings on FPS and on the 95th percentile of the latency of each pair, by the current row's id.
+    """The findings of each pair on the gated metrics of its time, by the current row's id.
 
     Args:
         family: rows to correct for (Holm, by metric), if more than `pairs`: those still to be measured count too.
     """
     findings: dict[str, list[Finding]] = {new.id: [] for _, new in pairs}
     is_paired = are_paired(baseline, current)
-    metrics: list[tuple[Metric, Statistic, float]] = [
-        ("fps", "median", limits.of(current.device.kind, is_paired)),
-        ("latency_p95", "p95", limits.p95_growth),
-    ]
-    run_spread = limits.between_runs(current.device.kind)
-    for metric, statistic, limit in metrics:
+    kind = current.device.kind
+    run_spread = limits.between_runs(kind)
+    for metric in gated():
+        if metric.statistic is None:
+            continue
+        statistic, limit = metric.statistic, limits.share(metric, kind, is_paired)
         # Drift between phases does not matter here: both rows are of the same phase, and `run_spread` is the runs' own.
         between = None if is_paired else spreads([baseline, current], statistic, across_phases=False)
         estimates = [_estimate(old, new, statistic, between, run_spread) for old, new in pairs]
@@ -100,22 +101,22 @@ def decide(estimate: Estimate, limit: float, p_value: float) -> Verdict:
 
 def _finding(metric: Metric, pair: Pair, estimate: Estimate | str, limit: float, p_value: float, rows: int) -> Finding:
     if isinstance(estimate, str):
-        return Finding(metric=metric, verdict="inconclusive", reason=f"No verdict: {estimate}.", limit=limit)
+        return Finding(metric=metric.name, verdict="inconclusive", reason=f"No verdict: {estimate}.", limit=limit)
     visible = estimate.detectable(level(estimate) / rows)
     verdict = decide(estimate, limit, p_value)
     reason = _reason(metric, estimate, verdict, limit, visible, p_value)
     if estimate.method != "separate" and (unfit := _unfit(pair, metric, limit)):
         verdict, reason = "inconclusive", unfit
-    fps = metric == "fps"
+    fps = metric.better == "higher"  # more time is fewer items per second
     low, high = estimate.interval(confidence(estimate))
     change, change_low, change_high = (estimate.log_ratio, low, high) if fps else (-estimate.log_ratio, -high, -low)
     return Finding(
-        metric=metric,
+        metric=metric.name,
         verdict=verdict,
         reason=reason,
         baseline=_figure(estimate.versus_log_time, pair[0], fps),
         current=_figure(estimate.log_time, pair[1], fps),
-        unit="1/s" if fps else "s",
+        unit=metric.unit,
         change=relative(change),
         change_low=relative(change_low),
         change_high=relative(change_high),
@@ -130,7 +131,7 @@ def _finding(metric: Metric, pair: Pair, estimate: Estimate | str, limit: float,
 def _unfit(pair: Pair, metric: Metric, limit: float) -> str:
     """Why the rounds cannot decide: a side differs from itself by what would count as a change. Empty if they can."""
     for row in pair:
-        itself = self_estimate(row, "median" if metric == "fps" else "p95")
+        itself = self_estimate(row, metric.statistic or "median")
         if itself is None or itself.rounds < FEWEST_PAIRS or abs(itself.log_ratio) < math.log1p(limit):
             continue
         if min(itself.p_value(1), itself.p_value(-1)) < level(itself):
@@ -145,7 +146,7 @@ def _figure(log_time: float, row: Measurement, fps: bool) -> float:
 
 
 def _reason(metric: Metric, estimate: Estimate, verdict: Verdict, limit: float, visible: float, p_value: float) -> str:
-    what = "Time per item" if metric == "fps" else "95th percentile of a step's time"
+    what = "Time per item" if metric.statistic == "median" else "95th percentile of a step's time"
     low, high = estimate.interval(confidence(estimate))
     low_text, high_text = format_percent(relative(-high)), format_percent(relative(-low))
     interval = f"{100 * confidence(estimate):g} % interval {low_text} to {high_text}"

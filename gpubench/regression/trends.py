@@ -11,15 +11,14 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 from msgspec import Struct
 
-from gpubench.analysis.peak_memory import peak_bytes
+from gpubench.analysis.table import Row, rows
+from gpubench.metrics import Metric, get
 from gpubench.regression.comparability import about, when
-from gpubench.report.model import Configuration, Measurement, Report
+from gpubench.report.model import Configuration, Report
 
-HistoryMetric = Literal["fps", "latency_p95", "peak_memory", "compile_time"]
 FEWEST = 4  # points: two on each side of a shift
 SIDE = 2
 # The penalty of a shift, in units of the noise's variance times log(n). False alarms in series without a shift
@@ -61,33 +60,37 @@ class Series(Struct, frozen=True, kw_only=True):
     version: str  # of torch; empty for a series across versions
     id: str
     configuration: Configuration
-    metric: HistoryMetric
+    metric: str
     unit: str
     points: list[Point]
     shifts: list[LevelShift]
     noise: float | None  # standard deviation of the log between neighbouring reports; None: too few points
 
 
-UNITS: dict[HistoryMetric, str] = {"fps": "1/s", "latency_p95": "s", "peak_memory": "bytes", "compile_time": "s"}
-
-
 def history(
     reports: Sequence[tuple[str, Report]],
-    metric: HistoryMetric = "fps",
+    metric: str = "fps",
     *,
     across_versions: bool = False,
     min_shift: float = 0.02,
 ) -> list[Series]:
-    """A series for each row, in order of time, without shifts smaller than `min_shift`."""
-    groups: dict[tuple[str, ...], list[tuple[str, Report, Measurement]]] = defaultdict(list)
+    """A series of `metric` for each row, in order of time, without shifts smaller than `min_shift`.
+
+    Raises GpubenchError for a metric that is not known.
+    """
+    chosen = get(metric)
+    groups: dict[tuple[str, ...], list[tuple[str, Report, Row]]] = defaultdict(list)
     for source, report in sorted(_runs(reports), key=lambda one: when(one[1])):
         version = "" if across_versions else report.environment.torch
         machine = (report.device.kind, report.device.name, str(report.device.cores), report.device.uuid or "")
-        for row in report.measurements:
-            if row.status != "skipped" and not row.is_control:
-                configuration = "\0".join(f"{name}={value}" for name, value in sorted(row.configuration.items()))
+        for row in rows(report):
+            measurement = row.measurement
+            if measurement.status != "skipped" and not measurement.is_control:
+                configuration = "\0".join(
+                    f"{name}={value}" for name, value in sorted(measurement.configuration.items())
+                )
                 groups[(*about(report), *machine, version, configuration)].append((source, report, row))
-    return [_series(members, metric, across_versions, min_shift) for members in groups.values()]
+    return [_series(members, chosen, across_versions, min_shift) for members in groups.values()]
 
 
 def _runs(reports: Sequence[tuple[str, Report]]) -> list[tuple[str, Report]]:
@@ -109,16 +112,14 @@ def _runs(reports: Sequence[tuple[str, Report]]) -> list[tuple[str, Report]]:
     return list(found.values())
 
 
-def _series(
-    members: Sequence[tuple[str, Report, Measurement]], metric: HistoryMetric, across: bool, min_shift: float
-) -> Series:
+def _series(members: Sequence[tuple[str, Report, Row]], metric: Metric, across: bool, min_shift: float) -> Series:
     points = [
         Point(
             at=report.created_at,
             source=source,
             version=report.environment.torch,
-            status=row.status,
-            value=_value(row, metric, report.device.kind),
+            status=row.measurement.status,
+            value=metric.read(report, row) if row.measurement.status == "ok" else None,
         )
         for source, report, row in members
     ]
@@ -133,24 +134,14 @@ def _series(
         device=report.device.name,
         uuid=report.device.uuid,
         version="" if across else report.environment.torch,
-        id=row.id,
-        configuration=row.configuration,
-        metric=metric,
-        unit=UNITS[metric],
+        id=row.measurement.id,
+        configuration=row.measurement.configuration,
+        metric=metric.name,
+        unit=metric.unit,
         points=points,
         shifts=_shifts(timed, logs, min_shift),
         noise=noise(logs) if len(logs) >= FEWEST else None,
     )
-
-
-def _value(row: Measurement, metric: HistoryMetric, kind: str) -> float | None:
-    if row.status != "ok":
-        return None
-    if metric == "fps":
-        return row.fps
-    if metric == "latency_p95":
-        return row.latency_s.p95 if row.latency_s else None
-    return peak_bytes(row, kind) if metric == "peak_memory" else row.compile_time_s
 
 
 def _shifts(points: Sequence[Point], logs: Sequence[float], min_shift: float) -> list[LevelShift]:

@@ -284,7 +284,7 @@ def test_memory_that_moved_within_its_grain_is_said_to(tmp_path: Path, capsys: p
         paths.append(saved(tmp_path / f"{size}.json", report(baseline(0.2), fast, device=CPU)))
     call(paths[1], "--baseline", paths[0])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "Peak memory within 20.0 MiB, which identical processes differ by, counts as unchanged: fast." in shown
+    assert "Memory changes within 20.0 MiB, by which identical processes differ too, count as unchanged: fast." in shown
 
 
 def test_one_interval_for_what_is_said_and_what_is_decided(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_table_draws_the_row_and_names_the_shift(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["history", str(folder)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "vae inference, tiny, on NVIDIA Test GPU (GPU-0), torch 2.13.0: fps" in shown
+    assert "vae inference, tiny, on NVIDIA Test GPU (GPU-0), torch 2.13.0: FPS" in shown
     assert "██" in shown and "▁▁" in shown
     assert "baseline: -16.7% at 2026-01-07T00:00:00+00:00" in shown
     assert "07.json" in shown

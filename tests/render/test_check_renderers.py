@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shlex
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 import msgspec
 import pytest
 import typer
-from rich.console import Console
 
 from gpubench.cli.ab import ab
 from gpubench.regression.comparison import NamedReport, check
 from gpubench.regression.verdicts import Check, Limits
-from gpubench.render.check_cells import undecided
-from gpubench.render.check_markdown import LONGEST, check_markdown
-from gpubench.render.check_table import MOST as MOST_ROWS
-from gpubench.render.check_table import show
-from gpubench.render.github import MOST, github
-from gpubench.render.junit import junit
+from gpubench.render.check_document import LONGEST as MOST_ROWS
+from gpubench.render.check_document import check_document, checks_content
+from gpubench.render.formats import render
+from gpubench.render.formats.github import MOST
+from gpubench.render.formats.markdown import LONGEST
 from gpubench.report.model import Report
+from tests.render.screen import on_screen
 from tests.reports import CPU, HOSTILE, ROLES, alone, baseline, hostile_report, report, row
 
 STEADY = [0.1, 0.1001, 0.0999, 0.1, 0.1, 0.1]
@@ -56,9 +55,19 @@ def mixed() -> Check:
 
 
 def terminal(found: Check, width: int = 140) -> str:
-    out = io.StringIO()
-    show(Console(file=out, width=width), found)
-    return out.getvalue()
+    return on_screen(checks_content([found]), width)
+
+
+def check_markdown(checks: Sequence[Check]) -> str:
+    return render(checks_content(checks), "markdown")
+
+
+def junit(checks: Sequence[Check], inconclusive_ok: bool = False) -> str:
+    return render(checks_content(checks, inconclusive_ok), "junit")
+
+
+def github(checks: Sequence[Check]) -> str:
+    return render(checks_content(checks), "github")
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
@@ -121,6 +130,16 @@ def test_junit_of_what_could_not_be_told() -> None:
     assert allowed.find(".//skipped") is not None
 
 
+def test_what_could_not_be_told_is_one_sentence_for_all_rows_but_in_junit() -> None:
+    before = report(baseline(0.1, explore_s=[0.1, 0.12, 0.09, 0.11, 0.1, 0.08]))
+    found = compared(before, before)
+    for text in (terminal(found), check_markdown([found]), github([found])):
+        flat = " ".join(text.split())
+        assert "FPS inconclusive in 1 row: smallest detectable slowdown" in flat
+        assert "baseline: FPS inconclusive" not in flat
+    assert "baseline: FPS inconclusive: Time per item" in junit([found])
+
+
 @pytest.mark.parametrize("session", [None, "s"])
 def test_what_is_advised_is_not_what_was_just_done(session: str | None) -> None:
     slow, fast = [0.1, 0.12, 0.09, 0.11, 0.1, 0.08], [0.1, 0.09, 0.12, 0.1, 0.08, 0.11]
@@ -141,7 +160,8 @@ def test_where_two_stored_runs_cannot_tell_one_line_gives_the_command_that_can()
     rows = (baseline(0.1, explore_s=noisy), row("r", 0.1, {"threads": 2}, explore_s=noisy[::-1]))
     for reference, digest, older in (("vae", None, "PYTHON"), ("my_model.py:make", "abc", "REVISION")):
         sides = [report(*rows, device=CPU, reference=reference, source_hash=digest, **facts) for _ in range(2)]
-        (line,) = undecided(compared(*sides))
+        notes = [note.text for note in check_document(compared(*sides)).notes]
+        (line,) = [text for text in notes if text.startswith("Inconclusive:")]
         assert line.startswith("Inconclusive: FPS in 2 rows (smallest detectable slowdown ")
         assert ", limit 30.0%), latency p95 in 2 rows (" in line
         command = shlex.split(line.partition("measure both sides together: ")[2])

@@ -7,17 +7,18 @@ import tomllib
 
 import msgspec
 import pytest
-from rich.console import Console
 
 from gpubench.analysis.recommendation import recommend
 from gpubench.analysis.table import lines
-from gpubench.render.cells import HEADINGS, cells
-from gpubench.render.csv import csv
-from gpubench.render.heading import remarks
-from gpubench.render.markdown import escape, markdown
+from gpubench.metrics import all_metrics
+from gpubench.render.cells import status
+from gpubench.render.document import Table, TableRow
+from gpubench.render.formats import render
+from gpubench.render.formats.markdown import escape
 from gpubench.render.profile import profile, toml
-from gpubench.render.terminal import show
-from gpubench.report.model import Recommendation, Report, Summary
+from gpubench.render.report_document import remarks, report_table, reports_content
+from gpubench.report.model import Reading, Recommendation, Report, Summary, Utilization
+from tests.render.screen import on_screen
 from tests.reports import HOSTILE, baseline, hostile_report, ladder_report, report, row
 
 CODE = "model = model.to(memory_format=torch.channels_last)  # a line that is longer than a narrow terminal is wide"
@@ -30,10 +31,35 @@ def chosen(found: Report) -> Recommendation:
 
 
 def terminal(found: Report, width: int = 120, colour: bool = False, snippet: str = CODE) -> str:
-    out = io.StringIO()
-    console = Console(file=out, width=width, force_terminal=colour, color_system="truecolor" if colour else None)
-    show(console, found, chosen(found), snippet)
-    return out.getvalue()
+    advised = msgspec.structs.replace(found, recommendation=chosen(found))
+    return on_screen(reports_content([advised], lambda *_: snippet), width, colour)
+
+
+def markdown(found: Report, recommendation: Recommendation | None = None, snippet: str = "") -> str:
+    advised = msgspec.structs.replace(found, recommendation=recommendation)
+    return render(reports_content([advised], lambda *_: snippet), "markdown")
+
+
+def csv(*reports: Report) -> str:
+    return render(reports_content(reports, lambda *_: ""), "csv")
+
+
+def table_rows(found: Report) -> dict[str, TableRow]:
+    """Each row of the table, the last of those of one measurement, by the measurement's id."""
+    ids = [line.row.measurement.id for members in lines(found).values() for line in members]
+    return dict(zip(ids, table_of(found).rows, strict=True))
+
+
+def table_of(found: Report) -> Table:
+    table = report_table(found)
+    assert table is not None
+    return table
+
+
+def headings(found: Report) -> list[str]:
+    """Of the Markdown table."""
+    head = next(line for line in markdown(found).splitlines() if line.startswith("| #"))
+    return [text.strip() for text in head.strip("|").split("|")]
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
@@ -82,27 +108,47 @@ def test_colours_only_on_terminals() -> None:
 
 
 def test_what_was_not_measured_is_a_dash_and_never_zero() -> None:
-    line = next(line for group in lines(ladder_report()).values() for line in group if line.row.measurement.id == "oom")
-    texts = cells(line)
-    assert set(texts) == set(HEADINGS)
-    for key in ("fps", "latency", "percentiles", "speedup", "memory", "compile", "error"):
-        assert texts[key] == "-"
+    cells = table_rows(ladder_report())["oom"].cells
+    shown = {metric.name for metric in all_metrics().values() if metric.heading}
+    assert set(cells) == {"number", "configuration", "status"} | shown
+    assert {cells[name] for name in shown} == {"-"}
+
+
+def test_a_column_that_no_row_has_a_value_for_is_left_out() -> None:
+    used = Utilization(
+        gpu_utilization_percent=Reading(mean=87.4, min=80, max=90, count=9),
+        power_watts=Reading(mean=312.0, min=300, max=320, count=9),
+        energy_per_item_joules=1.25,
+    )
+    plain, fast = report(baseline(), row("x", 0.05)), row("x", 0.05)
+    watched = report(baseline(), msgspec.structs.replace(fast, utilization=used))
+    added = {"GPU %", "power W", "J/item"}
+    assert not added & set(headings(plain))
+    assert set(headings(watched)) - set(headings(plain)) == added
+    cells = table_rows(watched)["x"].cells
+    assert [cells[name] for name in ("gpu_utilization", "power", "energy_per_item")] == ["87", "312", "1.25"]
+    assert table_rows(watched)["baseline"].cells["power"] == "-"
+    assert "power W" in terminal(watched, 160)
+    assert "power W" not in terminal(watched, 120)
+    first, second = standard_csv.DictReader(io.StringIO(csv(watched)))
+    assert (first["power_watts"], second["power_watts"]) == ("", "312.0")
+    assert "energy_per_item_joules" in csv(plain).splitlines()[0]
 
 
 def test_flags_mark_a_row_and_are_explained() -> None:
     found = report(baseline(), row("x", 0.05, {"compile": "default"}, flags=["unsteady: 4.0 s of warm-up"]))
     assert "ok*" in terminal(found)
+    assert [status(line.row) for members in lines(found).values() for line in members] == ["ok", "ok*"]
     assert remarks(found) == ["ok*: unsteady: 4.0 s of warm-up (#2)"]
 
 
 def test_a_speedup_says_what_it_rests_on() -> None:
-    every = [line for group in lines(ladder_report()).values() for line in group]
-    texts = {line.row.measurement.id: cells(line) for line in every}
-    assert texts["bf16"]["speedup"] == "~1.67x"  # one process
-    assert texts["bf16"]["interval"] == "-"
-    assert re.fullmatch(r"2\.4\dx", texts["all"]["speedup"])
-    assert re.fullmatch(r"2\.4\d-2\.4\d \(5\)", texts["all"]["interval"])
-    assert remarks(ladder_report())[0].startswith("~: a first impression from one process")
+    found = table_rows(ladder_report())
+    assert found["bf16"].cells["speedup"] == "~1.67x"  # one process
+    assert found["bf16"].cells["speedup_low"] == "-"
+    assert re.fullmatch(r"2\.4\dx", found["all"].cells["speedup"])
+    assert re.fullmatch(r"2\.4\d-2\.4\d \(5\)", found["all"].cells["speedup_low"])
+    assert remarks(ladder_report())[0].startswith("~: single process; do not compare FPS across rows.")
 
 
 def test_one_kind_of_flag_on_many_rows_is_one_remark() -> None:
@@ -134,14 +180,12 @@ def test_an_unfinished_run_a_sweep_and_notes_are_remarked() -> None:
     assert remarks(found) == [
         "The laptop is on battery.",
         "batch_size = 4 is the knee.",
-        "The run was cut off: 2 configurations not measured. --resume goes on with it.",
+        "The run was cut off: 2 configurations not measured. Continue it with --resume.",
     ]
 
 
 def test_an_empty_report_renders_everywhere() -> None:
-    out = io.StringIO()
-    show(Console(file=out), report())
-    assert "vae inference" in out.getvalue()
+    assert "vae inference" in on_screen(reports_content([report()], lambda *_: ""))
     assert markdown(report()).startswith("## vae inference")
     assert csv(report()).count("\n") == 1
 
@@ -164,7 +208,7 @@ def test_hostile_text_keeps_the_markdown_table_whole(text: str) -> None:
     assert "<script" not in shown.split("````")[0]
     assert "\x1b" not in shown
     table = [line for line in shown.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {len(HEADINGS) + 1}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {len(headings(hostile_report(text))) + 1}
     assert len(table) >= 5
     assert shown.rstrip().endswith("````")
 
@@ -176,10 +220,10 @@ def test_markdown_escapes() -> None:
 def test_markdown_shows_the_same_cells_as_the_terminal() -> None:
     found = ladder_report()
     shown = markdown(found, chosen(found), snippet="x = 1")
-    for group in lines(found).values():
-        for line in group:
-            for text in (escape(text) for text in cells(line).values()):
-                assert text in shown
+    table = table_of(found)
+    assert len(table.rows) > 9
+    for each in table.rows:
+        assert all(escape(each.cells[column.key]) in shown for column in table.columns)
     assert "| ---: | --- |" in shown
     assert "**Recommended for fps:" in shown
     assert "```\nx = 1\n```" in shown

@@ -1,0 +1,213 @@
+"""The metrics of a row: every table, file, check and history iterates them.
+
+A new metric is one `Metric` in BUNDLED, or an entry point of the group `gpubench.metrics` in another distribution.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from gpubench.analysis.eligibility import MIN_ROUNDS
+from gpubench.analysis.peak_memory import gated_bytes, peak_bytes
+from gpubench.errors import unknown_name
+from gpubench.plugins import load_plugin, name_taken
+from gpubench.report.model import Measurement, Report
+from gpubench.units import format_bytes, significant
+
+if TYPE_CHECKING:
+    from gpubench.analysis.table import Row
+
+Number = float | int | None
+Reader = Callable[[Report, "Row"], Number]
+
+ENTRY_POINT_GROUP = "gpubench.metrics"
+MISSING = "-"  # not measured; never 0
+SUFFIXES = {"s": "_s", "bytes": "_bytes", "percent": "_percent", "W": "_watts", "J": "_joules"}
+SYMBOLS = {"s": " s", "percent": " %", "W": " W", "J": " J"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a row, and how it is shown and judged.
+
+    Args:
+        name: What `history --metric` and the findings of `check` call it.
+        unit: "s", "bytes", "1/s", "percent", "W", "J", or empty for a plain number.
+        better: Which direction is an improvement; None where neither is.
+        read: The value from a report and one of its rows; None where it was not measured.
+        format: The text of a table's cell. Its heading has the unit.
+        limit: By how much it may get worse in `check`: a field of `regression.verdicts.Limits`, or a share
+            (0.1: 10 %). None: `check` does not look at it.
+        heading: Of its column in tables; empty: it is in CSV and tidy JSON only.
+        width: The narrowest terminal, in characters, whose tables show it.
+        title: Its name in sentences; by default `name` with spaces.
+        column: Its name in CSV and tidy JSON; by default `name` with the unit as suffix.
+        cell: The text of a table's cell where that takes more than the value.
+        compared: The value that `check` compares, where it is not the one shown.
+        statistic: Of the time per item in one process; `check` then tests the processes of both reports.
+        decisive: Whether a row is inconclusive where this metric is.
+
+    Example:
+        >>> Metric("temperature", "", None, lambda report, row: hottest(row.measurement), "{:.0f}".format)
+    """
+
+    name: str
+    unit: str
+    better: Literal["higher", "lower"] | None
+    read: Reader
+    format: Callable[[float], str] = significant
+    limit: str | float | None = None
+    heading: str = ""
+    width: int = 160
+    title: str = ""
+    column: str = ""
+    cell: Callable[[Row], str] | None = None
+    compared: Reader | None = None
+    statistic: Literal["median", "p95"] | None = None
+    decisive: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", self.title or self.name.replace("_", " "))
+        object.__setattr__(self, "column", self.column or self.name + SUFFIXES.get(self.unit, ""))
+
+    def text(self, report: Report, row: Row) -> str:
+        """The row's cell in a table for people."""
+        value = self.read(report, row)
+        if value is None:
+            return MISSING
+        return self.cell(row) if self.cell else self.format(value)
+
+    def quantity(self, value: Number) -> str:
+        """`value` with its unit, for a sentence: `1.25 GiB`, `0.0123 s`."""
+        if value is None:
+            return MISSING
+        return significant(value) + SYMBOLS[self.unit] if self.unit in SYMBOLS else self.format(value)
+
+
+def _at(path: str, start: str = "measurement") -> Reader:
+    """Reads attributes of attributes of a row; None where one of them is None."""
+    names = [start, *path.split(".")]
+
+    def read(report: Report, row: Row) -> Number:
+        value: Any = row
+        for name in names:
+            value = getattr(value, name, None)
+        return value  # type: ignore[no-any-return]
+
+    return read
+
+
+def _speedup(name: str) -> Reader:
+    return _at(name, "speedup")
+
+
+def _peak(read: Callable[[Measurement, str], int | None]) -> Reader:
+    return lambda report, row: read(row.measurement, report.device.kind)
+
+
+def _milliseconds(seconds: float) -> str:
+    return significant(1e3 * seconds, 4)
+
+
+def _percentiles(row: Row) -> str:
+    latency = row.measurement.latency_s
+    return f"{_milliseconds(latency.p5)}-{_milliseconds(latency.p95)}" if latency else MISSING
+
+
+def _times(row: Row) -> str:
+    """`2.61x`; `~2.61x` where too few processes measured it for an interval."""
+    if row.speedup is None:
+        return MISSING
+    return f"{'' if row.speedup.rounds >= MIN_ROUNDS else '~'}{significant(row.speedup.ratio)}x"
+
+
+def _interval(row: Row) -> str:
+    """`2.56-2.67 (6)`: the 95 % interval and the rounds of fresh processes behind it."""
+    estimate = row.speedup
+    if estimate is None or estimate.rounds < MIN_ROUNDS:
+        return MISSING
+    return f"{significant(estimate.low)}-{significant(estimate.high)} ({estimate.rounds})"
+
+
+def _scientific(value: float) -> str:
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+COUNT = "{:.0f}".format
+
+# In the order of columns.
+BUNDLED = (
+    Metric(
+        "fps", "1/s", "higher", _at("fps"),
+        limit="slowdown", heading="FPS", width=0, title="FPS", statistic="median",
+    ),
+    Metric("items_per_step", "", None, _at("items_per_step"), COUNT),
+    Metric("latency_median", "s", "lower", _at("latency_s.median"), _milliseconds, heading="latency ms", width=100),
+    Metric(
+        "latency_p5", "s", "lower", _at("latency_s.p5"), _milliseconds,
+        heading="p5-p95 ms", width=130, cell=_percentiles,
+    ),
+    Metric("latency_p95", "s", "lower", _at("latency_s.p95"), limit="p95_growth", statistic="p95", decisive=False),
+    Metric("latency_ci_low", "s", "lower", _at("latency_s.ci_low")),
+    Metric("latency_ci_high", "s", "lower", _at("latency_s.ci_high")),
+    Metric("speedup", "", "higher", _speedup("ratio"), heading="speedup", width=0, cell=_times),
+    Metric("speedup_low", "", "higher", _speedup("low"), heading="95 % (rounds)", width=80, cell=_interval),
+    Metric("speedup_high", "", "higher", _speedup("high")),
+    Metric("speedup_rounds", "", None, _speedup("rounds"), COUNT),
+    Metric("processes", "", None, _at("latency_s.processes"), COUNT),
+    Metric("host_bound_fraction", "", "lower", _at("host_bound_fraction")),
+    Metric(
+        "peak_memory", "bytes", "lower", _peak(peak_bytes), format_bytes,
+        limit="memory_growth", heading="memory", width=80, compared=_peak(gated_bytes),
+    ),
+    Metric(
+        "compile_time", "s", "lower", _at("compile_time_s"),
+        limit="compile_growth", heading="compile s", width=100, decisive=False,
+    ),
+    Metric(
+        "quality", "", "lower", _at("quality.relative_error"), _scientific,
+        limit="error_growth", heading="rel. error", width=130, title="output error", column="relative_error",
+    ),
+    Metric("graph_breaks", "", "lower", _at("graph_breaks"), COUNT, limit=0.0),
+    Metric("gpu_utilization", "percent", None, _at("utilization.gpu_utilization_percent.mean"), COUNT, heading="GPU %"),
+    Metric("process_cpu", "percent", None, _at("utilization.process_cpu_percent.mean"), COUNT, heading="CPU %"),
+    Metric("power", "W", "lower", _at("utilization.power_watts.mean"), heading="power W"),
+    Metric("energy_per_item", "J", "lower", _at("utilization.energy_per_item_joules"), heading="J/item"),
+)  # fmt: skip
+
+
+@functools.cache
+def all_metrics() -> dict[str, Metric]:
+    """Every metric by name, in the order of columns: those bundled, then those of other distributions.
+
+    Raises GpubenchError where an entry point cannot be loaded or takes a name or a column that is taken.
+    """
+    from importlib.metadata import entry_points  # slow to import, and not every command needs metrics
+
+    metrics = {metric.name: metric for metric in BUNDLED}
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        metric = load_plugin("metric", entry_point, Metric)
+        for name, taken in ((metric.name, metrics), (metric.column, [other.column for other in metrics.values()])):
+            if name in taken:
+                raise name_taken("metric", name, entry_point, taken)
+        metrics[metric.name] = metric
+    return metrics
+
+
+def gated() -> list[Metric]:
+    """The metrics that `check` judges, in order."""
+    return [metric for metric in all_metrics().values() if metric.limit is not None]
+
+
+def get(name: str) -> Metric:
+    """The metric called `name`.
+
+    Raises GpubenchError with the nearest name where there is none.
+    """
+    metrics = all_metrics()
+    if name not in metrics:
+        raise unknown_name("metric", name, metrics)
+    return metrics[name]

@@ -1,0 +1,170 @@
+"""Reports and recommendations as documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from gpubench.analysis.eligibility import MIN_ROUNDS
+from gpubench.analysis.groups import Answer
+from gpubench.analysis.reasons import describe
+from gpubench.analysis.table import frame, lines, rows
+from gpubench.hardware.facts import Device, Environment
+from gpubench.metrics import all_metrics
+from gpubench.render.cells import notes, status
+from gpubench.render.document import Column, Content, Document, Group, Note, Recommended, Table, TableRow, table
+from gpubench.report.model import Recommendation, Report
+from gpubench.report.store import encode
+from gpubench.text import plural
+from gpubench.units import format_bytes, significant
+
+Code = Callable[[Report, Recommendation | None], str]  # what switches a recommendation on
+GROUPS = {
+    "baseline": "",
+    "alone": "alone:",
+    "ladder": "the ladder:",
+    "sweep": "the sweep:",
+    "other": "others:",
+}
+
+
+def reports_content(reports: Sequence[Report], code: Code) -> Content:
+    """Whole reports."""
+
+    def data() -> object:
+        raw = [msgspec.Raw(encode(report)) for report in reports]
+        return raw[0] if len(raw) == 1 else raw
+
+    return Content(
+        "report", lambda: [report_document(report, code) for report in reports], data, lambda: frame(*reports)
+    )
+
+
+def answers_content(answers: Sequence[Answer], code: Code) -> Content:
+    """What `recommend` says of several subjects."""
+    return Content(
+        "answer",
+        lambda: [answer_document(answer, code) for answer in answers],
+        lambda: [_answer_data(answer, code) for answer in answers],
+    )
+
+
+def report_document(report: Report, code: Code) -> Document:
+    """Heading, table, remarks and the report's recommendation with its code."""
+    title, where = heading(report)
+    chosen = report.recommendation
+    shown = report_table(report, chosen.id if chosen else None)
+    return Document(title, (where,), shown, tuple(map(Note, remarks(report))), _recommended(report, chosen, code))
+
+
+def answer_document(answer: Answer, code: Code) -> Document:
+    """What one subject's reports recommend, or why they recommend nothing."""
+    title, where = heading(answer.report)
+    chosen = _recommended(answer.report, answer.advice.recommendation, code)
+    reasons = () if chosen else tuple(map(Note, answer.advice.reasons))
+    return Document(title, (where, f"from {answer.source}"), notes=reasons, recommended=chosen)
+
+
+def report_table(report: Report, chosen: str | None = None) -> Table | None:
+    """The rows that ran, grouped, with every metric that has a heading; the row of id `chosen` is marked."""
+    metrics = [metric for metric in all_metrics().values() if metric.heading]
+    columns = [
+        Column("number", "#"),
+        Column("configuration", "configuration", is_figure=False, folds=True),
+        *(Column(metric.name, metric.heading, width=metric.width) for metric in metrics),
+        Column("status", "status", is_figure=False),
+    ]
+    groups = []
+    for name, members in lines(report).items():
+        table_rows = []
+        for line in members:
+            figures = {metric.name: metric.text(report, line.row) for metric in metrics}
+            labels = {"number": str(line.row.number), "configuration": line.label, "status": status(line.row)}
+            is_chosen = line.row.measurement.id == chosen
+            table_rows.append(TableRow(labels | figures, labels["status"], is_chosen))
+        groups.append(Group(tuple(table_rows), GROUPS[name]))
+    return table(columns, groups)
+
+
+def heading(report: Report) -> list[str]:
+    """Two lines: the workload, then the device and the software."""
+    workload, device = report.workload, report.device
+    parameters = "".join(f", {name} {value}" for name, value in workload.parameters.items())
+    title = f"{workload.name} {workload.mode}, size {workload.size}{parameters}, batch size {workload.batch_size}"
+    return [title, _where(device, report.environment)]
+
+
+def _where(device: Device, environment: Environment) -> str:
+    parts = [device.name if device.cores is None else f"{device.name} ({plural(device.cores, 'core')})"]
+    if device.total_memory_bytes is not None:
+        parts.append(format_bytes(device.total_memory_bytes))
+    if device.driver_version:
+        parts.append(f"driver {device.driver_version}")
+    parts.append(f"torch {environment.torch}")
+    return ", ".join(parts)
+
+
+def remarks(report: Report) -> list[str]:
+    """Sentences on rows, the run's own notes, the end of a sweep, and whether the run was cut off."""
+    table_rows = rows(report)
+    texts = [*notes(table_rows), *report.notes]
+    if any(row.speedup and row.speedup.rounds < MIN_ROUNDS for row in table_rows):
+        texts.insert(
+            0,
+            "~: single process; do not compare FPS across rows. Figures with an interval are from interleaved rounds.",
+        )
+    if report.sweep:
+        texts.append(report.sweep.reason)
+    if report.finished_at is None:
+        missing = len(set(report.plan.configurations) - {row.id for row in report.measurements})
+        texts.append(
+            f"The run was cut off: {plural(missing, 'configuration')} not measured. Continue it with --resume."
+        )
+    return texts
+
+
+def verdict(report: Report, recommendation: Recommendation) -> list[str]:
+    """The recommended configuration and its speed in two lines."""
+    row = next((each for each in rows(report) if each.measurement.id == recommendation.id), None)
+    name = describe(row.changed) if row else describe(recommendation.configuration)
+    number = f" (#{row.number})" if row else ""
+    return [f"Recommended for {recommendation.objective}: {name}{number}", gain(recommendation)]
+
+
+def gain(recommendation: Recommendation) -> str:
+    """The speedup with its interval, and versus what."""
+    if recommendation.id == recommendation.versus:
+        return "It is the baseline itself."
+    if recommendation.speedup is None:
+        return f"Speedup versus {recommendation.versus} not known."
+    interval = ""
+    if recommendation.speedup_low is not None and recommendation.speedup_high is not None:
+        interval = f" ({significant(recommendation.speedup_low)} to {significant(recommendation.speedup_high)})"
+    rounds = f" over {plural(recommendation.rounds, 'round')} of fresh processes" if recommendation.rounds else ""
+    return f"Speedup {significant(recommendation.speedup)}x{interval} versus {recommendation.versus}{rounds}."
+
+
+def _recommended(report: Report, recommendation: Recommendation | None, code: Code) -> Recommended | None:
+    if recommendation is None:
+        return None
+    headline, detail = verdict(report, recommendation)
+    reasons = tuple(map(Note, recommendation.reasons))
+    return Recommended(headline, detail, reasons, tuple(code(report, recommendation).splitlines()))
+
+
+def _answer_data(answer: Answer, code: Code) -> dict[str, object]:
+    report, workload, recommendation = answer.report, answer.report.workload, answer.advice.recommendation
+    return {
+        "source": answer.source,
+        "device": report.device,
+        "workload": workload.name,
+        "mode": workload.mode,
+        "size": workload.size,
+        "batch_size": workload.batch_size,
+        "recommendation": recommendation,
+        "reasons": answer.advice.reasons,
+        "excluded": answer.advice.excluded,
+        "code": code(report, recommendation),
+        "not_used": list(answer.others),
+    }
