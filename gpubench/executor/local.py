@@ -150,7 +150,8 @@ class LocalExecutor:
         failures: dict[str, Outcome] = {}
         with self._slots([job], failures) as slots:
             for slot in slots:
-                slot.deadline = slot.started + self.protocol.timeout_s
+                # From now on: a server that had to be started again took its time before.
+                slot.deadline = time.monotonic() + self.protocol.timeout_s
                 with self._monitor([slot]) as monitor, self._guard(slot, slots):
                     self._prepare(slot)
                     before = read_host([slot.worker.pid])
