@@ -43,7 +43,13 @@ def card(toggle: Toggle) -> dict[str, Any]:
             {
                 "value": value,
                 "meaning": meaning,
-                "needs": needs(toggle.requires[value]) if value in toggle.requires else [],
+                "needs": [
+                    *(needs(toggle.requires[value]) if value in toggle.requires else []),
+                    *(
+                        f"{other}={' or '.join(map(str, allowed))}"
+                        for other, allowed in toggle.prerequisites.get(value, {}).items()
+                    ),
+                ],
                 "usage": toggle.usage(value),
             }
             for value, meaning in toggle.values.items()
@@ -105,7 +111,7 @@ def _print_list(console: Console, chosen: list[Toggle]) -> None:
         cells = (toggle.name, toggle.stage.name.lower(), _values_in_brief(toggle), toggle.summary)
         table.add_row(*map(escape, cells))
     console.print(table)
-    _line(console, "\n`gpubench toggles NAME` shows one with its requirements, its proof and its code.")
+    _line(console, "\n`gpubench toggles NAME` shows one with its requirements, evidence and code.")
 
 
 def _line(console: Console, text: str) -> None:
