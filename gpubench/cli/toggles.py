@@ -45,7 +45,13 @@ def card(toggle: Toggle) -> dict[str, Any]:
             {
                 "value": value,
                 "meaning": meaning,
-                "needs": needs(toggle.requires[value]) if value in toggle.requires else [],
+                "needs": [
+                    *(needs(toggle.requires[value]) if value in toggle.requires else []),
+                    *(
+                        f"{other}={' or '.join(map(str, allowed))}"
+                        for other, allowed in toggle.prerequisites.get(value, {}).items()
+                    ),
+                ],
                 "usage": toggle.usage(value),
             }
             for value, meaning in toggle.values.items()

@@ -119,7 +119,23 @@ def as_number(value: Value) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Toggle:
-    """One optimization and its values; the first value is the baseline."""
+    """One optimization and its values; the first value is the baseline.
+
+    Example:
+
+        def apply(context: ModelContext, value: Value) -> None:
+            if value == "on":
+                context.step.grad_mode = torch.inference_mode
+
+        def evidence(context: ModelContext, value: Value) -> EvidenceResult:
+            chosen = context.step.grad_mode is torch.inference_mode
+            return EvidenceResult(took_effect=chosen == (value == "on"), detail=f"inference mode: {chosen}")
+
+        INFERENCE_MODE = Toggle(
+            name="inference_mode", summary="Inference mode instead of no_grad.", values={"off": "...", "on": "..."},
+            stage=Stage.BACKEND, apply=apply, evidence=evidence, usage=lambda value: "...", source="...",
+        )
+    """
 
     name: str
     summary: str

@@ -69,8 +69,10 @@ def test_a_card_is_complete(name):
     assert toggle.values or (toggle.offers and toggle.integers)
     assert set(toggle.requires) <= set(toggle.values)
     assert (toggle.environment is not None) == (toggle.stage is Stage.ENVIRONMENT)
-    for conflict in toggle.conflicts:
-        assert conflict.other in all_toggles()
+    assert {*toggle.compiles, *toggle.prerequisites, *toggle.noise_group} <= set(toggle.values)
+    others = [conflict.other for conflict in toggle.conflicts] + [*toggle.idle_when, *toggle.after]
+    others += [other for needed in toggle.prerequisites.values() for other in needed]
+    assert set(others) <= set(all_toggles())
 
 
 @pytest.mark.parametrize("name", [name for name in ORDER if name != "allocator"])

@@ -62,6 +62,12 @@ def test_json_holds_the_same():
     assert one["values"][2]["needs"] == ["a CUDA device", "the mode uses CUDA graphs"]
 
 
+def test_what_a_value_needs_beside_it_is_told(monkeypatch):
+    needy = dataclasses.replace(get("compile"), prerequisites={"default": {"precision": ("bf16-weights", "tf32")}})
+    monkeypatch.setitem(all_toggles(), "compile", needy)
+    assert "needs precision=bf16-weights or tf32" in invoke("compile")
+
+
 def test_an_unknown_toggle_is_an_error():
     with pytest.raises(GpubenchError, match="Unknown toggle 'compil'"):
         CliRunner().invoke(app, ["compil"], catch_exceptions=False)
