@@ -63,23 +63,21 @@ def watch(pid: int, seconds: float = 0.6) -> module.Utilization:
         return monitor.window(start, time.monotonic())
 
 
-def spent_s(pid: int) -> float:
-    """CPU seconds of a process by the kernel's own count, in ticks of 10 ms."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def cpu_seconds(pid: int) -> float:
+    """What that process has used of the cores so far, by the clock of its own in the system."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize("code", [BUSY, BUSY_THREADS])
 def test_a_busy_process(children: Children, code: str) -> None:
-    """Beside neighbours it gets less than a core: it is what it got that must be read."""
     pid = children.start(code).pid
-    with Monitor(pid) as monitor:
-        start, before = time.monotonic(), spent_s(pid)
-        time.sleep(1.0)
-        end, after = time.monotonic(), spent_s(pid)
-        cpu = monitor.window(start, end).process_cpu_percent
-    assert cpu is not None and after > before
-    assert cpu.mean == pytest.approx(100 * (after - before) / (end - start), abs=10)  # two ticks, and what lies between
+    before, begun = cpu_seconds(pid), time.monotonic()
+    cpu = watch(pid).process_cpu_percent
+    # What the system says that it got, which on a busy machine is less than a core.
+    got = 100 * (cpu_seconds(pid) - before) / (time.monotonic() - begun)
+    assert got > 5
+    assert cpu is not None and cpu.mean == pytest.approx(got, rel=0.25)
     assert cpu.min <= cpu.mean <= cpu.max
 
 
