@@ -26,7 +26,7 @@ from gpubench.executor.outcome import Outcome
 from gpubench.report import store
 from gpubench.report.model import Configuration, Measurement, Report
 from gpubench.search.space import Builder, Candidate
-from gpubench.study import launch
+from gpubench.study import launch, launch_ab
 from gpubench.study.planning import fixed, scope_of
 from gpubench.worker.messages import ProbeResult
 from tests import reports
@@ -232,6 +232,62 @@ def test_the_command_line_takes_the_former_names(scripted: Planted, capsys: pyte
     assert capsys.readouterr().err.count("--pair has no effect") == 1
     assert command_line(["compare-opts", "--matrix", "quick", "--preset", "full"]) == 2
     assert "--matrix is the former name of --preset." in capsys.readouterr().err
+
+
+MEASURED = ["--mode", "training", "--size", "tiny", "--param", "width=3", "--resolution", "32", "--device", "cpu",
+            "--fix", "threads=2", "--timeout", "2min", "--seed", "7"]  # fmt: skip
+ALIKE = {"mode": "training", "size": "tiny", "parameters": {"width": "3", "resolution": 32}, "device": "cpu",
+         "fix": {"threads": "2"}, "timeout_s": 120.0, "seed": 7}  # fmt: skip
+JUDGED = ["--objective", "memory", "--max-memory", "1GiB", "--rounds", "4", "--strict", "--allow", "unsteady"]
+CONSIDERED = {"objective": "memory", "max_memory_bytes": 2**30, "rounds": 4, "strict": True, "allow": ("unsteady",)}
+TRIED = ["--set", "compile=default", "--set", "precision=fp32,bf16-autocast"]
+SETS = {"compile": ["default"], "precision": ["fp32", "bf16-autocast"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        (["compare-opts"], lambda: gpubench.compare()),
+        (
+            ["compare-opts", "vae", *MEASURED, *JUDGED, *TRIED, "--batch-size", "2", "--preset", "quick", "--strategy",
+             "grid", "--final-rounds", "3"],
+            lambda: gpubench.compare("vae", **ALIKE, **CONSIDERED, set=SETS, batch_size=2, preset="quick",
+                                     strategy="grid", final_rounds=3),
+        ),
+        (["batch-sweep", "--sizes", "1", "2"], lambda: gpubench.sweep("batch_size", [1, 2])),
+        (
+            ["batch-sweep", "vae", *MEASURED, *JUDGED, "--sizes", "4"],
+            lambda: gpubench.sweep("batch_size", 4, workload="vae", **ALIKE, **CONSIDERED),
+        ),
+        (
+            ["tile-sweep", "--sizes", "64,0", "--overlaps", "8", "--batch-size", "2"],
+            lambda: gpubench.sweep("tile_size", [64, 0], workload="vae", also={"tile_overlap": [8]}, batch_size=2,
+                                   mode="inference"),
+        ),
+        (["ab", "--a", "python3"], lambda: gpubench.ab("python3")),
+        (
+            ["ab", "vae", *MEASURED, *TRIED, "--a", "python3", "--b", "HEAD", "--max-slowdown", "5%", "--rounds", "6",
+             "--max-memory-growth", "3%", "--time-limit", "9s", "--pair", "round", "--batch-size", "2"],
+            lambda: gpubench.ab("python3", "HEAD", workload="vae", **ALIKE, set=SETS, rounds=6, batch_size=2,
+                                limits=api.Limits(slowdown=0.05, memory_growth=0.03), time_limit_s=9.0, pair="round"),
+        ),
+    ],
+)  # fmt: skip
+def test_every_option_means_the_same_as_the_argument_of_its_name(
+    arguments: list[str], call: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def ask(request: object, *_: object) -> object:
+        asked.append(request)
+        raise GpubenchError("That is all.")
+
+    monkeypatch.setattr(launch, "run", ask)
+    monkeypatch.setattr(launch_ab, "run", ask)
+    assert command_line(arguments) == 2
+    with pytest.raises(GpubenchError, match="That is all"):
+        call()
+    assert asked[0] == asked[1]
 
 
 def test_a_stopped_command_says_how_to_resume_and_resume_finds_its_report(

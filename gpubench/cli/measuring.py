@@ -88,5 +88,5 @@ def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
         text = fields.pop("max_memory")
         fields["max_memory_bytes"] = parse_bytes(text) if text else None
     if "allow" in fields:
-        fields["allow"] = fields["allow"] or []
+        fields["allow"] = tuple(fields["allow"] or ())
     return fields

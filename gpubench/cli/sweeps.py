@@ -41,7 +41,7 @@ def batch_sweep(
     from gpubench.cli.measuring import run
 
     options = {name: value for name, value in ctx.params.items() if name != "sizes"}
-    values = o.split_numbers(sizes or DEFAULT_BATCHES, "--sizes")
+    values = tuple(o.split_numbers(sizes or DEFAULT_BATCHES, "--sizes"))
     return run("batch-sweep", options, sweep="batch_size", values=values)
 
 
@@ -81,6 +81,6 @@ def tile_sweep(
     options = {name: value for name, value in ctx.params.items() if name not in ("sizes", "overlaps")}
     if not (workload or workload_option):
         options["workload"] = "vae"
-    values = o.split_numbers(sizes, "--sizes") if sizes else []
+    values = tuple(o.split_numbers(sizes, "--sizes")) if sizes else ()
     also = {"tile_overlap": o.split_numbers(overlaps, "--overlaps")} if overlaps else {}
     return run("tile-sweep", options, mode="inference", sweep="tile_size", values=values, also=also)
