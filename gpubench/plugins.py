@@ -1,38 +1,48 @@
-"""What other distributions add by entry points: loaded, checked and named in every error."""
+"""What other distributions add by entry points, and the sentences about those that cannot be used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint
 from typing import TypeVar
 
 from gpubench.errors import GpubenchError
 
-Plugin = TypeVar("Plugin")
+T = TypeVar("T")
 
 
-def plugins(group: str, kind: type[Plugin]) -> Iterator[tuple[str, Plugin]]:
-    """Each object of type `kind` in an entry point group, with a description of where it is from.
+def load_plugin(kind: str, entry_point: EntryPoint, expected: type[T]) -> T:
+    """The object that `entry_point` names, a `kind` in messages. Raises GpubenchError where it cannot be had."""
+    remedy = f"Repair or uninstall that distribution; the group is {entry_point.group!r}."
+    try:
+        plugin = entry_point.load()
+    except (Exception, SystemExit) as error:  # anything at all may happen in another distribution's module
+        raise GpubenchError(
+            f"The {kind} entry point {described(entry_point)} cannot be loaded: {type(error).__name__}: {error}.",
+            remedy,
+        ) from error
+    if not isinstance(plugin, expected):
+        raise GpubenchError(
+            f"The {kind} entry point {described(entry_point)} names a {type(plugin).__name__}, "
+            f"not a {expected.__name__}.",
+            remedy,
+        )
+    return plugin
 
-    Raises GpubenchError where an entry point cannot be loaded or names something else.
-    """
-    noun, remedy = kind.__name__.lower(), f"Repair or uninstall that distribution; the group is {group!r}."
-    for entry_point in entry_points(group=group):
-        where = described(entry_point)
-        try:
-            plugin = entry_point.load()
-        except Exception as error:  # anything at all may happen in another distribution's module
-            raise GpubenchError(
-                f"The {noun} entry point {where} cannot be loaded: {type(error).__name__}: {error}.", remedy
-            ) from error
-        if not isinstance(plugin, kind):
-            raise GpubenchError(
-                f"The {noun} entry point {where} names a {type(plugin).__name__}, not a {kind.__name__}.", remedy
-            )
-        yield where, plugin
+
+def name_taken(kind: str, name: str, entry_point: EntryPoint, taken: Iterable[str]) -> GpubenchError:
+    """The error that another `kind` has the name that `entry_point` wants."""
+    return GpubenchError(
+        f"The {kind} name {name!r} of entry point {described(entry_point)} is taken.",
+        f"Rename that {kind} or uninstall its distribution; taken: {', '.join(sorted(taken))}.",
+    )
 
 
 def described(entry_point: EntryPoint) -> str:
-    """The entry point's name, its object and its distribution."""
-    distribution = entry_point.dist.name if entry_point.dist else "unknown"
-    return f"{entry_point.name!r} ({entry_point.value}, from distribution {distribution})"
+    """`'mine' (package.module:MINE, from distribution theirs)`."""
+    return f"{entry_point.name!r} ({entry_point.value}, from distribution {distribution(entry_point)})"
+
+
+def distribution(entry_point: EntryPoint) -> str:
+    """The name of the distribution that has `entry_point`."""
+    return entry_point.dist.name if entry_point.dist else "unknown"

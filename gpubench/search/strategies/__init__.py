@@ -6,9 +6,10 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 
-from gpubench.errors import GpubenchError, unknown_name
-from gpubench.plugins import plugins
+from gpubench.errors import unknown_name
+from gpubench.plugins import load_plugin, name_taken
 from gpubench.search.space import Builder, ToggleValues
 from gpubench.search.strategy import SearchSpace, Strategy
 
@@ -26,12 +27,10 @@ def all_strategies() -> dict[str, Strategy]:
         # A module here holds one strategy, named like itself in capitals.
         strategy: Strategy = getattr(importlib.import_module(f"{__name__}.{module.name}"), module.name.upper())
         known[strategy.name] = strategy
-    for where, strategy in plugins(ENTRY_POINT_GROUP, Strategy):
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        strategy = load_plugin("strategy", entry_point, Strategy)
         if strategy.name in known:
-            raise GpubenchError(
-                f"The strategy name {strategy.name!r} of entry point {where} is taken.",
-                f"Rename that strategy or uninstall its distribution; taken: {', '.join(sorted(known))}.",
-            )
+            raise name_taken("strategy", strategy.name, entry_point, known)
         known[strategy.name] = strategy
     return known
 
