@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gpubench import plugins
 from gpubench.errors import GpubenchError
 from gpubench.report.model import Measurement, Protocol
+from gpubench.search import strategies
 from gpubench.search.space import Candidate, ToggleValues
 from gpubench.search.strategies import all_strategies, each, get_strategy, search_space, strategy_names
 from gpubench.search.strategy import History, SearchSpace, Strategy
@@ -112,7 +112,7 @@ def fresh_registry() -> Iterator[None]:
 
 def install(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     entry_point = EntryPoint("theirs", target, "gpubench.strategies")
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [entry_point] if group == entry_point.group else [])
+    monkeypatch.setattr(strategies, "entry_points", lambda group: [entry_point] if group == entry_point.group else [])
 
 
 def test_another_distributions_strategy_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
