@@ -40,8 +40,8 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Column:
-    """A tidy column that is no metric: its name, and how it is read from a row."""
+class Label:
+    """A key of tidy records that is no metric: its name, and how it is read from a row."""
 
     name: str
     read: Callable[[Row], Scalar]
@@ -91,18 +91,18 @@ def lines(report: Report) -> dict[Group, list[Line]]:
 ABOUT = ("device", "workload", "mode", "size", "created_at")
 # What a record holds before its metrics, and after them.
 LABELS = (
-    Column("number", lambda row: row.number),
-    Column("id", lambda row: row.measurement.id),
-    Column("roles", lambda row: " ".join(_role(row.measurement))),
-    Column("changed", lambda row: describe(row.changed)),
-    Column("status", lambda row: row.measurement.status),
-    Column("reason", lambda row: row.measurement.reason),
+    Label("number", lambda row: row.number),
+    Label("id", lambda row: row.measurement.id),
+    Label("roles", lambda row: " ".join(_role(row.measurement))),
+    Label("changed", lambda row: describe(row.changed)),
+    Label("status", lambda row: row.measurement.status),
+    Label("reason", lambda row: row.measurement.reason),
 )
 REMARKS = (
-    Column("speedup_versus", lambda row: row.speedup.versus if row.speedup else None),
-    Column("speedup_phase", lambda row: row.speedup.phase if row.speedup else None),
-    Column("quality_passed", lambda row: row.measurement.quality.passed if row.measurement.quality else None),
-    Column("flags", lambda row: "; ".join(map(str, row.measurement.flags))),
+    Label("speedup_versus", lambda row: row.speedup.versus if row.speedup else None),
+    Label("speedup_phase", lambda row: row.speedup.phase if row.speedup else None),
+    Label("quality_passed", lambda row: row.measurement.quality.passed if row.measurement.quality else None),
+    Label("flags", lambda row: "; ".join(map(str, row.measurement.flags))),
 )
 
 
@@ -121,9 +121,9 @@ def tidy(report: Report) -> list[dict[str, Scalar]]:
     toggles = {name: None for row in report.measurements for name in row.configuration}
     return [
         about
-        | {column.name: column.read(row) for column in LABELS}
+        | {label.name: label.read(row) for label in LABELS}
         | {metric.column: metric.read(report, row) for metric in all_metrics().values()}
-        | {column.name: column.read(row) for column in REMARKS}
+        | {label.name: label.read(row) for label in REMARKS}
         | {f"configuration.{name}": row.measurement.configuration.get(name) for name in toggles}
         for row in rows(report)
     ]
@@ -141,5 +141,5 @@ def frame(*reports: Report) -> pd.DataFrame:
 
 def names() -> list[str]:
     """The keys that every record has, whatever the toggles."""
-    labels, remarks = ([column.name for column in columns] for columns in (LABELS, REMARKS))
+    labels, remarks = ([label.name for label in some] for some in (LABELS, REMARKS))
     return [*ABOUT, *labels, *(metric.column for metric in all_metrics().values()), *remarks]

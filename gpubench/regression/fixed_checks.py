@@ -23,7 +23,7 @@ SMALL_ERROR = 1e-5  # relative error of outputs: below it, sums in another order
 
 
 @dataclass(frozen=True)
-class Pair:
+class RowPair:
     """A row in both reports."""
 
     old: Measurement
@@ -47,7 +47,7 @@ def gates(
     """
     findings = [status(old, new)]
     if old.status == "ok" and new.status == "ok":
-        pair = Pair(old, new, baseline, current, by_item)
+        pair = RowPair(old, new, baseline, current, by_item)
         findings += [judge(metric, pair, limits) for metric in gated() if metric.statistic is None]
     return findings
 
@@ -67,7 +67,7 @@ def status(old: Measurement, new: Measurement) -> Finding:
     return Finding(metric="status", verdict="unchanged", reason=words)
 
 
-def judge(metric: Metric, pair: Pair, limits: Limits) -> Finding:
+def judge(metric: Metric, pair: RowPair, limits: Limits) -> Finding:
     """The finding on a metric: by its own rule where that applies, else by its two figures."""
     override, refine = RULES.get(metric.name, (None, None))
     if override and (ruling := override(pair)):
@@ -114,7 +114,7 @@ def unmeasured(metric: Metric, before: float | None, after: float | None) -> Fin
 # ----- rules of single metrics
 
 
-def _outputs_wrong(pair: Pair) -> tuple[Verdict, str] | None:
+def _outputs_wrong(pair: RowPair) -> tuple[Verdict, str] | None:
     old, new = pair.old.quality, pair.new.quality
     if old and old.passed and not (new and new.passed):
         why = (new.reason if new else "") or "no comparison was recorded"
@@ -122,24 +122,24 @@ def _outputs_wrong(pair: Pair) -> tuple[Verdict, str] | None:
     return None
 
 
-def _ignore_small_error(pair: Pair, finding: Finding) -> Finding:
+def _ignore_small_error(pair: RowPair, finding: Finding) -> Finding:
     small = max(finding.baseline or 0.0, finding.current or 0.0) <= SMALL_ERROR
     return structs.replace(finding, verdict="unchanged") if small else finding
 
 
-def _no_graph(pair: Pair) -> tuple[Verdict, str] | None:
+def _no_graph(pair: RowPair) -> tuple[Verdict, str] | None:
     if pair.old.graph_breaks is None and pair.new.graph_breaks is None:
         return "unchanged", "Nothing was compiled in either."
     return None
 
 
-def _unlike_steps(pair: Pair) -> tuple[Verdict, str] | None:
+def _unlike_steps(pair: RowPair) -> tuple[Verdict, str] | None:
     if pair.by_item and pair.old.items_per_step != pair.new.items_per_step:
         return "incomparable", f"A step is over {pair.new.items_per_step} items, it was over {pair.old.items_per_step}."
     return None
 
 
-def _ignore_small_memory(pair: Pair, finding: Finding) -> Finding:
+def _ignore_small_memory(pair: RowPair, finding: Finding) -> Finding:
     """On a CPU, identical processes differ by so much; torch's CUDA allocator counts every byte."""
     apart = abs((finding.current or 0.0) - (finding.baseline or 0.0))
     if pair.kind != "cpu" or finding.verdict == "unchanged" or apart > RESOLUTION_BYTES:
@@ -148,7 +148,7 @@ def _ignore_small_memory(pair: Pair, finding: Finding) -> Finding:
     return structs.replace(finding, verdict="unchanged", reason=finding.reason.removesuffix(".") + within)
 
 
-def _no_cold_compile(pair: Pair) -> tuple[Verdict, str] | None:
+def _no_cold_compile(pair: RowPair) -> tuple[Verdict, str] | None:
     if not compiles(pair.new.configuration):
         return "unchanged", "Nothing was compiled."
     warm = any(flag.kind == WARM_CACHE.name for row in (pair.old, pair.new) for flag in row.flags)
@@ -157,7 +157,7 @@ def _no_cold_compile(pair: Pair) -> tuple[Verdict, str] | None:
     return None
 
 
-def _doubt_disturbed(pair: Pair, finding: Finding) -> Finding:
+def _doubt_disturbed(pair: RowPair, finding: Finding) -> Finding:
     """The first call is timed only once, so a disturbed one decides nothing."""
     if finding.verdict == "unchanged" or not (why := disturbed(pair.old) or disturbed(pair.new)):
         return finding
@@ -170,8 +170,8 @@ def disturbed(row: Measurement) -> str:
     return next((str(flag) for flag in flags if flag.disturbs), "")
 
 
-Override = Callable[[Pair], tuple[Verdict, str] | None]
-Refinement = Callable[[Pair, Finding], Finding]
+Override = Callable[[RowPair], tuple[Verdict, str] | None]
+Refinement = Callable[[RowPair, Finding], Finding]
 RULES: dict[str, tuple[Override | None, Refinement | None]] = {
     "quality": (_outputs_wrong, _ignore_small_error),
     "graph_breaks": (_no_graph, None),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gpubench.analysis.peak_memory import RESOLUTION_BYTES
 from gpubench.metrics import MISSING, gated, get
 from gpubench.regression.verdicts import SEVERITY, Check, Finding, RowCheck, Verdict
-from gpubench.render.document import Column, Content, Document, Group, Note, TableRow, table
+from gpubench.render.document import Column, Content, Document, Note, RowGroup, TableRow, table
 from gpubench.text import plural
 from gpubench.units import format_bytes, format_percent
 
@@ -28,8 +28,8 @@ def check_document(check: Check, tolerated: tuple[str, ...] = ()) -> Document:
     rows = sorted(check.rows, key=lambda row: (SEVERITY.index(row.verdict), -_slowdown(row)))
     folds = [(verdict, [row for row in rows if row.verdict == verdict]) for verdict in FOLDED]
     groups = [
-        Group(tuple(_row(row) for row in rows if row.verdict not in FOLDED)),
-        *(Group(tuple(map(_row, some)), f"{plural(len(some), 'row')} {name}", is_folded=True) for name, some in folds),
+        RowGroup(tuple(_row(row) for row in rows if row.verdict not in FOLDED)),
+        *(RowGroup(tuple(map(_row, some)), f"{plural(len(some), 'row')} {verdict}", True) for verdict, some in folds),
     ]
     columns = [
         Column("verdict", "verdict", is_figure=False),

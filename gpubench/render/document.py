@@ -47,7 +47,7 @@ class TableRow:
 
 
 @dataclass(frozen=True)
-class Group:
+class RowGroup:
     """Rows under one title. `is_folded`: of little interest, so that a comment may hide them."""
 
     rows: tuple[TableRow, ...]
@@ -60,7 +60,7 @@ class Table:
     """Groups of rows. `longest`: how many of them a terminal shows."""
 
     columns: tuple[Column, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[RowGroup, ...]
     longest: int | None = None
 
     @property
@@ -113,7 +113,7 @@ class Content:
     records: Callable[[], Any] | None = None  # a pandas.DataFrame
 
 
-def table(columns: Sequence[Column], groups: Sequence[Group], longest: int | None = None) -> Table | None:
+def table(columns: Sequence[Column], groups: Sequence[RowGroup], longest: int | None = None) -> Table | None:
     """The table without the figures that no row has; None without any row."""
     full = Table(tuple(columns), tuple(group for group in groups if group.rows), longest)
     kept = (each for each in columns if not each.is_figure or any(row.cells[each.key] != MISSING for row in full.rows))

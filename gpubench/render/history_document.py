@@ -9,7 +9,7 @@ from itertools import groupby
 from gpubench.metrics import get
 from gpubench.regression.trends import LevelShift, Point, Series
 from gpubench.render.check_document import percent
-from gpubench.render.document import Column, Content, Document, Group, Note, TableRow, table
+from gpubench.render.document import Column, Content, Document, Note, RowGroup, TableRow, table
 from gpubench.text import plural
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -33,7 +33,7 @@ def history_documents(history: Sequence[Series]) -> list[Document]:
     for title, group in groupby(history, _title):
         members = list(group)
         shifts = (Note(_sentence(series, shift)) for series in members for shift in series.shifts)
-        rows = Group(tuple(map(_row, members)))
+        rows = RowGroup(tuple(map(_row, members)))
         documents.append(Document(title, table=table(COLUMNS, [rows]), notes=tuple(shifts)))
     if short := sum(series.noise is None for series in history):
         text = f"{plural(short, 'row has', 'rows have')} fewer than 4 figures: too few to detect a shift."

@@ -10,10 +10,9 @@ from gpubench.analysis.eligibility import MIN_ROUNDS
 from gpubench.analysis.groups import Answer
 from gpubench.analysis.reasons import describe
 from gpubench.analysis.table import frame, lines, rows
-from gpubench.hardware.facts import Device, Environment
 from gpubench.metrics import all_metrics
-from gpubench.render.cells import notes, status
-from gpubench.render.document import Column, Content, Document, Group, Note, Recommended, Table, TableRow, table
+from gpubench.render.document import Column, Content, Document, Note, Recommended, RowGroup, Table, TableRow, table
+from gpubench.render.row_notes import notes, status
 from gpubench.report.model import Recommendation, Report
 from gpubench.report.store import encode
 from gpubench.text import plural
@@ -83,26 +82,21 @@ def report_table(report: Report, chosen: str | None = None) -> Table | None:
             labels = {"number": str(line.row.number), "configuration": line.label, "status": status(line.row)}
             is_chosen = line.row.measurement.id == chosen
             table_rows.append(TableRow(labels | figures, labels["status"], is_chosen))
-        groups.append(Group(tuple(table_rows), GROUPS[name]))
+        groups.append(RowGroup(tuple(table_rows), GROUPS[name]))
     return table(columns, groups)
 
 
-def heading(report: Report) -> list[str]:
-    """Two lines: the workload, then the device and the software."""
+def heading(report: Report) -> tuple[str, str]:
+    """The workload; and the device with its software."""
     workload, device = report.workload, report.device
     parameters = "".join(f", {name} {value}" for name, value in workload.parameters.items())
     title = f"{workload.name} {workload.mode}, size {workload.size}{parameters}, batch size {workload.batch_size}"
-    return [title, _where(device, report.environment)]
-
-
-def _where(device: Device, environment: Environment) -> str:
     parts = [device.name if device.cores is None else f"{device.name} ({plural(device.cores, 'core')})"]
     if device.total_memory_bytes is not None:
         parts.append(format_bytes(device.total_memory_bytes))
     if device.driver_version:
         parts.append(f"driver {device.driver_version}")
-    parts.append(f"torch {environment.torch}")
-    return ", ".join(parts)
+    return title, ", ".join([*parts, f"torch {report.environment.torch}"])
 
 
 def remarks(report: Report) -> list[str]:
@@ -124,14 +118,6 @@ def remarks(report: Report) -> list[str]:
     return texts
 
 
-def verdict(report: Report, recommendation: Recommendation) -> list[str]:
-    """The recommended configuration and its speed in two lines."""
-    row = next((each for each in rows(report) if each.measurement.id == recommendation.id), None)
-    name = describe(row.changed) if row else describe(recommendation.configuration)
-    number = f" (#{row.number})" if row else ""
-    return [f"Recommended for {recommendation.objective}: {name}{number}", gain(recommendation)]
-
-
 def gain(recommendation: Recommendation) -> str:
     """The speedup with its interval, and versus what."""
     if recommendation.id == recommendation.versus:
@@ -148,9 +134,14 @@ def gain(recommendation: Recommendation) -> str:
 def _recommended(report: Report, recommendation: Recommendation | None, code: Code) -> Recommended | None:
     if recommendation is None:
         return None
-    headline, detail = verdict(report, recommendation)
-    reasons = tuple(map(Note, recommendation.reasons))
-    return Recommended(headline, detail, reasons, tuple(code(report, recommendation).splitlines()))
+    row = next((each for each in rows(report) if each.measurement.id == recommendation.id), None)
+    name = f"{describe(row.changed)} (#{row.number})" if row else describe(recommendation.configuration)
+    return Recommended(
+        headline=f"Recommended for {recommendation.objective}: {name}",
+        detail=gain(recommendation),
+        reasons=tuple(map(Note, recommendation.reasons)),
+        code=tuple(code(report, recommendation).splitlines()),
+    )
 
 
 def _answer_data(answer: Answer, code: Code) -> dict[str, object]:

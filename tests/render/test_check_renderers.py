@@ -135,7 +135,7 @@ def test_what_could_not_be_told_is_one_sentence_for_all_rows_but_in_junit() -> N
     found = compared(before, before)
     for text in (terminal(found), check_markdown([found]), github([found])):
         flat = " ".join(text.split())
-        assert "FPS inconclusive in 1 row: smallest detectable slowdown" in flat
+        assert "Inconclusive: FPS in 1 row (smallest detectable slowdown" in flat
         assert "baseline: FPS inconclusive" not in flat
     assert "baseline: FPS inconclusive: Time per item" in junit([found])
 

@@ -16,9 +16,9 @@ from gpubench.render.document import (
     Column,
     Content,
     Document,
-    Group,
     Note,
     Recommended,
+    RowGroup,
     Table,
     TableRow,
     made_printable,
@@ -70,7 +70,7 @@ def test_every_text_of_a_document_is_made_printable() -> None:
 
     def document(text: str) -> Document:
         note = Note(text, text)
-        table = Table((Column("row", text),), (Group((TableRow({"row": text}, text, notes=(note,)),), text),))
+        table = Table((Column("row", text),), (RowGroup((TableRow({"row": text}, text, notes=(note,)),), text),))
         chosen = Recommended(text, text, (note,), (text,))
         return Document(text, (text,), table, (note,), chosen, text, (text,), (text,))
 

@@ -11,12 +11,12 @@ import pytest
 from gpubench.analysis.recommendation import recommend
 from gpubench.analysis.table import lines
 from gpubench.metrics import all_metrics
-from gpubench.render.cells import status
 from gpubench.render.document import Table, TableRow
 from gpubench.render.formats import render
 from gpubench.render.formats.markdown import escape
 from gpubench.render.profile import profile, toml
 from gpubench.render.report_document import remarks, report_table, reports_content
+from gpubench.render.row_notes import status
 from gpubench.report.model import Reading, Recommendation, Report, Summary, Utilization
 from tests.render.screen import on_screen
 from tests.reports import HOSTILE, baseline, hostile_report, ladder_report, report, row

@@ -18,12 +18,9 @@ FOLDER = ROOT / "toggles"
 # (file, text) -> what it is, since it is not the name of a toggle that code decides by.
 FIELD = "a field of the workload in reports and profiles"
 OPTION = "what `Workload.infer` is told, by the documentation of Workload"
-COLUMN = "a column of the table"
 SWEPT = "a sweep command says which toggle it varies"
 HELP = "text for a user"
 ALLOWED = {
-    ("cli/options.py", " precision=fp32."): HELP,
-    ("cli/recommend.py", "batch_size"): FIELD,
     ("cli/sweeps.py", "batch_size"): SWEPT,
     ("cli/sweeps.py", "tile_overlap"): SWEPT,
     ("cli/sweeps.py", "tile_size"): SWEPT,
@@ -31,9 +28,10 @@ ALLOWED = {
     ("hardware/doctor_state.py", ": --fix threads="): HELP,
     ("regression/comparability.py", "batch_size"): FIELD,
     ("regression/comparison.py", "batch_size"): FIELD,
-    ("render/cells.py", "compile"): COLUMN,
     ("render/profile.py", "batch_size"): FIELD,
-    ("render/terminal.py", "compile"): COLUMN,
+    ("render/report_document.py", "batch_size"): FIELD,
+    ("search/requested.py", " precision=fp32."): HELP,
+    ("study/request.py", "batch_size"): FIELD,
     ("worker/prepared_model.py", "compile"): "what the progress display says of the first step",
     ("workloads/unet3d.py", "one volume at once, or through windows of tile_size; inference"): HELP,
     ("workloads/unet3d.py", "tile_overlap"): OPTION,

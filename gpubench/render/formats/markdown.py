@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from gpubench.render.document import Content, Document, Group, Note, Recommended, Table
+from gpubench.render.document import Content, Document, Note, Recommended, RowGroup, Table
 from gpubench.render.formats import Format
 
 BREAK = "<!-- -->"
@@ -47,11 +47,11 @@ def _document(document: Document) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _folded(table: Table, group: Group) -> str:
+def _folded(table: Table, group: RowGroup) -> str:
     return f"<details>\n<summary>{escape(group.title)}</summary>\n\n{_table(table, [group])}\n\n</details>"
 
 
-def _table(table: Table, groups: Sequence[Group]) -> str:
+def _table(table: Table, groups: Sequence[RowGroup]) -> str:
     headings = " | ".join(escape(column.heading) for column in table.columns)
     lines = [f"| {headings} |", "|" + "|".join(" ---: " if each.is_figure else " --- " for each in table.columns) + "|"]
     for group in groups:
