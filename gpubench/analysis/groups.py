@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import datetime
 
 from gpubench.analysis.recommendation import Advice, recommend
-from gpubench.regression.comparability import when
 from gpubench.report.model import Objective, Report
 
 
@@ -73,3 +73,8 @@ def _answer(about: ReportGroup, members: list[tuple[str, Report]], objective: Ob
     advised = [(source, report, recommend(report, objective, limit)) for source, report in members]
     source, report, advice = next((each for each in advised if each[2].recommendation is not None), advised[0])
     return Answer(about, source, report, advice, tuple(other for other, _ in members if other != source))
+
+
+def when(report: Report) -> float:
+    """When the run began, in seconds since the epoch; time stamps may have any time zone."""
+    return datetime.fromisoformat(report.created_at).timestamp()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import msgspec
 
+from gpubench.analysis.groups import when
 from gpubench.errors import unknown_name
 from gpubench.regression.matching import settings
 from gpubench.report.model import Protocol, Report
@@ -96,11 +96,6 @@ def about(report: Report) -> tuple[str, ...]:
     workload = report.workload
     parameters = json.dumps(workload.parameters, sort_keys=True)
     return (workload.name, workload.mode, workload.size, parameters)
-
-
-def when(report: Report) -> float:
-    """When the run began, in seconds since the epoch; time stamps may have any time zone."""
-    return datetime.fromisoformat(report.created_at).timestamp()
 
 
 def are_paired(baseline: Report, current: Report) -> bool:

@@ -14,9 +14,10 @@ from itertools import pairwise
 
 from msgspec import Struct
 
+from gpubench.analysis.groups import when
 from gpubench.analysis.table import Row, rows
 from gpubench.metrics import Metric, get
-from gpubench.regression.comparability import about, when
+from gpubench.regression.comparability import about
 from gpubench.report.model import Configuration, Report
 
 FEWEST = 4  # points: two on each side of a shift
