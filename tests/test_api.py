@@ -22,22 +22,23 @@ import gpubench
 from gpubench import api
 from gpubench.cli.main import run as command_line
 from gpubench.errors import GpubenchError
+from gpubench.executor.executor import Job
+from gpubench.executor.local import Target
 from gpubench.executor.outcome import Outcome
 from gpubench.report import store
-from gpubench.report.model import Configuration, Measurement, Report
-from gpubench.search.space import Builder, Candidate
+from gpubench.report.model import Measurement, Protocol, Report
+from gpubench.search.space import Candidate
 from gpubench.study import launch, launch_ab
-from gpubench.study.planning import fixed, scope_of
 from gpubench.worker.messages import ProbeResult
 from tests import reports
-from tests.faults.scripted import Books, Planted
+from tests.faults.scripted import Planted
 from tests.running import BUSY, MODELS, ROOT, environment
 
 GOOD = f"{MODELS}:good"
 PACKAGE = ROOT / "gpubench"
 
 
-class Recorder(api.ProgressListener):
+class Recorder(api.Listener):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
@@ -132,34 +133,27 @@ def test_reading_functions_take_reports_and_files(compared: Run) -> None:
 
 
 @pytest.fixture
-def planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Planted:
-    """Processes are scripted, in an empty folder; workload and device are still looked at."""
+def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Planted:
+    """Processes, workload and device are scripted, in an empty folder."""
     made = Planted(lambda row_id, _: 0.05 if row_id.startswith("precision") else 0.1)
-    monkeypatch.setattr(launch, "LocalExecutor", lambda *_: made)
+
+    @contextlib.contextmanager
+    def local_executor(targets: dict[str, Target], _: str, protocol: Protocol, __: object) -> Iterator[Planted]:
+        known = reports.report(
+            device=reports.CPU, reference=next(iter(targets.values())).workload.reference, name="resnet50"
+        )
+        made.protocol = protocol
+        described = ProbeResult(known.workload, known.device, known.environment)
+        made.describe = lambda *_: described  # type: ignore[method-assign]
+        yield made
+
+    monkeypatch.setattr(launch, "local_executor", local_executor)
+    monkeypatch.setattr(launch_ab, "local_executor", local_executor)
     monkeypatch.chdir(tmp_path)
     return made
 
 
-@pytest.fixture
-def scripted(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> Planted:
-    """The same with a known workload and device, so that no process is started at all."""
-
-    @contextlib.contextmanager
-    def open_bench(request: api.StudyRequest, *_: object, **__: object) -> Iterator[launch.Bench]:
-        known = reports.report(device=reports.CPU, reference=request.workload, name="resnet50")
-        described = ProbeResult(known.workload, known.device, known.environment)
-        pool = Books()
-        pool.protocol = launch.protocol_for("cpu", request.protocol())  # type: ignore[attr-defined]
-        builder = Builder(scope_of(described), fixed(request, described))
-        with tempfile.TemporaryDirectory() as folder:
-            pool.folder = Path(folder)  # type: ignore[attr-defined]
-            yield launch.Bench(pool, described, builder, planted)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(launch, "open_bench", open_bench)
-    return planted
-
-
-def test_without_output_no_file_stays(planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_output_no_file_stays(scripted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
@@ -200,7 +194,7 @@ def test_a_finished_report_is_kept_and_an_unfinished_one_is_resumed(scripted: Pl
     asked = {"device": "cpu", "set": {"threads": 1}, "strategy": "each", "final_rounds": 0, "output": path}
     gpubench.compare(GOOD, **asked)  # type: ignore[arg-type]
 
-    class Stops(api.ProgressListener):
+    class Stops(api.Listener):
         def finished(self, row: Measurement) -> None:
             raise KeyboardInterrupt
 
@@ -293,19 +287,19 @@ def test_every_option_means_the_same_as_the_argument_of_its_name(
 def test_a_stopped_command_says_how_to_resume_and_resume_finds_its_report(
     scripted: Planted, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = scripted.alone
+    run_alone = scripted.run_alone
 
-    def stops(row_id: str, configuration: Configuration) -> Outcome:
-        if row_id == "threads=1":
+    def stops(job: Job) -> Outcome:
+        if job.id == "threads=1":
             raise KeyboardInterrupt
-        return alone(row_id, configuration)
+        return run_alone(job)
 
-    monkeypatch.setattr(scripted, "alone", stops)
+    monkeypatch.setattr(scripted, "run_alone", stops)
     arguments = ["compare-opts", GOOD, "--set", "threads=1", "--strategy", "each", "--final-rounds", "0"]
     assert command_line(arguments) == 130
     (path,) = Path().rglob("resnet50-inference-*.json")
     assert f"Stopped. What was measured is in {path}; resume with: --resume --output {path}" in capsys.readouterr().err
-    monkeypatch.setattr(scripted, "alone", alone)
+    monkeypatch.setattr(scripted, "run_alone", run_alone)
     assert command_line([*arguments, "--resume"]) == 0
     assert f"Report: {path}" in capsys.readouterr().err
     assert store.load(path).finished_at
@@ -386,7 +380,7 @@ def test_what_does_not_fit_is_one_sentence_at_once(
     call: Callable[[], object], words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launch, "make_pool", None)  # no process is started for it
+    monkeypatch.setattr(launch, "local_executor", None)  # no process is started for it
     with pytest.raises(GpubenchError, match=words):
         call()
     assert list(tmp_path.iterdir()) == []

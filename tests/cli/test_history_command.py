@@ -22,7 +22,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_table_draws_the_row_and_names_the_shift(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_draws_the_row_and_names_the_shift(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # wide enough for the path
     assert run(["history", str(folder)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "vae inference, tiny, on NVIDIA Test GPU (GPU-0), torch 2.13.0: FPS" in shown

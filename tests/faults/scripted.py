@@ -105,7 +105,8 @@ class Planted:
         return ProbeResult(workload=like.workload, device=like.device, environment=like.environment, modules={})
 
     def configure(self, protocol: Protocol, defaults: Mapping[str, Value]) -> None:
-        """Nothing follows from either."""
+        """The protocol is kept; nothing follows from the defaults."""
+        self.protocol = protocol
 
     def begin(self, configurations: Iterable[Configuration]) -> None:
         """Nothing has to be started."""

@@ -276,7 +276,7 @@ def test_a_stranger_on_the_card_is_named_and_the_row_not_recommended(watched: Wa
     assert report.recommendation is not None
     assert report.recommendation.id == "baseline"
     assert expected in recommend(report, "fps").excluded["fast"]
-    assert any("others used the machine" in note for note in report.notes)
+    assert any("other processes used the machine" in note for note in report.notes)
 
 
 def test_without_a_stranger_that_row_is_recommended(watched: Watched, tmp_path: Path) -> None:
@@ -513,7 +513,7 @@ def test_three_undisturbed_rounds_are_enough(tmp_path: Path) -> None:
 def test_two_undisturbed_rounds_are_not(tmp_path: Path) -> None:
     _, report = disturbed(tmp_path, lambda index: index in (1, 2, 3, 4, 5))
     assert report.recommendation is None
-    assert any("no baseline to rely on" in note for note in report.notes)
+    assert any("the baseline is not reliable" in note for note in report.notes)
     row = row_of(report, "threads=101")
     assert row.latency_s is not None and row.latency_s.median > 0.1  # of all rounds, and so marked
 

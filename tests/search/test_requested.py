@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpubench.errors import GpubenchError
-from gpubench.search.requested import read_request
+from gpubench.search.requested import Requested, assignments, read_request, split_assignment
 from gpubench.search.space import ToggleValues
 from tests.search.test_space import builder
 
@@ -26,6 +26,12 @@ values = ["on", "off"]
 """
 
 
+def read(set_: list[str], fix: list[str], *more: str, **options: str | None) -> Requested:
+    """What the texts of `--set` and `--fix` ask for, as the command line reads them."""
+    held = dict(split_assignment(text, "--fix") for text in fix)
+    return read_request(assignments(set_, "--set"), held, *more, **options)
+
+
 @pytest.fixture
 def preset(tmp_path: Path) -> str:
     path = tmp_path / "mine.toml"
@@ -34,7 +40,7 @@ def preset(tmp_path: Path) -> str:
 
 
 def test_set_replaces_the_values_of_a_preset_and_adds_toggles(preset: str) -> None:
-    requested = read_request(["threads=101,102", "precision=bf16-autocast", "threads = 103"], [], preset)
+    requested = read(["threads=101,102", "precision=bf16-autocast", "threads = 103"], [], preset)
     assert requested.toggle_values(builder()) == [
         ToggleValues("precision", ("bf16-autocast",)),
         ToggleValues("channels_last", ("on",)),  # the baseline's own value is no change
@@ -45,20 +51,20 @@ def test_set_replaces_the_values_of_a_preset_and_adds_toggles(preset: str) -> No
 
 def test_fix_wins_over_the_preset(preset: str) -> None:
     made = builder()
-    assert read_request([], ["precision=bf16-weights"], preset).fixed_values(made.scope) == {
+    assert read([], ["precision=bf16-weights"], preset).fixed_values(made.scope) == {
         "batch_size": 2, "precision": "bf16-weights",
     }  # fmt: skip
-    assert read_request([], ["batch_size=3"], preset).fixed_values(made.scope) == {"batch_size": 3}
+    assert read([], ["batch_size=3"], preset).fixed_values(made.scope) == {"batch_size": 3}
 
 
 def test_the_default_preset_is_what_nobody_asked_for() -> None:
-    assert read_request([], []).preset is not None
-    assert read_request(["precision=tf32"], []).preset is None
-    assert read_request([], ["precision=tf32"], default=None).preset is None
+    assert read([], []).preset is not None
+    assert read(["precision=tf32"], []).preset is None
+    assert read([], ["precision=tf32"], default=None).preset is None
 
 
 def test_environments_are_what_is_set_before_python_starts() -> None:
-    requested = read_request(["allocator=tuned,nonsense", "precision=tf32"], [])
+    requested = read(["allocator=tuned,nonsense", "precision=tf32"], [])
     assert requested.environments() == [{"allocator": "tuned"}]
 
 
@@ -73,12 +79,12 @@ def test_environments_are_what_is_set_before_python_starts() -> None:
 )
 def test_what_is_wrong_on_any_device_is_told_at_once(set_: list[str], fix: list[str], words: str) -> None:
     with pytest.raises(GpubenchError, match=words):
-        read_request(set_, fix)
+        read(set_, fix)
 
 
 def test_a_value_is_read_where_the_device_is_known() -> None:
-    requested = read_request(["precision=bf16-autocats"], [])
+    requested = read(["precision=bf16-autocats"], [])
     with pytest.raises(GpubenchError, match="Did you mean 'bf16-autocast'"):
         requested.toggle_values(builder())
     with pytest.raises(GpubenchError, match="'optimizer' does not apply here"):
-        read_request(["optimizer=fused"], []).toggle_values(builder())
+        read(["optimizer=fused"], []).toggle_values(builder())

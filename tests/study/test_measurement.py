@@ -110,7 +110,7 @@ def test_graph_breaks_are_flagged_and_dataclasses_are_outputs(models: Path, tmp_
 def test_a_step_that_returns_nothing_is_said_so(models: Path, tmp_path: Path) -> None:
     report = compare("returns_nothing", models, tmp_path, "--set", "threads=1", "--strategy", "each",
                      "--final-rounds", "0")  # fmt: skip
-    assert "returned no tensor but a float" in report["measurements"][0]["quality"]["reason"]
+    assert "returned a float without tensors" in report["measurements"][0]["quality"]["reason"]
 
 
 def test_a_baseline_that_does_not_fit_ends_nothing(models: Path, tmp_path: Path) -> None:

@@ -35,9 +35,7 @@ def test_a_difference_is_named_and_refused(part: str, field: str, value: object)
     found = differences(REPORT, other)
     assert len(found) == 1
     assert found[0].startswith(f"{part}.{field}")
-    with pytest.raises(
-        GpubenchError, match=rf"Cannot resume report\.json, which differs in {part}\.{field}.*: .* now\."
-    ):
+    with pytest.raises(GpubenchError, match=rf"Cannot resume report\.json: it differs in {part}\.{field}.*: .* now\."):
         refuse_unlike(REPORT, other, Path("report.json"))
 
 
