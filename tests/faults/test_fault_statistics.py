@@ -111,7 +111,7 @@ def test_the_printed_effect_is_of_the_duels_own_spread() -> None:
     assert advice.recommendation.detectable == pytest.approx(detectable(statistics.stdev(ratios) / math.sqrt(5), 4))
 
 
-@pytest.mark.measures
+@pytest.mark.slow
 def test_real_processes_show_10_percent_more_work(pool: WorkerPool) -> None:
     from tests.faults.timed_steps import WORK, burn
 
