@@ -12,7 +12,7 @@ from pathlib import PurePath
 from types import ModuleType
 from typing import Any
 
-from gpubench.hardware.monitored import Gatherer, GpuSample, GpuState, Process, memory_of
+from gpubench.hardware.monitored import Gatherer, GpuSample, GpuState, Process
 from gpubench.hardware.nvml_call import Unavailable
 
 NO_REASONS = "AMD SMI has no quick reading that tells heat from the power limit"
@@ -137,10 +137,6 @@ class AmdDevice:
         which = self._smi.constant("AmdSmiClkType", kind)
         return number(self._read("amdsmi_get_clock_info", which), "clk", "cur_clk")  # the second until ROCm 6.0
 
-    def throttle_reasons(self) -> list[str] | Unavailable:
-        """Not read: see `NO_REASONS`."""
-        return Unavailable(NO_REASONS)
-
     def processes(self) -> list[Process] | Unavailable:
         """The processes that use this GPU, as AMD SMI lists them."""
         listed = self._read("amdsmi_get_gpu_process_list")
@@ -149,10 +145,6 @@ class AmdDevice:
         if not all(isinstance(entry, dict) and "pid" in entry for entry in listed):
             return Unavailable("the installed amdsmi lists processes without their ids")
         return [_process(entry) for entry in listed]
-
-    def process_memory_bytes(self, pid: int) -> int | Unavailable:
-        """Device memory that process `pid` holds, in bytes."""
-        return memory_of(self.processes(), pid)
 
     def state(self) -> GpuState:
         """Name, memory and power limits."""

@@ -117,14 +117,8 @@ class MonitoredDevice(Protocol):
     def sample(self) -> GpuSample:
         """The monitored readings of this moment."""
 
-    def throttle_reasons(self) -> list[str] | Unavailable:
-        """The clock event reasons in force at this moment."""
-
     def processes(self) -> list[Process] | Unavailable:
         """The processes that have a compute context on the device."""
-
-    def process_memory_bytes(self, pid: int) -> int | Unavailable:
-        """Device memory that process `pid` holds, in bytes."""
 
     def state(self) -> GpuState:
         """Name, memory, power limits and modes."""

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from gpubench.hardware.monitored import SLOWDOWNS, Activity, ActivityMeter, MonitoredDevice, Process
+from gpubench.hardware.monitored import SLOWDOWNS, Activity, ActivityMeter, MonitoredDevice, Process, memory_of
 from gpubench.hardware.nvml_call import Unavailable
 from gpubench.measure.process_usage import Usage, read_usage
 from gpubench.measure.readings import MonitorSample, summarize
@@ -100,16 +100,18 @@ class Monitor:
             return Unavailable(NO_CLOCKS)
         if isinstance(self.device, Unavailable):
             return self.device
-        reasons = self.device.throttle_reasons()
-        return reasons if isinstance(reasons, Unavailable) else [name for name in reasons if name in SLOWDOWNS]
+        sample = self.device.sample()
+        if sample.throttle_reasons is None:
+            return Unavailable(sample.unavailable["throttle_reasons"])
+        return [name for name in sample.throttle_reasons if name in SLOWDOWNS]
 
-    def device_process_memory_bytes(self, pid: int | None = None) -> int | Unavailable:
-        """Device memory that the worker (or `pid`) holds now, in bytes, its CUDA context included."""
+    def device_process_memory_bytes(self) -> int | Unavailable:
+        """Device memory that the worker holds now, in bytes, its CUDA context included."""
         if self.device is None:
             return Unavailable("a CPU has no device memory of its own")
         if isinstance(self.device, Unavailable):
             return self.device
-        return self.device.process_memory_bytes(self.pid if pid is None else pid)
+        return memory_of(self.device.processes(), self.pid)
 
     def _readings_until(self, end: float) -> tuple[list[MonitorSample], tuple[float, str] | None]:
         """All readings so far and the error that ended them, with one after `end` where the thread still runs."""
