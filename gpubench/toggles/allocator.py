@@ -124,17 +124,17 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     missing = environment(value)
     if missing:
         names = ", ".join(f"{name} should be {text!r}" for name, text in missing.items())
-        return EvidenceResult(took_effect=False, detail=f"the process's environment differs: {names}")
+        return EvidenceResult(False, f"the process's environment differs: {names}")
     source = process_memory.malloc_library()
     if source is None:
-        return EvidenceResult(took_effect=None, detail="/proc/self/maps does not tell which malloc is in use")
+        return EvidenceResult(None, "/proc/self/maps does not tell which malloc is in use")
     words = f"malloc is {Path(source).name}'s"
     if value in _PRELOADED:
-        return EvidenceResult(took_effect=any(f"lib{name}" in source for name in _PRELOADED[str(value)]), detail=words)
+        return EvidenceResult(any(f"lib{name}" in source for name in _PRELOADED[str(value)]), words)
     if _is_allocator(source):
-        return EvidenceResult(took_effect=False, detail=words)
+        return EvidenceResult(False, words)
     if value == "system":
-        return EvidenceResult(took_effect=True, detail=f"{words}, with no malloc tunable set")
+        return EvidenceResult(True, f"{words}, with no malloc tunable set")
     return _trial(str(value), words)
 
 
@@ -168,7 +168,7 @@ def _trial(value: str, words: str) -> EvidenceResult:
             if gained is not None
             else "; /proc/self/smaps_rollup cannot be read"
         )
-    return EvidenceResult(took_effect=False if False in results else None if None in results else True, detail=words)
+    return EvidenceResult(False if False in results else None if None in results else True, words)
 
 
 def _usage(value: Value) -> str:

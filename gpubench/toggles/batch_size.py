@@ -32,10 +32,8 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether the first dimension of every input tensor is the batch size."""
     sizes = {tensor.shape[0] for batch in context.batches for tensor in batch if tensor.dim()}
     if not sizes:
-        return EvidenceResult(took_effect=None, detail="no input tensor has a dimension to read")
-    return EvidenceResult(
-        took_effect=sizes == {value}, detail=f"the inputs' first dimension is {', '.join(map(str, sorted(sizes)))}"
-    )
+        return EvidenceResult(None, "no input tensor has a dimension to read")
+    return EvidenceResult(sizes == {value}, f"the inputs' first dimension is {', '.join(map(str, sorted(sizes)))}")
 
 
 BATCH_SIZE = Toggle(

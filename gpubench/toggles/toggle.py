@@ -97,7 +97,7 @@ class Integers:
     meaning: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class EvidenceResult:
     """Whether a toggle took effect; None if that could not be determined, and `detail` says why."""
 
@@ -129,7 +129,7 @@ class Toggle:
 
         def evidence(context: ModelContext, value: Value) -> EvidenceResult:
             chosen = context.step.grad_mode is torch.inference_mode
-            return EvidenceResult(took_effect=chosen == (value == "on"), detail=f"inference mode: {chosen}")
+            return EvidenceResult(chosen == (value == "on"), f"inference mode: {chosen}")
 
         INFERENCE_MODE = Toggle(
             name="inference_mode", summary="Inference mode instead of no_grad.", values={"off": "...", "on": "..."},
