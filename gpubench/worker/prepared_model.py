@@ -24,7 +24,7 @@ from gpubench.measure.memory import (
     sustained,
 )
 from gpubench.measure.steady import warm_up
-from gpubench.measure.stopping import StoppingRule, TimeLimit
+from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, sample, sample_blocks
 from gpubench.report.model import Evidence, Quality
 from gpubench.worker import limits, reference
@@ -199,15 +199,11 @@ class PreparedModel:
                 self.timer.block(self.stepper.step, calibrate(self.seconds_per_iteration, self.protocol.block_s / 5))
             started = time.monotonic()
             if blocks is None:
-                taken = sample(
-                    self.stepper.step,
-                    self.timer,
-                    iterations=self.iterations,
-                    rule=StoppingRule(
-                        self.protocol.min_samples, self.protocol.min_sampling_s, self.protocol.target_spread
-                    ),
-                    limit=TimeLimit(self.protocol.max_sampling_s),
+                asked_for = self.protocol
+                rule = StoppingRule(
+                    asked_for.min_samples, asked_for.min_sampling_s, asked_for.target_spread, asked_for.max_sampling_s
                 )
+                taken = sample(self.stepper.step, self.timer, iterations=self.iterations, rule=rule)
             else:
                 taken = sample_blocks(self.stepper.step, self.timer, iterations=self.iterations, count=blocks)
             ended = time.monotonic()
