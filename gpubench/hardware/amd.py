@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from gpubench.hardware.monitored import Gatherer, GpuSample, GpuState, Process
-from gpubench.hardware.nvml_call import Unavailable
+from gpubench.hardware.nvml_call import Unavailable, where_known
 
 NO_REASONS = "AMD SMI has no quick reading that tells heat from the power limit"
 NO_METER = "AMD SMI has no counters of the units inside the chip"
@@ -119,9 +119,7 @@ class AmdDevice:
         counted = self._read("amdsmi_get_energy_count")
         ticks = number(counted, "energy_accumulator", "power")  # the second name until ROCm 6.1
         microjoules = number(counted, "counter_resolution")  # of one tick
-        if isinstance(ticks, Unavailable):
-            return ticks
-        return microjoules if isinstance(microjoules, Unavailable) else int(ticks * microjoules / 1000)
+        return where_known(lambda ticks, microjoules: int(ticks * microjoules / 1000), ticks, microjoules)
 
     def _temperature(self) -> float | Unavailable:
         now = self._smi.constant("AmdSmiTemperatureMetric", "CURRENT")

@@ -84,6 +84,11 @@ class GpuState:
     ecc: bool | None
     unavailable: dict[str, str]
 
+    def reading(self, name: str) -> Any:
+        """The field `name`, or why it is None."""
+        value = getattr(self, name)
+        return Unavailable(self.unavailable[name]) if value is None else value
+
 
 @dataclass(frozen=True)
 class Activity:
@@ -125,13 +130,6 @@ class MonitoredDevice(Protocol):
 
     def activity_meter(self) -> ActivityMeter | Unavailable:
         """A meter of this device's units; the caller closes it."""
-
-
-def energy_joules(start_millijoules: float, end_millijoules: float) -> float | Unavailable:
-    """The energy between two readings of the counter, in joules."""
-    if end_millijoules < start_millijoules:
-        return Unavailable("the energy counter went back: the driver was reloaded or the GPU was reset")
-    return (end_millijoules - start_millijoules) / 1000
 
 
 def other_processes(listed: Iterable[Process], ours: frozenset[int], *, we_use_it: bool) -> list[Process] | Unavailable:

@@ -10,8 +10,7 @@ from typing import Self
 from gpubench.hardware.monitored import SLOWDOWNS, Activity, ActivityMeter, MonitoredDevice, Process, memory_of
 from gpubench.hardware.nvml_call import Unavailable
 from gpubench.measure.process_usage import Usage, read_usage
-from gpubench.measure.readings import MonitorSample, summarize
-from gpubench.measure.slowdowns import slowdowns
+from gpubench.measure.readings import MonitorSample, slowdowns, summarize
 from gpubench.report.model import Utilization
 
 PROCESS_LIST_S = 0.5  # between two looks at the process list, which costs more than all other readings together

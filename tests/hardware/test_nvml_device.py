@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from gpubench.hardware.monitored import Process, decode_reasons, energy_joules, memory_of, other_processes
+from gpubench.hardware.monitored import Process, decode_reasons, memory_of, other_processes
 from gpubench.hardware.nvml import NvmlDevice, Unavailable
 from tests.fake_nvml import DEVICE_FUNCTIONS, FUNCTION_NOT_FOUND, NOT_SUPPORTED, FakeGpu, FakeNvml, device, fake_nvml
 
@@ -95,12 +95,6 @@ def test_older_name_of_the_throttle_reasons(
 )
 def test_throttle_names(bits: int, names: list[str]) -> None:
     assert decode_reasons(bits) == names
-
-
-def test_energy_is_a_difference_that_never_goes_back() -> None:
-    assert energy_joules(1_000, 3_500) == 2.5
-    back = energy_joules(3_500, 1_000)
-    assert isinstance(back, Unavailable) and "went back" in back.reason
 
 
 def test_state(device: NvmlDevice, gpu: FakeGpu) -> None:
