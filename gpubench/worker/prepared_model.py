@@ -162,9 +162,7 @@ class PreparedModel:
         if self.context.mode == "training":
             with self.phase("warm-up"):
                 losses = [] if self.stepper.loss is None else [float(self.stepper.loss)]
-                losses, update = reference.training_steps(
-                    self.stepper, before, len(losses), self.protocol.quality_steps, losses
-                )
+                losses, update = reference.training_steps(self.stepper, before, losses, self.protocol.quality_steps)
             with self.phase("quality"):
                 if folder:
                     return reference.check_training(Path(folder), losses, update, tolerance)

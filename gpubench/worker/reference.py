@@ -42,11 +42,6 @@ def parameters(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def change(after: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`after` - `before`, by name."""
-    return {name: value - before[name] for name, value in after.items()}
-
-
 def join(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The outputs of a batch from those of its parts, whose first dimension is the batch."""
     import torch
@@ -109,10 +104,11 @@ def check_training(folder: Path, losses: list[float], update: dict[str, torch.Te
 
 
 def training_steps(
-    stepper: Stepper, before: dict[str, torch.Tensor], first: int, count: int, losses: list[float]
+    stepper: Stepper, before: dict[str, torch.Tensor], losses: list[float], count: int
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Runs training steps until `count` losses are known; they and the change of the parameters since `before`."""
-    for index in range(first, count):
+    for index in range(len(losses), count):
         stepper.run(index % len(stepper.context.batches))
         losses.append(float("nan") if stepper.loss is None else float(stepper.loss))
-    return losses, change(parameters(stepper.context.model), before)
+    after = parameters(stepper.context.model)
+    return losses, {name: value - before[name] for name, value in after.items()}
