@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpubench.errors import GpubenchError
 from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
@@ -14,18 +13,6 @@ if TYPE_CHECKING:
 def offers(scope: Scope) -> tuple[Value, ...]:
     """The workload's own batch size; other sizes must be given explicitly."""
     return (scope.workload.batch_size,)
-
-
-def apply(context: ModelContext, value: Value) -> None:
-    """Checks that the batches have this size: they are made before any toggle is applied.
-
-    Raises GpubenchError where they are not.
-    """
-    if context.batch_size != value:
-        raise GpubenchError(
-            f"The inputs have batch size {context.batch_size}, but the configuration says {value}.",
-            "Make the inputs with the configuration's batch size.",
-        )
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
@@ -44,7 +31,6 @@ BATCH_SIZE = Toggle(
     offers=offers,
     # 65536 is far above what fits or pays anywhere, and low enough to catch a typing error.
     integers=Integers(low=1, high=65536, meaning="the first dimension of every input"),
-    apply=apply,
     evidence=evidence,
     usage=lambda value: f"# feed batches of {value}",
     changes_problem=True,

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpubench.errors import GpubenchError
 from gpubench.flags import PARTLY_COMPILED, Flag
 from gpubench.measure.trace import Trace
 from gpubench.text import plural
@@ -71,18 +70,7 @@ def apply(context: ModelContext, value: Value) -> None:
     if value in _CUDA_GRAPH_MODES:
         context.step.forward = _one_graph_generation(context.step.forward)
     for target in context.workload.compile_targets:
-        _compile(_submodule(context, target), str(value))
-
-
-def _submodule(context: ModelContext, target: str) -> nn.Module:
-    try:
-        return context.model.get_submodule(target)
-    except AttributeError as error:
-        known = [name for name, _ in context.model.named_children()]
-        raise GpubenchError(
-            f"The model of workload {context.workload.name!r} has no submodule {target!r}, its compile target.",
-            f'Name a submodule ({", ".join(known) or "it has none"}), or "" for the whole model.',
-        ) from error
+        _compile(context.model.get_submodule(target), str(value))  # workloads/describe.py has checked that it is there
 
 
 def _compile(module: nn.Module, mode: str) -> None:

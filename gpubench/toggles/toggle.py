@@ -112,6 +112,10 @@ def always(_: Scope) -> str | None:
     return None
 
 
+def in_force(_: ModelContext, value: Value) -> None:
+    """Nothing to apply: the value is in force before the model is built."""
+
+
 def as_number(value: Value) -> float:
     """The value itself if it is a number; infinity for a string."""
     return value if isinstance(value, int) else math.inf
@@ -162,7 +166,7 @@ class Toggle:
     """The reason why `value` cannot run in the scope and configuration (which may be empty), or None. For rules that
     depend on whole numbers or on two values together."""
     environment: Callable[[Value], dict[str, str]] | None = None  # only for Stage.ENVIRONMENT
-    apply: Callable[[ModelContext, Value], None]
+    apply: Callable[[ModelContext, Value], None] = in_force
     evidence: Callable[[ModelContext, Value], EvidenceResult]
     tolerance: Mapping[Value, float] = field(default_factory=dict)  # relative output error allowed, where above fp32's
     changes_problem: bool = False  # reference outputs are computed with the same value (batch size, tiles)
