@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpubench.workloads.parameters import check_count, check_side, choose
+from gpubench.errors import GpubenchError
+from gpubench.workloads.parameters import check_side, choose
 from gpubench.workloads.tiling import apply_tiled
 from gpubench.workloads.workload import Batch, Options, Tiling, Workload
 
@@ -149,7 +150,8 @@ def unet3d(
     config = choose("size of unet3d", size, SIZES)
     choose("task of unet3d", task, TASKS)
     choose("norm of unet3d", norm, NORMS)
-    check_count("window_batch", window_batch)
+    if window_batch < 1:
+        raise GpubenchError(f"window_batch is {window_batch}.", "Give a whole number of at least 1.")
     side = config.patch if task == "patch" else config.volume
     if resolution is not None:
         why = f"the network halves a side {config.levels - 1} times and normalises over what is left"
