@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from gpubench.errors import GpubenchError
-from gpubench.workloads import SIZES, load, names
+from gpubench.workloads.catalog import SIZES, names
+from gpubench.workloads.loader import load
 from gpubench.workloads.resnet50 import Bottleneck, Config, ResNet
 from gpubench.workloads.workload import Batch, Workload
 
