@@ -141,9 +141,14 @@ def _physical_cores(root: Path) -> int:
     return len({((at / "physical_package_id").read_text(), (at / "core_id").read_text()) for at in topology})
 
 
+def read_sizes(path: Path) -> dict[str, int]:
+    """The rows of a file in /proc such as `VmRSS:  12 kB`, in bytes."""
+    rows = re.findall(r"^(\w+):\s+(\d+) kB", path.read_text(), re.MULTILINE)
+    return {name: int(kilobytes) * 1024 for name, kilobytes in rows}
+
+
 def _meminfo(root: Path) -> dict[str, int]:
-    lines = (line.split() for line in (root / "proc/meminfo").read_text().splitlines())
-    return {parts[0].rstrip(":"): int(parts[1]) * 1024 for parts in lines if len(parts) >= 2}
+    return read_sizes(root / "proc/meminfo")
 
 
 def _last_level_cache(root: Path) -> int:

@@ -6,6 +6,8 @@ import ctypes
 import re
 from pathlib import Path
 
+from gpubench.hardware.cpu import read_sizes
+
 _MAPS_LINE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+\s*(\S.*)?$")
 
 
@@ -37,11 +39,9 @@ def heap() -> Mallinfo2 | None:
 def huge_page_bytes() -> int | None:
     """Bytes of this process's anonymous memory in huge pages; None if the kernel does not report them."""
     try:
-        text = Path("/proc/self/smaps_rollup").read_text()
+        return read_sizes(Path("/proc/self/smaps_rollup")).get("AnonHugePages")
     except OSError:
         return None
-    found = re.search(r"^AnonHugePages:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
 
 
 def malloc_library() -> str | None:
