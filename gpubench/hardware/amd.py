@@ -112,8 +112,7 @@ class AmdDevice:
         return GpuSample(**values, unavailable=got.unavailable)
 
     def _read(self, function: str, *arguments: object) -> Any:
-        unknown = [argument for argument in arguments if isinstance(argument, Unavailable)]
-        return unknown[0] if unknown else self._smi.attempt(function, self._handle, *arguments)
+        return where_known(lambda *known: self._smi.attempt(function, self._handle, *known), *arguments)
 
     def _energy(self) -> int | Unavailable:
         counted = self._read("amdsmi_get_energy_count")

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ from gpubench.hardware.monitored import Gatherer, GpuState
 from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
 from gpubench.hardware.nvml_call import where_known
 
-# Environment variables that change what torch does or how fast; names that end in * are beginnings.
+# Environment variables that change what torch does or how fast, as patterns.
 VARIABLES = (
     *("GLIBC_TUNABLES", "MALLOC_*", "MIMALLOC_*", "TCMALLOC_*", "LD_PRELOAD", "MKL_*", "OMP_*", "KMP_*", "GOMP_*"),
     *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "CUDNN_*"),
@@ -212,9 +213,9 @@ def _compiler() -> str | None:
 
 def steering_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Those of `environment` that change what torch does, sorted by name."""
-    exact = {name for name in VARIABLES if not name.endswith("*")}
-    beginnings = tuple(name[:-1] for name in VARIABLES if name.endswith("*"))
-    return {name: environment[name] for name in sorted(environment) if name in exact or name.startswith(beginnings)}
+    return {
+        name: environment[name] for name in sorted(environment) if any(fnmatchcase(name, each) for each in VARIABLES)
+    }
 
 
 def main(arguments: list[str]) -> None:
