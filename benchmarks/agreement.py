@@ -20,7 +20,7 @@ import torch
 from torch.utils.benchmark import Timer as TorchTimer
 
 from gpubench.measure.steady import warm_up
-from gpubench.measure.stopping import StoppingRule, TimeLimit
+from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, WallTimer, calibrate, sample
 from gpubench.toggles.allocator import ALLOCATOR
 from gpubench.worker.messages import WorkloadChoice
@@ -64,14 +64,14 @@ def main() -> None:
         timer = CudaTimer(device) if device.type == "cuda" else WallTimer()
         warm = warm_up(stepper.step, timer, min_iterations=3, max_s=5.0, block_s=0.05)
         iterations = calibrate(warm.seconds_per_iteration, 0.05)
-        rule = StoppingRule(min_samples=10, min_s=0.5, target_spread=1.0)
+        rule = StoppingRule(min_samples=10, min_s=0.5, target_spread=1.0, max_s=10.0)
         name_of_other, measure_other = other_tool(stepper.step, device)
         ours: list[float] = []
         theirs: list[float] = []
         for index in range(rounds):
             for side in ("ours", "theirs") if index % 2 else ("theirs", "ours"):
                 if side == "ours":
-                    taken = sample(stepper.step, timer, iterations=iterations, rule=rule, limit=TimeLimit(10.0))
+                    taken = sample(stepper.step, timer, iterations=iterations, rule=rule)
                     ours.append(statistics.median(taken.device_seconds or taken.seconds))
                 else:
                     theirs.append(measure_other())

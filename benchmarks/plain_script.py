@@ -22,7 +22,7 @@ from gpubench.worker.messages import CollectEvidence, EvidenceCollected, Prepare
 
 SCRIPT = """
 import statistics, sys, time, torch
-from gpubench.workloads import load  # the model's code, and nothing else of gpubench
+from gpubench.workloads.loader import load  # the model's code, and nothing else of gpubench
 workload = load(sys.argv[1], sys.argv[2]).workload
 torch.manual_seed(0)
 model = workload.build().eval()

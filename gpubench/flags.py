@@ -196,13 +196,6 @@ UNRELIABLE = FlagKind(
     "Read the row's reason and `log_tail`.",
 )
 
-KINDS = {
-    kind.name: kind
-    for kind in (
-        UNSTEADY, CONTAMINATED, SWAPPED, NOISY, THROTTLED, HOST_BOUND, POWER_CAPPED, GROWING_MEMORY,
-        WARM_CACHE, PARTLY_COMPILED, STOPPED_BY_TIME, SHORT_WARMUP, QUALITY_UNCHECKED, REMEASURED, MEASURED_APART,
-        UNRELIABLE,
-    )
-}  # fmt: skip
+KINDS = {kind.name: kind for kind in tuple(globals().values()) if isinstance(kind, FlagKind)}
 GATES = tuple(kind.name for kind in KINDS.values() if kind.effect == "gates")  # what --allow takes
 STRICT = tuple(kind.name for kind in KINDS.values() if kind.strict)  # what --strict fails

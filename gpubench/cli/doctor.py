@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gpubench.hardware.doctor_findings import DoctorFinding
+    from gpubench.hardware.doctor_facts import DoctorFinding
 
 STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
@@ -25,8 +25,7 @@ def doctor(
     from rich.console import Console
 
     from gpubench.errors import EXIT_OK, EXIT_REGRESSION
-    from gpubench.hardware.checkup import check_up
-    from gpubench.hardware.doctor_findings import findings
+    from gpubench.hardware.checkup import check_up, findings
 
     found = findings(check_up(device))
     if format_ == "json":

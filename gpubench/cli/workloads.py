@@ -22,7 +22,7 @@ def workloads(
     from rich.markup import escape
     from rich.table import Table
 
-    from gpubench.workloads import names, origin, summary
+    from gpubench.workloads.catalog import names, origin, summary
 
     if name is not None and name not in names():
         raise unknown_name("workload", name, names(), "Measure your own with FILE.py:NAME; see examples/.")
@@ -53,7 +53,7 @@ def _details(name: str | None) -> dict[str, dict[str, str]]:
         return {}
     import inspect
 
-    from gpubench.workloads import find
+    from gpubench.workloads.source import find
 
     function = find(name).target
     if not callable(function):

@@ -12,8 +12,8 @@ from pathlib import PurePath
 from types import ModuleType
 from typing import Any
 
-from gpubench.hardware.monitored import Gatherer, GpuSample, GpuState, Process, memory_of
-from gpubench.hardware.nvml_call import Unavailable
+from gpubench.hardware.monitored import Gatherer, GpuSample, GpuState, Process
+from gpubench.hardware.nvml_call import Unavailable, where_known
 
 NO_REASONS = "AMD SMI has no quick reading that tells heat from the power limit"
 NO_METER = "AMD SMI has no counters of the units inside the chip"
@@ -112,16 +112,13 @@ class AmdDevice:
         return GpuSample(**values, unavailable=got.unavailable)
 
     def _read(self, function: str, *arguments: object) -> Any:
-        unknown = [argument for argument in arguments if isinstance(argument, Unavailable)]
-        return unknown[0] if unknown else self._smi.attempt(function, self._handle, *arguments)
+        return where_known(lambda *known: self._smi.attempt(function, self._handle, *known), *arguments)
 
     def _energy(self) -> int | Unavailable:
         counted = self._read("amdsmi_get_energy_count")
         ticks = number(counted, "energy_accumulator", "power")  # the second name until ROCm 6.1
         microjoules = number(counted, "counter_resolution")  # of one tick
-        if isinstance(ticks, Unavailable):
-            return ticks
-        return microjoules if isinstance(microjoules, Unavailable) else int(ticks * microjoules / 1000)
+        return where_known(lambda ticks, microjoules: int(ticks * microjoules / 1000), ticks, microjoules)
 
     def _temperature(self) -> float | Unavailable:
         now = self._smi.constant("AmdSmiTemperatureMetric", "CURRENT")
@@ -137,10 +134,6 @@ class AmdDevice:
         which = self._smi.constant("AmdSmiClkType", kind)
         return number(self._read("amdsmi_get_clock_info", which), "clk", "cur_clk")  # the second until ROCm 6.0
 
-    def throttle_reasons(self) -> list[str] | Unavailable:
-        """Not read: see `NO_REASONS`."""
-        return Unavailable(NO_REASONS)
-
     def processes(self) -> list[Process] | Unavailable:
         """The processes that use this GPU, as AMD SMI lists them."""
         listed = self._read("amdsmi_get_gpu_process_list")
@@ -149,10 +142,6 @@ class AmdDevice:
         if not all(isinstance(entry, dict) and "pid" in entry for entry in listed):
             return Unavailable("the installed amdsmi lists processes without their ids")
         return [_process(entry) for entry in listed]
-
-    def process_memory_bytes(self, pid: int) -> int | Unavailable:
-        """Device memory that process `pid` holds, in bytes."""
-        return memory_of(self.processes(), pid)
 
     def state(self) -> GpuState:
         """Name, memory and power limits."""

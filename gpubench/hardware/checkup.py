@@ -1,4 +1,4 @@
-"""Gathers the facts for `doctor` without importing torch here: a process of its own asks torch."""
+"""Gathers the facts for `doctor` and its findings, without importing torch here: a process of its own asks torch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 import gpubench
 from gpubench.errors import GpubenchError
+from gpubench.hardware import doctor_software, doctor_state
 from gpubench.hardware.cpu import CpuTimes, read_cpu, read_times
-from gpubench.hardware.doctor_findings import Checkup, GpuNow
+from gpubench.hardware.doctor_facts import Checkup, DoctorFinding, GpuNow
 from gpubench.hardware.facts import Device
 from gpubench.hardware.monitored import other_processes
 from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
@@ -23,6 +25,26 @@ from gpubench.hardware.probe import DeviceProbe
 
 PROBE_LIMIT_S = 180.0  # importing torch from a cold network disk takes a minute
 LEAST_LOAD_S = 1.0  # of watching the CPU load; /proc/stat counts in ticks of 10 ms
+
+
+LOOKS: tuple[Callable[[Checkup], Iterator[DoctorFinding]], ...] = (
+    doctor_software.torch_itself,
+    doctor_software.device,
+    doctor_software.driver,
+    doctor_software.gpu_code,
+    doctor_software.libraries,
+    doctor_software.compiler,
+    doctor_software.steering,
+    doctor_state.gpu_now,
+    doctor_state.cpu_load,
+    doctor_state.limits,
+    doctor_state.cpu_settings,
+)
+
+
+def findings(facts: Checkup) -> list[DoctorFinding]:
+    """Everything that was looked at: torch, device, driver, compiler, environment, then load and limits."""
+    return [finding for look in LOOKS for finding in look(facts)]
 
 
 def check_up(requested: str) -> Checkup:

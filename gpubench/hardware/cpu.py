@@ -8,15 +8,15 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from msgspec import Struct, field
 
 from gpubench.hardware.cgroup import cpu_quota_cores, memory_limit_bytes
+from gpubench.hardware.monitored import Gatherer
 from gpubench.hardware.nvml_call import Unavailable
 
 ROOT = Path("/")
-T = TypeVar("T")
 
 # Flag in /proc/cpuinfo -> our name, those that decide which arithmetic is fast.
 FLAGS = {
@@ -71,32 +71,38 @@ def usable_core_ids() -> list[int]:
 
 def read_cpu(root: Path = ROOT) -> CpuFacts:
     """Everything known of the CPU; `root` stands in front of /proc and /sys."""
-    unavailable: dict[str, str] = {}
-
-    def known(name: str, read: Callable[[Path], T | Unavailable]) -> T | None:
+    readers: dict[str, Callable[[Path], Any]] = {
+        "name": _name,
+        "physical_cores": _physical_cores,
+        "total_memory_bytes": lambda root: _meminfo(root)["MemTotal"],
+        "instruction_sets": instruction_sets,
+        "last_level_cache_bytes": _last_level_cache,
+        "cpu_quota_cores": cpu_quota_cores,
+        "memory_limit_bytes": memory_limit_bytes,
+        "transparent_huge_pages": _huge_pages,
+        "frequency_governor": _governor,
+        "swap_used_bytes": lambda root: _meminfo(root)["SwapTotal"] - _meminfo(root)["SwapFree"],
+    }
+    got = Gatherer()
+    for name, read in readers.items():
         try:
-            value = read(root)
+            got.put(name, read(root))
         except (OSError, ValueError, IndexError, KeyError) as error:
-            value = Unavailable(f"cannot be read on this {platform.system()}: {error or type(error).__name__}")
-        if isinstance(value, Unavailable):
-            unavailable[name] = value.reason
-            return None
-        return value
+            reason = f"cannot be read on this {platform.system()}: {error or type(error).__name__}"
+            got.put(name, Unavailable(reason))
+    got.values["name"] = got.values["name"] or platform.processor() or platform.machine() or "CPU"
+    got.values["instruction_sets"] = got.values["instruction_sets"] or []
+    return CpuFacts(cores=len(usable_core_ids()), **got.values, unavailable=got.unavailable)
 
-    return CpuFacts(
-        name=known("name", _name) or platform.processor() or platform.machine() or "CPU",
-        cores=len(usable_core_ids()),
-        physical_cores=known("physical_cores", _physical_cores),
-        total_memory_bytes=known("total_memory_bytes", lambda root: _meminfo(root)["MemTotal"]),
-        instruction_sets=known("instruction_sets", instruction_sets) or [],
-        last_level_cache_bytes=known("last_level_cache_bytes", _last_level_cache),
-        cpu_quota_cores=known("cpu_quota_cores", cpu_quota_cores),
-        memory_limit_bytes=known("memory_limit_bytes", memory_limit_bytes),
-        transparent_huge_pages=known("transparent_huge_pages", _huge_pages),
-        frequency_governor=known("frequency_governor", _governor),
-        swap_used_bytes=known("swap_used_bytes", _swap_used),
-        unavailable=unavailable,
-    )
+
+def available_memory_bytes(root: Path = ROOT) -> int | Unavailable:
+    """Bytes that can be had without swapping: the kernel's estimate, and no more than the control group allows."""
+    try:
+        free = _meminfo(root)["MemAvailable"]
+    except (OSError, KeyError) as error:
+        return Unavailable(f"/proc/meminfo does not tell the free memory: {error}")
+    limit = memory_limit_bytes(root)
+    return free if isinstance(limit, Unavailable) else min(free, limit)
 
 
 def read_times(root: Path = ROOT) -> CpuTimes | Unavailable:
@@ -114,20 +120,20 @@ def read_times(root: Path = ROOT) -> CpuTimes | Unavailable:
 
 
 def _name(root: Path) -> str:
-    match = re.search(r"^(?:model name|Model|cpu model)\s*:\s*(.+)$", (root / "proc/cpuinfo").read_text(), re.MULTILINE)
-    if not match:
-        raise ValueError("/proc/cpuinfo has no model name")
-    return " ".join(match[1].split())
+    return " ".join(_first_row(root, "model name|Model|cpu model").split())
 
 
 def instruction_sets(root: Path = ROOT) -> list[str]:
     """The instruction sets that matter for speed, as far as the first core has them."""
-    text = (root / "proc/cpuinfo").read_text()
-    match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-    if not match:
-        raise ValueError("/proc/cpuinfo lists no flags")
-    flags = set(match[1].split())
+    flags = set(_first_row(root, "flags|Features").split())
     return [name for flag, name in FLAGS.items() if flag in flags]
+
+
+def _first_row(root: Path, names: str) -> str:
+    match = re.search(rf"^(?:{names})\s*:\s*(.+)$", (root / "proc/cpuinfo").read_text(), re.MULTILINE)
+    if not match:
+        raise ValueError(f"/proc/cpuinfo has no {names.replace('|', ' or ')}")
+    return match[1]
 
 
 def _physical_cores(root: Path) -> int:
@@ -135,14 +141,14 @@ def _physical_cores(root: Path) -> int:
     return len({((at / "physical_package_id").read_text(), (at / "core_id").read_text()) for at in topology})
 
 
+def read_sizes(path: Path) -> dict[str, int]:
+    """The rows of a file in /proc such as `VmRSS:  12 kB`, in bytes."""
+    rows = re.findall(r"^(\w+):\s+(\d+) kB", path.read_text(), re.MULTILINE)
+    return {name: int(kilobytes) * 1024 for name, kilobytes in rows}
+
+
 def _meminfo(root: Path) -> dict[str, int]:
-    lines = (line.split() for line in (root / "proc/meminfo").read_text().splitlines())
-    return {parts[0].rstrip(":"): int(parts[1]) * 1024 for parts in lines if len(parts) >= 2}
-
-
-def _swap_used(root: Path) -> int:
-    memory = _meminfo(root)
-    return memory["SwapTotal"] - memory["SwapFree"]
+    return read_sizes(root / "proc/meminfo")
 
 
 def _last_level_cache(root: Path) -> int:

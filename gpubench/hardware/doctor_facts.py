@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from msgspec import Struct, field
@@ -12,7 +13,7 @@ from gpubench.hardware.facts import Device, Environment
 Severity = Literal["ok", "note", "problem"]
 
 
-class DoctorFinding(Struct, frozen=True, kw_only=True):
+class DoctorFinding(Struct, frozen=True):
     """One thing that was looked at."""
 
     severity: Severity
@@ -54,19 +55,9 @@ class Checkup(Struct, frozen=True, kw_only=True):
     gpu: GpuNow | None
 
 
-def ok(subject: str, found: str) -> DoctorFinding:
-    """Looked at, and fine."""
-    return DoctorFinding(severity="ok", subject=subject, found=found)
-
-
-def note(subject: str, found: str, advice: str) -> DoctorFinding:
-    """Worth knowing; measuring still works."""
-    return DoctorFinding(severity="note", subject=subject, found=found, advice=advice)
-
-
-def problem(subject: str, found: str, advice: str) -> DoctorFinding:
-    """Measuring fails, or its figures are wrong for this machine."""
-    return DoctorFinding(severity="problem", subject=subject, found=found, advice=advice)
+ok = partial(DoctorFinding, "ok")  # looked at, and fine
+note = partial(DoctorFinding, "note")  # worth knowing; measuring still works
+problem = partial(DoctorFinding, "problem")  # measuring fails, or its figures are wrong for this machine
 
 
 def on_cuda(facts: Checkup) -> bool:

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 import pynvml
 
 from gpubench.hardware.amd import AmdSmi
-from gpubench.hardware.apple import AppleDevice
 from gpubench.hardware.monitored import MonitoredDevice
 from gpubench.hardware.nvml import Nvml
 from gpubench.hardware.nvml_call import Unavailable
 
 # No NVIDIA driver on this machine: then torch's "cuda" may be an AMD GPU, which ROCm builds call so.
 ABSENT = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+
+
+APPLE = Unavailable(
+    "Apple's Metal reports memory to the process that uses it only (torch.mps), and clocks, power and utilization to "
+    "administrators only"
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ def find_device(
     if kind == "cpu":
         return DeviceAccess(None)
     if kind == "mps":
-        return DeviceAccess(AppleDevice())
+        return DeviceAccess(APPLE)
     nvml = Nvml.open()
     if isinstance(nvml, Unavailable):
         if nvml.code not in ABSENT:

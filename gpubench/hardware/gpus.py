@@ -38,18 +38,16 @@ class GpuFacts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name_is_ambiguous: bool = False  # a model of another memory size reports the same name
 
 
-def load_gpu(path: Path) -> GpuFacts:
-    """The facts in one file. Raises GpubenchError naming the file and the place of the mistake."""
-    try:
-        return msgspec.toml.decode(path.read_bytes(), type=GpuFacts)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise GpubenchError(f"{path} is no valid GPU profile: {error}.", "Compare it with the others there.") from error
-
-
 def all_gpus(folder: Path | None = None) -> list[GpuFacts]:
-    """Every GPU known, ordered by file name."""
-    gpus = (folder or profiles_folder()) / "gpus"
-    return [load_gpu(path) for path in sorted(gpus.glob("*.toml"))]
+    """Every GPU known, ordered by file name. Raises GpubenchError naming the file and the place of a mistake."""
+    gpus = []
+    for path in sorted((folder or profiles_folder()).glob("gpus/*.toml")):
+        try:
+            gpus.append(msgspec.toml.decode(path.read_bytes(), type=GpuFacts))
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            message = f"{path} is no valid GPU profile: {error}."
+            raise GpubenchError(message, "Compare it with the others there.") from error
+    return gpus
 
 
 def gpu_facts(name: str, total_memory_bytes: int | None = None, folder: Path | None = None) -> GpuFacts | None:

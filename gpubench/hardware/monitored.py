@@ -84,6 +84,11 @@ class GpuState:
     ecc: bool | None
     unavailable: dict[str, str]
 
+    def reading(self, name: str) -> Any:
+        """The field `name`, or why it is None."""
+        value = getattr(self, name)
+        return Unavailable(self.unavailable[name]) if value is None else value
+
 
 @dataclass(frozen=True)
 class Activity:
@@ -117,27 +122,14 @@ class MonitoredDevice(Protocol):
     def sample(self) -> GpuSample:
         """The monitored readings of this moment."""
 
-    def throttle_reasons(self) -> list[str] | Unavailable:
-        """The clock event reasons in force at this moment."""
-
     def processes(self) -> list[Process] | Unavailable:
         """The processes that have a compute context on the device."""
-
-    def process_memory_bytes(self, pid: int) -> int | Unavailable:
-        """Device memory that process `pid` holds, in bytes."""
 
     def state(self) -> GpuState:
         """Name, memory, power limits and modes."""
 
     def activity_meter(self) -> ActivityMeter | Unavailable:
         """A meter of this device's units; the caller closes it."""
-
-
-def energy_joules(start_millijoules: float, end_millijoules: float) -> float | Unavailable:
-    """The energy between two readings of the counter, in joules."""
-    if end_millijoules < start_millijoules:
-        return Unavailable("the energy counter went back: the driver was reloaded or the GPU was reset")
-    return (end_millijoules - start_millijoules) / 1000
 
 
 def other_processes(listed: Iterable[Process], ours: frozenset[int], *, we_use_it: bool) -> list[Process] | Unavailable:

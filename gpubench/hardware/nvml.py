@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gpubench.hardware.nvml_call import Unavailable, attempt
+from gpubench.hardware.nvml_call import Unavailable, attempt, where_known
 from gpubench.hardware.nvml_device import NvmlDevice
 
 __all__ = ["Nvml", "NvmlDevice", "Unavailable"]
@@ -36,9 +36,7 @@ class Nvml:
     def cuda_version(self) -> tuple[int, int] | Unavailable:
         """The newest CUDA that the driver knows, such as (12, 8)."""
         version = attempt("nvmlSystemGetCudaDriverVersion_v2")
-        if isinstance(version, Unavailable):
-            return version
-        return version // 1000, version % 1000 // 10
+        return where_known(lambda version: (version // 1000, version % 1000 // 10), version)
 
     def devices(self) -> list[NvmlDevice] | Unavailable:
         """Every card that NVML can see, in PCI order, whatever CUDA_VISIBLE_DEVICES says."""

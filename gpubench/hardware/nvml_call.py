@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pynvml
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,12 @@ class Unavailable:
 
     reason: str
     code: int | None = None  # NVML's, where NVML said so
+
+
+def where_known(function: Callable[..., T], *values: object) -> T | Unavailable:
+    """`function(*values)`, or the first of `values` that is `Unavailable`."""
+    missing = next((value for value in values if isinstance(value, Unavailable)), None)
+    return function(*values) if missing is None else missing
 
 
 SENTENCES = {

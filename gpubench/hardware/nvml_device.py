@@ -8,14 +8,7 @@ from typing import Any
 import pynvml
 
 from gpubench.hardware.gpm import GpmMeter
-from gpubench.hardware.monitored import (
-    Gatherer,
-    GpuSample,
-    GpuState,
-    Process,
-    decode_reasons,
-    memory_of,
-)
+from gpubench.hardware.monitored import Gatherer, GpuSample, GpuState, Process
 from gpubench.hardware.nvml_call import Unavailable, attempt
 
 CARD_ONLY = "NVML knows this of the whole card only, and this is one MIG instance of it"
@@ -59,11 +52,6 @@ class NvmlDevice:
             bits = attempt("nvmlDeviceGetCurrentClocksThrottleReasons", self.card)
         return bits
 
-    def throttle_reasons(self) -> list[str] | Unavailable:
-        """The clock event reasons in force at this moment."""
-        bits = self._event_reasons()
-        return bits if isinstance(bits, Unavailable) else decode_reasons(int(bits))
-
     def processes(self) -> list[Process] | Unavailable:
         """The processes that have a compute context here, as NVML lists them."""
         listed: Any = Unavailable("")
@@ -77,10 +65,6 @@ class NvmlDevice:
                 }
                 return [Process(int(entry.pid), entry.usedGpuMemory, self._names[entry.pid]) for entry in listed]
         return Unavailable(listed.reason)
-
-    def process_memory_bytes(self, pid: int) -> int | Unavailable:
-        """Device memory that process `pid` holds, in bytes: its context too, which torch does not count."""
-        return memory_of(self.processes(), pid)
 
     def state(self) -> GpuState:
         """Name, memory, power limits and modes."""

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
@@ -20,9 +21,11 @@ from msgspec import Struct, field
 from gpubench.errors import GpubenchError
 from gpubench.hardware.cpu import BFLOAT16_SETS, FLOAT16_SETS, read_cpu
 from gpubench.hardware.facts import Device, Environment
-from gpubench.hardware.nvml import Nvml, Unavailable
+from gpubench.hardware.monitored import Gatherer, GpuState
+from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
+from gpubench.hardware.nvml_call import where_known
 
-# Environment variables that change what torch does or how fast; names that end in * are beginnings.
+# Environment variables that change what torch does or how fast, as patterns.
 VARIABLES = (
     *("GLIBC_TUNABLES", "MALLOC_*", "MIMALLOC_*", "TCMALLOC_*", "LD_PRELOAD", "MKL_*", "OMP_*", "KMP_*", "GOMP_*"),
     *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "CUDNN_*"),
@@ -132,44 +135,31 @@ def _probe_cuda(index: int) -> Device:
     import torch
 
     properties: Any = torch.cuda.get_device_properties(index)
-    unavailable: dict[str, str] = {}
+    got = Gatherer()
     uuid = str(properties.uuid) if hasattr(properties, "uuid") else None
-    if uuid is None:
-        unavailable["uuid"] = f"torch {torch.__version__} does not report it"
-    state: dict[str, Any] = dict.fromkeys(("driver_version", "power_limit_watts", "mig", "ecc"))
+    got.put("uuid", uuid or Unavailable(f"torch {torch.__version__} does not report it"))
     nvml = Nvml.open()
-    if isinstance(nvml, Unavailable):
-        unavailable |= dict.fromkeys(state, nvml.reason)
-    else:
-        version, card = nvml.driver_version(), nvml.find(uuid, index)
-        state["driver_version"] = _value_or_reason("driver_version", version, unavailable)
-        if isinstance(card, Unavailable):
-            unavailable |= dict.fromkeys(("power_limit_watts", "mig", "ecc"), card.reason)
-        else:
-            uuid, read = card.uuid, card.state()
-            state |= {name: getattr(read, name) for name in ("power_limit_watts", "mig", "ecc")}
-            unavailable |= {name: reason for name, reason in read.unavailable.items() if name in state}
+    got.put("driver_version", where_known(Nvml.driver_version, nvml))
+    card = where_known(lambda nvml: nvml.find(uuid, index), nvml)
+    state = where_known(NvmlDevice.state, card)
+    for name in ("power_limit_watts", "mig", "ecc"):
+        got.put(name, where_known(GpuState.reading, state, name))
+    if isinstance(card, NvmlDevice):
+        got.values["uuid"] = card.uuid
+    if isinstance(nvml, Nvml):
         nvml.close()
     return Device(
         kind="cuda",
         name=properties.name,
         index=index,
-        uuid=uuid,
         total_memory_bytes=properties.total_memory,
         fast_dtypes=fast_cuda_dtypes((properties.major, properties.minor)),
         compute_capability=[properties.major, properties.minor],
         multiprocessors=properties.multi_processor_count,
         l2_cache_bytes=getattr(properties, "L2_cache_size", None),
-        **state,
-        unavailable=unavailable,
+        **got.values,
+        unavailable=got.unavailable,
     )
-
-
-def _value_or_reason(name: str, value: Any, unavailable: dict[str, str]) -> Any:
-    if isinstance(value, Unavailable):
-        unavailable[name] = value.reason
-        return None
-    return value
 
 
 def probe_environment() -> Environment:
@@ -223,9 +213,9 @@ def _compiler() -> str | None:
 
 def steering_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Those of `environment` that change what torch does, sorted by name."""
-    exact = {name for name in VARIABLES if not name.endswith("*")}
-    beginnings = tuple(name[:-1] for name in VARIABLES if name.endswith("*"))
-    return {name: environment[name] for name in sorted(environment) if name in exact or name.startswith(beginnings)}
+    return {
+        name: environment[name] for name in sorted(environment) if any(fnmatchcase(name, each) for each in VARIABLES)
+    }
 
 
 def main(arguments: list[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from gpubench.hardware.cgroup import cpu_throttled_s
 from gpubench.hardware.cpu import ROOT, CpuTimes, read_times
 from gpubench.hardware.monitored import Gatherer
-from gpubench.hardware.nvml_call import Unavailable
+from gpubench.hardware.nvml_call import Unavailable, where_known
 from gpubench.measure.process_table import Span, parse, read_stats
 from gpubench.report.model import HostUse
 
@@ -59,46 +59,24 @@ def read_host(pids: Iterable[int], ours: frozenset[int] = frozenset(), root: Pat
 def host_use(before: HostReading, after: HostReading) -> HostUse:
     """What happened between two readings; a figure that could not be read is None with its reason."""
     seconds = after.at - before.at
-    span = _span(before, after)
+    ours = before.ours | after.ours
+    span = where_known(lambda old, new: Span(parse(old), parse(new), ours), before.stats, after.stats)
+    # By others: all CPU time less that of each of our own processes.
+    cores = where_known(
+        lambda span, old, new: _rate(new.busy - old.busy - span.our_cpu_s(), seconds), span, before.times, after.times
+    )
+    faults = where_known(lambda span: _total([span.major_faults(pid) for pid in after.workers]), span)
+    steal = where_known(lambda old, new: _rate(new.steal - old.steal, seconds), before.times, after.times)
+    throttled = where_known(lambda old, new: max(0.0, new - old), before.throttled_s, after.throttled_s)
     got = Gatherer()
-    if isinstance(span, Unavailable):
-        for name in ("other_cores", "busiest_other", "major_faults"):
-            got.put(name, span)
-    else:
-        cores = _other_cores(before.times, after.times, span, seconds)
-        got.put("other_cores", cores)
-        got.put("busiest_other", _busiest(span, cores))
-        got.put("major_faults", _total([span.major_faults(pid) for pid in after.workers]))
-    got.put("steal_cores", _steal_cores(before.times, after.times, seconds))
+    got.put("other_cores", cores)
+    got.put("busiest_other", where_known(lambda span: _busiest(span, cores), span))
+    got.put("major_faults", faults)
+    got.put("steal_cores", steal)
     got.put("involuntary_switches", _switched(before.workers, after.workers))
     got.put("swapped_bytes", _total([worker.swapped_bytes for worker in after.workers.values()]))
-    got.put("quota_throttled_s", _difference(before.throttled_s, after.throttled_s))
+    got.put("quota_throttled_s", throttled)
     return HostUse(seconds=max(0.0, seconds), **got.values, unavailable=got.unavailable)
-
-
-def _span(before: HostReading, after: HostReading) -> Span | Unavailable:
-    if isinstance(before.stats, Unavailable):
-        return before.stats
-    if isinstance(after.stats, Unavailable):
-        return after.stats
-    return Span(parse(before.stats), parse(after.stats), before.ours | after.ours)
-
-
-def _other_cores(
-    before: CpuTimes | Unavailable, after: CpuTimes | Unavailable, span: Span, seconds: float
-) -> float | Unavailable:
-    """Cores kept busy by others: all CPU time less that of each of our own processes."""
-    if isinstance(before, Unavailable):
-        return before
-    if isinstance(after, Unavailable):
-        return after
-    return _rate(after.busy - before.busy - span.our_cpu_s(), seconds)
-
-
-def _steal_cores(before: CpuTimes | Unavailable, after: CpuTimes | Unavailable, seconds: float) -> float | Unavailable:
-    if isinstance(before, Unavailable):
-        return before
-    return after if isinstance(after, Unavailable) else _rate(after.steal - before.steal, seconds)
 
 
 def _rate(spent_s: float, seconds: float) -> float | Unavailable:
@@ -118,32 +96,18 @@ def _busiest(span: Span, cores: float | Unavailable) -> str | Unavailable | None
     return None
 
 
-def _difference(before: float | Unavailable, after: float | Unavailable) -> float | Unavailable:
-    if isinstance(before, Unavailable):
-        return before
-    return after if isinstance(after, Unavailable) else max(0.0, after - before)
-
-
 def _switched(before: Mapping[int, WorkerReading], after: Mapping[int, WorkerReading]) -> int | Unavailable:
     """Over the threads that still live: counts of ended threads are lost."""
-    total = 0
-    for pid, worker in after.items():
-        first = before[pid].switches if pid in before else {}
-        if isinstance(worker.switches, Unavailable):
-            return worker.switches
-        if isinstance(first, Unavailable):
-            return first
-        total += sum(max(0, count - first.get(thread, 0)) for thread, count in worker.switches.items())
-    return total if after else Unavailable("no worker was watched")
+
+    def grown(last: Mapping[int, int], first: Mapping[int, int]) -> int:
+        return sum(max(0, count - first.get(thread, 0)) for thread, count in last.items())
+
+    first = {pid: worker.switches for pid, worker in before.items()}
+    return _total([where_known(grown, worker.switches, first.get(pid, {})) for pid, worker in after.items()])
 
 
 def _total(values: list[int | Unavailable]) -> int | Unavailable:
-    total = 0
-    for value in values:
-        if isinstance(value, Unavailable):
-            return value
-        total += value
-    return total if values else Unavailable("no worker was watched")
+    return where_known(lambda *known: sum(known), *values) if values else Unavailable("no worker was watched")
 
 
 def _switches(root: Path, pid: int) -> dict[int, int] | Unavailable:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from gpubench.hardware.cpu import read_sizes
 
 if TYPE_CHECKING:
     import torch
@@ -31,11 +32,11 @@ class HostMemory:
 def host_memory() -> HostMemory:
     """Resident memory of this process in bytes, now and at its peak."""
     try:
-        text = STATUS.read_text()
+        sizes = read_sizes(STATUS)
     except OSError as error:
         return HostMemory(None, None, f"{STATUS} cannot be read: {error.strerror}")
-    sizes = {key: int(value) * 1024 for key, value in re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB", text, re.MULTILINE)}
-    return HostMemory(sizes.get("VmRSS"), sizes.get("VmHWM"), "" if len(sizes) == 2 else f"{STATUS} lacks VmRSS, VmHWM")
+    lacking = "" if {"VmRSS", "VmHWM"} <= sizes.keys() else f"{STATUS} lacks VmRSS, VmHWM"
+    return HostMemory(sizes.get("VmRSS"), sizes.get("VmHWM"), lacking)
 
 
 def reset_host_peak() -> str:
@@ -47,21 +48,13 @@ def reset_host_peak() -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class DeviceMemory:
-    """Peak bytes of torch's CUDA allocator since the last reset."""
-
-    allocated: int
-    reserved: int
-
-
-def device_memory(device: torch.device) -> DeviceMemory | None:
-    """Peaks of torch's CUDA allocator in bytes; None on a CPU, whose allocator keeps no peaks."""
+def device_peaks(device: torch.device) -> tuple[int, int] | tuple[None, None]:
+    """Peak bytes that torch's CUDA allocator allocated and reserved; None on a CPU, whose allocator keeps no peaks."""
     import torch
 
     if device.type != "cuda":
-        return None
-    return DeviceMemory(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device))
+        return None, None
+    return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
 
 
 def reset_device_peak(device: torch.device) -> None:
@@ -88,23 +81,14 @@ def allocation_retries(device: torch.device) -> int | None:
     return int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0)) if device.type == "cuda" else None
 
 
-def growth(levels: Sequence[int | None]) -> int | None:
-    """Bytes by which memory grows from one step to the next: the median, so that one late allocation says nothing.
+def growth(levels: Sequence[int | None], before: int | None, steps: int) -> int | None:
+    """Bytes that each step adds: the median, so that one late allocation says nothing; None below two readings.
 
-    None where fewer than two steps were read.
+    At most what is kept since `before` the model was built, over the `steps` since then: an allocator's pools grow for
+    a while too, and are given back at once.
     """
     known = [level for level in levels if level is not None]
     if len(known) < 2:
         return None
-    return round(statistics.median(after - before for before, after in itertools.pairwise(known)))
-
-
-def sustained(growth: int | None, used: int | None, before: int | None, steps: int) -> int | None:
-    """`growth` in bytes per step, as far as it can have gone on since the first step.
-
-    `used` bytes now, `before` the model was built, and `steps` between: what every step kept would all be there. An
-    allocator's pools grow for a while too, and are given back at once.
-    """
-    if growth is None or used is None or before is None or steps < 1:
-        return growth
-    return min(growth, max(used - before, 0) // steps)
+    added = round(statistics.median(later - earlier for earlier, later in itertools.pairwise(known)))
+    return added if before is None else min(added, max(known[-1] - before, 0) // steps)

@@ -7,11 +7,10 @@ import time
 from types import TracebackType
 from typing import Self
 
-from gpubench.hardware.monitored import SLOWDOWNS, Activity, ActivityMeter, MonitoredDevice, Process
-from gpubench.hardware.nvml_call import Unavailable
+from gpubench.hardware.monitored import SLOWDOWNS, Activity, ActivityMeter, MonitoredDevice, Process, memory_of
+from gpubench.hardware.nvml_call import Unavailable, where_known
 from gpubench.measure.process_usage import Usage, read_usage
-from gpubench.measure.readings import MonitorSample, summarize
-from gpubench.measure.slowdowns import slowdowns
+from gpubench.measure.readings import MonitorSample, slowdowns, summarize
 from gpubench.report.model import Utilization
 
 PROCESS_LIST_S = 0.5  # between two looks at the process list, which costs more than all other readings together
@@ -86,30 +85,25 @@ class Monitor:
         Each with how many readings had it, such as "hw_thermal_slowdown (3 of 40 readings)".
         """
         samples, error = self._readings_until(end)
-        if self.device is None:
-            return Unavailable(NO_CLOCKS)
-        if isinstance(self.device, Unavailable):
-            return self.device
-        if error is not None and error[0] <= end:
-            return Unavailable(error[1])
-        return slowdowns(samples, start, end)
+        read = samples if error is None or error[0] > end else Unavailable(error[1])
+        return where_known(lambda _, read: slowdowns(read, start, end), self._gpu(NO_CLOCKS), read)
 
     def slowdowns_now(self) -> list[str] | Unavailable:
         """The thermal and power-supply slowdowns at this moment; empty where there are none."""
-        if self.device is None:
-            return Unavailable(NO_CLOCKS)
-        if isinstance(self.device, Unavailable):
-            return self.device
-        reasons = self.device.throttle_reasons()
-        return reasons if isinstance(reasons, Unavailable) else [name for name in reasons if name in SLOWDOWNS]
+        sample = where_known(lambda device: device.sample(), self._gpu(NO_CLOCKS))
+        if isinstance(sample, Unavailable):
+            return sample
+        if sample.throttle_reasons is None:
+            return Unavailable(sample.unavailable["throttle_reasons"])
+        return [name for name in sample.throttle_reasons if name in SLOWDOWNS]
 
-    def device_process_memory_bytes(self, pid: int | None = None) -> int | Unavailable:
-        """Device memory that the worker (or `pid`) holds now, in bytes, its CUDA context included."""
-        if self.device is None:
-            return Unavailable("a CPU has no device memory of its own")
-        if isinstance(self.device, Unavailable):
-            return self.device
-        return self.device.process_memory_bytes(self.pid if pid is None else pid)
+    def device_process_memory_bytes(self) -> int | Unavailable:
+        """Device memory that the worker holds now, in bytes, its CUDA context included."""
+        device = self._gpu("a CPU has no device memory of its own")
+        return where_known(lambda device: memory_of(device.processes(), self.pid), device)
+
+    def _gpu(self, why_not: str) -> MonitoredDevice | Unavailable:
+        return Unavailable(why_not) if self.device is None else self.device
 
     def _readings_until(self, end: float) -> tuple[list[MonitorSample], tuple[float, str] | None]:
         """All readings so far and the error that ended them, with one after `end` where the thread still runs."""

@@ -26,10 +26,6 @@ class Entry:
     reaped_cpu_s: float  # of its ended children
     major_faults: int  # pages that had to be read from disk
 
-    def same_as(self, other: Entry | None) -> bool:
-        """Whether both are readings of one process."""
-        return other is not None and (self.pid, self.started_ticks) == (other.pid, other.started_ticks)
-
 
 def read_stats(root: Path) -> dict[int, bytes] | Unavailable:
     """Process id -> its line, unread: a worker is waiting, so `parse` comes later. About 10 us for each process."""
@@ -108,8 +104,8 @@ class Span:
 
     def _before(self, pid: int) -> Entry | None:
         """Process `pid` of the later table in the earlier one; None where it started in between."""
-        first = self.old.get(pid)
-        return first if first is not None and first.same_as(self.new.get(pid)) else None
+        first, last = self.old.get(pid), self.new.get(pid)
+        return first if first and last and first.started_ticks == last.started_ticks else None
 
     def our_cpu_s(self) -> float:
         """CPU seconds of our processes, those that ended in between as far as one of ours waited for them."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from gpubench.hardware.monitored import (
+    EVENT_REASONS,
+    SLOWDOWNS,
     Activity,
     Gatherer,
     GpuSample,
     MonitoredDevice,
     Process,
     decode_reasons,
-    energy_joules,
     other_processes,
 )
 from gpubench.hardware.nvml_call import Unavailable
-from gpubench.measure.activity import ACTIVITY_FIELDS, activity_reading
 from gpubench.measure.process_usage import Usage
 from gpubench.report.model import Reading, Utilization
 
@@ -27,6 +28,7 @@ AVERAGED_S = 1.0
 LEAST_WINDOW_S = 2 * AVERAGED_S
 LEAST_STEP_S = 0.01  # a CPU clock's difference over less says more about the reading than about the process
 AVERAGED = ("gpu_utilization_percent", "memory_utilization_percent", "power_watts")
+ACTIVITY_FIELDS = ("sm_activity_percent", "tensor_activity_percent", "dram_activity_percent")
 INSTANT = ("memory_used_bytes", "temperature_celsius", "sm_clock_mhz", "memory_clock_mhz")
 GPU_FIELDS = (*AVERAGED, *INSTANT, *ACTIVITY_FIELDS, "energy_joules", "throttle_reasons", "other_processes")
 PROCESS_FIELDS = ("process_cpu_percent", "process_resident_bytes")
@@ -127,13 +129,14 @@ def _last_reason(samples: Sequence[MonitorSample], name: str) -> str | None:
     return reasons[-1] if reasons else None
 
 
-def _gpu_reading(samples: Sequence[MonitorSample], name: str, start: float, end: float) -> Reading | Unavailable:
-    read = [getattr(sample.gpu, name) for sample in samples if sample.gpu]
-    reading = _reading([float(value) for value in read if value is not None])
-    if reading:
-        return reading
+def _unread(samples: Sequence[MonitorSample], name: str, start: float, end: float) -> Unavailable:
     reason = _last_reason(samples, name)
     return Unavailable(reason) if reason else _empty(start, end)
+
+
+def _gpu_reading(samples: Sequence[MonitorSample], name: str, start: float, end: float) -> Reading | Unavailable:
+    read = [getattr(sample.gpu, name) for sample in samples if sample.gpu]
+    return _reading([float(value) for value in read if value is not None]) or _unread(samples, name, start, end)
 
 
 def _averaged(inside: Sequence[MonitorSample], name: str, start: float, end: float) -> Reading | Unavailable:
@@ -159,23 +162,20 @@ def _energy(samples: Sequence[MonitorSample], start: float, end: float) -> float
         return Unavailable(reason or "the energy counter was not read on both sides of the window")
     between = [value for at, value in points if start <= at <= end]
     values = [edges[0][1], *between, edges[1][1]]
-    for before, after in itertools.pairwise(values):
-        if isinstance(step := energy_joules(before, after), Unavailable):
-            return step
+    if any(after < before for before, after in itertools.pairwise(values)):
+        return Unavailable("the energy counter went back: the driver was reloaded or the GPU was reset")
     if values[-1] == values[0]:  # no device runs on nothing
         return Unavailable(f"the energy counter did not move within the window of {end - start:.2f} s")
-    return energy_joules(values[0], values[-1])
+    return (values[-1] - values[0]) / 1000
 
 
 def _throttle(inside: Sequence[MonitorSample], start: float, end: float) -> list[str] | Unavailable:
-    bits = [sample.gpu.throttle_bits for sample in inside if sample.gpu and sample.gpu.throttle_bits is not None]
-    if not bits:
-        reason = _last_reason(inside, "throttle_reasons")
-        return Unavailable(reason) if reason else _empty(start, end)
-    seen = 0
-    for value in bits:
-        seen |= value
-    return decode_reasons(seen)
+    bits = _throttle_bits(inside)
+    return decode_reasons(reduce(int.__or__, bits)) if bits else _unread(inside, "throttle_reasons", start, end)
+
+
+def _throttle_bits(samples: Sequence[MonitorSample]) -> list[int]:
+    return [sample.gpu.throttle_bits for sample in samples if sample.gpu and sample.gpu.throttle_bits is not None]
 
 
 def _others(
@@ -193,3 +193,39 @@ def _others(
         return refused[-1]
     strangers = {process.pid: process for others in known for process in others}
     return [str(process) for _, process in sorted(strangers.items())]
+
+
+def slowdowns(samples: Sequence[MonitorSample], start: float, end: float) -> list[str] | Unavailable:
+    """Each thermal or power-supply slowdown, such as "hw_thermal_slowdown (3 of 40 readings)"; empty: none.
+
+    Where no reading fell into the window, those next to it on both sides count.
+    """
+    before, after = [s for s in samples if s.at < start], [s for s in samples if s.at > end]
+    inside = [s for s in samples if start <= s.at <= end] or [*before[-1:], *after[:1]]
+    bits = _throttle_bits(inside)
+    if not bits:
+        return _unread(inside, "throttle_reasons", start, end)
+    counts = {
+        name: sum(bool(value & bit) for value in bits) for bit, name in EVENT_REASONS.items() if name in SLOWDOWNS
+    }
+    return [f"{name} ({count} of {len(bits)} readings)" for name, count in counts.items() if count]
+
+
+def activity_reading(
+    read: Sequence[Activity | Unavailable | None], name: str, start: float, end: float
+) -> Reading | Unavailable:
+    """`name` in percent over the intervals that lie in the window, the mean weighted by their lengths."""
+    intervals = [interval for interval in read if isinstance(interval, Activity)]
+    # An interval that crosses an edge of the window includes other work.
+    inside = [interval for interval in intervals if start <= interval.since and interval.until <= end]
+    read_of = [(getattr(interval, name), interval.until - interval.since) for interval in inside]
+    known = [(value, seconds) for value, seconds in read_of if value is not None]
+    if known:
+        values = [value for value, _ in known]
+        mean = sum(value * seconds for value, seconds in known) / sum(seconds for _, seconds in known)
+        return Reading(mean=mean, min=min(values), max=max(values), count=len(values))
+    reasons = [interval.unavailable[name] for interval in inside or intervals if name in interval.unavailable]
+    reasons = reasons or [interval.reason for interval in read if isinstance(interval, Unavailable)]
+    if reasons:
+        return Unavailable(reasons[-1])
+    return Unavailable(f"no interval between two readings of its counter lies in the window of {end - start:.2f} s")

@@ -1,7 +1,8 @@
-"""When sampling ends: the rule says when enough is known, the time limit when it has to end anyway. Pure functions."""
+"""When sampling ends: as soon as enough is known, or at the time limit. Pure functions."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ SETTLED_SPREAD = 0.5  # the smaller spread is at least half of the larger
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """Enough samples, over enough time, and a spread that is small or has settled."""
+    """Enough samples, over enough time, and a spread that is small or has settled; `max_s` ends it anyway."""
 
     min_samples: int
     min_s: float
     target_spread: float  # relative interquartile range
+    max_s: float = math.inf
 
     def unmet(self, samples: Sequence[float], elapsed_s: float) -> str:
         """The first condition that is not met, as a clause; empty where enough is known."""
@@ -29,15 +31,8 @@ class StoppingRule:
             return f"spread {spread:.1%} above {self.target_spread:.1%}"
         return ""
 
-
-@dataclass(frozen=True)
-class TimeLimit:
-    """The end of sampling whatever the rule says, but never before there are two samples: one has no spread."""
-
-    max_s: float
-
-    def reached(self, samples: Sequence[float], elapsed_s: float) -> bool:
-        """Whether sampling has to end now."""
+    def out_of_time(self, samples: Sequence[float], elapsed_s: float) -> bool:
+        """Whether sampling has to end now; never before there are two samples, since one has no spread."""
         return elapsed_s >= self.max_s and len(samples) >= 2
 
 

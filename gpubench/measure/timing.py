@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from gpubench.measure.stopping import StoppingRule, TimeLimit
+from gpubench.measure.stopping import StoppingRule
 
 if TYPE_CHECKING:
     import torch
@@ -91,8 +91,8 @@ class Samples:
     unmet: str = ""  # the condition of the stopping rule that the time limit left unmet
 
 
-def sample(step: Step, timer: Timer, *, iterations: int, rule: StoppingRule, limit: TimeLimit) -> Samples:
-    """Times blocks of `iterations` calls of `step` until the rule is met or the time limit is reached."""
+def sample(step: Step, timer: Timer, *, iterations: int, rule: StoppingRule) -> Samples:
+    """Times blocks of `iterations` calls of `step` until the rule is met or its time is up."""
     begin = timer.now()
     blocks: list[BlockTime] = []
     seconds: list[float] = []
@@ -101,7 +101,7 @@ def sample(step: Step, timer: Timer, *, iterations: int, rule: StoppingRule, lim
         seconds.append(blocks[-1].wall_s / iterations)
         elapsed = timer.now() - begin
         unmet = rule.unmet(seconds, elapsed)
-        if not unmet or limit.reached(seconds, elapsed):
+        if not unmet or rule.out_of_time(seconds, elapsed):
             return _samples(blocks, iterations, unmet)
 
 

@@ -13,7 +13,7 @@ from gpubench.search.requested import DEFAULT_PRESET, Requested, read_request
 from gpubench.search.strategies import get_strategy
 from gpubench.toggles import get
 from gpubench.worker.messages import WorkloadChoice
-from gpubench.workloads import check_reference
+from gpubench.workloads.source import check_reference
 from gpubench.workloads.workload_facts import Mode
 
 Values = Value | Sequence[Value]

@@ -78,17 +78,21 @@ def parse_value(toggle: Toggle, text: str, scope: Scope | None = None) -> Value:
     text = text.strip()
     if text in offered:
         return offered[text]
-    value = _integer(text)
-    if toggle.integers is None or (value is None and toggle.values):
-        raise _unknown_value(toggle, text, offered)
-    if value is None or not toggle.integers.low <= value <= toggle.integers.high:
+    integers, value = toggle.integers, _integer(text)
+    if integers is None or (value is None and toggle.values):
+        numbers = f"Or a whole number from {integers.low} to {integers.high}. " if integers else ""
+        hint = f"{numbers}`gpubench toggles {toggle.name}` explains them."
+        raise unknown_name(f"value of toggle {toggle.name}", text, offered, hint)
+    if value is None or not integers.low <= value <= integers.high:
         raise GpubenchError(
             f"{toggle.name}={text!r} is not allowed.",
-            f"Give a whole number from {toggle.integers.low} to {toggle.integers.high}: {toggle.integers.meaning}.",
+            f"Give a whole number from {integers.low} to {integers.high}: {integers.meaning}.",
         )
-    reason = toggle.check(scope, value, {}) if scope and toggle.check else None
-    if reason:
-        raise GpubenchError(f"{toggle.name}={value} is not allowed: it {reason}.", _allowed(toggle, offered))
+    if scope and toggle.check and (reason := toggle.check(scope, value, {})):
+        raise GpubenchError(
+            f"{toggle.name}={value} is not allowed: it {reason}.",
+            f"Offered: {', '.join(offered)}. Allowed: whole numbers from {integers.low} to {integers.high}.",
+        )
     return value
 
 
@@ -97,20 +101,6 @@ def _integer(text: str) -> int | None:
         return int(text)
     except ValueError:
         return None
-
-
-def _allowed(toggle: Toggle, offered: Mapping[str, Value]) -> str:
-    words = [f"Offered: {', '.join(offered)}."] if offered else []
-    if toggle.integers:
-        words.append(f"Allowed: whole numbers from {toggle.integers.low} to {toggle.integers.high}.")
-    return " ".join(words)
-
-
-def _unknown_value(toggle: Toggle, text: str, offered: Mapping[str, Value]) -> GpubenchError:
-    numbers = f"Or a whole number from {toggle.integers.low} to {toggle.integers.high}. " if toggle.integers else ""
-    return unknown_name(
-        f"value of toggle {toggle.name}", text, offered, f"{numbers}`gpubench toggles {toggle.name}` explains them."
-    )
 
 
 def usage(configuration: Mapping[str, Value], baseline: Mapping[str, Value] | None = None) -> str:

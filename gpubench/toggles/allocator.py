@@ -27,9 +27,7 @@ _TUNED = {
     "glibc.malloc.trim_threshold": "4294967296",
     "glibc.malloc.top_pad": "268435456",
 }
-_HUGE_PAGES = {
-    "glibc.malloc.hugetlb": "1"
-}  # 1: madvise transparent huge pages (glibc manual, Memory Allocation Tunables)
+_HUGE_PAGES = {"glibc.malloc.hugetlb": "1"}  # madvise them (glibc manual, Memory Allocation Tunables)
 _TUNABLES: dict[str, dict[str, str]] = {
     "tuned": _TUNED,
     "huge-pages": _HUGE_PAGES,
@@ -115,26 +113,22 @@ def environment(value: Value) -> dict[str, str]:
     return {name: text for name, text in wanted.items() if text != own[name]}
 
 
-def apply(context: ModelContext, value: Value) -> None:
-    """Does nothing: the C library reads its variables when the process starts; `evidence` checks them."""
-
-
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether the process started with this allocator and a trial block of 64 MiB came from it."""
     missing = environment(value)
     if missing:
         names = ", ".join(f"{name} should be {text!r}" for name, text in missing.items())
-        return EvidenceResult(took_effect=False, detail=f"the process's environment differs: {names}")
+        return EvidenceResult(False, f"the process's environment differs: {names}")
     source = process_memory.malloc_library()
     if source is None:
-        return EvidenceResult(took_effect=None, detail="/proc/self/maps does not tell which malloc is in use")
+        return EvidenceResult(None, "/proc/self/maps does not tell which malloc is in use")
     words = f"malloc is {Path(source).name}'s"
     if value in _PRELOADED:
-        return EvidenceResult(took_effect=any(f"lib{name}" in source for name in _PRELOADED[str(value)]), detail=words)
+        return EvidenceResult(any(f"lib{name}" in source for name in _PRELOADED[str(value)]), words)
     if _is_allocator(source):
-        return EvidenceResult(took_effect=False, detail=words)
+        return EvidenceResult(False, words)
     if value == "system":
-        return EvidenceResult(took_effect=True, detail=f"{words}, with no malloc tunable set")
+        return EvidenceResult(True, f"{words}, with no malloc tunable set")
     return _trial(str(value), words)
 
 
@@ -149,15 +143,13 @@ def _trial(value: str, words: str) -> EvidenceResult:
     if "tuned" in value:
         kept = None
         if heap is not None and heap_after is not None:
-            grown = heap_after.used_bytes - heap.used_bytes
+            grown = heap_after.uordblks - heap.uordblks
             # Memory freed meanwhile by others is subtracted: 1.7 MB of the profiler's was seen.
-            kept = heap_after.mapped_regions == heap.mapped_regions and grown >= _TRIAL_BYTES // 2
-        where = {
-            True: "came from the heap",
-            False: "did not come from the heap",
-            None: "cannot be traced (no mallinfo2)",
-        }
-        words += f"; a trial block of {_TRIAL_BYTES >> 20} MiB {where[kept]}"
+            kept = heap_after.hblks == heap.hblks and grown >= _TRIAL_BYTES // 2
+        where = (
+            "cannot be traced (no mallinfo2)" if kept is None else f"{'came' if kept else 'did not come'} from the heap"
+        )
+        words += f"; a trial block of {_TRIAL_BYTES >> 20} MiB {where}"
         results.append(kept)
     if "huge-pages" in value:
         gained = huge_after - huge if huge is not None and huge_after is not None else None
@@ -168,7 +160,7 @@ def _trial(value: str, words: str) -> EvidenceResult:
             if gained is not None
             else "; /proc/self/smaps_rollup cannot be read"
         )
-    return EvidenceResult(took_effect=False if False in results else None if None in results else True, detail=words)
+    return EvidenceResult(False if False in results else None if None in results else True, words)
 
 
 def _usage(value: Value) -> str:
@@ -202,7 +194,6 @@ ALLOCATOR = Toggle(
     environment=environment,
     # glibc moves its thresholds by what a process has done, so that identical processes differ: docs/measurement.md.
     noise_group={"system": "glibc's own allocator"},
-    apply=apply,
     evidence=evidence,
     usage=_usage,
     source="The GNU C Library manual: Memory Allocation Tunables; mallopt(3); mallinfo(3)",

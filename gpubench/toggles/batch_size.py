@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpubench.errors import GpubenchError
 from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle, Value
 
 if TYPE_CHECKING:
@@ -16,26 +15,12 @@ def offers(scope: Scope) -> tuple[Value, ...]:
     return (scope.workload.batch_size,)
 
 
-def apply(context: ModelContext, value: Value) -> None:
-    """Checks that the batches have this size: they are made before any toggle is applied.
-
-    Raises GpubenchError where they are not.
-    """
-    if context.batch_size != value:
-        raise GpubenchError(
-            f"The inputs have batch size {context.batch_size}, but the configuration says {value}.",
-            "Make the inputs with the configuration's batch size.",
-        )
-
-
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether the first dimension of every input tensor is the batch size."""
     sizes = {tensor.shape[0] for batch in context.batches for tensor in batch if tensor.dim()}
     if not sizes:
-        return EvidenceResult(took_effect=None, detail="no input tensor has a dimension to read")
-    return EvidenceResult(
-        took_effect=sizes == {value}, detail=f"the inputs' first dimension is {', '.join(map(str, sorted(sizes)))}"
-    )
+        return EvidenceResult(None, "no input tensor has a dimension to read")
+    return EvidenceResult(sizes == {value}, f"the inputs' first dimension is {', '.join(map(str, sorted(sizes)))}")
 
 
 BATCH_SIZE = Toggle(
@@ -46,7 +31,6 @@ BATCH_SIZE = Toggle(
     offers=offers,
     # 65536 is far above what fits or pays anywhere, and low enough to catch a typing error.
     integers=Integers(low=1, high=65536, meaning="the first dimension of every input"),
-    apply=apply,
     evidence=evidence,
     usage=lambda value: f"# feed batches of {value}",
     changes_problem=True,

@@ -88,9 +88,7 @@ def _from_trace(context: ModelContext, trace: Trace, value: Value) -> EvidenceRe
         return _from_kernels(context, trace, words)
     if arrived < hits:
         words += " and the others are reordered at each call"
-    return EvidenceResult(
-        took_effect=hits >= read.MAJORITY * told, detail=f"{words} (at least {read.MAJORITY:.0%} required)"
-    )
+    return EvidenceResult(hits >= read.MAJORITY * told, f"{words} (at least {read.MAJORITY:.0%} required)")
 
 
 def _as_the_model_makes_it(context: ModelContext, hits: int, words: str) -> EvidenceResult:
@@ -99,7 +97,7 @@ def _as_the_model_makes_it(context: ModelContext, hits: int, words: str) -> Evid
         words += "; the compiler chose that layout"
     elif hits:
         words += "; the model itself uses that layout"
-    return EvidenceResult(took_effect=True, detail=words)
+    return EvidenceResult(True, words)
 
 
 def _from_kernels(context: ModelContext, trace: Trace, words: str) -> EvidenceResult:
@@ -108,13 +106,11 @@ def _from_kernels(context: ModelContext, trace: Trace, words: str) -> EvidenceRe
     # Only kernels that compute: those that reorder NCHW to NHWC have both in their names.
     named = sum(any(part in kernel.name.lower() for part in _NAMES) for kernel in kernels.compute_kernels(trace))
     if told and laid < read.MAJORITY * told:
-        return EvidenceResult(
-            took_effect=False, detail=f"{words}; {laid} of the model's {told} weights are channels-last"
-        )
+        return EvidenceResult(False, f"{words}; {laid} of the model's {told} weights are channels-last")
     hidden = "a CUDA graph hides them" if read.replays_graph(trace) else "no tensor has a recognizable layout"
     return EvidenceResult(
-        took_effect=True if told and named else None,
-        detail=f"{words}: {hidden}; {laid} of the model's {told} weights with a recognizable layout are "
+        True if told and named else None,
+        f"{words}: {hidden}; {laid} of the model's {told} weights with a recognizable layout are "
         f"channels-last and {named} compute kernels have NHWC in their names",
     )
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpubench.errors import GpubenchError
 from gpubench.flags import PARTLY_COMPILED, Flag
 from gpubench.measure.trace import Trace
 from gpubench.text import plural
@@ -71,18 +70,7 @@ def apply(context: ModelContext, value: Value) -> None:
     if value in _CUDA_GRAPH_MODES:
         context.step.forward = _one_graph_generation(context.step.forward)
     for target in context.workload.compile_targets:
-        _compile(_submodule(context, target), str(value))
-
-
-def _submodule(context: ModelContext, target: str) -> nn.Module:
-    try:
-        return context.model.get_submodule(target)
-    except AttributeError as error:
-        known = [name for name, _ in context.model.named_children()]
-        raise GpubenchError(
-            f"The model of workload {context.workload.name!r} has no submodule {target!r}, its compile target.",
-            f'Name a submodule ({", ".join(known) or "it has none"}), or "" for the whole model.',
-        ) from error
+        _compile(context.model.get_submodule(target), str(value))  # workloads/describe.py has checked that it is there
 
 
 def _compile(module: nn.Module, mode: str) -> None:
@@ -153,32 +141,28 @@ def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
     if value == "off":
         return trace if isinstance(trace, EvidenceResult) else _uncompiled(context, ran, ok)
     if ok == 0:
-        return EvidenceResult(
-            took_effect=False, detail=f"dynamo compiled 0 of {plural(total, 'frame')}: the step ran eagerly"
-        )
+        return EvidenceResult(False, f"dynamo compiled 0 of {plural(total, 'frame')}: the step ran eagerly")
     words = _what_was_compiled(context, counters, total, ok)
     if limit := _recompile_limit(counters, _messages(context)):
-        return EvidenceResult(
-            took_effect=False, detail=f"{words}; the recompile limit was hit and later calls ran eagerly: {limit}"
-        )
+        return EvidenceResult(False, f"{words}; the recompile limit was hit and later calls ran eagerly: {limit}")
     if isinstance(trace, EvidenceResult):
         return dataclasses.replace(trace, detail=f"{words}; {trace.detail}")
     if not ran:
-        return EvidenceResult(took_effect=False, detail=f"{words}; no compiled code ran in the profiled step")
+        return EvidenceResult(False, f"{words}; no compiled code ran in the profiled step")
     if value in _CUDA_GRAPH_MODES:
         return _cuda_graphs(context, trace, words, total - ok)
-    return EvidenceResult(took_effect=True, detail=words, flag=_partly(context, total - ok, 0))
+    return EvidenceResult(True, words, flag=_partly(context, total - ok, 0))
 
 
 def _uncompiled(context: ModelContext, ran: bool, ok: int) -> EvidenceResult:
     # The profiled step decides: dynamo counts for the whole process, in which other models may be compiled.
     if ran:
         by_us = "gpubench compiled it" if context.compiled else "the workload compiles it itself"
-        return EvidenceResult(took_effect=not context.compiled, detail=f"compiled code ran in the step; {by_us}")
+        return EvidenceResult(not context.compiled, f"compiled code ran in the step; {by_us}")
     if ok:
         words = f"no compiled code ran in the step; dynamo compiled {plural(ok, 'frame')} elsewhere in this process"
-        return EvidenceResult(took_effect=True, detail=words)
-    return EvidenceResult(took_effect=True, detail="dynamo compiled no frame")
+        return EvidenceResult(True, words)
+    return EvidenceResult(True, "dynamo compiled no frame")
 
 
 def _partly(context: ModelContext, eager_frames: int, graph_skips: int) -> Flag | None:
@@ -215,18 +199,16 @@ def _cuda_graphs(context: ModelContext, trace: Trace, words: str, eager_frames: 
     why = next(logged, "no reason logged")
     if not read.replays_graph(trace):
         return EvidenceResult(
-            took_effect=False,
-            detail=f"{words}; no CUDA graph was launched in the step, {plural(skips, 'graph')} skipped: {why}",
+            False,
+            f"{words}; no CUDA graph was launched in the step, {plural(skips, 'graph')} skipped: {why}",
         )
     if skips:
         return EvidenceResult(
-            took_effect=True,
-            detail=f"{words}; CUDA graphs replayed, but {plural(skips, 'graph')} skipped: {why}",
+            True,
+            f"{words}; CUDA graphs replayed, but {plural(skips, 'graph')} skipped: {why}",
             flag=_partly(context, eager_frames, skips),
         )
-    return EvidenceResult(
-        took_effect=True, detail=f"{words}; CUDA graphs replayed", flag=_partly(context, eager_frames, 0)
-    )
+    return EvidenceResult(True, f"{words}; CUDA graphs replayed", flag=_partly(context, eager_frames, 0))
 
 
 _NEEDS_CUDA_GRAPHS = Requirement(device_kinds=("cuda",), why="the mode uses CUDA graphs")

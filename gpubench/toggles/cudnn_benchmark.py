@@ -39,10 +39,10 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     flag, wanted = torch.backends.cudnn.benchmark, value == "on"
     words = f"torch.backends.cudnn.benchmark is {flag}"
     if flag != wanted:
-        return EvidenceResult(took_effect=False, detail=words)
+        return EvidenceResult(False, words)
     available: bool = torch.backends.cudnn.is_available()
     if not available or not torch.backends.cudnn.enabled:
-        return EvidenceResult(took_effect=not wanted, detail=f"{words}, but cuDNN is not available or not enabled")
+        return EvidenceResult(not wanted, f"{words}, but cuDNN is not available or not enabled")
     trace = recorded(context)
     if isinstance(trace, EvidenceResult):
         return trace
@@ -51,13 +51,11 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     words += f"; {operators} cuDNN convolution operators and {ran} cuDNN kernels ran in the step"
     words += f"; {kernels.algorithms(trace)}"
     if operators or ran or not wanted:
-        return EvidenceResult(took_effect=True, detail=words)
+        return EvidenceResult(True, words)
     # Visible convolutions that are not cuDNN's: the flag changed nothing. Hidden ones could be either.
     if convolutions(trace):
-        return EvidenceResult(took_effect=False, detail=words)
-    return EvidenceResult(
-        took_effect=None, detail=f"{words}; no convolution is visible, so whether cuDNN ran is unknown"
-    )
+        return EvidenceResult(False, words)
+    return EvidenceResult(None, f"{words}; no convolution is visible, so whether cuDNN ran is unknown")
 
 
 _CUDA_ONLY = Requirement(device_kinds=("cuda",))

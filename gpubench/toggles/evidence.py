@@ -50,11 +50,9 @@ def recorded(context: ModelContext) -> Trace | EvidenceResult:
     """The trace of the profiled step; if it is missing or empty, an undecided EvidenceResult that says why."""
     trace = context.trace
     if trace is None:
-        return EvidenceResult(
-            took_effect=None, detail=f"the step could not be profiled: {context.trace_error or 'no trace was taken'}"
-        )
+        return EvidenceResult(None, f"the step could not be profiled: {context.trace_error or 'no trace was taken'}")
     if not (trace.operators or trace.kernels or trace.names - _PROFILERS_OWN):
-        return EvidenceResult(took_effect=None, detail="the profiler recorded nothing of the step")
+        return EvidenceResult(None, "the profiler recorded nothing of the step")
     return trace
 
 

@@ -49,7 +49,7 @@ def _implementation(trace: Trace) -> str | None:
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether the profiled step ran the implementation's own operators and, on a GPU, its kernels."""
     if context.optimizer is None:
-        return EvidenceResult(took_effect=False, detail="the context has no optimizer")
+        return EvidenceResult(False, "the context has no optimizer")
     trace = recorded(context)
     if isinstance(trace, EvidenceResult):
         return trace
@@ -58,7 +58,7 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     words = f"{plural(count, 'call')} of {_OPERATORS[ran]}" if ran else "no operator of an AdamW update"
     group = context.optimizer.param_groups[0]
     words += f" in the step; {type(context.optimizer).__name__} has foreach={group.get('foreach')} "
-    result = EvidenceResult(took_effect=ran == value, detail=f"{words}and fused={group.get('fused')}")
+    result = EvidenceResult(ran == value, f"{words}and fused={group.get('fused')}")
     return _kernels_too(trace, str(value), result) if result.took_effect and context.device.type == "cuda" else result
 
 
@@ -66,12 +66,12 @@ def _kernels_too(trace: Trace, value: str, result: EvidenceResult) -> EvidenceRe
     # On a GPU the operator is not enough: if parameters differ in dtype or device, torch's `_foreach_` operators
     # silently process them one by one.
     if not trace.kernels:
-        return EvidenceResult(took_effect=None, detail=f"{result.detail}; no GPU kernel was recorded")
+        return EvidenceResult(None, f"{result.detail}; no GPU kernel was recorded")
     grouped = [kernel.name for kernel in trace.kernels if _GROUPED in kernel.name]
     fused = sum(_FUSED in name for name in grouped)
     words = f"{result.detail}; {fused} fused and {len(grouped) - fused} other {_GROUPED} kernels ran"
     ran = {"fused": fused > 0, "foreach": len(grouped) > fused, "for-loop": True}[value]
-    return EvidenceResult(took_effect=ran, detail=words)
+    return EvidenceResult(ran, words)
 
 
 OPTIMIZER = Toggle(

@@ -120,7 +120,7 @@ def _lower_precision(trace: Trace, wanted: str) -> EvidenceResult:
     if read.replays_graph(trace):
         by_count = None
         words.append("a CUDA graph hides its operators")
-    return EvidenceResult(took_effect=by_time if by_time is not None else by_count, detail="; ".join(words))
+    return EvidenceResult(by_time if by_time is not None else by_count, "; ".join(words))
 
 
 def _in_time(share: kernels.Share, dtype: str) -> str:
@@ -137,21 +137,21 @@ def _full_precision(device: torch.device, trace: Trace, value: str) -> EvidenceR
     lower = Counter(dtype for dtype in dtypes if dtype in _LOWER_THAN_FP32)
     words = f"{lower.total()} of {len(dtypes)} {kind} ran below fp32"
     if lower:
-        return EvidenceResult(took_effect=False, detail=f"{words}: {', '.join(lower)}")
+        return EvidenceResult(False, f"{words}: {', '.join(lower)}")
     if not dtypes:
         words = f"{_NOTHING}, so nothing ran below fp32"
     if device.type != "cuda":
-        return EvidenceResult(took_effect=True, detail=words)
+        return EvidenceResult(True, words)
     named = sum(kernels.kernel_dtype(kernel.name) == "tf32" for kernel in computing)
     share = kernels.share_in(trace, "tf32")
     probe = tf32_in_use(device)
     words += f"; {named} GPU kernels are named TF32" + (f", {_in_time(share, 'tf32')}" if share else "")
     words += f"; {probe.detail}"
     if value == "tf32":
-        return EvidenceResult(took_effect=_tf32_ran(probe, named, share, bool(dtypes)), detail=words)
+        return EvidenceResult(_tf32_ran(probe, named, share, bool(dtypes)), words)
     if named or probe.matmul or probe.convolution:
-        return EvidenceResult(took_effect=False, detail=words)
-    return EvidenceResult(took_effect=None if probe.matmul is None or probe.convolution is None else True, detail=words)
+        return EvidenceResult(False, words)
+    return EvidenceResult(None if probe.matmul is None or probe.convolution is None else True, words)
 
 
 def _tf32_ran(probe: Tf32Probe, named: int, share: kernels.Share | None, computed: bool) -> bool | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from gpubench.hardware.cpu import read_sizes
 
 _MAPS_LINE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+\s*(\S.*)?$")
 
@@ -17,36 +18,30 @@ _MALLINFO2_FIELDS = (
 )
 
 
-class _Mallinfo2(ctypes.Structure):
+class Mallinfo2(ctypes.Structure):
+    """glibc's memory statistics: `hblks` blocks have their own mapping, `uordblks` bytes are used inside the arenas."""
+
+    hblks: int
+    uordblks: int
     _fields_ = tuple((name, ctypes.c_size_t) for name in _MALLINFO2_FIELDS)
 
 
-@dataclass(frozen=True)
-class Heap:
-    """glibc's memory statistics of this process."""
-
-    mapped_regions: int  # blocks with their own mapping
-    used_bytes: int  # inside the arenas
-
-
-def heap() -> Heap | None:
+def heap() -> Mallinfo2 | None:
     """glibc's current statistics; None if the C library has no `mallinfo2` (glibc before 2.33, other libraries)."""
     function = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if function is None:
         return None
-    function.restype = _Mallinfo2
-    info = function()
-    return Heap(mapped_regions=info.hblks, used_bytes=info.uordblks)
+    function.restype = Mallinfo2
+    info: Mallinfo2 = function()
+    return info
 
 
 def huge_page_bytes() -> int | None:
     """Bytes of this process's anonymous memory in huge pages; None if the kernel does not report them."""
     try:
-        text = Path("/proc/self/smaps_rollup").read_text()
+        return read_sizes(Path("/proc/self/smaps_rollup")).get("AnonHugePages")
     except OSError:
         return None
-    found = re.search(r"^AnonHugePages:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
 
 
 def malloc_library() -> str | None:

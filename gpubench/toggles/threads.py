@@ -85,7 +85,7 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
         words += f", which kept {trial.cores:.1f} cores busy"
     # For a pool of one its size is enough: other threads that ran may have done other work.
     took_effect = False if count != value else True if count == 1 else trial.shared()
-    return EvidenceResult(took_effect=took_effect, detail=words)
+    return EvidenceResult(took_effect, words)
 
 
 THREADS = Toggle(

@@ -39,12 +39,12 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     chosen = context.options.get("tile_overlap")
     words = f"the workload received tile_overlap {chosen}"
     if chosen != value:
-        return EvidenceResult(took_effect=False, detail=words)
+        return EvidenceResult(False, words)
     tile = context.options.get("tile_size", tile_size.WHOLE)
     if tile == tile_size.WHOLE:
-        return EvidenceResult(took_effect=True, detail=f"{words}; with tile_size {tile} there are no tiles to overlap")
+        return EvidenceResult(True, f"{words}; with tile_size {tile} there are no tiles to overlap")
     tiles = tile_size.evidence(context, tile)
-    return EvidenceResult(took_effect=tiles.took_effect, detail=f"{words}; {tiles.detail}")
+    return EvidenceResult(tiles.took_effect, f"{words}; {tiles.detail}")
 
 
 TILE_OVERLAP = Toggle(

@@ -61,7 +61,7 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether the largest convolution input of the profiled step is a tile or, for the baseline, the whole input."""
     chosen = context.options.get("tile_size")
     if chosen != value:
-        return EvidenceResult(took_effect=False, detail=f"the workload received tile_size {chosen}")
+        return EvidenceResult(False, f"the workload received tile_size {chosen}")
     trace = recorded(context)
     if isinstance(trace, EvidenceResult):
         return trace
@@ -69,17 +69,17 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     if not sides:
         words = "the profiled step has no convolution input that shows the tile size"
         if value == WHOLE:
-            return EvidenceResult(took_effect=True, detail=f"the workload received tile_size {WHOLE}; {words}")
-        return EvidenceResult(took_effect=None, detail=words)
+            return EvidenceResult(True, f"the workload received tile_size {WHOLE}; {words}")
+        return EvidenceResult(None, words)
     largest = max(sides)
     words = f"the longest side of a convolution's input was {largest} px"
     if value == WHOLE:
         inputs = max((max(tensor.shape[2:], default=0) for batch in context.batches for tensor in batch), default=0)
         whole = context.workload.resolution or inputs
-        return EvidenceResult(took_effect=largest >= whole, detail=f"{words}, the whole input's is {whole} px")
+        return EvidenceResult(largest >= whole, f"{words}, the whole input's is {whole} px")
     # Models that pad before a convolution show a pixel or two more than the tile.
     slack = context.workload.tiling.multiple if context.workload.tiling else 1
-    return EvidenceResult(took_effect=largest < int(value) + slack, detail=f"{words}, the tile's is {value} px")
+    return EvidenceResult(largest < int(value) + slack, f"{words}, the tile's is {value} px")
 
 
 TILE_SIZE = Toggle(

@@ -97,7 +97,7 @@ class Integers:
     meaning: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class EvidenceResult:
     """Whether a toggle took effect; None if that could not be determined, and `detail` says why."""
 
@@ -110,6 +110,10 @@ class EvidenceResult:
 def always(_: Scope) -> str | None:
     """Applies everywhere."""
     return None
+
+
+def in_force(_: ModelContext, value: Value) -> None:
+    """Nothing to apply: the value is in force before the model is built."""
 
 
 def as_number(value: Value) -> float:
@@ -129,7 +133,7 @@ class Toggle:
 
         def evidence(context: ModelContext, value: Value) -> EvidenceResult:
             chosen = context.step.grad_mode is torch.inference_mode
-            return EvidenceResult(took_effect=chosen == (value == "on"), detail=f"inference mode: {chosen}")
+            return EvidenceResult(chosen == (value == "on"), f"inference mode: {chosen}")
 
         INFERENCE_MODE = Toggle(
             name="inference_mode", summary="Inference mode instead of no_grad.", values={"off": "...", "on": "..."},
@@ -162,7 +166,7 @@ class Toggle:
     """The reason why `value` cannot run in the scope and configuration (which may be empty), or None. For rules that
     depend on whole numbers or on two values together."""
     environment: Callable[[Value], dict[str, str]] | None = None  # only for Stage.ENVIRONMENT
-    apply: Callable[[ModelContext, Value], None]
+    apply: Callable[[ModelContext, Value], None] = in_force
     evidence: Callable[[ModelContext, Value], EvidenceResult]
     tolerance: Mapping[Value, float] = field(default_factory=dict)  # relative output error allowed, where above fp32's
     changes_problem: bool = False  # reference outputs are computed with the same value (batch size, tiles)

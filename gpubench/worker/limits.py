@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from gpubench.hardware.cpu import read_sizes
 
 if TYPE_CHECKING:
     import torch
@@ -21,28 +24,13 @@ def limit_memory(device: torch.device, limit_bytes: int) -> None:
     import resource
 
     # Since Linux 4.7 the data limit counts private writable mappings too, and so malloc's mmap (setrlimit(2)).
-    used = data_bytes()
-    if used is not None and limit_bytes <= used:
-        raise MemoryError(f"the limit of {limit_bytes} bytes is below the {used} that Python and torch already use")
+    with contextlib.suppress(OSError):
+        used = read_sizes(Path("/proc/self/status")).get("VmData", 0)
+        if limit_bytes <= used:
+            raise MemoryError(f"the limit of {limit_bytes} bytes is below the {used} that Python and torch already use")
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     limit = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-
-
-def data_bytes() -> int | None:
-    """The data segment of this process in bytes (VmData); None if the system does not report it."""
-    try:
-        found = re.search(r"^VmData:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found.group(1)) * 1024 if found else None
-
-
-def is_limited() -> bool:
-    """Whether this process has a limit on its data segment."""
-    import resource
-
-    return resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -55,7 +43,9 @@ def is_out_of_memory(error: BaseException) -> bool:
             return True
         if re.search(r"can't allocate memory|out of memory|bad_alloc|Cannot allocate memory", str(seen), re.IGNORECASE):
             return True
-        if "could not create a primitive" in str(seen) and is_limited():
-            return True  # oneDNN's only message when it gets no memory
+        if "could not create a primitive" in str(seen):  # oneDNN's only message when it gets no memory
+            import resource
+
+            return resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
         seen = seen.__cause__ or seen.__context__
     return False

@@ -92,7 +92,7 @@ def make_reference(request: MakeReference) -> ReferenceMade:
 def train(stepper: Stepper, steps: int) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The losses of the first `steps` steps and the change of the parameters over them."""
     before = reference.parameters(stepper.context.model)
-    return reference.training_steps(stepper, before, 0, steps, [])
+    return reference.training_steps(stepper, before, [], steps)
 
 
 def infer_in_parts(stepper: Stepper, index: int) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from gpubench.toggles.step_parts import on_device
 from gpubench.toggles.toggle import Stage, Toggle
 from gpubench.toggles.traits import batch_size
 from gpubench.worker.messages import WorkloadChoice
-from gpubench.workloads import Loaded, load
+from gpubench.workloads.loader import Loaded, load
 
 if TYPE_CHECKING:
     import torch

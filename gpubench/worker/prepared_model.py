@@ -15,16 +15,15 @@ from gpubench.flags import WARM_CACHE, Flag
 from gpubench.measure.memory import (
     GRAIN_BYTES,
     allocation_retries,
-    device_memory,
+    device_peaks,
     growth,
     host_memory,
     in_use,
     reset_device_peak,
     reset_host_peak,
-    sustained,
 )
 from gpubench.measure.steady import warm_up
-from gpubench.measure.stopping import StoppingRule, TimeLimit
+from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, sample, sample_blocks
 from gpubench.report.model import Evidence, Quality
 from gpubench.worker import limits, reference
@@ -162,9 +161,7 @@ class PreparedModel:
         if self.context.mode == "training":
             with self.phase("warm-up"):
                 losses = [] if self.stepper.loss is None else [float(self.stepper.loss)]
-                losses, update = reference.training_steps(
-                    self.stepper, before, len(losses), self.protocol.quality_steps, losses
-                )
+                losses, update = reference.training_steps(self.stepper, before, losses, self.protocol.quality_steps)
             with self.phase("quality"):
                 if folder:
                     return reference.check_training(Path(folder), losses, update, tolerance)
@@ -181,11 +178,10 @@ class PreparedModel:
     def end_of_warmup(self) -> None:
         """Records the peaks so far, so that later figures do not include build and compilation."""
         gc.collect()
-        if peaks := device_memory(self.context.device):
-            self.warmup_allocated = peaks.allocated
-        else:
-            self.unavailable["peak_memory_allocated_bytes"] = "torch's CPU allocator keeps no peaks"
-            self.unavailable["peak_memory_reserved_bytes"] = "torch's CPU allocator keeps no peaks"
+        self.warmup_allocated, _ = device_peaks(self.context.device)
+        if self.warmup_allocated is None:
+            peaks = ("peak_memory_allocated_bytes", "peak_memory_reserved_bytes")
+            self.unavailable |= dict.fromkeys(peaks, "torch's CPU allocator keeps no peaks")
         self.host_warmup_peak = host_memory().peak
 
     def sample(self, blocks: int | None) -> SamplesTaken:
@@ -199,15 +195,11 @@ class PreparedModel:
                 self.timer.block(self.stepper.step, calibrate(self.seconds_per_iteration, self.protocol.block_s / 5))
             started = time.monotonic()
             if blocks is None:
-                taken = sample(
-                    self.stepper.step,
-                    self.timer,
-                    iterations=self.iterations,
-                    rule=StoppingRule(
-                        self.protocol.min_samples, self.protocol.min_sampling_s, self.protocol.target_spread
-                    ),
-                    limit=TimeLimit(self.protocol.max_sampling_s),
+                asked_for = self.protocol
+                rule = StoppingRule(
+                    asked_for.min_samples, asked_for.min_sampling_s, asked_for.target_spread, asked_for.max_sampling_s
                 )
+                taken = sample(self.stepper.step, self.timer, iterations=self.iterations, rule=rule)
             else:
                 taken = sample_blocks(self.stepper.step, self.timer, iterations=self.iterations, count=blocks)
             ended = time.monotonic()
@@ -257,11 +249,12 @@ class PreparedModel:
         ):
             self.timer.block(self.stepper.step, 1)
             levels.append(in_use(device))
-        peaks, host = device_memory(device), host_memory()
+        allocated, reserved = device_peaks(device)
+        host = host_memory()
         later = allocation_retries(device)
         return MemoryRead(
-            allocated=peaks.allocated if peaks else None,
-            reserved=peaks.reserved if peaks else None,
+            allocated=allocated,
+            reserved=reserved,
             retries=None if retries is None or later is None else later - retries,
             growth_per_iteration=self.growth(levels),
             warmup_allocated=self.warmup_allocated,
@@ -274,7 +267,7 @@ class PreparedModel:
 
     def growth(self, levels: Sequence[int | None]) -> int | None:
         """Bytes that each step adds; `levels` are readings after each step."""
-        return sustained(growth(levels), levels[-1], self.used_at_start, self.stepper.steps)
+        return growth(levels, self.used_at_start, self.stepper.steps)
 
     def collect_evidence(self) -> EvidenceCollected:
         """Each toggle's evidence, from one profiled step and the libraries' own records."""

@@ -42,11 +42,6 @@ def parameters(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def change(after: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`after` - `before`, by name."""
-    return {name: value - before[name] for name, value in after.items()}
-
-
 def join(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The outputs of a batch from those of its parts, whose first dimension is the batch."""
     import torch
@@ -69,19 +64,18 @@ def save_inference(folder: Path, outputs: list[dict[str, torch.Tensor]], spread:
     """Stores the outputs of each batch, and how much they vary by chance."""
     for index, one in enumerate(outputs):
         save_tensors(one, folder / f"batch-{index}")
-    (folder / "facts.json").write_text(json.dumps({"spread": repr(spread)}))
+    (folder / "facts.json").write_text(json.dumps({"spread": spread}))
 
 
 def save_training(folder: Path, losses: list[float], update: dict[str, torch.Tensor], spread: float) -> None:
     """Stores the losses and the change of the parameters, and how much the losses vary by chance."""
     save_tensors(update, folder / "update")
-    facts = {"losses": [repr(loss) for loss in losses], "spread": repr(spread)}  # repr: JSON has no NaN
-    (folder / "facts.json").write_text(json.dumps(facts))
+    (folder / "facts.json").write_text(json.dumps({"losses": losses, "spread": spread}))
 
 
 def check_inference(folder: Path, outputs: dict[int, dict[str, torch.Tensor]], tolerance: float) -> Quality:
     """The worst quality over the batches in `outputs` (index -> outputs); undecided if the outputs are random."""
-    spread = float(json.loads((folder / "facts.json").read_text())["spread"])
+    spread = json.loads((folder / "facts.json").read_text())["spread"]
     if spread > RANDOM:
         reason = f"the model draws random numbers: two plain fp32 runs on one input differ by {spread:.2g}"
         return Quality(passed=None, reason=f"{reason}; make them part of the inputs", reference=WHAT)
@@ -96,23 +90,23 @@ def check_inference(folder: Path, outputs: dict[int, dict[str, torch.Tensor]], t
 def check_training(folder: Path, losses: list[float], update: dict[str, torch.Tensor], tolerance: float) -> Quality:
     """The quality of the first seeded training steps; with dropout, beyond what other random numbers change."""
     facts = json.loads((folder / "facts.json").read_text())
-    expected, spread = [float(loss) for loss in facts["losses"]], float(facts["spread"])
     return compare_training(
         losses,
-        expected,
+        facts["losses"],
         update,
         load_tensors(folder / "update"),
         tolerance=tolerance,
         what=WHAT,
-        spread=spread if spread > RANDOM else 0.0,
+        spread=facts["spread"] if facts["spread"] > RANDOM else 0.0,
     )
 
 
 def training_steps(
-    stepper: Stepper, before: dict[str, torch.Tensor], first: int, count: int, losses: list[float]
+    stepper: Stepper, before: dict[str, torch.Tensor], losses: list[float], count: int
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Runs training steps until `count` losses are known; they and the change of the parameters since `before`."""
-    for index in range(first, count):
+    for index in range(len(losses), count):
         stepper.run(index % len(stepper.context.batches))
         losses.append(float("nan") if stepper.loss is None else float(stepper.loss))
-    return losses, change(parameters(stepper.context.model), before)
+    after = parameters(stepper.context.model)
+    return losses, {name: value - before[name] for name, value in after.items()}

@@ -7,6 +7,7 @@ OpenMP read theirs before Python starts. Run as `python -m gpubench.worker.serve
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -43,8 +44,7 @@ def import_torch() -> None:
     import gpubench.measure.quality
     import gpubench.measure.timing
     import gpubench.measure.trace
-    import gpubench.toggles
-    import gpubench.workloads  # noqa: F401
+    import gpubench.workloads.loader  # noqa: F401
     from gpubench.toggles import all_toggles
 
     all_toggles()
@@ -55,7 +55,7 @@ def preload(reference: str) -> str:
     import torch
 
     from gpubench.errors import GpubenchError
-    from gpubench.workloads import import_module_of
+    from gpubench.workloads.source import import_module_of
 
     before = _threads()
     try:
@@ -163,12 +163,8 @@ class Server:
 
 def kill_group(pid: int) -> None:
     """Kills a process with everything that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS denies it for a group of zombies
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    except PermissionError:  # macOS answers so for a group of zombies
-        return
 
 
 def run_worker(sock: socket.socket) -> int:
@@ -180,7 +176,7 @@ def run_worker(sock: socket.socket) -> int:
 
 def prepare_toolchain(folder: str | None) -> ToolchainReady:
     """Loads inductor and lets it probe its C++ compiler; forked workers inherit both."""
-    started = time.monotonic()
+    started, problem = time.monotonic(), ""
     try:
         import torch._inductor.compile_fx  # noqa: F401 - workers inherit it
 
@@ -190,8 +186,8 @@ def prepare_toolchain(folder: str | None) -> ToolchainReady:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
             pick_vec_isa()
     except Exception as error:  # noqa: BLE001 - torch raises its own kinds here; reported as a problem
-        return ToolchainReady(time.monotonic() - started, f"{type(error).__name__}: {error}".splitlines()[0])
-    return ToolchainReady(time.monotonic() - started)
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+    return ToolchainReady(time.monotonic() - started, problem)
 
 
 def freeze() -> None:
@@ -208,11 +204,9 @@ def main() -> None:
     import_torch()
     problem = preload(sys.argv[2]) if len(sys.argv) > 2 else ""
     freeze()
-    try:
+    with contextlib.suppress(Closed):
         channel.send(Ready(time.monotonic() - started, problem))
-    except Closed:
-        return
-    Server(channel).serve()
+        Server(channel).serve()
 
 
 if __name__ == "__main__":

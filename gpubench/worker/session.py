@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 
 from gpubench.errors import GpubenchError
@@ -28,22 +29,18 @@ from gpubench.worker.prepared_model import PreparedModel, Shared
 def serve(channel: Channel[WorkerRequest]) -> int:
     """Answers requests until the tool closes the connection; returns the exit code."""
     session = Session(channel)
-    while True:
-        try:
+    with contextlib.suppress(Closed):
+        while True:
             request = channel.receive()
-        except Closed:
-            return 0
-        try:
-            reply = session.answer(request)
-        except Closed:
-            return 0
-        except BaseException as error:  # noqa: BLE001 - whatever a model raises becomes the row's reason
-            traceback.print_exc()
-            reply = failure(error)
-        try:
+            try:
+                reply = session.answer(request)
+            except Closed:
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever a model raises becomes the row's reason
+                traceback.print_exc()
+                reply = failure(error)
             channel.send(reply)
-        except Closed:
-            return 0
+    return 0
 
 
 def failure(error: BaseException) -> Failed:

@@ -13,18 +13,13 @@ Argument = str | int | float | bool
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
-def accepted(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters that can be given by name, including `size`."""
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: p for name, p in inspect.signature(function).parameters.items() if p.kind in by_name}
-
-
 def bind(function: Callable[..., Any], reference: str, given: Mapping[str, object]) -> dict[str, Argument]:
     """All arguments for calling `function`: those given, converted, and the defaults of the others.
 
     Defaults of None are left out. Raises GpubenchError for an unknown or missing name or a value of the wrong kind.
     """
-    parameters = accepted(function)
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = {name: p for name, p in inspect.signature(function).parameters.items() if p.kind in by_name}
     for name in given:
         if name not in parameters:
             raise unknown_name(f"parameter of {reference}", name, parameters)

@@ -6,7 +6,6 @@ Nothing here imports torch or loads an entry point, so that listing them is imme
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 
@@ -58,14 +57,10 @@ def origin(name: str) -> str:
     return "gpubench" if name in SUMMARIES else distribution(plugins()[name])
 
 
-def auto_size(device_kind: str, sizes: Sequence[str] = SIZES) -> str:
-    """The size that `--size auto` means: `base` on a GPU, `small` on a CPU, or the first if there is no such size."""
-    preferred = "base" if device_kind == "cuda" else "small"
-    return preferred if preferred in sizes else sizes[0]
-
-
 def resolve_size(reference: str, size: str | None, device_kind: str) -> str | None:
     """The size to load for a user's `--size`. `auto` is None (its default) for a workload that is not bundled."""
     if size not in (None, "auto"):
         return size
-    return auto_size(device_kind) if reference in SUMMARIES else None
+    if reference not in SUMMARIES:
+        return None
+    return "base" if device_kind == "cuda" else "small"

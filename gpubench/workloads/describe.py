@@ -114,14 +114,9 @@ def _input_shapes(loaded: Loaded, batch_size: int) -> list[list[int]]:
 
 
 def _convolution_dimensions(model: nn.Module) -> list[int]:
-    from torch import nn
+    from torch.nn.modules.conv import _ConvNd
 
-    kinds = {
-        1: (nn.Conv1d, nn.ConvTranspose1d),
-        2: (nn.Conv2d, nn.ConvTranspose2d),
-        3: (nn.Conv3d, nn.ConvTranspose3d),
-    }
-    return [d for d, types in kinds.items() if any(isinstance(module, types) for module in model.modules())]
+    return sorted({len(module.kernel_size) for module in model.modules() if isinstance(module, _ConvNd)})
 
 
 def _has_attention(model: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gpubench.errors import GpubenchError
 from gpubench.workloads.arguments import Argument, bind
-from gpubench.workloads.source import SourceFile, blaming, find
+from gpubench.workloads.source import blaming, find
 from gpubench.workloads.workload import Workload
 
 
@@ -33,44 +33,34 @@ def load(reference: str, size: str | None = None, parameters: Mapping[str, objec
     """
     source = find(reference)
     given = dict(parameters or {})
-    if isinstance(source.target, Workload):
-        return _constant(source, source.target, size, given)
-    if not callable(source.target):
-        raise GpubenchError(
-            f"{reference} is of type {type(source.target).__name__}.",
-            "It must be a gpubench Workload or a function that returns one.",
-        )
     if size not in (None, "default"):
         given["size"] = size
-    arguments = bind(source.target, reference, given)
-    with blaming(f"Building the workload {reference}", source.file):
-        workload = source.target(**arguments)
-    if not isinstance(workload, Workload):
+    workload, arguments = source.target, dict[str, Argument]()
+    if isinstance(workload, Workload):
+        if given:
+            raise GpubenchError(
+                f"{reference} is a Workload, not a function, and takes no {next(iter(given))!r}.",
+                "Make it a function with that parameter, or leave it out.",
+            )
+    elif callable(workload):
+        arguments = bind(workload, reference, given)
+        with blaming(f"Building the workload {reference}", source.file):
+            workload = workload(**arguments)
+        if not isinstance(workload, Workload):
+            raise GpubenchError(
+                f"{reference} returned an object of type {type(workload).__name__}.",
+                "It must return a gpubench Workload.",
+            )
+    else:
         raise GpubenchError(
-            f"{reference} returned an object of type {type(workload).__name__}.", "It must return a gpubench Workload."
+            f"{reference} is of type {type(workload).__name__}.",
+            "It must be a gpubench Workload or a function that returns one.",
         )
     return Loaded(
         workload=workload,
         reference=reference,
         size=str(arguments.pop("size", "default")),
         parameters=arguments,
-        source_hash=source.source_hash,
-        file=source.file,
-    )
-
-
-def _constant(source: SourceFile, workload: Workload, size: str | None, given: Mapping[str, object]) -> Loaded:
-    names = [*(["size"] if size not in (None, "default") else []), *given]
-    if names:
-        raise GpubenchError(
-            f"{source.reference} is a Workload, not a function, and takes no {names[0]!r}.",
-            "Make it a function with that parameter, or leave it out.",
-        )
-    return Loaded(
-        workload=workload,
-        reference=source.reference,
-        size="default",
-        parameters={},
         source_hash=source.source_hash,
         file=source.file,
     )

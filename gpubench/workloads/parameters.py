@@ -29,10 +29,3 @@ def check_side(name: str, value: int, *, multiple: int, least: int, why: str) ->
         f"{name} is {value}; it must be a multiple of {multiple} and at least {least}, because {why}.",
         f"The nearest allowed value is {nearest}.",
     )
-
-
-def check_count(name: str, value: int) -> int:
-    """`value` if it is at least 1. Raises GpubenchError otherwise."""
-    if value < 1:
-        raise GpubenchError(f"{name} is {value}.", "Give a whole number of at least 1.")
-    return value

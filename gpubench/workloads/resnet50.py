@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpubench.workloads.catalog import SUMMARIES
 from gpubench.workloads.parameters import check_side, choose
-from gpubench.workloads.workload import Batch, Options, Workload
+from gpubench.workloads.workload import Batch, Workload
 
 BLOCKS = (3, 4, 6, 3)  # per stage; what makes it a ResNet-50
 EXPANSION = 4  # outer channels of a bottleneck / inner channels
@@ -118,17 +117,10 @@ def resnet50(size: str = "base", resolution: int | None = None) -> Workload:
         batch_size=config.batch_size,
         build=lambda: ResNet(config),
         inputs=inputs,
-        infer=_infer,
+        infer=lambda model, batch, options: model(batch[0]),
         loss=_loss,
         resolution=side,
-        summary=SUMMARIES["resnet50"],
     )
-
-
-def _infer(model: nn.Module, batch: Batch, options: Options) -> Tensor:
-    images, _ = batch
-    scores: Tensor = model(images)
-    return scores
 
 
 def _loss(model: nn.Module, batch: Batch) -> Tensor:

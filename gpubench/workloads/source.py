@@ -27,7 +27,6 @@ FORMS = "Give a name that `gpubench workloads` lists, FILE.py:NAME or package.mo
 class SourceFile:
     """The object that a reference names."""
 
-    reference: str
     target: Any
     file: Path | None  # of a user's code; None for a bundled workload
     source_hash: str | None  # SHA-256 of that file
@@ -38,19 +37,19 @@ def find(reference: str) -> SourceFile:
     place, name = _split(reference)
     module = import_module_of(reference)
     if reference in SUMMARIES:
-        return SourceFile(reference, getattr(module, reference), None, None)
+        return SourceFile(getattr(module, reference), None, None)
     if not name:
-        return _in_module(reference, load_plugin("workload", plugins()[reference], object), module)
+        return _in_module(load_plugin("workload", plugins()[reference], object), module)
     if not hasattr(module, name):
         public = [key for key in vars(module) if not key.startswith("_")]
         raise unknown_name(f"name in {place}", name, public)
-    return _in_module(reference, getattr(module, name), module)
+    return _in_module(getattr(module, name), module)
 
 
-def _in_module(reference: str, target: Any, module: ModuleType) -> SourceFile:
+def _in_module(target: Any, module: ModuleType) -> SourceFile:
     file = Path(module.__file__) if module.__file__ else None
     digest = hashlib.sha256(file.read_bytes()).hexdigest() if file else None
-    return SourceFile(reference, target, file, digest)
+    return SourceFile(target, file, digest)
 
 
 def check_reference(reference: str) -> None:

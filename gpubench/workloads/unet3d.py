@@ -7,21 +7,25 @@ leaky ReLU of nnU-Net (Isensee et al., 2021). One input channel (a grey-value vo
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpubench.workloads.catalog import SUMMARIES
-from gpubench.workloads.parameters import check_count, check_side, choose
+from gpubench.errors import GpubenchError
+from gpubench.workloads.parameters import check_side, choose
 from gpubench.workloads.tiling import apply_tiled
 from gpubench.workloads.workload import Batch, Options, Tiling, Workload
 
 IN_CHANNELS = 1
 CLASSES = 3  # background and two structures
 GROUPS = 8  # of every GroupNorm, with norm="group"
-NORMS = {"instance": "instance", "group": "group"}
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "instance": lambda channels: nn.InstanceNorm3d(channels, affine=True),
+    "group": lambda channels: nn.GroupNorm(GROUPS, channels),
+}
 
 
 @dataclass(frozen=True)
@@ -48,21 +52,15 @@ SIZES = {
 }
 
 
-def _norm(kind: str, channels: int) -> nn.Module:
-    if kind == "instance":
-        return nn.InstanceNorm3d(channels, affine=True)
-    return nn.GroupNorm(GROUPS, channels)
-
-
 class Residual(nn.Module):
     """Two 3x3x3 convolutions, plus the shortcut: [B, C, D, H, W] -> [B, K, D/stride, H/stride, W/stride]."""
 
     def __init__(self, channels: int, out: int, norm: str, stride: int = 1) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(channels, out, 3, stride, padding=1, bias=False)
-        self.norm1 = _norm(norm, out)
+        self.norm1 = NORMS[norm](out)
         self.conv2 = nn.Conv3d(out, out, 3, padding=1, bias=False)
-        self.norm2 = _norm(norm, out)
+        self.norm2 = NORMS[norm](out)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != out:
             self.shortcut = nn.Conv3d(channels, out, 1, stride, bias=False)
@@ -152,7 +150,8 @@ def unet3d(
     config = choose("size of unet3d", size, SIZES)
     choose("task of unet3d", task, TASKS)
     choose("norm of unet3d", norm, NORMS)
-    check_count("window_batch", window_batch)
+    if window_batch < 1:
+        raise GpubenchError(f"window_batch is {window_batch}.", "Give a whole number of at least 1.")
     side = config.patch if task == "patch" else config.volume
     if resolution is not None:
         why = f"the network halves a side {config.levels - 1} times and normalises over what is left"
@@ -187,5 +186,4 @@ def unet3d(
         loss=_loss if task == "patch" else None,
         tiling=Tiling(sizes=windows, multiple=config.multiple, overlap=config.patch // 2) if task == "volume" else None,
         resolution=side,
-        summary=SUMMARIES["unet3d"],
     )

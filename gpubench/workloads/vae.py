@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpubench.workloads.catalog import SUMMARIES
 from gpubench.workloads.parameters import check_side, choose
 from gpubench.workloads.tiling import apply_tiled
 from gpubench.workloads.workload import Batch, Options, Tiling, Workload
@@ -90,28 +89,14 @@ def _middle(channels: int, groups: int) -> list[nn.Module]:
     ]
 
 
-class Downsample(nn.Module):
+def _downsample(channels: int) -> list[nn.Module]:
     """Halves the side; padded on the right and bottom only, as the original is: [B, C, H, W] -> [B, C, H/2, W/2]."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
-        return y
+    return [nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2)]
 
 
-class Upsample(nn.Module):
+def _upsample(channels: int) -> list[nn.Module]:
     """Doubles the side by nearest neighbour and a 3x3 convolution: [B, C, H, W] -> [B, C, 2H, 2W]."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return y
+    return [nn.Upsample(scale_factor=2.0, mode="nearest"), nn.Conv2d(channels, channels, 3, padding=1)]
 
 
 class Encoder(nn.Module):
@@ -126,7 +111,7 @@ class Encoder(nn.Module):
                 layers.append(Residual(channels, out, groups))
                 channels = out
             if level < len(config.channels) - 1:
-                layers.append(Downsample(channels))
+                layers += _downsample(channels)
         layers += _middle(channels, groups)
         layers += [nn.GroupNorm(groups, channels, eps=1e-6), nn.SiLU()]
         layers += [nn.Conv2d(channels, 2 * LATENT_CHANNELS, 3, padding=1)]
@@ -151,7 +136,7 @@ class Decoder(nn.Module):
                 layers.append(Residual(channels, out, groups))
                 channels = out
             if level:
-                layers.append(Upsample(channels))
+                layers += _upsample(channels)
         layers += [nn.GroupNorm(groups, channels, eps=1e-6), nn.SiLU(), nn.Conv2d(channels, 3, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
@@ -208,19 +193,6 @@ def _tile(options: Options) -> tuple[int, int]:
     return tile, overlap
 
 
-def _reconstruct(model: nn.Module, batch: Batch, options: Options) -> Tensor:
-    images, _ = batch
-    return decode(model, encode(model, images, options), options)
-
-
-def _encode(model: nn.Module, batch: Batch, options: Options) -> Tensor:
-    return encode(model, batch[0], options)
-
-
-def _decode(model: nn.Module, batch: Batch, options: Options) -> Tensor:
-    return decode(model, batch[0], options)
-
-
 def _loss(model: nn.Module, batch: Batch) -> Tensor:
     """Reconstruction error plus the small KL term. The noise of the latent is an input, so a step is repeatable."""
     images, noise = batch
@@ -234,9 +206,9 @@ def _loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 TASKS: dict[str, Callable[[nn.Module, Batch, Options], Tensor]] = {
-    "reconstruct": _reconstruct,
-    "encode": _encode,
-    "decode": _decode,
+    "reconstruct": lambda model, batch, options: decode(model, encode(model, batch[0], options), options),
+    "encode": lambda model, batch, options: encode(model, batch[0], options),
+    "decode": lambda model, batch, options: decode(model, batch[0], options),
 }
 TARGETS = {"reconstruct": ("encoder", "decoder"), "encode": ("encoder",), "decode": ("decoder",)}
 
@@ -269,5 +241,4 @@ def vae(size: str = "base", task: str = "reconstruct", resolution: int | None = 
         compile_targets=TARGETS[task],
         tiling=Tiling(sizes=config.tiles, multiple=SHRINK, overlap=config.overlap),
         resolution=side,
-        summary=SUMMARIES["vae"],
     )

@@ -61,7 +61,6 @@ class Workload:
     tiling: Tiling | None = None
     resolution: int | None = None
     items_per_sample: int = 1  # items in one element of the batch (tokens of a sequence)
-    summary: str = ""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 
 from gpubench.cli.doctor import doctor, show
 from gpubench.hardware import checkup
-from gpubench.hardware import doctor_findings as doctoring
-from gpubench.hardware.doctor_findings import DoctorFinding
+from gpubench.hardware.doctor_facts import DoctorFinding
 
 OK = DoctorFinding(severity="ok", subject="torch", found="2.8.0")
 NOTE = DoctorFinding(severity="note", subject="swap", found="used", advice="close programs")
@@ -60,7 +59,7 @@ def test_counts() -> None:
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(found: list[DoctorFinding], *arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(checkup, "check_up", lambda device: device)
-        monkeypatch.setattr(doctoring, "findings", lambda facts: found)
+        monkeypatch.setattr(checkup, "findings", lambda facts: found)
         app = typer.Typer()
         app.command()(doctor)
         result = CliRunner().invoke(app, list(arguments), standalone_mode=False)

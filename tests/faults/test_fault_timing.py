@@ -22,7 +22,7 @@ from gpubench.executor.process_flags import flags_of
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.flags import Flag
 from gpubench.measure.steady import warm_up
-from gpubench.measure.stopping import StoppingRule, TimeLimit
+from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Samples, Timer, WallTimer, calibrate, sample, sample_blocks
 from gpubench.report.model import Measurement, Protocol
 from gpubench.stats.latency import latency
@@ -52,7 +52,7 @@ QUICK = Protocol(block_s=0.01, min_samples=10, min_sampling_s=0.2, max_sampling_
 
 def take(step: Script, timer: Timer, iterations: int, samples: int) -> Samples:
     rule = StoppingRule(min_samples=samples, min_s=0.0, target_spread=9.0)
-    return sample(step.step, timer, iterations=iterations, rule=rule, limit=TimeLimit(1e9))
+    return sample(step.step, timer, iterations=iterations, rule=rule)
 
 
 # ----- exact figures

@@ -28,7 +28,7 @@ import torch
 from gpubench.measure.trace import trace_step
 from gpubench.worker import prepare
 from gpubench.worker.step import Stepper
-from gpubench.workloads import load
+from gpubench.workloads.loader import load
 
 device, reference, mode, configuration, faults = sys.argv[1:4] + [json.loads(text) for text in sys.argv[4:6]]
 known = prepare.toggles_of(configuration)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpubench.hardware.amd import AmdDevice, AmdSmi
-from gpubench.hardware.monitored import Process
+from gpubench.hardware.monitored import Process, memory_of
 from gpubench.hardware.nvml_call import Unavailable
 from gpubench.measure.device_free import busy_before
 from gpubench.measure.monitor import Monitor
@@ -48,7 +48,7 @@ def test_all_readings_and_their_units(smi: FakeAmdSmi, card: FakeAmd) -> None:
     assert (sample.temperature_celsius, sample.sm_clock_mhz, sample.memory_clock_mhz) == (61, 2100, 1300)
     assert sample.throttle_bits is None
     assert set(sample.unavailable) == {"throttle_reasons"}
-    assert isinstance(only().throttle_reasons(), Unavailable) and isinstance(only().activity_meter(), Unavailable)
+    assert isinstance(only().activity_meter(), Unavailable)
 
 
 def test_what_older_versions_and_other_cards_say(smi: FakeAmdSmi, card: FakeAmd) -> None:
@@ -80,7 +80,7 @@ def test_every_call_refused(smi: FakeAmdSmi) -> None:
     assert set(values.values()) == {None}
     assert len(sample.unavailable) == len(values)
     assert "AMD SMI: AMDSMI_STATUS_NOT_SUPPORTED" in sample.unavailable["power_watts"]
-    assert isinstance(device.processes(), Unavailable) and isinstance(device.process_memory_bytes(1), Unavailable)
+    assert isinstance(device.processes(), Unavailable) and isinstance(memory_of(device.processes(), 1), Unavailable)
     state = device.state()
     assert set(state.unavailable) == {f.name for f in dataclasses.fields(state)} - {"uuid", "unavailable"}
     assert isinstance(AmdSmi.open(), Unavailable)
@@ -104,8 +104,8 @@ def test_processes(smi: FakeAmdSmi, card: FakeAmd) -> None:
     ]
     device = only()
     assert device.processes() == [Process(10, 2**30, "python3"), Process(11, None)]
-    assert device.process_memory_bytes(10) == 2**30
-    assert isinstance(device.process_memory_bytes(11), Unavailable)
+    assert memory_of(device.processes(), 10) == 2**30
+    assert isinstance(memory_of(device.processes(), 11), Unavailable)
     card.processes = [object()]  # handles, as ROCm 5 gave them
     assert isinstance(device.processes(), Unavailable)
 

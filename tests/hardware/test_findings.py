@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from gpubench.hardware.checkup import findings
 from gpubench.hardware.cpu import CpuFacts
-from gpubench.hardware.doctor_findings import Checkup, DoctorFinding, GpuNow, findings
+from gpubench.hardware.doctor_facts import Checkup, DoctorFinding, GpuNow
 from gpubench.hardware.facts import Device, Environment
 
 CPU = CpuFacts(

@@ -5,6 +5,7 @@ import ctypes
 import pynvml
 import pytest
 
+from gpubench.hardware.monitored import memory_of
 from gpubench.hardware.nvml import Nvml, Unavailable, visible_entries
 from tests.fake_nvml import (
     FUNCTION_NOT_FOUND,
@@ -101,7 +102,7 @@ def test_a_mig_instance_reads_memory_itself_and_sensors_from_its_card(fake_nvml:
         assert "one MIG instance" in sample.unavailable[name]
     assert sample.power_watts is None and sample.gpu_utilization_percent is None
     assert sample.energy_millijoules is None
-    assert device.process_memory_bytes(12) == 5
+    assert memory_of(device.processes(), 12) == 5
     assert device.state().mig is True
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from gpubench.hardware.monitored import Process, decode_reasons, energy_joules, other_processes
+from gpubench.hardware.monitored import Process, decode_reasons, memory_of, other_processes
 from gpubench.hardware.nvml import NvmlDevice, Unavailable
 from tests.fake_nvml import DEVICE_FUNCTIONS, FUNCTION_NOT_FOUND, NOT_SUPPORTED, FakeGpu, FakeNvml, device, fake_nvml
 
@@ -52,7 +52,7 @@ def test_every_call_unsupported(device: NvmlDevice, gpu: FakeGpu, code: int) -> 
     assert len(set(sample.unavailable.values())) == 1 and all(sample.unavailable.values())
     assert sample.throttle_reasons is None
     assert isinstance(device.processes(), Unavailable)
-    assert isinstance(device.process_memory_bytes(1), Unavailable)
+    assert isinstance(memory_of(device.processes(), 1), Unavailable)
     assert isinstance(device.activity_meter(), Unavailable)
     state = device.state()
     assert state.power_limit_watts is None and "power_limit_watts" in state.unavailable
@@ -97,12 +97,6 @@ def test_throttle_names(bits: int, names: list[str]) -> None:
     assert decode_reasons(bits) == names
 
 
-def test_energy_is_a_difference_that_never_goes_back() -> None:
-    assert energy_joules(1_000, 3_500) == 2.5
-    back = energy_joules(3_500, 1_000)
-    assert isinstance(back, Unavailable) and "went back" in back.reason
-
-
 def test_state(device: NvmlDevice, gpu: FakeGpu) -> None:
     gpu.power_limit_milliwatts, gpu.ecc = 250_000, True
     state = device.state()
@@ -123,10 +117,10 @@ def test_processes_with_older_function(device: NvmlDevice, gpu: FakeGpu, fake_nv
 
 def test_memory_of_one_process(device: NvmlDevice, gpu: FakeGpu) -> None:
     gpu.processes = [(10, 2**20), (11, None)]
-    assert device.process_memory_bytes(10) == 2**20
-    silent = device.process_memory_bytes(11)
+    assert memory_of(device.processes(), 10) == 2**20
+    silent = memory_of(device.processes(), 11)
     assert silent == Unavailable("the driver does not report memory by process")
-    absent = device.process_memory_bytes(12)
+    absent = memory_of(device.processes(), 12)
     assert isinstance(absent, Unavailable) and "lists no process 12" in absent.reason and "container" in absent.reason
 
 
@@ -166,6 +160,6 @@ def test_a_name_is_asked_for_once_while_the_process_lives(
 
 def test_the_throttle_reasons_of_this_moment(device: NvmlDevice, gpu: FakeGpu) -> None:
     gpu.reasons = 0x44
-    assert device.throttle_reasons() == ["sw_power_cap", "hw_thermal_slowdown"]
+    assert device.sample().throttle_reasons == ["sw_power_cap", "hw_thermal_slowdown"]
     gpu.fails = dict.fromkeys(DEVICE_FUNCTIONS, NOT_SUPPORTED)
-    assert isinstance(device.throttle_reasons(), Unavailable)
+    assert device.sample().throttle_reasons is None

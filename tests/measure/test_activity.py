@@ -6,9 +6,7 @@ import pytest
 
 from gpubench.hardware.monitored import Activity
 from gpubench.hardware.nvml_call import Unavailable
-from gpubench.measure.activity import activity_reading
-from gpubench.measure.readings import MonitorSample
-from gpubench.measure.slowdowns import slowdowns
+from gpubench.measure.readings import MonitorSample, activity_reading, slowdowns
 from gpubench.report.model import Reading
 from tests.measure.test_readings import samples
 

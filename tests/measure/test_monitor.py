@@ -296,7 +296,7 @@ def test_stop_ends_the_thread_and_keeps_the_readings() -> None:
 
 def test_device_memory_of_the_worker(device: NvmlDevice, gpu: FakeGpu) -> None:
     assert Monitor(os.getpid(), device).device_process_memory_bytes() == 300 * 2**20
-    assert isinstance(Monitor(os.getpid(), device).device_process_memory_bytes(1), Unavailable)
+    assert isinstance(Monitor(1, device).device_process_memory_bytes(), Unavailable)
     nothing = Monitor(os.getpid(), None).device_process_memory_bytes()
     assert nothing == Unavailable("a CPU has no device memory of its own")
     lost = Unavailable("the NVIDIA driver is not loaded")

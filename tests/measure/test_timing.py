@@ -6,7 +6,7 @@ import time
 import pytest
 
 from gpubench.measure.steady import drift, warm_up
-from gpubench.measure.stopping import StoppingRule, TimeLimit, has_settled, relative_spread
+from gpubench.measure.stopping import StoppingRule, has_settled, relative_spread
 from gpubench.measure.timing import Samples, WallTimer, calibrate, sample, sample_blocks
 from tests.faults.scripted import Script
 
@@ -19,8 +19,8 @@ def take(
     spread: float = 1.0,
     most_s: float = 100,
 ) -> Samples:
-    rule = StoppingRule(min_samples=samples, min_s=least_s, target_spread=spread)
-    return sample(script.step, WallTimer(script.now), iterations=iterations, rule=rule, limit=TimeLimit(most_s))
+    rule = StoppingRule(min_samples=samples, min_s=least_s, target_spread=spread, max_s=most_s)
+    return sample(script.step, WallTimer(script.now), iterations=iterations, rule=rule)
 
 
 def test_blocks_hold_the_exact_mean_of_their_iterations() -> None:
@@ -59,15 +59,15 @@ def test_a_turn_has_exactly_the_blocks_asked_for() -> None:
     assert len(taken.seconds) == 3
 
 
-def test_the_rule_and_the_time_limit_know_nothing_of_each_other() -> None:
-    rule, limit = StoppingRule(min_samples=3, min_s=1.0, target_spread=0.01), TimeLimit(5.0)
+def test_the_conditions_and_the_time_limit_know_nothing_of_each_other() -> None:
+    rule = StoppingRule(min_samples=3, min_s=1.0, target_spread=0.01, max_s=5.0)
     assert rule.unmet([1.0, 1.0], 9.0) == "2 of 3 samples"
     assert rule.unmet([1.0] * 3, 0.5) == "0.50 of 1 s of sampling"
     assert rule.unmet([1.0, 1.5, 2.0], 9.0).startswith("spread")
     assert rule.unmet([1.0] * 3, 9.0) == ""
-    assert not limit.reached([1.0] * 9, 4.9)
-    assert not limit.reached([1.0], 9.0)  # one sample has no spread
-    assert limit.reached([1.0, 1.0], 5.0)
+    assert not rule.out_of_time([1.0] * 9, 4.9)
+    assert not rule.out_of_time([1.0], 9.0)  # one sample has no spread
+    assert rule.out_of_time([1.0, 1.0], 5.0)
 
 
 def test_a_spread_that_has_settled_is_enough() -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from gpubench.errors import GpubenchError
-from gpubench.workloads import Loaded, load
 from gpubench.workloads.describe import describe
+from gpubench.workloads.loader import Loaded, load
 from gpubench.workloads.workload import Workload
 
 

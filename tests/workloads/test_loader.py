@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from gpubench.errors import GpubenchError
-from gpubench.workloads import auto_size, import_module_of, load, names, resolve_size, summary
+from gpubench.workloads.catalog import names, resolve_size, summary
+from gpubench.workloads.loader import load
+from gpubench.workloads.source import import_module_of
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "my_model.py"
 HEAD = """
@@ -47,7 +49,7 @@ def fails(reference: str, size: str | None = None, **parameters: str) -> str:
 
 def test_listing_imports_no_torch() -> None:
     code = (
-        "import sys; from gpubench.workloads import names, summary, resolve_size;"
+        "import sys; from gpubench.workloads.catalog import names, summary, resolve_size;"
         "print([summary(n) for n in names()], resolve_size('vae', None, 'cpu')); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -56,8 +58,7 @@ def test_listing_imports_no_torch() -> None:
 def test_names_and_sizes() -> None:
     assert names() == ("resnet50", "unet3d", "vae")
     assert all(summary(name) for name in names())
-    assert (auto_size("cuda"), auto_size("cpu")) == ("base", "small")
-    assert auto_size("cpu", ("only",)) == "only"
+    assert (resolve_size("vae", "auto", "cuda"), resolve_size("vae", "auto", "cpu")) == ("base", "small")
     assert resolve_size("vae", "auto", "cuda") == "base"
     assert resolve_size("vae", None, "cpu") == "small"
     assert resolve_size("vae", "tiny", "cpu") == "tiny"

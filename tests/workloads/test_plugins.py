@@ -13,7 +13,9 @@ import pytest
 
 from gpubench.cli.main import run
 from gpubench.errors import GpubenchError
-from gpubench.workloads import catalog, load, names, origin, resolve_size, summary
+from gpubench.workloads import catalog
+from gpubench.workloads.catalog import names, origin, resolve_size, summary
+from gpubench.workloads.loader import load
 from tests.running import ROOT, gpubench
 
 CODE = """

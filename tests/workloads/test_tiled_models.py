@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gpubench.errors import GpubenchError
-from gpubench.workloads import load
+from gpubench.workloads.loader import load
 from gpubench.workloads.unet3d import segment
 from gpubench.workloads.vae import decode, encode
 
