@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gpubench.analysis.peak_memory import RESOLUTION_BYTES
-from gpubench.cli.reports import load_all
+from gpubench.cli.reports import load_all, tell
 from gpubench.cli.verdict_output import CheckFormat, InconclusiveOk, as_file, exit_code, show, text_of
 from gpubench.errors import EXIT_OK, GpubenchError
 from gpubench.regression.baseline_choice import BaselineChoice
@@ -158,7 +157,7 @@ def check(
         return _update(current, path, encodable((reason or "").strip()))
     choice = BaselineChoice.read(path)
     for text in choice.passed_over:
-        print(printable(f"Passed over: {text}"), file=sys.stderr)  # noqa: T201
+        tell(f"Passed over: {text}")
     names = [*(name for name, _ in current), *(each.name for each in choice.reports)]
     _refuse_inputs([file for file, _ in files], [Path(name) for name in names])
     checks = [choice.check(NamedReport(*each), limits, allow) for each in current]
@@ -178,5 +177,5 @@ def _refuse_inputs(files: Sequence[Path], inputs: Sequence[Path]) -> None:
 
 def _update(current: list[tuple[str, Report]], path: Path, reason: str) -> int:
     for target in baselines.adopt_all(current, path, reason):
-        print(printable(f"Baseline: {target}"), file=sys.stderr)  # noqa: T201
+        tell(f"Baseline: {target}")
     return EXIT_OK
