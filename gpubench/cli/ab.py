@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gpubench.cli.options import PairName, measuring, output_option, run_option
-from gpubench.cli.verdict_output import CheckFormat, InconclusiveOk, exit_code, show
+from gpubench.cli.verdict_output import CheckFormat, InconclusiveOk, exit_code, text_of
 
 SIDES = "Sides"
 
@@ -78,7 +78,7 @@ def ab(
     from gpubench.cli.default_paths import new_path
     from gpubench.cli.measuring import fields_of, told_where
     from gpubench.cli.progress import listener
-    from gpubench.cli.reports import tell
+    from gpubench.cli.reports import emit, tell
     from gpubench.errors import GpubenchError
     from gpubench.units import parse_duration, parse_share
 
@@ -98,7 +98,7 @@ def ab(
             output=output or new_path,
             listener=progress,
         )
-    show([result.check], format_, inconclusive_ok)
+    emit(text_of([result.check], format_, inconclusive_ok))
     if result.unsaved:
         raise GpubenchError(f"The reports could not be saved: {result.unsaved}", "The verdict is printed above.")
     if not quiet:
