@@ -19,7 +19,6 @@ from gpubench.search.space import Candidate
 from gpubench.stats.processes import Phase, is_disturbed
 from gpubench.study import rows
 from gpubench.study.book import Book
-from gpubench.study.listener import Listener
 from gpubench.study.schedule import Schedule
 
 MEASURING = ("build", "apply", "first step", "warm-up", "samples")  # phases of a process that are no overhead
@@ -75,25 +74,17 @@ class Rounds:
     Args:
         executor: Measures.
         books: The report of each target; a study has one target, whose name is empty.
-        listener: Is told how it goes.
-        seed: Of the order within rounds.
         drift: Of the machine, see `Protocol.machine_drift`; 0 where rows are only compared within their rounds.
         remeasure: Whether a first process that was disturbed is measured once more.
     """
 
     def __init__(
-        self,
-        executor: Executor,
-        books: Mapping[str, Book],
-        listener: Listener,
-        seed: int,
-        *,
-        drift: float = 0.0,
-        remeasure: bool = False,
+        self, executor: Executor, books: Mapping[str, Book], *, drift: float = 0.0, remeasure: bool = False
     ) -> None:
-        self.executor, self.books, self.listener = executor, books, listener
-        self.drift, self.remeasure = drift, remeasure
-        self.schedule = Schedule(seed)
+        self.executor, self.books, self.drift, self.remeasure = executor, books, drift, remeasure
+        book = next(iter(books.values()))
+        self.listener = book.listener
+        self.schedule = Schedule(book.report.protocol.seed)
         self.measuring_s = 0.0  # what this session's processes spent in MEASURING
 
     @property
