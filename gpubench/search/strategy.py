@@ -34,11 +34,6 @@ class SearchSpace:
         return tuple(history.missing(self.strategy.propose(history)))
 
 
-def no_cost(_: Measurement) -> float:
-    """Of a row before anything was measured."""
-    return math.inf
-
-
 @dataclass(frozen=True)
 class History:
     """What a strategy decides from.
@@ -51,7 +46,7 @@ class History:
 
     space: SearchSpace
     rows: Mapping[str, Measurement] = field(default_factory=dict)
-    cost: Callable[[Measurement], float] = no_cost
+    cost: Callable[[Measurement], float] = lambda _: math.inf
 
     def missing(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Those of `candidates` that have no row yet, or a row that lacks one of their roles; never the baseline."""
@@ -69,11 +64,6 @@ def unchanged(builder: Builder, toggles: Sequence[ToggleValues]) -> Candidate:
     if baseline.skip:
         raise GpubenchError(f"The baseline cannot run: {baseline.skip}.", "Change what --fix or --batch-size asks for.")
     return baseline
-
-
-def nothing_more(space: SearchSpace) -> list[str]:
-    """Of a strategy whose first proposal is all of it."""
-    return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,5 +94,5 @@ class Strategy:
     summary: str
     propose: Callable[[History], Sequence[Candidate]]
     baseline: Callable[[Builder, Sequence[ToggleValues]], Candidate] = unchanged
-    outlook: Callable[[SearchSpace], list[str]] = nothing_more
+    outlook: Callable[[SearchSpace], list[str]] = lambda _: []
     offered: bool = True
