@@ -71,11 +71,8 @@ def local_executor(
 class LocalExecutor:
     """The `Executor` of this machine: each job has a fresh process.
 
-    Args:
-        pool: Where processes come from for jobs that name no target.
-        defaults: The configuration whose outputs in fp32 are the reference.
-        on_phase: Is called with the name of what a process begins, such as "warm-up".
-        targets: The pools of jobs that name a target.
+    `pool` is where processes come from for jobs that name no target in `targets`. In fp32, `defaults` give the
+    reference. `on_phase` is called with the name of what a process begins, such as "warm-up".
     """
 
     def __init__(
@@ -170,12 +167,7 @@ class LocalExecutor:
     # ----- several in turns
 
     def run_round(self, jobs: Sequence[Job], needed_bytes: int | None = None) -> dict[str, Outcome]:
-        """All `jobs` at the same time, each in a fresh process, sampled in turns; outcomes by the ids of the jobs.
-
-        Jobs of one configuration on several targets share a process where the protocol says so. Where less memory
-        than `needed_bytes` is free, the jobs run one after the other. A job that another one took down with it has no
-        outcome.
-        """
+        """All `jobs` at the same time, sampled in turns, in processes that only sides of `ab` share (`_may_share`)."""
         if needed_bytes is not None and needed_bytes > self.free_memory_bytes():
             return {job.id: self.run_alone(job) for job in jobs}
         results: dict[str, Outcome] = {}

@@ -212,9 +212,8 @@ def environment_of(configuration: Mapping[str, Value]) -> dict[str, str]:
     """The environment variables that `configuration`'s toggles ask for."""
     variables: dict[str, str] = {}
     for name, value in configuration.items():
-        toggle = get(name)
-        if toggle.environment:
-            variables.update(toggle.environment(value))
+        if environment := get(name).environment:
+            variables |= environment(value)
     return variables
 
 

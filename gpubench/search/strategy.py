@@ -13,19 +13,12 @@ from gpubench.search.space import Builder, Candidate, ToggleValues
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The toggles and values to search, around one baseline.
+    """The toggles and values to search, around one baseline."""
 
-    Args:
-        builder: Makes candidates, and knows what cannot run here.
-        strategy: Chooses among them.
-        toggles: The values to try, in the order in which they are added up.
-        baseline: What all rows are compared with.
-    """
-
-    builder: Builder
-    strategy: Strategy
-    toggles: tuple[ToggleValues, ...]
-    baseline: Candidate
+    builder: Builder  # makes candidates, and knows what cannot run here
+    strategy: Strategy  # chooses among them
+    toggles: tuple[ToggleValues, ...]  # in the order in which they are added up
+    baseline: Candidate  # what all rows are compared with
 
     @property
     def planned(self) -> tuple[Candidate, ...]:

@@ -39,21 +39,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class StopRule:
-    """When rounds end.
+    """When rounds end."""
 
-    Args:
-        count: After so many rounds.
-        minimum: So many rounds run whatever the time.
-        limit_s: No further round begins after so many seconds.
-        replacements: At most so many further rounds take the place of disturbed ones.
-        undecided: Asked once, after `count` rounds: True goes on until `limit_s`. Asking after every round until
-            something is significant would find a difference in identical code.
-    """
-
-    count: int
-    minimum: int = 0
-    limit_s: float = math.inf
-    replacements: int = 0
+    count: int  # after so many rounds
+    minimum: int = 0  # so many rounds run whatever the time
+    limit_s: float = math.inf  # no further round begins after so many seconds
+    replacements: int = 0  # at most so many further rounds take the place of disturbed ones
+    # Asked once, after `count` rounds: True goes on until `limit_s`. Asking after every round until something is
+    # significant would find a difference in identical code.
     undecided: Callable[[], bool] | None = None
 
     def is_over(self, done: int, seconds: float, undisturbed: Callable[[], int]) -> bool:

@@ -190,14 +190,13 @@ class Study:
         return book.report
 
     def _warnings(self) -> list[str]:
-        busy = [row.id for row in self.book.rows.values() if any(flag.label == CONTAMINATED.name for flag in row.flags)]
-        if not busy:
-            return []
-        many = f"{len(busy)} of {len(self.book.rows)} rows were"
-        return [
-            f"{many} measured while other processes used the machine, so the figures may be far off. Run it again on "
-            "a quiet machine, or accept that with --allow contaminated."
-        ]
+        measured = self.book.report.measurements
+        busy = sum(any(flag.label == CONTAMINATED.name for flag in row.flags) for row in measured)
+        text = (
+            f"{busy} of {len(measured)} rows were measured while other processes used the machine, so the figures may "
+            "be far off. Run it again on a quiet machine, or accept that with --allow contaminated."
+        )
+        return [text] if busy else []
 
     def _mark_recommended(self, row_id: str) -> None:
         marked = []
