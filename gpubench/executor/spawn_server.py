@@ -7,9 +7,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from gpubench.executor.fork_server import ForkServer, server_environment, start_module
-from gpubench.executor.worker_process import Worker, WorkerServer
+from gpubench.executor.worker_process import Worker
 from gpubench.worker.messages import Channel, ToolchainReady, WorkerReply
 
 CHOICE = "GPUBENCH_WORKERS"  # environment variable: "fork" or "spawn", where the default is not wanted
@@ -78,3 +79,6 @@ class SpawnServer:
             process.kill()
             process.wait()
         self._processes.clear()
+
+
+WorkerServer: TypeAlias = ForkServer | SpawnServer

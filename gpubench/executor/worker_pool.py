@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from gpubench.errors import GpubenchError
 from gpubench.executor.scratch import scratch_folder
-from gpubench.executor.spawn_server import make_server
-from gpubench.executor.worker_process import Worker, WorkerError, WorkerFailed, WorkerServer
+from gpubench.executor.spawn_server import WorkerServer, make_server
+from gpubench.executor.worker_process import Worker, WorkerError, WorkerFailed
 from gpubench.hardware.find_device import DeviceAccess, find_device
 from gpubench.hardware.free_memory import available_memory_bytes
 from gpubench.hardware.monitored import MonitoredDevice
