@@ -7,8 +7,10 @@ own, which import the workload: name it as on the command line, by a bundled nam
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gpubench.analysis.groups import Answer, answers
 from gpubench.errors import GpubenchError
@@ -24,7 +26,7 @@ from gpubench.study import launch, launch_ab
 from gpubench.study.destination import Output, ReportNotSaved
 from gpubench.study.launch_ab import AbRequest, AbResult, PairName
 from gpubench.study.listener import Listener
-from gpubench.study.request import Choices, StudyRequest, Values, one_of, values_of
+from gpubench.study.request import Choices, StudyRequest, Values, one_of
 from gpubench.workloads.workload_facts import Mode
 
 __all__ = [
@@ -112,27 +114,7 @@ def compare(
         >>> [row.id for row in report.measurements][:2]
         ['baseline', 'precision=bf16-autocast']
     """
-    request = StudyRequest(
-        workload=workload,
-        mode=mode,
-        size=size,
-        parameters=parameters or {},
-        batch_size=batch_size,
-        device=device,
-        preset=preset,
-        strategy=strategy,
-        set=set or {},
-        fix=fix or {},
-        objective=objective,
-        max_memory_bytes=max_memory_bytes,
-        timeout_s=timeout_s,
-        rounds=rounds,
-        final_rounds=final_rounds,
-        strict=strict,
-        allow=allow,
-        seed=seed,
-    )
-    return measure(request, output=output, resume=resume, listener=listener)
+    return measure(_request(locals()), output=output, resume=resume, listener=listener)
 
 
 def sweep(
@@ -178,26 +160,7 @@ def sweep(
         >>> report.sweep.largest_fitting
         2
     """
-    request = StudyRequest(
-        command=f"{toggle.removesuffix('_size')}-sweep",
-        workload=workload,
-        mode=mode,
-        size=size,
-        parameters=parameters or {},
-        batch_size=batch_size,
-        device=device,
-        fix=fix or {},
-        sweep=toggle,
-        values=values_of(values),
-        also=also or {},
-        objective=objective,
-        max_memory_bytes=max_memory_bytes,
-        timeout_s=timeout_s,
-        rounds=rounds,
-        strict=strict,
-        allow=allow,
-        seed=seed,
-    )
+    request = _request(locals(), command=f"{toggle.removesuffix('_size')}-sweep", sweep=toggle)
     return measure(request, output=output, resume=resume, listener=listener)
 
 
@@ -278,21 +241,7 @@ def ab(
         >>> result.check.verdict
         'unchanged'
     """
-    study = StudyRequest(
-        command="ab",
-        strategy="each",
-        workload=workload,
-        mode=mode,
-        size=size,
-        parameters=parameters or {},
-        batch_size=batch_size,
-        device=device,
-        set=set or {},
-        fix=fix or {},
-        timeout_s=timeout_s,
-        rounds=rounds,
-        seed=seed,
-    )
+    study = _request(locals(), command="ab", strategy="each")
     request = AbRequest(a=a, b=b, study=study, limits=limits, time_limit_s=time_limit_s, pair=pair)
     return launch_ab.run(request, output, listener or Listener())
 
@@ -324,7 +273,11 @@ def check(
         []
     """
     check_fields(allow_different)
-    judged = NamedReport("current", current) if isinstance(current, Report) else named(current)
+    judged = (
+        NamedReport("current", current)
+        if isinstance(current, Report)
+        else NamedReport(str(current), store.load(current))
+    )
     if isinstance(baseline, Report):
         return check_reports(judged, NamedReport("baseline", baseline), limits, allow_different)
     return BaselineChoice.read(Path(baseline)).check(judged, limits, allow_different)
@@ -374,6 +327,8 @@ def load_report(path: Path | str) -> Report:
     return store.load(path)
 
 
-def named(path: Path | str) -> NamedReport:
-    """The report in a file, with the file's name."""
-    return NamedReport(str(path), store.load(path))
+def _request(arguments: Mapping[str, Any], **more: Any) -> StudyRequest:
+    """The request that a function's `arguments` of the names of its fields make; one that is None has its default."""
+    names = {field.name for field in dataclasses.fields(StudyRequest)}
+    given = {name: value for name, value in arguments.items() if name in names and value is not None}
+    return StudyRequest(**given, **more)

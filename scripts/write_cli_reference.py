@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 from typer.models import ArgumentInfo, ParameterInfo
 
@@ -27,10 +27,9 @@ def page() -> str:
 
 def section(name: str, command: Callable[..., Any]) -> str:
     """A command with its arguments and options."""
-    hints = get_type_hints(command, include_extras=True)
     rows, usage = [], ["gpubench", name]
-    for parameter in inspect.signature(command).parameters.values():
-        kind, *infos = get_args(hints[parameter.name]) or (None,)
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        kind, *infos = get_args(parameter.annotation) or (None,)
         info = next((each for each in infos if isinstance(each, ParameterInfo)), None)
         if info is None or info.hidden:
             continue

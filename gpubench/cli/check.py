@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gpubench.analysis.peak_memory import RESOLUTION_BYTES
-from gpubench.cli.reports import load_all
-from gpubench.cli.verdict_output import CheckFormat, InconclusiveOk, as_file, exit_code, show, text_of
+from gpubench.cli.reports import emit, load_all, tell
+from gpubench.cli.verdict_output import CheckFormat, InconclusiveOk, exit_code, format_of, text_of
 from gpubench.errors import EXIT_OK, GpubenchError
 from gpubench.regression.baseline_choice import BaselineChoice
 from gpubench.regression.comparability import FIELDS, check_fields
 from gpubench.regression.comparison import NamedReport
 from gpubench.regression.verdicts import RUN_SPREAD, SLOWDOWN, Limits
 from gpubench.report import baselines, store
-from gpubench.report.model import Report
 from gpubench.text import encodable, printable
 from gpubench.units import format_bytes, parse_share
 
-LIMITS = "Limits"
-HELP_MEMORY = (
-    "Smallest growth of the peak memory that fails; on a CPU, changes within "
-    f"{format_bytes(RESOLUTION_BYTES)} count as none."
-)
-BASELINES = "Baselines"
+limit_option = partial(typer.Option, metavar="SHARE", rich_help_panel="Limits")
+baseline_option = partial(typer.Option, rich_help_panel="Baselines")
 
 
 def by_kind(shares: Mapping[str, float]) -> str:
@@ -49,51 +44,32 @@ def check(
     ],
     max_slowdown: Annotated[
         str | None,
-        typer.Option(
-            "--max-slowdown",
-            metavar="SHARE",
-            help=f"Smallest slowdown per item that fails. Default: {by_kind(SLOWDOWN)}.",
-            rich_help_panel=LIMITS,
-        ),
+        limit_option("--max-slowdown", help=f"Smallest slowdown per item that fails. Default: {by_kind(SLOWDOWN)}."),
     ] = None,
     max_p95_growth: Annotated[
         str,
-        typer.Option(
-            "--max-p95-growth",
-            metavar="SHARE",
-            help="Smallest growth of the 95th percentile of latency that fails.",
-            rich_help_panel=LIMITS,
-        ),
+        limit_option("--max-p95-growth", help="Smallest growth of the 95th percentile of latency that fails."),
     ] = "25%",
     max_memory_growth: Annotated[
-        str, typer.Option("--max-memory-growth", metavar="SHARE", help=HELP_MEMORY, rich_help_panel=LIMITS)
+        str,
+        limit_option(
+            "--max-memory-growth",
+            help="Smallest growth of the peak memory that fails; on a CPU, changes within "
+            f"{format_bytes(RESOLUTION_BYTES)} count as none.",
+        ),
     ] = "2%",
     max_compile_growth: Annotated[
-        str,
-        typer.Option(
-            "--max-compile-growth",
-            metavar="SHARE",
-            help="Smallest growth of the first call's time that fails.",
-            rich_help_panel=LIMITS,
-        ),
+        str, limit_option("--max-compile-growth", help="Smallest growth of the first call's time that fails.")
     ] = "50%",
     max_error_growth: Annotated[
-        str,
-        typer.Option(
-            "--max-error-growth",
-            metavar="SHARE",
-            help="Smallest growth of the outputs' relative error that fails.",
-            rich_help_panel=LIMITS,
-        ),
+        str, limit_option("--max-error-growth", help="Smallest growth of the outputs' relative error that fails.")
     ] = "50%",
     run_spread: Annotated[
         str | None,
-        typer.Option(
+        limit_option(
             "--run-spread",
-            metavar="SHARE",
             help="Standard deviation between runs of unchanged code on this machine, as `gpubench history` shows it. "
             f"Default: {by_kind(RUN_SPREAD)}.",
-            rich_help_panel=LIMITS,
         ),
     ] = None,
     allow_different: Annotated[
@@ -106,16 +82,10 @@ def check(
     ] = None,
     inconclusive_ok: InconclusiveOk = False,
     update: Annotated[
-        bool,
-        typer.Option(
-            "--update", help="Make the current reports the baselines; needs --reason.", rich_help_panel=BASELINES
-        ),
+        bool, baseline_option("--update", help="Make the current reports the baselines; needs --reason.")
     ] = False,
     reason: Annotated[
-        str | None,
-        typer.Option(
-            "--reason", metavar="TEXT", help="Why the baseline changes; kept in it.", rich_help_panel=BASELINES
-        ),
+        str | None, baseline_option("--reason", metavar="TEXT", help="Why the baseline changes; kept in it.")
     ] = None,
     format_: Annotated[CheckFormat, typer.Option("--format", help="Format of standard output.")] = "table",
     output: Annotated[
@@ -148,35 +118,26 @@ def check(
     if not baseline.strip():
         raise GpubenchError("--baseline is empty.", "Name a report, or a folder of them.")
     path = Path(baseline)
-    files = [as_file(one) for one in output or []]
+    files = {file: format_of(file) for file in output or []}
     current = load_all(reports)
     if update:
         if files:
             raise GpubenchError(
                 "--update writes no verdicts, so --output has no use with it.", "Leave one of them out."
             )
-        return _update(current, path, encodable((reason or "").strip()))
+        for target in baselines.adopt_all(current, path, encodable((reason or "").strip())):
+            tell(f"Baseline: {target}")
+        return EXIT_OK
     choice = BaselineChoice.read(path)
     for text in choice.passed_over:
-        print(printable(f"Passed over: {text}"), file=sys.stderr)  # noqa: T201
-    names = [*(name for name, _ in current), *(each.name for each in choice.reports)]
-    _refuse_inputs([file for file, _ in files], [Path(name) for name in names])
+        tell(f"Passed over: {text}")
+    read = {Path(name).resolve() for name in (*(name for name, _ in current), *(each.name for each in choice.reports))}
+    for file in files:
+        if file.resolve() in read:
+            raise GpubenchError(f"--output {printable(str(file))} is one of the reports to read.", "Name another file.")
+        store.check_writable(file)
     checks = [choice.check(NamedReport(*each), limits, allow) for each in current]
-    for file, format_of in files:
-        store.write(file, text_of(checks, format_of, inconclusive_ok).encode())
-    show(checks, format_, inconclusive_ok)
-    return exit_code([one.verdict for one in checks], inconclusive_ok)
-
-
-def _refuse_inputs(files: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """Raises GpubenchError where a file to be written is one that is read."""
-    for path in files:
-        if any(path.resolve() == one.resolve() for one in inputs):
-            raise GpubenchError(f"--output {printable(str(path))} is one of the reports to read.", "Name another file.")
-        store.check_writable(path)
-
-
-def _update(current: list[tuple[str, Report]], path: Path, reason: str) -> int:
-    for target in baselines.adopt_all(current, path, reason):
-        print(printable(f"Baseline: {target}"), file=sys.stderr)  # noqa: T201
-    return EXIT_OK
+    for file, name in files.items():
+        store.write(file, text_of(checks, name, inconclusive_ok).encode())
+    emit(text_of(checks, format_, inconclusive_ok))
+    return exit_code([each.verdict for each in checks], inconclusive_ok)

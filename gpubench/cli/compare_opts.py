@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from gpubench.cli import options as o
+from gpubench.cli.options import PairName, measuring, renamed, run_option
 
 
+@measuring()
 def compare_opts(
-    ctx: typer.Context,
-    workload: o.WorkloadArgument = None,
-    workload_option: o.WorkloadOption = None,
-    mode: o.Mode = None,
-    size: o.Size = "auto",
-    param: o.Parameters = None,
-    resolution: o.Resolution = None,
-    batch_size: o.BatchSize = None,
-    device: o.Device = "auto",
     preset: Annotated[
         str | None,
         typer.Option("--preset", metavar="NAME|FILE", help="What to try: default, quick, full, or a TOML file."),
@@ -41,20 +33,14 @@ def compare_opts(
             help="Values to try. Without --preset, only these toggles are tried; may be repeated.",
         ),
     ] = None,
-    fix: o.Fix = None,
-    objective: o.Objective = "fps",
-    max_memory: o.MaxMemory = None,
-    timeout: o.Timeout = "10min",
-    rounds: o.Rounds = 1,
     final_rounds: Annotated[
         int | None,
-        typer.Option(
+        run_option(
             "--final-rounds",
             min=0,
             max=1000,
             help="Rounds that measure the recommended configuration against the baseline on fresh data; 0: no runoff "
             "and no final. Default: 6, or as many as fit in 60 s.",
-            rich_help_panel=o.RUN,
         ),
     ] = None,
     duel_rounds: Annotated[
@@ -62,17 +48,10 @@ def compare_opts(
         typer.Option("--duel-rounds", min=0, max=1000, hidden=True, help="The former name of --final-rounds."),
     ] = None,
     pair: Annotated[
-        o.PairName,
+        PairName,
         typer.Option("--pair", hidden=True, help="Has no effect: each configuration has a process of its own."),
     ] = "process",
-    strict: o.Strict = False,
-    allow: o.Allow = None,
-    seed: o.Seed = 0,
-    resume: o.Resume = False,
-    dry_run: o.DryRun = False,
-    output: o.Output = None,
-    format_: o.Format = "table",
-    quiet: o.Quiet = False,
+    **options: Any,
 ) -> int:
     """Measure settings on a model and recommend the best.
 
@@ -80,12 +59,12 @@ def compare_opts(
     Then the fastest in a runoff, and the winner against the baseline in a
     final on fresh data.
     """
-    from gpubench.cli.measuring import run, say
+    from gpubench.cli.measuring import run
+    from gpubench.cli.reports import tell
 
-    if pair != "process" and not quiet:
-        say("--pair has no effect: compare-opts gives each configuration a process of its own.")
-    options = dict(ctx.params)
-    del options["pair"]
-    for old, new in (("matrix", "preset"), ("duel_rounds", "final_rounds")):
-        options[new] = o.renamed(old, options.pop(old), new, options[new])
+    if pair != "process" and not options["quiet"]:
+        tell("--pair has no effect: compare-opts gives each configuration a process of its own.")
+    options |= {"strategy": strategy, "set_": set_}
+    options["preset"] = renamed("matrix", matrix, "preset", preset)
+    options["final_rounds"] = renamed("duel_rounds", duel_rounds, "final_rounds", final_rounds)
     return run("compare-opts", options)

@@ -56,15 +56,8 @@ def root(
 app.command("compare-opts")(compare_opts)
 app.command("batch-sweep", cls=variadic("--sizes"))(batch_sweep)
 app.command("tile-sweep", cls=variadic("--sizes", "--overlaps"))(tile_sweep)
-app.command("recommend")(recommend)
-app.command("report")(report)
-app.command("check")(check)
-app.command("ab")(ab)
-app.command("history")(history)
-app.command("workloads")(workloads)
-app.command("toggles")(toggles)
-app.command("doctor")(doctor)
-app.command("schema")(schema)
+for command in (recommend, report, check, ab, history, workloads, toggles, doctor, schema):
+    app.command(command.__name__)(command)
 
 
 class Terminated(BaseException):

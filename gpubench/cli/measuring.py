@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import msgspec
 
 from gpubench import api
 from gpubench.cli.default_paths import new_path, newest_unfinished
 from gpubench.cli.options import which_workload
 from gpubench.cli.progress import Quiet, listener
-from gpubench.cli.show import print_dry_run, print_report
+from gpubench.cli.reports import emit, snippet, tell
 from gpubench.errors import EXIT_OK, EXIT_REGRESSION, GpubenchError
+from gpubench.render.formats import render
+from gpubench.render.report_document import reports_content
 from gpubench.report.model import Report
 from gpubench.search.requested import assignments, split_assignment
+from gpubench.search.strategy import SearchSpace
 from gpubench.text import printable
 from gpubench.units import parse_bytes, parse_duration
 
@@ -28,7 +32,7 @@ def run(command: str, options: Mapping[str, Any], **more: Any) -> int:
     request = api.StudyRequest(command=command, **{**fields_of(options), **more})
     quiet, output, resume = options["quiet"], options["output"], options["resume"]
     if options["dry_run"]:
-        print_dry_run(api.plan(request), options["format_"])
+        emit(dry_run(api.plan(request), options["format_"]))
         return EXIT_OK
     unsaved: api.ReportNotSaved | None = None
     with listener(quiet) as progress:
@@ -38,12 +42,32 @@ def run(command: str, options: Mapping[str, Any], **more: Any) -> int:
                 report = api.measure(request, output=destination, resume=resume, listener=progress)
         except api.ReportNotSaved as error:
             unsaved, report = error, error.report
-    print_report(report, options["format_"])
+    emit(render(reports_content([report], snippet), options["format_"]))
     if unsaved is not None:
         raise GpubenchError(unsaved.message, "What is printed above is all of it.")
     if not quiet:
-        say(f"Report: {progress.path}")
+        tell(f"Report: {progress.path}")
     return exit_code(report, request.strict)
+
+
+def dry_run(space: SearchSpace, format_: str) -> str:
+    """Every configuration and every skip with its sentence, as JSON or as lines."""
+    rows = [space.baseline, *space.planned]
+    outlook = space.strategy.outlook(space)
+    if format_ == "json":
+        document = {
+            "strategy": space.strategy.name,
+            "configurations": [
+                {"id": row.id, "configuration": row.configuration, "skipped": row.skip or None} for row in rows
+            ],
+            "ladder": outlook,
+            "left_out": space.builder.left_out,
+        }
+        return msgspec.json.format(msgspec.json.encode(document)).decode() + "\n"
+    lines = [f"skip     {row.skip}" if row.skip else f"measure  {row.id}" for row in rows]
+    lines += [f"ladder   {line}" for line in outlook]
+    lines += [f"no       {name}: {reason}" for name, reason in space.builder.left_out.items()]
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def exit_code(report: Report, strict: bool) -> int:
@@ -63,13 +87,8 @@ def told_where(progress: Quiet, next_step: str = "") -> Iterator[None]:
     except BaseException:
         if progress.path is not None:
             path = shlex.quote(str(progress.path))
-            say(f"Stopped. What was measured is in {path}{next_step.format(path=path) or '.'}")
+            tell(f"Stopped. What was measured is in {path}{next_step.format(path=path) or '.'}")
         raise
-
-
-def say(text: str) -> None:
-    """Prints a line on standard error."""
-    print(printable(text), file=sys.stderr)  # noqa: T201
 
 
 def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:

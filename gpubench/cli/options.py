@@ -2,154 +2,148 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
 from gpubench.errors import GpubenchError
 from gpubench.flags import GATES, STRICT
 from gpubench.render.formats import ReportFormat
-
-OutputFormat = ReportFormat
-ObjectiveName = Literal["fps", "latency", "memory"]
-ModeName = Literal["inference", "training"]
-
-RUN = "Run"
-MODEL = "Model"
-OUTPUT = "Output"
-
-WorkloadArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[WORKLOAD]",
-        help="A bundled workload (see `gpubench workloads`), FILE.py:NAME or package.module:NAME. Default: resnet50.",
-    ),
-]
-WorkloadOption = Annotated[
-    str | None,
-    typer.Option("--workload", metavar="WORKLOAD", help="The same as the argument WORKLOAD.", rich_help_panel=MODEL),
-]
-Mode = Annotated[
-    ModeName | None,
-    typer.Option("--mode", help="What is timed. Default: the first mode that the workload has.", rich_help_panel=MODEL),
-]
-Size = Annotated[
-    str,
-    typer.Option(
-        "--size",
-        help="Model size: auto, base (the real size), small (for CPUs) or tiny (for tests).",
-        rich_help_panel=MODEL,
-    ),
-]
-Parameters = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--param",
-        metavar="NAME=VALUE",
-        help="Parameter of the workload's function, such as task=decode; may be repeated.",
-        rich_help_panel=MODEL,
-    ),
-]
-Resolution = Annotated[
-    int | None,
-    typer.Option(
-        "--resolution", min=1, help="Input size in pixels per side, for workloads that have one.", rich_help_panel=MODEL
-    ),
-]
-Device = Annotated[str, typer.Option("--device", help="Device: auto, cpu or cuda:N.", rich_help_panel=RUN)]
-BatchSize = Annotated[
-    int | None,
-    typer.Option("--batch-size", min=1, help="Items per step. Default: the workload's.", rich_help_panel=MODEL),
-]
-Fix = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--fix",
-        metavar="TOGGLE=VALUE",
-        help="Hold a toggle at this value in every row, including the baseline; may be repeated.",
-        rich_help_panel=RUN,
-    ),
-]
-Timeout = Annotated[
-    str,
-    typer.Option("--timeout", metavar="TIME", help="Time limit per configuration, such as 90s.", rich_help_panel=RUN),
-]
-MaxMemory = Annotated[
-    str | None,
-    typer.Option(
-        "--max-memory",
-        metavar="SIZE",
-        help="Memory limit per configuration, such as 8GiB.",
-        rich_help_panel=RUN,
-    ),
-]
-Objective = Annotated[
-    ObjectiveName,
-    typer.Option("--objective", help="What to optimize: items per second, step time, or memory.", rich_help_panel=RUN),
-]
-Seed = Annotated[
-    int,
-    typer.Option(
-        "--seed", min=0, max=2**31 - 1, help="Seed of weights, inputs and order of measuring.", rich_help_panel=RUN
-    ),
-]
-Resume = Annotated[
-    bool,
-    typer.Option(
-        "--resume",
-        help="Resume the report at --output, or the newest unfinished one of this workload.",
-        rich_help_panel=RUN,
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Print what would be measured and skipped, without measuring.", rich_help_panel=RUN),
-]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        metavar="FILE",
-        help="Report file. Default: gpubench-runs/<device>/<workload>-<mode>-<UTC time>.json.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Format = Annotated[
-    OutputFormat,
-    typer.Option("--format", help="Format of standard output.", rich_help_panel=OUTPUT),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress or notes on standard error.", rich_help_panel=OUTPUT)]
-
+from gpubench.report.model import Objective
+from gpubench.workloads.workload_facts import Mode
 
 PairName = Literal["process", "round"]
-Rounds = Annotated[
-    int,
-    typer.Option(
-        "--rounds",
-        min=1,
-        max=1000,
-        help="Fresh processes per configuration, in random order, which every other round reverses.",
-        rich_help_panel=RUN,
-    ),
-]
-Strict = Annotated[
-    bool,
-    typer.Option(
-        "--strict",
-        help=f"Fail rows with one of these flags, and the run with exit code 1: {', '.join(STRICT)}.",
-        rich_help_panel=RUN,
-    ),
-]
-Allow = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow",
-        metavar="FLAG",
-        help=f"Recommend rows despite this flag, one of {', '.join(GATES)}; may be repeated.",
-        rich_help_panel=RUN,
-    ),
-]
+Command = TypeVar("Command", bound=Callable[..., int])
+
+run_option = partial(typer.Option, rich_help_panel="Run")
+model_option = partial(typer.Option, rich_help_panel="Model")
+output_option = partial(typer.Option, rich_help_panel="Output")
+
+
+def measuring_options(
+    workload: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[WORKLOAD]",
+            help="A bundled workload (see `gpubench workloads`), FILE.py:NAME or package.module:NAME. "
+            "Default: resnet50.",
+        ),
+    ] = None,
+    workload_option: Annotated[
+        str | None, model_option("--workload", metavar="WORKLOAD", help="The same as the argument WORKLOAD.")
+    ] = None,
+    mode: Annotated[
+        Mode | None, model_option("--mode", help="What is timed. Default: the first mode that the workload has.")
+    ] = None,
+    size: Annotated[
+        str,
+        model_option("--size", help="Model size: auto, base (the real size), small (for CPUs) or tiny (for tests)."),
+    ] = "auto",
+    param: Annotated[
+        list[str] | None,
+        model_option(
+            "--param",
+            metavar="NAME=VALUE",
+            help="Parameter of the workload's function, such as task=decode; may be repeated.",
+        ),
+    ] = None,
+    resolution: Annotated[
+        int | None,
+        model_option("--resolution", min=1, help="Input size in pixels per side, for workloads that have one."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, model_option("--batch-size", min=1, help="Items per step. Default: the workload's.")
+    ] = None,
+    device: Annotated[str, run_option("--device", help="Device: auto, cpu or cuda:N.")] = "auto",
+    fix: Annotated[
+        list[str] | None,
+        run_option(
+            "--fix",
+            metavar="TOGGLE=VALUE",
+            help="Hold a toggle at this value in every row, including the baseline; may be repeated.",
+        ),
+    ] = None,
+    objective: Annotated[
+        Objective, run_option("--objective", help="What to optimize: items per second, step time, or memory.")
+    ] = "fps",
+    max_memory: Annotated[
+        str | None,
+        run_option("--max-memory", metavar="SIZE", help="Memory limit per configuration, such as 8GiB."),
+    ] = None,
+    timeout: Annotated[
+        str, run_option("--timeout", metavar="TIME", help="Time limit per configuration, such as 90s.")
+    ] = "10min",
+    rounds: Annotated[
+        int,
+        run_option(
+            "--rounds",
+            min=1,
+            max=1000,
+            help="Fresh processes per configuration, in random order, which every other round reverses.",
+        ),
+    ] = 1,
+    strict: Annotated[
+        bool,
+        run_option(
+            "--strict",
+            help=f"Fail rows with one of these flags, and the run with exit code 1: {', '.join(STRICT)}.",
+        ),
+    ] = False,
+    allow: Annotated[
+        list[str] | None,
+        run_option(
+            "--allow",
+            metavar="FLAG",
+            help=f"Recommend rows despite this flag, one of {', '.join(GATES)}; may be repeated.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, run_option("--seed", min=0, max=2**31 - 1, help="Seed of weights, inputs and order of measuring.")
+    ] = 0,
+    resume: Annotated[
+        bool,
+        run_option("--resume", help="Resume the report at --output, or the newest unfinished one of this workload."),
+    ] = False,
+    dry_run: Annotated[
+        bool, run_option("--dry-run", help="Print what would be measured and skipped, without measuring.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        output_option(
+            "--output",
+            metavar="FILE",
+            help="Report file. Default: gpubench-runs/<device>/<workload>-<mode>-<UTC time>.json.",
+        ),
+    ] = None,
+    format_: Annotated[ReportFormat, output_option("--format", help="Format of standard output.")] = "table",
+    quiet: Annotated[bool, output_option("--quiet", help="No progress or notes on standard error.")] = False,
+) -> None:
+    """The options of every command that measures."""
+
+
+def measuring(*, without: Collection[str] = (), **defaults: Any) -> Callable[[Command], Command]:
+    """Gives a command `measuring_options` beside its own, which replace those of the same name.
+
+    The command gets them as keyword arguments. `defaults` replace their defaults.
+    """
+
+    def add(command: Command) -> Command:
+        own = dict(inspect.signature(command, eval_str=True).parameters)
+        own.popitem()  # its **options
+        shared = {
+            name: parameter.replace(default=defaults.get(name, parameter.default))
+            for name, parameter in inspect.signature(measuring_options, eval_str=True).parameters.items()
+            if name not in without
+        }
+        parameters = {"workload": shared["workload"], **own, **shared, **own}
+        command.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+        return command
+
+    return add
 
 
 def split_numbers(texts: list[str], option: str) -> list[int]:

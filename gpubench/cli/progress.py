@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -40,13 +40,11 @@ class Remaining:
 
     def estimate(self) -> float | None:
         """Seconds until the end; None before the first process has ended."""
-        plain, compiled = (sum(times) / len(times) if times else None for times in self.taken.values())
-        if plain is None and compiled is None:
+        mean = {kind: sum(times) / len(times) for kind, times in self.taken.items() if times}
+        if not mean:
             return None
-        if plain is None:
-            plain = (compiled or 0.0) / COMPILED_COST
-        if compiled is None:
-            compiled = plain * COMPILED_COST
+        plain = mean[False] if False in mean else mean[True] / COMPILED_COST
+        compiled = mean.get(True, plain * COMPILED_COST)
         return self.left[False] * plain + self.left[True] * compiled
 
 
@@ -61,14 +59,6 @@ class Quiet(Listener):
     """Says nothing; knows where the report is."""
 
     path: Path | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
     def report_at(self, path: Path) -> None:
         """Keeps it."""
@@ -123,15 +113,6 @@ class Bar(Quiet):
         self.number = 0
         self.name = ""
 
-    def __enter__(self) -> Self:
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.progress.stop()
-
     def planned(self, plain: int, compiled: int) -> None:
         """Sets the bar's length."""
         self.remaining.left = {False: plain, True: compiled}
@@ -166,9 +147,15 @@ class Bar(Quiet):
         self.console.print(printable(text), markup=False, highlight=False)
 
 
-def listener(quiet: bool) -> Quiet:
-    """The listener that suits standard error."""
-    if quiet:
-        return Quiet()
+@contextlib.contextmanager
+def listener(quiet: bool) -> Iterator[Quiet]:
+    """The listener that suits standard error, shown until the block ends."""
     console = Console(stderr=True)
-    return Bar(console) if console.is_terminal else Lines(console)
+    if quiet:
+        yield Quiet()
+    elif console.is_terminal:
+        bar = Bar(console)
+        with bar.progress:
+            yield bar
+    else:
+        yield Lines(console)

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from gpubench.analysis.groups import Answer, answers
-from gpubench.cli.options import ObjectiveName
 from gpubench.cli.reports import ReportPaths, emit, load_all, snippet, tell
 from gpubench.errors import EXIT_REGRESSION, GpubenchError
 from gpubench.render.formats import AnswerFormat, render
 from gpubench.render.report_document import answers_content
+from gpubench.report.model import Objective
 from gpubench.report.store import check_writable, write
 from gpubench.text import plural
 from gpubench.units import parse_bytes
@@ -23,7 +23,7 @@ from gpubench.units import parse_bytes
 def recommend(
     reports: ReportPaths,
     objective: Annotated[
-        ObjectiveName,
+        Objective,
         typer.Option("--objective", help="Most items per second; shortest step, or least memory, at equal batch size."),
     ] = "fps",
     max_memory: Annotated[

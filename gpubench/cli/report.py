@@ -6,16 +6,15 @@ from typing import Annotated
 
 import typer
 
-from gpubench.cli.options import OutputFormat
 from gpubench.cli.reports import ReportPaths, emit, load_all, snippet
-from gpubench.render.formats import render
+from gpubench.render.formats import ReportFormat, render
 from gpubench.render.report_document import reports_content
 
 
 def report(
     reports: ReportPaths,
     format_: Annotated[
-        OutputFormat,
+        ReportFormat,
         typer.Option("--format", help="json: the report itself, several as an array. csv: a row for each measurement."),
     ] = "table",
 ) -> None:

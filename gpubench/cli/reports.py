@@ -10,8 +10,8 @@ import typer
 
 from gpubench.analysis.eligibility import find
 from gpubench.errors import GpubenchError
+from gpubench.report import baselines
 from gpubench.report.model import Recommendation, Report
-from gpubench.report.store import load, load_folder
 from gpubench.text import printable
 
 ReportPaths = Annotated[
@@ -28,23 +28,15 @@ def load_all(paths: list[Path]) -> list[tuple[str, Report]]:
     """
     named: dict[Path, tuple[str, Report]] = {}
     for path in paths:
-        if path.is_dir():
-            named |= _load_folder(path)
-        else:
-            named[path.resolve()] = (str(path), load(path))
+        reports, passed = baselines.load_all(path)
+        for text in passed:
+            tell(f"Passed over: {text}")
+        if not reports:
+            raise GpubenchError(
+                f"The folder {path} holds no report.", "Measure with gpubench compare-opts, or name a report."
+            )
+        named |= {Path(name).resolve(): (name, report) for name, report in reports}
     return list(named.values())
-
-
-def _load_folder(folder: Path) -> dict[Path, tuple[str, Report]]:
-    reports, passed = load_folder(folder)
-    for text in passed:
-        tell(f"Passed over: {text}")
-    if not reports:
-        raise GpubenchError(
-            f"The folder {folder} holds no report.",
-            "Measure with gpubench compare-opts, or name a report.",
-        )
-    return {path.resolve(): (str(path), report) for path, report in reports}
 
 
 def snippet(report: Report, recommendation: Recommendation | None) -> str:

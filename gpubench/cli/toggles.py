@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -9,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gpubench.toggles.toggle import Requirement, Toggle
+    from gpubench.toggles.toggle import Toggle, Value
 
 
 def toggles(
@@ -42,35 +43,12 @@ def card(toggle: Toggle) -> dict[str, Any]:
         "stage": toggle.stage.name.lower(),
         "applies": (toggle.applies.__doc__ or "").strip().removeprefix("Applies "),
         "values": [
-            {
-                "value": value,
-                "meaning": meaning,
-                "needs": [
-                    *(needs(toggle.requires[value]) if value in toggle.requires else []),
-                    *(
-                        f"{other}={' or '.join(map(str, allowed))}"
-                        for other, allowed in toggle.prerequisites.get(value, {}).items()
-                    ),
-                ],
-                "usage": toggle.usage(value),
-            }
+            {"value": value, "meaning": meaning, "needs": needs(toggle, value), "usage": toggle.usage(value)}
             for value, meaning in toggle.values.items()
         ],
         "offers": (toggle.offers.__doc__ or "").strip() if toggle.offers else None,
-        "integers": (
-            {"low": toggle.integers.low, "high": toggle.integers.high, "meaning": toggle.integers.meaning}
-            if toggle.integers
-            else None
-        ),
-        "conflicts": [
-            {
-                "value": conflict.value,
-                "other": conflict.other,
-                "other_values": list(conflict.other_values),
-                "reason": conflict.reason,
-            }
-            for conflict in toggle.conflicts
-        ],
+        "integers": dataclasses.asdict(toggle.integers) if toggle.integers else None,
+        "conflicts": [dataclasses.asdict(conflict) for conflict in toggle.conflicts],
         "changes_problem": toggle.changes_problem,
         "evidence": (toggle.evidence.__doc__ or "").strip(),
         "claims": list(toggle.claims),
@@ -78,8 +56,14 @@ def card(toggle: Toggle) -> dict[str, Any]:
     }
 
 
-def needs(requirement: Requirement) -> list[str]:
-    """A requirement in words."""
+def needs(toggle: Toggle, value: Value) -> list[str]:
+    """What `value` requires, in words."""
+    prerequisites = [
+        f"{other}={' or '.join(map(str, allowed))}" for other, allowed in toggle.prerequisites.get(value, {}).items()
+    ]
+    requirement = toggle.requires.get(value)
+    if requirement is None:
+        return prerequisites
     capability, version = requirement.compute_capability, requirement.torch_version
     words = [
         f"a {requirement.device_kinds[0].upper()} device" if len(requirement.device_kinds) == 1 else "",
@@ -90,14 +74,7 @@ def needs(requirement: Requirement) -> list[str]:
         (requirement.check.__doc__ or "").strip().rstrip(".") if requirement.check else "",
         requirement.why,
     ]
-    return [word for word in words if word]
-
-
-def _values_in_brief(toggle: Toggle) -> str:
-    words = [str(value) for value in toggle.values]
-    if toggle.integers:
-        words.append(f"{toggle.integers.low}..{toggle.integers.high}")
-    return ", ".join(words)
+    return [*filter(None, words), *prerequisites]
 
 
 def _print_list(console: Console, chosen: list[Toggle]) -> None:
@@ -110,7 +87,9 @@ def _print_list(console: Console, chosen: list[Toggle]) -> None:
     table.add_column("values, baseline first", overflow="fold")
     table.add_column("what it is", overflow="fold")
     for toggle in chosen:
-        cells = (toggle.name, toggle.stage.name.lower(), _values_in_brief(toggle), toggle.summary)
+        numbers = (f"{toggle.integers.low}..{toggle.integers.high}",) if toggle.integers else ()
+        values = ", ".join(map(str, (*toggle.values, *numbers)))
+        cells = (toggle.name, toggle.stage.name.lower(), values, toggle.summary)
         table.add_row(*map(escape, cells))
     console.print(table)
     _line(console, "\n`gpubench toggles NAME` shows one with its requirements, evidence and code.")

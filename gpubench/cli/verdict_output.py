@@ -1,4 +1,4 @@
-"""What `check` and `ab` share: printing verdicts, and their exit code."""
+"""What `check` and `ab` share: verdicts as text, and their exit code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from gpubench.cli.reports import emit
 from gpubench.errors import EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION, GpubenchError
 from gpubench.regression.verdicts import Check, Verdict
 from gpubench.render.check_document import checks_content
@@ -29,21 +28,16 @@ def exit_code(verdicts: Sequence[Verdict], inconclusive_ok: bool) -> int:
     return EXIT_INCONCLUSIVE if "inconclusive" in verdicts and not inconclusive_ok else EXIT_OK
 
 
-def as_file(path: Path) -> tuple[Path, CheckFormat]:
-    """The file and the format of its ending. Raises GpubenchError for an unknown ending."""
+def format_of(path: Path) -> CheckFormat:
+    """The format of the file's ending. Raises GpubenchError for an unknown ending."""
     known = endings("check")
     if path.suffix.lower() not in known:
         raise GpubenchError(
             f"--output {path} has none of the endings {', '.join(known)}.", "The ending determines the format."
         )
-    return path, known[path.suffix.lower()]
+    return known[path.suffix.lower()]
 
 
 def text_of(checks: Sequence[Check], format_: CheckFormat, inconclusive_ok: bool) -> str:
     """The checks in a format, with a final newline."""
     return render(checks_content(checks, inconclusive_ok), format_)
-
-
-def show(checks: Sequence[Check], format_: CheckFormat, inconclusive_ok: bool) -> None:
-    """Prints the checks on standard output."""
-    emit(text_of(checks, format_, inconclusive_ok))

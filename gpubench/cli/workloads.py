@@ -28,8 +28,11 @@ def workloads(
         raise unknown_name("workload", name, names(), "Measure your own with FILE.py:NAME; see examples/.")
     chosen = [name] if name else list(names())
     if format_ == "json":
-        facts = ({"name": one, "summary": summary(one), "distribution": origin(one)} for one in chosen)
-        typer.echo(json.dumps([{**each, **_details(name)} for each in facts], indent=2))
+        facts = [
+            {"name": one, "summary": summary(one), "distribution": origin(one), **(_details(one) if name else {})}
+            for one in chosen
+        ]
+        typer.echo(json.dumps(facts, indent=2))
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("workload", no_wrap=True)
@@ -47,20 +50,12 @@ def workloads(
         console.print("\nYour own: FILE.py:NAME or package.module:NAME, see examples/my_model.py.", highlight=False)
 
 
-def _details(name: str | None) -> dict[str, dict[str, str]]:
+def _details(name: str) -> dict[str, dict[str, str]]:
     """The parameters of the workload's function. Imports torch, so only for a workload asked for by name."""
-    if name is None:
-        return {}
     import inspect
 
     from gpubench.workloads.source import find
 
     function = find(name).target
-    if not callable(function):
-        return {"parameters": {}}
-    return {
-        "parameters": {
-            parameter.name: f"{parameter.annotation}, default {parameter.default}"
-            for parameter in inspect.signature(function).parameters.values()
-        }
-    }
+    parameters = inspect.signature(function).parameters.values() if callable(function) else ()
+    return {"parameters": {each.name: f"{each.annotation}, default {each.default}" for each in parameters}}

@@ -13,17 +13,11 @@ from gpubench.worker.messages import ProbeResult
 
 @dataclass(frozen=True)
 class Job:
-    """One configuration to measure.
+    """One configuration to measure."""
 
-    Args:
-        id: Names the job within its round.
-        configuration: A value for each toggle.
-        target: Which workload and interpreter it is of, by a name that the executor knows; empty: its only one.
-    """
-
-    id: str
+    id: str  # unique within its round
     configuration: Configuration
-    target: str = ""
+    target: str = ""  # a workload and interpreter, by a name that the executor knows; empty: its only one
 
 
 class Executor(Interface):

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gpubench
@@ -50,23 +50,10 @@ class ForkServer:
 
     def start(self) -> None:
         """Starts the server without waiting for it."""
-        ours, theirs = socket.socketpair()
-        log = self.folder / f"server-{os.getpid()}-{id(self)}.log"
-        self.log = log
-        arguments = [self.python, "-P", "-m", "gpubench.worker.server", str(theirs.fileno())]
-        if self._preload:
-            arguments.append(self.reference)
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                arguments,
-                env=server_environment(self.environment, self.python, self.folder),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # ctrl-C reaches the tool alone, which then ends this
-            )
-        theirs.close()
+        self.log = self.folder / f"server-{os.getpid()}-{id(self)}.log"
+        arguments = ["gpubench.worker.server", *([self.reference] if self._preload else [])]
+        environment = server_environment(self.environment, self.python, self.folder)
+        self._process, ours = start_module(self.python, arguments, environment, self.log)
         self._channel = Channel[ServerReply](ours, ServerReply)
         self._ready = self._ended = False
 
@@ -175,6 +162,28 @@ class ForkServer:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # what the workload's import has started
         self.workers.clear()
+
+
+def start_module(
+    python: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A process that runs the module `arguments[0]`, and our end of a connection.
+
+    The number of its own end is its first argument, before the rest of `arguments`.
+    """
+    ours, theirs = socket.socketpair()
+    module, *others = arguments
+    with theirs, log.open("ab") as output:
+        process = subprocess.Popen(
+            [python, "-P", "-m", module, str(theirs.fileno()), *others],
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # ctrl-C reaches the tool alone, which then ends this
+        )
+    return process, ours
 
 
 def server_environment(extra: Mapping[str, str], python: str, folder: Path) -> dict[str, str]:

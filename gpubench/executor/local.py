@@ -13,7 +13,7 @@ import msgspec
 from gpubench.errors import GpubenchError
 from gpubench.executor.executor import Job
 from gpubench.executor.outcome import Outcome, failed, now, oom_kills, sentence
-from gpubench.executor.slot import Slot, blocks_of_a_turn, broken, outcome_of
+from gpubench.executor.slot import Slot, blocks_of_a_turn, outcome_of
 from gpubench.executor.worker_pool import WorkerPool, tolerance_of
 from gpubench.executor.worker_process import OnPhase, WorkerError, WorkerFailed
 from gpubench.flags import MEASURED_APART, THROTTLED
@@ -71,11 +71,8 @@ def local_executor(
 class LocalExecutor:
     """The `Executor` of this machine: each job has a fresh process.
 
-    Args:
-        pool: Where processes come from for jobs that name no target.
-        defaults: The configuration whose outputs in fp32 are the reference.
-        on_phase: Is called with the name of what a process begins, such as "warm-up".
-        targets: The pools of jobs that name a target.
+    `pool` is where processes come from for jobs that name no target in `targets`. In fp32, `defaults` give the
+    reference. `on_phase` is called with the name of what a process begins, such as "warm-up".
     """
 
     def __init__(
@@ -136,7 +133,7 @@ class LocalExecutor:
         """Where the seconds went: `measuring` is the jobs' own work, the rest of `total` the tool's."""
         spent: dict[str, float] = {}
         for pool in self.pools:
-            for part, seconds in pool.spent.parts.items():
+            for part, seconds in pool.spent.items():
                 spent[part] = spent.get(part, 0.0) + seconds
         # What inductor asks its compiler once would otherwise be a part of the first row's compilation.
         measuring_s += spent.get("toolchain", 0.0)
@@ -147,8 +144,8 @@ class LocalExecutor:
 
     def run_alone(self, job: Job) -> Outcome:
         """`job` in a fresh process of its own: samples by the stopping rule, then memory, outputs and evidence."""
-        failures: dict[str, Outcome] = {}
-        with self._slots([job], failures) as slots:
+        results: dict[str, Outcome] = {}
+        with self._slots([job], results) as slots:
             for slot in slots:
                 # From now on: a server that had to be started again took its time before.
                 slot.deadline = time.monotonic() + self.protocol.timeout_s
@@ -162,19 +159,15 @@ class LocalExecutor:
                     process_memory = monitor.device_process_memory_bytes()
                     utilization = monitor.window(slot.parts[0].started, slot.parts[0].ended)
                     self._collect_evidence(slot)
-                    return outcome_of(slot, host, utilization, process_memory, self.pool.busy_before)
-                failures[job.id] = slot.failure or broken(slot)
-        return failures[job.id]
+                    results[job.id] = outcome_of(slot, host, utilization, process_memory, self.pool.busy_before)
+                if slot.failure:
+                    results[job.id] = slot.failure
+        return results[job.id]
 
     # ----- several in turns
 
     def run_round(self, jobs: Sequence[Job], needed_bytes: int | None = None) -> dict[str, Outcome]:
-        """All `jobs` at the same time, each in a fresh process, sampled in turns; outcomes by the ids of the jobs.
-
-        Jobs of one configuration on several targets share a process where the protocol says so. Where less memory
-        than `needed_bytes` is free, the jobs run one after the other. A job that another one took down with it has no
-        outcome.
-        """
+        """All `jobs` at the same time, sampled in turns, in processes that only sides of `ab` share (`_may_share`)."""
         if needed_bytes is not None and needed_bytes > self.free_memory_bytes():
             return {job.id: self.run_alone(job) for job in jobs}
         results: dict[str, Outcome] = {}
@@ -244,12 +237,9 @@ class LocalExecutor:
                 ids = [job.id for job in members]
                 try:
                     worker = self.targets[members[0].target].worker(members[0].configuration)
-                except WorkerError as error:
-                    failures |= {job_id: Outcome("crashed", sentence(error.reason), started_at) for job_id in ids}
-                    continue
-                except GpubenchError as error:  # a server in this environment (a preloaded allocator) cannot start
-                    reason = sentence(error.message)
-                    failures |= {job_id: Outcome("crashed", reason, started_at) for job_id in ids}
+                except (WorkerError, GpubenchError) as error:  # the latter: a server cannot start
+                    reason = error.message if isinstance(error, GpubenchError) else error.reason
+                    failures |= {job_id: Outcome("crashed", sentence(reason), started_at) for job_id in ids}
                     continue
                 for number, job in enumerate(members):
                     others = [other for other in ids if other != job.id]
@@ -263,11 +253,9 @@ class LocalExecutor:
         """`jobs` in groups that have one process each."""
         groups: list[list[Job]] = []
         for job in jobs:
-            group = next((group for group in groups if self._may_share(group, job)), None)
-            if group is None:
-                groups.append([job])
-            else:
-                group.append(job)
+            if not (group := next((group for group in groups if self._may_share(group, job)), [])):
+                groups.append(group)
+            group.append(job)
         return groups
 
     def _may_share(self, group: Sequence[Job], job: Job) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
+from gpubench.executor.outcome import Outcome
 from gpubench.flags import (
     BUSY_CORES,
     CONTAMINATED,
@@ -27,60 +28,57 @@ from gpubench.measure.memory import GRAIN_BYTES
 from gpubench.measure.steady import drift
 from gpubench.report.model import HostUse, Utilization
 from gpubench.units import format_bytes
-from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, SamplesTaken
 
 
-def flags_of(
-    prepared: Prepared,
-    sampled: SamplesTaken,
-    *,
-    memory: MemoryRead | None,
-    collected: EvidenceCollected | None,
-    utilization: Utilization | None,
-    host: HostUse | None,
-    busy_before: str,
-    discarded: Sequence[str],
-    interleaved: bool,
-) -> tuple[Flag, ...]:
-    """All flags of one process. `discarded`: the slowdown reasons of each sampling that was thrown away."""
+def flags_of(result: Outcome, busy_before: str = "", discarded: Sequence[str] = ()) -> tuple[Flag, ...]:
+    """All flags of one process that ran to its end.
+
+    `busy_before`: why the device was not free before the run. `discarded`: the slowdown reasons of each sampling that
+    was thrown away.
+    """
+    prepared, sampled, collected = result.prepared, result.sampled, result.collected
+    if prepared is None or sampled is None:
+        return ()
     flags = [*prepared.flags, *(collected.flags if collected else ())]
     if prepared.steady is False:
         flags.append(UNSTEADY.flag(f"the warm-up's {prepared.warmup_iterations} iterations did not settle"))
     elif prepared.steady is None:
         flags.append(SHORT_WARMUP.flag(f"{prepared.warmup_iterations} iterations are too few to tell if it is steady"))
     # Interleaved turns drift with the machine, which the other configurations of the round share.
-    if not interleaved and (change := drift(sampled.samples_s)) is not None:
+    if not result.turns and (change := drift(sampled.samples_s)) is not None:
         flags.append(UNSTEADY.flag(f"its step time changed by {change:+.1%} during sampling"))
-    flags += contaminated(utilization, host, busy_before)
-    if host:
-        flags += _swapped(host)
+    flags += _contaminated(result.utilization, result.host, busy_before)
+    if result.host:
+        flags += _swapped(result.host)
     if discarded:
         reasons = ", ".join(dict.fromkeys(discarded))
         times = "once" if len(discarded) == 1 else f"{len(discarded)} times"
         flags.append(THROTTLED.flag(f"{reasons}; sampled again after cooling down, {times}"))
-    if utilization and "sw_power_cap" in (utilization.throttle_reasons or ()):
+    if result.utilization and "sw_power_cap" in (result.utilization.throttle_reasons or ()):
         flags.append(POWER_CAPPED.flag("the device ran at its power limit, as it does under load"))
-    fraction = host_bound_fraction(collected, sampled)
+    fraction = host_bound_fraction(result)
     if fraction is not None and fraction > HOST_BOUND_SHARE:
         flags.append(HOST_BOUND.flag(f"the GPU was idle for {fraction:.0%} of the step, waiting for the host"))
     if sampled.unmet:
         flags.append(STOPPED_BY_TIME.flag(sampled.unmet))
     if prepared.quality.passed is None:
         flags.append(QUALITY_UNCHECKED.flag(prepared.quality.reason))
-    if memory and (memory.growth_per_iteration or 0) >= GRAIN_BYTES:
-        flags.append(GROWING_MEMORY.flag(f"{format_bytes(memory.growth_per_iteration or 0)} more with every step"))
+    growth = (result.memory and result.memory.growth_per_iteration) or 0
+    if growth >= GRAIN_BYTES:
+        flags.append(GROWING_MEMORY.flag(f"{format_bytes(growth)} more with every step"))
     return tuple(flags)
 
 
-def host_bound_fraction(collected: EvidenceCollected | None, sampled: SamplesTaken | None) -> float | None:
+def host_bound_fraction(result: Outcome) -> float | None:
     """The share of a step by the wall clock in which no kernel or copy ran on the GPU; None on a CPU."""
+    collected, sampled = result.collected, result.sampled
     if collected is None or sampled is None or collected.device_busy_s is None or not sampled.samples_s:
         return None
     step_s = statistics.median(sampled.samples_s)
     return min(1.0, max(0.0, 1 - collected.device_busy_s / step_s)) if step_s > 0 else None
 
 
-def contaminated(utilization: Utilization | None, host: HostUse | None, busy_before: str = "") -> list[Flag]:
+def _contaminated(utilization: Utilization | None, host: HostUse | None, busy_before: str) -> list[Flag]:
     """Whether others used the device or the cores meanwhile, and who; `busy_before`: the device, before the run."""
     details = []
     if utilization and utilization.other_processes:

@@ -70,7 +70,7 @@ def outcome_of(
     """What `slot` gave, with its status; `busy_before`: why the device was not free before the run."""
     prepared, sampled, collected = slot.prepared, slot.sampled, slot.collected
     if prepared is None or sampled is None or collected is None:
-        return broken(slot)
+        return Outcome("failed", "The process gave no samples.", slot.started_at)  # a fault of gpubench's own
     phases = {**prepared.phases_s, "samples": sum(part.ended - part.started for part in slot.parts)}
     phases["warm-up"] = phases.get("warm-up", 0.0) + sampled.warmup_s
     if slot.memory:
@@ -94,21 +94,15 @@ def outcome_of(
         turns=[len(part.samples_s) for part in slot.parts] if len(slot.parts) > 1 else [],
         shared_with=slot.shared_with,
         phases_s=phases,
-        flags=flags_of(
-            prepared,
-            sampled,
-            memory=slot.memory,
-            collected=collected,
-            utilization=utilization,
-            host=host,
-            busy_before=busy_before,
-            discarded=slot.discarded,
-            interleaved=len(slot.parts) > 1,
-        ),
     )
     status, reason = verdict(result)
-    tail = slot.worker.log_tail() if status != "ok" else ""
-    return replace(result, status=status, reason=sentence(reason), log_tail=tail)
+    return replace(
+        result,
+        status=status,
+        reason=sentence(reason),
+        flags=flags_of(result, busy_before, slot.discarded),
+        log_tail=slot.worker.log_tail() if status != "ok" else "",
+    )
 
 
 def blocks_of_a_turn(prepared: Prepared, protocol: Protocol) -> int:
@@ -116,8 +110,3 @@ def blocks_of_a_turn(prepared: Prepared, protocol: Protocol) -> int:
     iterations = math.ceil(protocol.block_s / max(prepared.seconds_per_iteration, 1e-9))
     block = max(protocol.block_s, iterations * prepared.seconds_per_iteration)
     return max(1, min(round(TURN_S / block), math.ceil(TURN_S / protocol.block_s)))
-
-
-def broken(slot: Slot) -> Outcome:
-    """A process that neither failed nor gave samples: a fault of gpubench's own, told as such."""
-    return Outcome("failed", "The process gave no samples.", slot.started_at)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
-from gpubench.executor.fork_server import ForkServer, server_environment
-from gpubench.executor.worker_process import Worker, WorkerServer
+from gpubench.executor.fork_server import ForkServer, server_environment, start_module
+from gpubench.executor.worker_process import Worker
 from gpubench.worker.messages import Channel, ToolchainReady, WorkerReply
 
 CHOICE = "GPUBENCH_WORKERS"  # environment variable: "fork" or "spawn", where the default is not wanted
@@ -51,20 +51,10 @@ class SpawnServer:
 
     def fork(self) -> Worker:
         """A fresh worker."""
-        ours, theirs = socket.socketpair()
         self._count += 1
         log = self.folder / f"worker-{id(self)}-{self._count}.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [self.python, "-P", "-m", "gpubench.worker", str(theirs.fileno())],
-                env=server_environment(self.environment, self.python, self.folder),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        theirs.close()
+        environment = server_environment(self.environment, self.python, self.folder)
+        process, ours = start_module(self.python, ["gpubench.worker"], environment, log)
         self._processes[process.pid] = process
         return Worker(self, process.pid, Channel[WorkerReply](ours, WorkerReply), log)
 
@@ -89,3 +79,6 @@ class SpawnServer:
             process.kill()
             process.wait()
         self._processes.clear()
+
+
+WorkerServer: TypeAlias = ForkServer | SpawnServer

@@ -8,12 +8,14 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from gpubench.errors import GpubenchError
 from gpubench.executor.scratch import scratch_folder
-from gpubench.executor.spawn_server import make_server
-from gpubench.executor.worker_process import Worker, WorkerError, WorkerFailed, WorkerServer
+from gpubench.executor.spawn_server import WorkerServer, make_server
+from gpubench.executor.worker_process import Worker, WorkerError, WorkerFailed
 from gpubench.hardware.cpu import available_memory_bytes
 from gpubench.hardware.find_device import DeviceAccess, find_device
 from gpubench.hardware.monitored import MonitoredDevice
@@ -27,22 +29,6 @@ from gpubench.worker.messages import Describe, MakeReference, ProbeResult, Refer
 
 FREE_SHARE = 0.8  # of the free memory may be planned with: peaks of warming up are above those of the steps
 DESCRIBE_TIMEOUT_S = 300.0  # a user's module may import half the world
-
-
-@dataclass
-class Spent:
-    """Seconds that the tool itself took, by part."""
-
-    parts: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def on(self, part: str) -> Iterator[None]:
-        """Adds the time of the block to `part`."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.parts[part] = self.parts.get(part, 0.0) + time.monotonic() - started
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,7 @@ class WorkerPool:
     def __init__(self, choice: WorkloadChoice, device: str, protocol: Protocol, python: str = sys.executable) -> None:
         self.choice, self.device, self.protocol, self.python = choice, device, protocol, python
         self.since = time.monotonic()
-        self.spent = Spent()
+        self.spent: dict[str, float] = {}  # seconds that the tool itself took, by part
         self.notes: list[str] = []
         self._servers: dict[frozenset[tuple[str, str]], WorkerServer] = {}
         self._references: dict[tuple[tuple[str, Value], ...], Reference] = {}
@@ -78,6 +64,15 @@ class WorkerPool:
         self._found.close()
         self._scratch.close()
 
+    @contextlib.contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        """Adds the seconds of the block to what was spent on `part`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent[part] = self.spent.get(part, 0.0) + time.monotonic() - started
+
     # ----- servers and workers
 
     def begin_servers(self, configurations: Iterable[Configuration]) -> None:
@@ -87,7 +82,7 @@ class WorkerPool:
 
     def start_servers(self, configurations: Iterable[Configuration]) -> None:
         """Starts the servers that `configurations` will need, all at once, and waits for them."""
-        with self.spent.on("servers"):
+        with self._timed("servers"):
             configurations = list(configurations)
             self.begin_servers(configurations)
             for configuration in configurations:
@@ -104,12 +99,12 @@ class WorkerPool:
 
     def worker(self, configuration: Mapping[str, Value]) -> Worker:
         """A fresh process in the environment that `configuration` asks for."""
-        with self.spent.on("processes"):
+        with self._timed("processes"):
             server = self._server(environment_of(configuration))
             server.wait_ready()
         if compiles(configuration):
             self._prepare_toolchain(server)
-        with self.spent.on("processes"):
+        with self._timed("processes"):
             worker = server.fork()
         if server.preload_problem:
             note = f"The workload's module is imported again in every process: {server.preload_problem}."
@@ -120,7 +115,7 @@ class WorkerPool:
     def _prepare_toolchain(self, server: WorkerServer) -> None:
         if id(server) in self._toolchains:
             return
-        with self.spent.on("toolchain"):
+        with self._timed("toolchain"):
             reply = server.prepare_toolchain(self.folder / "toolchain" if self.device == "cpu" else None)
         self._toolchains.add(id(server))
         if reply.problem:
@@ -131,32 +126,23 @@ class WorkerPool:
     def describe(self, batch_size: int | None) -> ProbeResult:
         """The facts of workload, device and software; GpubenchError where one of them is missing."""
         request = Describe(self.choice, self.device, batch_size)
-        with self.spent.on("describe"):
+        with self._timed("describe"):
             worker = self._server({}).fork()
             try:
                 described = worker.ask(request, ProbeResult, time.monotonic() + DESCRIBE_TIMEOUT_S)
-            except WorkerFailed as error:
-                if error.failed.kind == "usage":
+            except (WorkerFailed, WorkerError) as error:
+                if isinstance(error, WorkerFailed) and error.failed.kind == "usage":
                     raise GpubenchError(error.failed.reason, error.failed.detail) from error
+                verb = "built" if isinstance(error, WorkerFailed) else "inspected"
                 raise GpubenchError(
-                    f"Workload {self.choice.reference!r} could not be built: {error.failed.reason}.",
-                    f"The end of its output: {last_lines(worker.log_tail())}",
-                ) from error
-            except WorkerError as error:
-                raise GpubenchError(
-                    f"Workload {self.choice.reference!r} could not be inspected: {error.reason}.",
+                    f"Workload {self.choice.reference!r} could not be {verb}: {error}.",
                     f"The end of its output: {last_lines(worker.log_tail())}",
                 ) from error
             finally:
                 worker.kill()
         facts = described.workload
-        self.choice = WorkloadChoice(
-            reference=self.choice.reference,
-            size=known_size(facts.size),
-            parameters=self.choice.parameters,
-            mode=facts.mode,
-            source_hash=facts.source_hash,
-        )
+        size = None if facts.size == "default" else facts.size  # what a workload that takes none calls its own
+        self.choice = replace(self.choice, size=size, mode=facts.mode, source_hash=facts.source_hash)
         device = described.device
         self._found = find_device(device.kind, device.uuid, device.index or 0)
         busy = busy_before(self.monitored)
@@ -191,7 +177,7 @@ class WorkerPool:
         }
         key = tuple(sorted(problem.items()))
         if key not in self._references:
-            with self.spent.on("reference"):
+            with self._timed("reference"):
                 self._references[key] = self._make_reference({**defaults, **problem}, len(self._references))
         return self._references[key]
 
@@ -222,18 +208,12 @@ class WorkerPool:
         return str(folder)
 
 
-def known_size(size: str) -> str | None:
-    """The size to ask workers for; a workload that takes none calls its own "default"."""
-    return None if size == "default" else size
-
-
 def environment_of(configuration: Mapping[str, Value]) -> dict[str, str]:
     """The environment variables that `configuration`'s toggles ask for."""
     variables: dict[str, str] = {}
     for name, value in configuration.items():
-        toggle = get(name)
-        if toggle.environment:
-            variables.update(toggle.environment(value))
+        if environment := get(name).environment:
+            variables |= environment(value)
     return variables
 
 

@@ -8,19 +8,14 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from gpubench.worker.messages import (
-    Channel,
-    Closed,
-    Failed,
-    Phase,
-    ToolchainReady,
-    WorkerReply,
-    WorkerRequest,
-)
+from gpubench.worker.messages import Channel, Closed, Failed, Phase, WorkerReply, WorkerRequest
+
+if TYPE_CHECKING:
+    from gpubench.executor.spawn_server import WorkerServer
 
 EXIT_WAIT_S = 10.0  # a killed process with a GPU context needs up to seconds to be gone
 TAIL_BYTES = 4000  # of a worker's log, kept in the report
@@ -61,36 +56,6 @@ def tail(path: Path) -> str:
             return file.read().decode(errors="replace").strip()
     except FileNotFoundError:
         return ""
-
-
-class WorkerServer(Protocol):
-    """Gives fresh workers in one environment."""
-
-    preload_problem: str
-
-    def start(self) -> None:
-        """Begins to load torch, without waiting for it."""
-
-    def wait_ready(self) -> None:
-        """Waits until workers can be had; GpubenchError where that fails."""
-
-    def prepare_toolchain(self, folder: Path | None) -> ToolchainReady:
-        """Makes ready what compiled configurations need; see PrepareToolchain."""
-
-    def fork(self) -> Worker:
-        """A fresh worker; WorkerError where there can be none."""
-
-    def wait(self, pid: int, timeout: float) -> int | None:
-        """The exit code of a worker, or None where it does not end."""
-
-    def knows(self, pid: int) -> bool:
-        """Whether what started that worker still runs; the worker has ended with it otherwise."""
-
-    def forget(self, pid: int) -> None:
-        """That worker has ended."""
-
-    def close(self) -> None:
-        """Ends the server and every worker of it."""
 
 
 class Worker:

@@ -11,11 +11,10 @@ from msgspec import Struct, field
 
 from gpubench.errors import GpubenchError, unknown_name
 from gpubench.profiles_folder import profiles_folder
+from gpubench.report.model import Value
 from gpubench.search.space import ToggleValues
 from gpubench.search.strategies import get_strategy
 from gpubench.toggles import get, parse_value
-
-Value = str | int
 
 
 class PresetEntry(Struct, frozen=True, forbid_unknown_fields=True):

@@ -34,17 +34,11 @@ def assignments(texts: Iterable[str], option: str) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Requested:
-    """What to try and what to hold. Values are text still: which are allowed may depend on the device and workload.
+    """What to try and what to hold. Values are text still: which are allowed may depend on the device and workload."""
 
-    Args:
-        values: Toggle -> values to try, as `--set` names them.
-        fixed: Toggle -> value in every row, as `--fix` names it.
-        preset: Further toggles to try and to hold.
-    """
-
-    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    fixed: Mapping[str, str] = field(default_factory=dict)
-    preset: Preset | None = None
+    values: Mapping[str, Sequence[str]] = field(default_factory=dict)  # toggle -> values to try (`--set`)
+    fixed: Mapping[str, str] = field(default_factory=dict)  # toggle -> value in every row (`--fix`)
+    preset: Preset | None = None  # further toggles to try and to hold
 
     def fixed_values(self, scope: Scope) -> Configuration:
         """The toggles held at one value: the preset's, then the user's own."""

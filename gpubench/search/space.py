@@ -41,14 +41,9 @@ class Builder:
 
     def __init__(self, scope: Scope, fix: Mapping[str, Value] | None = None) -> None:
         self.scope = scope
-        self.left_out: dict[str, str] = {}
-        self.toggles: dict[str, Toggle] = {}
-        for name, toggle in all_toggles().items():
-            reason = toggle.applies(scope)
-            if reason is None:
-                self.toggles[name] = toggle
-            else:
-                self.left_out[name] = reason
+        reasons = {name: toggle.applies(scope) for name, toggle in all_toggles().items()}
+        self.left_out = {name: reason for name, reason in reasons.items() if reason is not None}
+        self.toggles = {name: get(name) for name in reasons if name not in self.left_out}
         self.defaults: Configuration = {name: toggle.baseline(scope) for name, toggle in self.toggles.items()}
         for name in fix or {}:
             self.require(name)

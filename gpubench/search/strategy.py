@@ -13,30 +13,18 @@ from gpubench.search.space import Builder, Candidate, ToggleValues
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The toggles and values to search, around one baseline.
+    """The toggles and values to search, around one baseline."""
 
-    Args:
-        builder: Makes candidates, and knows what cannot run here.
-        strategy: Chooses among them.
-        toggles: The values to try, in the order in which they are added up.
-        baseline: What all rows are compared with.
-    """
-
-    builder: Builder
-    strategy: Strategy
-    toggles: tuple[ToggleValues, ...]
-    baseline: Candidate
+    builder: Builder  # makes candidates, and knows what cannot run here
+    strategy: Strategy  # chooses among them
+    toggles: tuple[ToggleValues, ...]  # in the order in which they are added up
+    baseline: Candidate  # what all rows are compared with
 
     @property
     def planned(self) -> tuple[Candidate, ...]:
         """What the strategy proposes before anything was measured."""
         history = History(self)
         return tuple(history.missing(self.strategy.propose(history)))
-
-
-def no_cost(_: Measurement) -> float:
-    """Of a row before anything was measured."""
-    return math.inf
 
 
 @dataclass(frozen=True)
@@ -51,7 +39,7 @@ class History:
 
     space: SearchSpace
     rows: Mapping[str, Measurement] = field(default_factory=dict)
-    cost: Callable[[Measurement], float] = no_cost
+    cost: Callable[[Measurement], float] = lambda _: math.inf
 
     def missing(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Those of `candidates` that have no row yet, or a row that lacks one of their roles; never the baseline."""
@@ -69,11 +57,6 @@ def unchanged(builder: Builder, toggles: Sequence[ToggleValues]) -> Candidate:
     if baseline.skip:
         raise GpubenchError(f"The baseline cannot run: {baseline.skip}.", "Change what --fix or --batch-size asks for.")
     return baseline
-
-
-def nothing_more(space: SearchSpace) -> list[str]:
-    """Of a strategy whose first proposal is all of it."""
-    return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,5 +87,5 @@ class Strategy:
     summary: str
     propose: Callable[[History], Sequence[Candidate]]
     baseline: Callable[[Builder, Sequence[ToggleValues]], Candidate] = unchanged
-    outlook: Callable[[SearchSpace], list[str]] = nothing_more
+    outlook: Callable[[SearchSpace], list[str]] = lambda _: []
     offered: bool = True

@@ -16,13 +16,9 @@ from gpubench.study.listener import Listener
 
 
 class Book:
-    """A report that grows row by row. `report` is what `save` writes.
+    """A report that grows row by row. `report` is what `save` writes to `path`: empty at first, or one to continue.
 
-    Args:
-        report: Empty, or the one to continue.
-        path: The file that it is written to.
-        listener: Is told once where that file cannot be written.
-        strict: Whether a row whose flags speak against its figures fails.
+    `listener` is told once where that cannot be written. With `strict`, rows whose flags speak against them fail.
     """
 
     def __init__(self, report: Report, path: Path, listener: Listener, *, strict: bool = False) -> None:

@@ -100,7 +100,6 @@ def run(request: StudyRequest, output: Output, resume: bool, listener: Listener)
             executor=bench.executor,
             space=space,
             book=book,
-            listener=listener,
             objective=request.objective,
             max_memory_bytes=request.max_memory_bytes,
             rounds_s=ROUNDS_S if request.final_rounds is None else math.inf,

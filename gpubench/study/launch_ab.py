@@ -25,7 +25,7 @@ from gpubench.study.destination import Output, path_of
 from gpubench.study.launch import new_report, protocol_for
 from gpubench.study.listener import Listener
 from gpubench.study.paired import FEWEST_ROUNDS, SIDES, Comparison, SideName
-from gpubench.study.planning import builder_of, has_no_gpu, scope_of, space_of
+from gpubench.study.planning import builder_of, means_cpu, scope_of, space_of
 from gpubench.study.request import StudyRequest, check_workload
 from gpubench.study.sides import Side, refuse_foreign_code, resolve, why_apart
 from gpubench.text import printable
@@ -97,8 +97,7 @@ def open_executor(request: StudyRequest, sides: Mapping[SideName, Side], listene
     protocol = msgspec.structs.replace(
         request.protocol(), rounds=1, final_rounds=request.rounds, turns=TURNS, warmup_min_s=WARMUP_MIN_S
     )
-    cpu = request.device == "cpu" or has_no_gpu(request.device)
-    likely = unnamed(request, steady_values()) if cpu else {}
+    likely = unnamed(request, steady_values()) if means_cpu(request.device) else {}
     targets: dict[str, Target] = {}
     for name, side in sides.items():
         check_workload(side.reference)
@@ -144,7 +143,6 @@ def prepare(
         executor=executor,
         books={name: Book(report, folder / f"{name}.json", listener) for name, report in reports.items()},
         labels={name: side.label for name, side in sides.items()},
-        listener=listener,
         limits=request.limits,
         rounds=study.rounds,
         time_limit_s=request.time_limit_s,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -18,7 +18,6 @@ from gpubench.regression.comparison import NamedReport, check
 from gpubench.regression.verdicts import Check, Limits
 from gpubench.search.space import Candidate
 from gpubench.study.book import Book
-from gpubench.study.listener import Listener
 from gpubench.study.rounds import Entry, Rounds, StopRule
 
 SideName = Literal["a", "b"]
@@ -28,28 +27,18 @@ FEWEST_ROUNDS = 5  # whatever the time limit: fewer cannot tell an effect from c
 
 @dataclass
 class Comparison:
-    """One run of both sides, each of which is a target of the executor.
+    """One run of both sides, each of which is a target of the executor and has a report in `books`, still without rows.
 
-    Args:
-        executor: Measures the targets "a" and "b".
-        books: The reports of both sides, still without rows.
-        labels: What people call the sides.
-        listener: Is told how it goes.
-        limits: What counts as worse.
-        rounds: After so many it is decided for the first time.
-        time_limit_s: Of a row: it is decided for the second time then.
+    After `rounds` a row is decided for the first time, after `time_limit_s` for the second time.
     """
 
     executor: Executor
-    books: Mapping[SideName, Book]
-    labels: Mapping[SideName, str]
-    listener: Listener
+    books: Mapping[str, Book]
+    labels: Mapping[SideName, str]  # what people call the sides
     limits: Limits
     rounds: int
     time_limit_s: float
-
-    def __post_init__(self) -> None:
-        self._count = 1  # of rows in the end: each look at the data is corrected for all of them
+    family: int = field(default=1, init=False)  # rows in the end: each look at the data is corrected for all of them
 
     @property
     def unsaved(self) -> str:
@@ -63,10 +52,9 @@ class Comparison:
         """
         for book in self.books.values():
             book.save(first=True)
-        self.listener.planned(2 * len(candidates) * (1 + self.rounds), 0)
-        self._count = len(candidates)
-        books: dict[str, Book] = {side: self.books[side] for side in SIDES}
-        engine = Rounds(self.executor, books, self.listener, books["a"].report.protocol.seed)
+        engine = Rounds(self.executor, self.books)
+        engine.listener.planned(2 * len(candidates) * (1 + self.rounds), 0)
+        self.family = len(candidates)
         for candidate in candidates:
             begun = time.monotonic()
             engine.explore([candidate])
@@ -86,7 +74,7 @@ class Comparison:
     def verdict(self) -> Check:
         """What the two reports say now."""
         sources = [NamedReport(self.labels[side], self.books[side].report) for side in SIDES]
-        return check(sources[1], sources[0], self.limits, family=self._count)
+        return check(sources[1], sources[0], self.limits, family=self.family)
 
     def _is_undecided(self, row_id: str) -> bool:
         findings = [finding for row in self.verdict().rows if row.id == row_id for finding in row.findings]

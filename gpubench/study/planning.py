@@ -11,7 +11,7 @@ from gpubench.search.space import Builder, ToggleValues
 from gpubench.search.strategies import get_strategy, search_space
 from gpubench.search.strategies.sweep import SWEEP
 from gpubench.search.strategy import SearchSpace
-from gpubench.study.request import StudyRequest, values_of
+from gpubench.study.request import Choices, StudyRequest, values_of
 from gpubench.toggles import get, parse_value
 from gpubench.toggles.toggle import Scope
 from gpubench.toggles.traits import batch_size_toggle
@@ -51,28 +51,23 @@ def space_of(request: StudyRequest, builder: Builder) -> SearchSpace:
 def swept(request: StudyRequest, builder: Builder, toggle: str) -> list[ToggleValues]:
     """The values of `toggle`, and of the toggles that they are combined with."""
     builder.require(toggle)
+    values: Choices = {toggle: request.values, **request.also}
     # Without the scope: a size that this input does not allow is a row with its sentence, not the sweep's end.
-    given = [parse_value(get(toggle), str(value)) for value in request.values]
-    return [
-        ToggleValues(toggle, tuple(given or get(toggle).offered(builder.scope))),
-        *(
-            ToggleValues(name, tuple(parse_value(get(name), str(value)) for value in values_of(values)))
-            for name, values in request.also.items()
-        ),
-    ]
+    given = {name: [parse_value(get(name), str(each)) for each in values_of(texts)] for name, texts in values.items()}
+    return [ToggleValues(name, tuple(parsed or get(name).offered(builder.scope))) for name, parsed in given.items()]
 
 
 def likely_environments(request: StudyRequest) -> list[Configuration]:
     """What environment toggles a CPU run will probably try: their servers may load torch while others do."""
-    if request.sweep or not (request.device == "cpu" or has_no_gpu(request.device)):
+    if request.sweep or not means_cpu(request.device):
         return []
     return request.requested().environments()
 
 
-def has_no_gpu(device: str) -> bool:
-    """Whether `auto` is sure to mean the CPU."""
+def means_cpu(device: str) -> bool:
+    """Whether `device` is sure to mean the CPU, as `auto` may."""
     if device != "auto":
-        return False
+        return device == "cpu"
     nvml = Nvml.open()
     if isinstance(nvml, Unavailable):
         return True

@@ -48,7 +48,7 @@ class StudyRequest:
     set: Choices = field(default_factory=dict)
     fix: Mapping[str, Value] = field(default_factory=dict)
     sweep: str | None = None
-    values: Sequence[Value] = ()
+    values: Values = ()
     also: Choices = field(default_factory=dict)
     objective: Objective = "fps"
     max_memory_bytes: int | None = None

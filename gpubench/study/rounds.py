@@ -19,7 +19,6 @@ from gpubench.search.space import Candidate
 from gpubench.stats.processes import Phase, is_disturbed
 from gpubench.study import rows
 from gpubench.study.book import Book
-from gpubench.study.listener import Listener
 from gpubench.study.schedule import Schedule
 
 MEASURING = ("build", "apply", "first step", "warm-up", "samples")  # phases of a process that are no overhead
@@ -40,21 +39,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class StopRule:
-    """When rounds end.
+    """When rounds end."""
 
-    Args:
-        count: After so many rounds.
-        minimum: So many rounds run whatever the time.
-        limit_s: No further round begins after so many seconds.
-        replacements: At most so many further rounds take the place of disturbed ones.
-        undecided: Asked once, after `count` rounds: True goes on until `limit_s`. Asking after every round until
-            something is significant would find a difference in identical code.
-    """
-
-    count: int
-    minimum: int = 0
-    limit_s: float = math.inf
-    replacements: int = 0
+    count: int  # after so many rounds
+    minimum: int = 0  # so many rounds run whatever the time
+    limit_s: float = math.inf  # no further round begins after so many seconds
+    replacements: int = 0  # at most so many further rounds take the place of disturbed ones
+    # Asked once, after `count` rounds: True goes on until `limit_s`. Asking after every round until something is
+    # significant would find a difference in identical code.
     undecided: Callable[[], bool] | None = None
 
     def is_over(self, done: int, seconds: float, undisturbed: Callable[[], int]) -> bool:
@@ -75,25 +67,17 @@ class Rounds:
     Args:
         executor: Measures.
         books: The report of each target; a study has one target, whose name is empty.
-        listener: Is told how it goes.
-        seed: Of the order within rounds.
         drift: Of the machine, see `Protocol.machine_drift`; 0 where rows are only compared within their rounds.
         remeasure: Whether a first process that was disturbed is measured once more.
     """
 
     def __init__(
-        self,
-        executor: Executor,
-        books: Mapping[str, Book],
-        listener: Listener,
-        seed: int,
-        *,
-        drift: float = 0.0,
-        remeasure: bool = False,
+        self, executor: Executor, books: Mapping[str, Book], *, drift: float = 0.0, remeasure: bool = False
     ) -> None:
-        self.executor, self.books, self.listener = executor, books, listener
-        self.drift, self.remeasure = drift, remeasure
-        self.schedule = Schedule(seed)
+        self.executor, self.books, self.drift, self.remeasure = executor, books, drift, remeasure
+        book = next(iter(books.values()))
+        self.listener = book.listener
+        self.schedule = Schedule(book.report.protocol.seed)
         self.measuring_s = 0.0  # what this session's processes spent in MEASURING
 
     @property

@@ -149,7 +149,7 @@ def with_samples(
 
 def host_bound(row: Measurement, result: Outcome) -> Measurement:
     """`row` with the fraction of its step in which the GPU did nothing, or why there is none."""
-    fraction = host_bound_fraction(result.collected, result.sampled)
+    fraction = host_bound_fraction(result)
     if fraction is not None:
         return msgspec.structs.replace(row, host_bound_fraction=fraction)
     on_cpu = result.sampled is not None and result.sampled.device_samples_s is None

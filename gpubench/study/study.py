@@ -20,7 +20,6 @@ from gpubench.search.strategy import History, SearchSpace
 from gpubench.stats.processes import Phase
 from gpubench.study import rows
 from gpubench.study.book import Book
-from gpubench.study.listener import Listener
 from gpubench.study.rounds import Entry, Rounds, StopRule
 from gpubench.study.rows import CONTROL
 from gpubench.toggles.traits import compiles
@@ -35,31 +34,19 @@ ROUNDS_S = 60.0
 
 @dataclass
 class Study:
-    """One run of a strategy.
-
-    Args:
-        executor: Measures.
-        space: What to choose from, and the strategy that does.
-        book: The report, which is saved after every process: empty, or one to continue.
-        listener: Is told how it goes.
-        objective: What the recommendation is best at.
-        max_memory_bytes: No row above is recommended.
-        rounds_s: No further round of the runoff, and of the final, begins after so many seconds.
-    """
+    """One run of a strategy over `space`. The report in `book` is empty, or one to continue."""
 
     executor: Executor
     space: SearchSpace
     book: Book
-    listener: Listener
     objective: Objective = "fps"
-    max_memory_bytes: int | None = None
-    rounds_s: float = ROUNDS_S
+    max_memory_bytes: int | None = None  # no row above is recommended
+    rounds_s: float = ROUNDS_S  # no further round of the runoff, and of the final, begins after so many seconds
 
     def __post_init__(self) -> None:
-        protocol = self.book.report.protocol
-        self.engine = Rounds(
-            self.executor, {"": self.book}, self.listener, protocol.seed, drift=protocol.machine_drift, remeasure=True
-        )
+        self.listener = self.book.listener
+        drift = self.book.report.protocol.machine_drift
+        self.engine = Rounds(self.executor, {"": self.book}, drift=drift, remeasure=True)
 
     # ----- the two kinds of run
 
@@ -203,14 +190,13 @@ class Study:
         return book.report
 
     def _warnings(self) -> list[str]:
-        busy = [row.id for row in self.book.rows.values() if any(flag.label == CONTAMINATED.name for flag in row.flags)]
-        if not busy:
-            return []
-        many = f"{len(busy)} of {len(self.book.rows)} rows were"
-        return [
-            f"{many} measured while other processes used the machine, so the figures may be far off. Run it again on "
-            "a quiet machine, or accept that with --allow contaminated."
-        ]
+        measured = self.book.report.measurements
+        busy = sum(any(flag.label == CONTAMINATED.name for flag in row.flags) for row in measured)
+        text = (
+            f"{busy} of {len(measured)} rows were measured while other processes used the machine, so the figures may "
+            "be far off. Run it again on a quiet machine, or accept that with --allow contaminated."
+        )
+        return [text] if busy else []
 
     def _mark_recommended(self, row_id: str) -> None:
         marked = []

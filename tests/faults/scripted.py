@@ -171,7 +171,6 @@ def study(
         executor=executor,
         space=space,
         book=Book(started, path, Quiet(), strict=strict),
-        listener=Quiet(),
     )
 
 

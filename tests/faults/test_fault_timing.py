@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import time
@@ -198,10 +199,7 @@ def test_a_start_that_is_4_times_slower_for_20_iterations_reaches_no_sample(step
 def test_endless_drift_is_unsteady_in_the_warm_up() -> None:
     script = Script(*(0.05 * 1.08**index for index in range(300)))
     assert warm(script) is False
-    flags = flags_of(
-        prepared(steady=False), sampled([0.1] * 20), memory=None, collected=None, utilization=None, host=None,
-        busy_before="", discarded=(), interleaved=False,
-    )  # fmt: skip
+    flags = flags_of(Outcome("ok", "", "", prepared(steady=False), sampled([0.1] * 20)))
     assert list(map(str, flags)) == ["unsteady: the warm-up's 25 iterations did not settle"]
     row = reports.row("fast", 0.05, {"compile": "default"}, flags=list(map(str, flags)))
     found = reports.report(reports.baseline(), row)
@@ -219,10 +217,7 @@ def test_a_worker_whose_steps_never_settle_says_so(pool: WorkerPool) -> None:
 
 
 def drifting(samples_s: list[float]) -> tuple[Flag, ...]:
-    return flags_of(
-        prepared(), sampled(samples_s), memory=None, collected=None, utilization=None, host=None,
-        busy_before="", discarded=(), interleaved=False,
-    )  # fmt: skip
+    return flags_of(Outcome("ok", "", "", prepared(), sampled(samples_s)))
 
 
 def test_a_drift_too_slow_for_the_warm_up_is_unsteady_by_the_samples() -> None:
@@ -311,10 +306,5 @@ def explored(row_id: str, results: list[Outcome]) -> Measurement:
 
 def test_interleaved_turns_are_not_called_unsteady_for_what_all_share() -> None:
     result = process([0.1 * 1.01**index for index in range(30)])
-    assert result.prepared is not None
-    assert result.sampled is not None
-    flags = flags_of(
-        result.prepared, result.sampled, memory=None, collected=None, utilization=None, host=None,
-        busy_before="", discarded=(), interleaved=True,
-    )  # fmt: skip
-    assert flags == ()
+    assert flags_of(dataclasses.replace(result, turns=[15, 15])) == ()
+    assert flags_of(result) != ()

@@ -100,7 +100,6 @@ def compared(
         executor=executor,
         books={side: Book(blank, folder / f"{side}.json", Quiet()) for side in SIDES},
         labels={"a": "a", "b": "b"},
-        listener=Quiet(),
         limits=Limits(slowdown=0.025),
         rounds=5,
         time_limit_s=limit_s,
