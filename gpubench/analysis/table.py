@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from gpubench.analysis.effects import ladder, shown
-from gpubench.analysis.eligibility import find, gate
+from gpubench.analysis.eligibility import gate
 from gpubench.analysis.reasons import describe
-from gpubench.analysis.speedup import speedup, spread
+from gpubench.analysis.speedup import Speedups
 from gpubench.metrics import all_metrics
 from gpubench.report.model import Configuration, Measurement, Report
 from gpubench.stats.estimate import Estimate
@@ -28,7 +29,18 @@ class Row:
     measurement: Measurement
     number: int = 0
     changed: Configuration = field(default_factory=dict)  # against the baseline; in a sweep always the swept toggle
-    speedup: Estimate | None = None  # versus the baseline; None for the baseline itself
+    speedups: Speedups | None = None  # of the report
+
+    @cached_property
+    def speedup(self) -> Estimate | None:
+        """Versus the baseline; None for that itself, and where one of both is not reliable.
+
+        A row that is wrong or had no effect did not do the same work: its ratio would be a false number.
+        """
+        baseline = self.speedups.report.baseline if self.speedups else None
+        if not self.speedups or not baseline or gate(baseline) or gate(self.measurement):
+            return None
+        return self.speedups.of(self.measurement, baseline)
 
 
 @dataclass(frozen=True)
@@ -49,19 +61,8 @@ class Label:
 
 def rows(report: Report) -> list[Row]:
     """The report's measurements in order, skipped ones among them."""
-    baseline = find(report, report.plan.baseline)
-    usable = baseline if baseline is not None and gate(baseline) is None else None
-    between = spread(report)
-    return [
-        Row(
-            number=number,
-            measurement=row,
-            changed=shown(row, baseline),
-            # A row that is wrong or had no effect did not do the same work: its ratio would be a false number.
-            speedup=speedup(row, usable, between, report.measurements) if usable and gate(row) is None else None,
-        )
-        for number, row in enumerate(report.measurements, start=1)
-    ]
+    baseline, speedups = report.baseline, Speedups(report)
+    return [Row(row, number, shown(row, baseline), speedups) for number, row in enumerate(report.measurements, start=1)]
 
 
 def lines(report: Report) -> dict[Group, list[Line]]:

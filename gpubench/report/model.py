@@ -298,3 +298,12 @@ class Report(Struct, frozen=True, kw_only=True):
     adopted: Adoption | None = None  # where it is a baseline (`gpubench check --update`)
     harness: dict[str, float] = field(default_factory=dict)  # seconds the tool itself took, by part
     notes: list[str] = field(default_factory=list)
+
+    def find(self, id: str) -> Measurement | None:
+        """The row of that id, or None."""
+        return next((row for row in self.measurements if row.id == id), None)
+
+    @property
+    def baseline(self) -> Measurement | None:
+        """The row that the others are compared with; None before it was measured."""
+        return self.find(self.plan.baseline)

@@ -36,6 +36,12 @@ def log_times(row: Measurement, phase: Phase | None, statistic: Statistic = "med
     return _log_times(row, of_phase(row, phase), statistic)
 
 
+def log_time(row: Measurement, phase: Phase) -> float | None:
+    """Mean of log(seconds per item) over the processes of `phase`; None without any."""
+    values = log_times(row, phase).values()
+    return math.fsum(values) / len(values) if values else None
+
+
 def shared(
     rows: Sequence[Measurement], phase: Phase, statistic: Statistic = "median", *, disturbed: bool = False
 ) -> list[Times]:
