@@ -6,6 +6,7 @@ Suffixes are units. Nothing here imports torch.
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
@@ -225,6 +226,11 @@ class Measurement(Struct, frozen=True, kw_only=True):
     def is_control(self) -> bool:
         """Whether it is the A/A control: the baseline measured once more."""
         return any(role.kind == "control" for role in self.roles)
+
+    def samples_by_round(self) -> list[tuple[Round, list[float]]]:
+        """Each process of the row with its samples."""
+        ends = list(itertools.accumulate(part.samples for part in self.rounds))
+        return [(part, self.samples_s[end - part.samples : end]) for part, end in zip(self.rounds, ends, strict=True)]
 
 
 class Recommendation(Struct, frozen=True, kw_only=True):
