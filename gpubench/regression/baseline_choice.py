@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import starmap
 from pathlib import Path
 
 from gpubench.analysis.groups import when
 from gpubench.regression.comparability import about, refused
 from gpubench.regression.comparison import NamedReport, check, without_baseline
 from gpubench.regression.verdicts import Check, Limits
-from gpubench.report import baselines
+from gpubench.report import store
 from gpubench.report.model import Report
 
 
@@ -26,10 +25,10 @@ class BaselineChoice:
     @classmethod
     def read(cls, path: Path) -> BaselineChoice:
         """What is at `path`; nothing where a folder is not there yet. GpubenchError for a file that is no report."""
-        if not path.exists() and path.suffix != ".json":
-            return cls(path, (), ())
-        reports, passed = baselines.load_all(path)
-        return cls(path, tuple(starmap(NamedReport, reports)), tuple(passed))
+        if not path.is_dir() and (path.exists() or path.suffix == ".json"):
+            return cls(path, (NamedReport(str(path), store.load(path)),), ())
+        reports, passed = store.load_folder(path)
+        return cls(path, tuple(NamedReport(str(file), report) for file, report in reports), tuple(passed))
 
     def check(self, current: NamedReport, limits: Limits, allow: Sequence[str]) -> Check:
         """The verdicts on `current` against its baseline; `incomparable` where there is none."""
