@@ -100,10 +100,6 @@ def _at(path: str, start: str = "measurement") -> Reader:
     return read
 
 
-def _speedup(name: str) -> Reader:
-    return _at(name, "speedup")
-
-
 def _peak(read: Callable[[Measurement, str], int | None]) -> Reader:
     return lambda report, row: read(row.measurement, report.device.kind)
 
@@ -153,10 +149,10 @@ BUNDLED = (
     Metric("latency_p95", "s", "lower", _at("latency_s.p95"), limit="p95_growth", statistic="p95", decisive=False),
     Metric("latency_ci_low", "s", "lower", _at("latency_s.ci_low")),
     Metric("latency_ci_high", "s", "lower", _at("latency_s.ci_high")),
-    Metric("speedup", "", "higher", _speedup("ratio"), heading="speedup", width=0, cell=_times),
-    Metric("speedup_low", "", "higher", _speedup("low"), heading="95 % (rounds)", width=80, cell=_interval),
-    Metric("speedup_high", "", "higher", _speedup("high")),
-    Metric("speedup_rounds", "", None, _speedup("rounds"), COUNT),
+    Metric("speedup", "", "higher", _at("ratio", "speedup"), heading="speedup", width=0, cell=_times),
+    Metric("speedup_low", "", "higher", _at("low", "speedup"), heading="95 % (rounds)", width=80, cell=_interval),
+    Metric("speedup_high", "", "higher", _at("high", "speedup")),
+    Metric("speedup_rounds", "", None, _at("rounds", "speedup"), COUNT),
     Metric("processes", "", None, _at("latency_s.processes"), COUNT),
     Metric("host_bound_fraction", "", "lower", _at("host_bound_fraction")),
     Metric(

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gpubench.analysis.eligibility import find, gate
+from gpubench.analysis.eligibility import gate
 from gpubench.analysis.peak_memory import peak_bytes
-from gpubench.analysis.speedup import speedup, spread
+from gpubench.analysis.speedup import Speedups
 from gpubench.report.model import Configuration, Measurement, Report, Value
 from gpubench.stats.estimate import Estimate
-from gpubench.stats.spread import Spreads
 
 
 @dataclass(frozen=True)
@@ -20,48 +19,46 @@ class Effect:
     scope: Literal["alone", "ladder"]
     toggle: str
     value: Value | None
-    id: str
     versus: str | None
     speedup: Estimate | None
     memory_bytes: int | None  # above the other row's; negative: saved
-    compile_time_s: float | None  # above the other row's
-    payback_iterations: float | None  # None: never, or unknown
     reason: str
 
 
-def changed(configuration: Configuration, baseline: Configuration | None) -> Configuration:
-    """The toggles that differ from the baseline, in the configuration's order."""
-    return {name: value for name, value in configuration.items() if (baseline or {}).get(name) != value}
+def changed(row: Measurement, baseline: Measurement | None) -> Configuration:
+    """The toggles in which the row differs from the baseline, in its configuration's order."""
+    base = baseline.configuration if baseline else {}
+    return {name: value for name, value in row.configuration.items() if base.get(name) != value}
 
 
 def shown(row: Measurement, baseline: Measurement | None) -> Configuration:
     """The toggles that name a row: those that differ from the baseline and, in a sweep, the swept one."""
     swept = {role.toggle: row.configuration[role.toggle] for role in row.roles if role.kind == "sweep" and role.toggle}
-    return {**swept, **changed(row.configuration, baseline.configuration if baseline else None)}
+    return {**swept, **changed(row, baseline)}
 
 
-def effects(report: Report) -> list[Effect]:
+def effects(speedups: Speedups) -> list[Effect]:
     """All effects: techniques alone against the baseline, then each rung of the ladder against the one below.
 
     A technique that needs another toggle's value is compared with the row that has only what it needs.
     """
-    between = spread(report)
-    baseline = find(report, report.plan.baseline)
+    report = speedups.report
     found = [
-        _effect(row, _without(row, role.toggle, baseline, report), "alone", role.toggle, report, between)
+        _effect(row, _without(row, role.toggle, report), "alone", role.toggle, speedups)
         for row in report.measurements
         for role in row.roles
         if role.kind == "alone" and role.toggle
     ]
-    below = baseline
+    below = report.baseline
     for row, toggle in ladder(report):
-        found.append(_effect(row, below, "ladder", toggle, report, between))
+        found.append(_effect(row, below, "ladder", toggle, speedups))
         if gate(row) is None:  # nothing is compared with a rung that failed
             below = row
     return found
 
 
-def _without(row: Measurement, toggle: str, baseline: Measurement | None, report: Report) -> Measurement | None:
+def _without(row: Measurement, toggle: str, report: Report) -> Measurement | None:
+    baseline = report.baseline
     if baseline is None or toggle not in baseline.configuration:
         return baseline
     rest = {**row.configuration, toggle: baseline.configuration[toggle]}
@@ -81,12 +78,7 @@ def ladder(report: Report) -> list[tuple[Measurement, str]]:
 
 
 def _effect(
-    row: Measurement,
-    versus: Measurement | None,
-    scope: Literal["alone", "ladder"],
-    toggle: str,
-    report: Report,
-    between: Spreads,
+    row: Measurement, versus: Measurement | None, scope: Literal["alone", "ladder"], toggle: str, speedups: Speedups
 ) -> Effect:
     invalid = versus is None or gate(versus) is not None
     reason = gate(row) or ("there is no valid row to compare with" if invalid else "")
@@ -95,39 +87,33 @@ def _effect(
         scope=scope,
         toggle=toggle,
         value=row.configuration.get(toggle),
-        id=row.id,
         versus=versus.id if versus else None,
-        speedup=speedup(row, comparable, between, report.measurements) if comparable else None,
-        memory_bytes=memory_difference(row, comparable, report.device.kind),
-        compile_time_s=compile_difference(row, comparable),
-        payback_iterations=payback_iterations(row, comparable, between),
+        speedup=speedups.of(row, comparable) if comparable else None,
+        memory_bytes=memory_difference(row, comparable, speedups.report.device.kind) if comparable else None,
         reason=reason,
     )
 
 
-def memory_difference(row: Measurement, versus: Measurement | None, kind: str) -> int | None:
+def memory_difference(row: Measurement, versus: Measurement, kind: str) -> int | None:
     """The row's peak minus the other's, in bytes; None where either was not measured."""
-    mine = peak_bytes(row, kind)
-    theirs = peak_bytes(versus, kind) if versus else None
+    mine, theirs = peak_bytes(row, kind), peak_bytes(versus, kind)
     return None if mine is None or theirs is None else mine - theirs
 
 
-def compile_difference(row: Measurement, versus: Measurement | None) -> float | None:
+def compile_difference(row: Measurement, versus: Measurement) -> float | None:
     """The row's first call minus the other's, in seconds; None where either was not measured."""
-    if versus is None or row.compile_time_s is None or versus.compile_time_s is None:
+    if row.compile_time_s is None or versus.compile_time_s is None:
         return None
     return row.compile_time_s - versus.compile_time_s
 
 
-def payback_iterations(row: Measurement, versus: Measurement | None, between: Spreads) -> float | None:
+def payback_iterations(row: Measurement, versus: Measurement, speedups: Speedups) -> float | None:
     """Steps after which the row's longer first call pays off; 0 where it is not longer.
 
     None where it never pays off, because the row is not faster, and where it was not measured.
     """
-    gain = speedup(row, versus, between) if versus else None
-    extra = compile_difference(row, versus)
+    gain, extra = speedups.of(row, versus), compile_difference(row, versus)
     if gain is None or extra is None or row.latency_s is None or gain.ratio <= 1:
         return None
     # Per step of the row, against the same items in the other one.
-    saved = row.latency_s.median * (gain.ratio - 1)
-    return max(extra, 0.0) / saved if saved > 0 else None
+    return max(extra, 0.0) / (row.latency_s.median * (gain.ratio - 1))

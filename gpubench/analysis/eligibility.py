@@ -11,11 +11,6 @@ from gpubench.units import format_bytes
 MIN_ROUNDS = 3  # processes with a spread of their own: from here on Student's factor is below 5
 
 
-def find(report: Report, id: str) -> Measurement | None:
-    """The row of that id, or None."""
-    return next((row for row in report.measurements if row.id == id), None)
-
-
 def gate(row: Measurement, *, flags: bool = True) -> str | None:
     """Why the row's speed is not reliable; None where it is.
 
@@ -83,7 +78,7 @@ def _limit(report: Report, row: Measurement, limit: int | None) -> str | None:
 
 def _problem(report: Report, row: Measurement, objective: Objective) -> str | None:
     """A step over fewer items is always shorter and smaller, so comparing it would always recommend a batch of 1."""
-    baseline = find(report, report.plan.baseline)
+    baseline = report.baseline
     if objective == "fps" or baseline is None or row.items_per_step == baseline.items_per_step:
         return None
     return (

@@ -11,7 +11,7 @@ import msgspec
 from gpubench.analysis.eligibility import MIN_ROUNDS
 from gpubench.flags import NOISY, NOISY_EFFECT
 from gpubench.report.model import Measurement
-from gpubench.stats.estimate import paired
+from gpubench.stats.estimate import paired, two_way_error
 from gpubench.stats.processes import latest_phase, log_times, of_phase, shared
 from gpubench.stats.student import detectable
 
@@ -32,9 +32,10 @@ def detectable_effect(row: Measurement, versus: Measurement | None, rows: Sequen
     own = list(log_times(row, phase).values())
     if len(own) < MIN_ROUNDS:
         return None
-    estimate = paired(row, versus, phase, rows=rows) if versus is not None and versus.id != row.id else None
-    if estimate is not None and estimate.rounds >= MIN_ROUNDS:
-        return estimate.detectable()
+    if versus is not None and versus.id != row.id:
+        estimate = paired(row, versus, phase, pooled=two_way_error(rows, phase))
+        if estimate is not None and estimate.rounds >= MIN_ROUNDS:
+            return estimate.detectable()
     return detectable(statistics.stdev(own) * math.sqrt(2 / len(own)), len(own) - 1)
 
 

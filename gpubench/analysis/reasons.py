@@ -15,12 +15,11 @@ from gpubench.analysis.effects import (
     payback_iterations,
     shown,
 )
-from gpubench.analysis.eligibility import MIN_ROUNDS, cautions, find, gate
+from gpubench.analysis.eligibility import MIN_ROUNDS, cautions, gate
 from gpubench.analysis.peak_memory import MEANING, RESOLUTION_BYTES, peak_bytes
-from gpubench.report.model import Configuration, Measurement, Objective, Report
+from gpubench.analysis.ranking import Ranking
+from gpubench.report.model import Configuration, Measurement, Report
 from gpubench.stats.estimate import Estimate
-from gpubench.stats.processes import Phase
-from gpubench.stats.spread import Spreads
 from gpubench.text import plural
 from gpubench.units import format_bytes, format_duration, significant
 
@@ -36,29 +35,24 @@ MANY = 5  # names in a sentence; the rest are counted
 
 @dataclass(frozen=True)
 class Choice:
-    """What `reasons` describes. `tied` includes `chosen` and `best`; the rows were ranked by `phase`."""
+    """What `reasons` describes. `tied` includes `chosen`."""
 
-    report: Report
-    objective: Objective
+    ranking: Ranking
     chosen: Measurement
-    best: Measurement
     tied: list[Measurement]
-    gain: Estimate | None
-    phase: Phase
-    spread: Spreads
-    unconfirmed: list[Measurement]  # tied with the best while exploring, but not in the runoff
-    control: Estimate | None = None  # A/A: the baseline against itself, in the same rounds
-    beaten: Measurement | None = None  # the former choice, which the final showed to be slower than the baseline
+    gain: Estimate | None  # over the baseline
+    control: Estimate | None  # A/A: the baseline against itself, in the same rounds
+    beaten: Measurement | None  # the former choice, which the final showed to be slower than the baseline
 
     @property
-    def baseline(self) -> Measurement | None:
-        """The baseline row."""
-        return find(self.report, self.report.plan.baseline)
+    def report(self) -> Report:
+        """The report of the rows."""
+        return self.ranking.report
 
 
 def reasons(choice: Choice) -> list[str]:
     """Sentences: the choice, its speed and the source of the figure, noise, techniques, cost, ties."""
-    noise = _memory_noise() if choice.objective == "memory" else _noise(choice)
+    noise = _memory_noise() if choice.ranking.objective == "memory" else _noise(choice)
     known = [f"Note: {caution}." for caution in cautions(choice.chosen)]
     said = [_choice(choice), *_speed(choice), *_control(choice), noise, *known]
     return [*said, *_techniques(choice), *_cost(choice), *_ties(choice)]
@@ -102,14 +96,13 @@ def describe(configuration: Configuration) -> str:
 
 def name(report: Report, row: Measurement) -> str:
     """The row's changed toggles as `describe` writes them, and its id where that differs."""
-    baseline = find(report, report.plan.baseline)
-    text = describe(shown(row, baseline))
-    return text if row.id == text.replace(", ", ",") or row is baseline else f"{text} ({row.id})"
+    text = describe(shown(row, report.baseline))
+    return text if row.id in (text.replace(", ", ","), report.plan.baseline) else f"{text} ({row.id})"
 
 
 def _choice(choice: Choice) -> str:
-    report, chosen, best = choice.report, choice.chosen, choice.best
-    superlative = BEST[choice.objective].format(item=report.workload.item)
+    report, chosen, best = choice.report, choice.chosen, choice.ranking.rows[0]
+    superlative = BEST[choice.ranking.objective].format(item=report.workload.item)
     if choice.beaten is not None:
         return (
             f"Keep the baseline: {name(report, choice.beaten)} was selected, but the final on fresh data showed that "
@@ -130,7 +123,7 @@ def _speed(choice: Choice) -> list[str]:
     if choice.chosen.id == baseline:
         return []
     if gain is None:
-        row = choice.baseline
+        row = choice.report.baseline
         why = (gate(row) if row else "it is not in the report") or "they share no phase"
         return [f"Its speedup is unknown, because the baseline cannot be compared: {why}."]
     interval = f"95 % interval {significant(gain.low)} to {significant(gain.high)}"
@@ -138,10 +131,10 @@ def _speed(choice: Choice) -> list[str]:
         interval = f"roughly {significant(gain.low)} to {significant(gain.high)}, from few processes"
     source = SOURCES[gain.phase].replace("over N", f"over {plural(gain.rounds, 'round')}")
     sentences = [f"It is {times(gain.ratio)} as fast per item as the baseline, {interval}; {source}."]
-    if choice.phase == "explore" and gain.phase == "runoff" and choice.objective != "memory":
+    if choice.ranking.phase == "explore" and gain.phase == "runoff" and choice.ranking.objective != "memory":
         sentences.append(
-            f"Rows were ranked by exploring, because the best one for the objective {choice.objective} was not in the "
-            "runoff."
+            f"Rows were ranked by exploring, because the best one for the objective {choice.ranking.objective} was not "
+            "in the runoff."
         )
     if gain.low <= 1 <= gain.high:
         sentences.append("The interval includes 1, so it may be no faster.")
@@ -164,7 +157,7 @@ def _control(choice: Choice) -> list[str]:
 
 
 def _noise(choice: Choice) -> str:
-    spread = choice.spread.of(choice.chosen, choice.best)
+    spread = choice.ranking.speedups.spread.of(choice.chosen, choice.ranking.rows[0])
     if not spread.assumed:
         return (
             "Noise: measured; identical configurations differ from process to process by "
@@ -188,9 +181,10 @@ def _memory_noise() -> str:
 
 def _techniques(choice: Choice) -> list[str]:
     """The gain of each technique in the chosen configuration, alone and in the ladder."""
-    baseline = choice.baseline
-    wanted = changed(choice.chosen.configuration, baseline.configuration if baseline else None)
-    found = [effect for effect in effects(choice.report) if wanted.get(effect.toggle) == effect.value is not None]
+    wanted = changed(choice.chosen, choice.report.baseline)
+    found = [
+        effect for effect in effects(choice.ranking.speedups) if wanted.get(effect.toggle) == effect.value is not None
+    ]
     sentences = []
     for toggle, value in wanted.items():
         parts = [_effect(effect) for effect in found if effect.toggle == toggle]
@@ -212,7 +206,7 @@ def _effect(effect: Effect) -> str:
 
 
 def _cost(choice: Choice) -> list[str]:
-    chosen, baseline, kind = choice.chosen, choice.baseline, choice.report.device.kind
+    chosen, baseline, kind = choice.chosen, choice.report.baseline, choice.report.device.kind
     if baseline is None or chosen.id == baseline.id or baseline.status != "ok":
         return []
     difference, peak = memory_difference(chosen, baseline, kind), peak_bytes(chosen, kind)
@@ -225,7 +219,7 @@ def _cost(choice: Choice) -> list[str]:
 
 def _compile_cost(choice: Choice, baseline: Measurement) -> str:
     extra = compile_difference(choice.chosen, baseline)
-    payback = payback_iterations(choice.chosen, baseline, choice.spread)
+    payback = payback_iterations(choice.chosen, baseline, choice.ranking.speedups)
     if extra is None:
         return "Compile time: unknown, because the first call was not timed."
     if extra <= 0:
@@ -239,8 +233,9 @@ def _compile_cost(choice: Choice, baseline: Measurement) -> str:
 def _ties(choice: Choice) -> list[str]:
     others = [name(choice.report, row) for row in choice.tied if row.id != choice.chosen.id]
     sentences = [f"Tied with it (difference within the noise): {_listing(others, '; ')}."] if others else []
-    if choice.unconfirmed:
-        names = _listing([name(choice.report, row) for row in choice.unconfirmed], "; ")
+    missed = [row for row in choice.ranking.contenders() if row not in choice.ranking.rows]
+    if missed and choice.ranking.phase == "runoff":
+        names = _listing([name(choice.report, row) for row in missed], "; ")
         sentences.append(f"Tied with the best while exploring, but not measured in the runoff: {names}.")
     return sentences
 

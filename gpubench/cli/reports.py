@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from gpubench.analysis.eligibility import find
 from gpubench.errors import GpubenchError
 from gpubench.report import baselines
 from gpubench.report.model import Recommendation, Report
@@ -46,7 +45,7 @@ def snippet(report: Report, recommendation: Recommendation | None) -> str:
     # Imports every toggle: only when there is something to show.
     from gpubench.toggles import get, parse_value, usage
 
-    baseline = find(report, recommendation.versus)
+    baseline = report.find(recommendation.versus)
     try:
         for name, value in recommendation.configuration.items():
             parse_value(get(name), str(value))  # a report is data: it may hold what no toggle here offers

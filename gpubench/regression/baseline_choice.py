@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpubench.regression.comparability import about, nearest
+from gpubench.analysis.groups import when
+from gpubench.regression.comparability import about, refused
 from gpubench.regression.comparison import NamedReport, check, without_baseline
 from gpubench.regression.verdicts import Check, Limits
-from gpubench.report import baselines
+from gpubench.report import store
 from gpubench.report.model import Report
 
 
@@ -24,10 +25,10 @@ class BaselineChoice:
     @classmethod
     def read(cls, path: Path) -> BaselineChoice:
         """What is at `path`; nothing where a folder is not there yet. GpubenchError for a file that is no report."""
-        if not path.exists() and path.suffix != ".json":
-            return cls(path, (), ())
-        reports, passed = baselines.load_all(path)
-        return cls(path, tuple(NamedReport(*each) for each in reports), tuple(passed))
+        if not path.is_dir() and (path.exists() or path.suffix == ".json"):
+            return cls(path, (NamedReport(str(path), store.load(path)),), ())
+        reports, passed = store.load_folder(path)
+        return cls(path, tuple(NamedReport(str(file), report) for file, report in reports), tuple(passed))
 
     def check(self, current: NamedReport, limits: Limits, allow: Sequence[str]) -> Check:
         """The verdicts on `current` against its baseline; `incomparable` where there is none."""
@@ -37,13 +38,19 @@ class BaselineChoice:
         return check(current, baseline, limits, allow)
 
     def of(self, current: NamedReport, allow: Sequence[str]) -> NamedReport | None:
-        """The report of a file; of a folder the one nearest to `current`, which is never its own baseline."""
+        """The report of a file; of a folder the finished one of the same workload that differs least from `current`.
+
+        Of several the newest. If some were adopted as baselines (`check --update`), only those count. Neither the
+        report itself nor sides of an A/B comparison ever do.
+        """
         if self.reports and not self.path.is_dir():
             return self.reports[0]
-        itself = Path(current.name).resolve()
-        others = [(each.name, each.report) for each in self.reports if Path(each.name).resolve() != itself]
-        choice = nearest(others, current.report, allow)
-        return NamedReport(*choice) if choice else None
+        mine, itself = about(current.report), Path(current.name).resolve()
+        finished = [each for each in self.reports if each.report.finished_at and not each.report.session]
+        alike = [each for each in finished if about(each.report) == mine and Path(each.name).resolve() != itself]
+        alike = [each for each in alike if each.report.adopted] or alike
+        newest = sorted(alike, key=lambda each: when(each.report), reverse=True)
+        return min(newest, key=lambda each: len(refused(each.report, current.report, allow)), default=None)
 
     def _none_for(self, current: Report) -> str:
         """That the folder has no baseline for that report, what it has, and what to do."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gpubench.analysis.groups import when
 from gpubench.errors import unknown_name
 from gpubench.regression.matching import settings
 from gpubench.report.model import Protocol, Report
@@ -105,58 +104,30 @@ def are_paired(baseline: Report, current: Report) -> bool:
 
 def differences(baseline: Report, current: Report) -> list[Difference]:
     """The fields in which the two differ, in the order of `FIELDS`."""
-    found = []
+    differing = []
     for name, read in FIELDS.items():
-        one, other = read(baseline), read(current)
-        if name == "settings" and isinstance(one, dict) and isinstance(other, dict):  # only toggles of both
-            one, other = ({key: side[key] for key in one if key in other} for side in (one, other))
-        if one != other:
-            found.append(_difference(name, one, other))
-    return found
-
-
-def _difference(name: str, one: object, other: object) -> Difference:
-    if isinstance(one, dict) and isinstance(other, dict):  # only the keys that differ
-        keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
-        return Difference(name, _words(one, keys), _words(other, keys))
-    return Difference(name, _text(one), _text(other))
-
-
-def _words(values: dict[str, object], keys: Iterable[str]) -> str:
-    return ", ".join(f"{key}={_text(values.get(key))}" for key in keys)
+        before, now = read(baseline), read(current)
+        if isinstance(before, dict) and isinstance(now, dict):  # only the keys that differ
+            # Of the settings only toggles that both know.
+            keys = [key for key in before if key in now] if name == "settings" else [*dict.fromkeys([*before, *now])]
+            keys = [key for key in keys if before.get(key) != now.get(key)]
+            before, now = (", ".join(f"{key}={_text(side.get(key))}" for key in keys) for side in (before, now))
+        if before != now:
+            differing.append(Difference(name, _text(before), _text(now)))
+    return differing
 
 
 def _text(value: object) -> str:
-    if value is None:
-        return "none"
     if isinstance(value, tuple):
         return " ".join(map(_text, value))
-    return str(value)
+    return "none" if value is None else str(value)
 
 
 def refused(baseline: Report, current: Report, allow: Sequence[str] = ()) -> list[Difference]:
     """The differences that prevent a comparison: those not in `allow`."""
-    one_session = are_paired(baseline, current)
-    return [
-        one
-        for one in differences(baseline, current)
-        if one.field not in allow and not (one_session and not _keeps_apart(one))
-    ]
-
-
-def _keeps_apart(one: Difference) -> bool:
-    """Whether the sides of one session must not differ in it. Older versions of torch do not report a card's UUID."""
-    return one.field in OF_A_SESSION and not (one.field == "uuid" and "none" in (one.baseline, one.current))
-
-
-def nearest(
-    candidates: Sequence[tuple[str, Report]], current: Report, allow: Sequence[str] = ()
-) -> tuple[str, Report] | None:
-    """The finished report of the same workload that differs least, the newest of several; None without any.
-
-    If some were adopted as baselines (`check --update`), only those count. Sides of an A/B comparison never do.
-    """
-    alike = [one for one in candidates if about(one[1]) == about(current) and one[1].finished_at and not one[1].session]
-    alike = [one for one in alike if one[1].adopted] or alike
-    newest = sorted(alike, key=lambda one: when(one[1]), reverse=True)
-    return min(newest, key=lambda one: len(refused(one[1], current, allow)), default=None)
+    differing = [each for each in differences(baseline, current) if each.field not in allow]
+    if not are_paired(baseline, current):
+        return differing
+    # Older versions of torch do not report a card's UUID.
+    unread = [each for each in differing if each.field == "uuid" and "none" in (each.baseline, each.current)]
+    return [each for each in differing if each.field in OF_A_SESSION and each not in unread]

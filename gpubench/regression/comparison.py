@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpubench.errors import EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION
 from gpubench.metrics import gated
 from gpubench.regression import comparability
 from gpubench.regression.comparability import are_paired
-from gpubench.regression.fixed_checks import gates
+from gpubench.regression.fixed_checks import RowPair, gates
 from gpubench.regression.matching import match
-from gpubench.regression.time_verdicts import Pair, timed
+from gpubench.regression.time_verdicts import timed
 from gpubench.regression.verdicts import Check, Finding, Limits, RowCheck, Verdict, worst
 from gpubench.report.model import Measurement, Report
 from gpubench.text import plural
@@ -33,8 +33,7 @@ EXIT_CODES: dict[Verdict, int] = {
 ASKED = frozenset({"baseline", "alone", "grid", "sweep"})
 
 
-@dataclass(frozen=True)
-class NamedReport:
+class NamedReport(NamedTuple):
     """A report with the name of its source."""
 
     name: str
@@ -50,42 +49,37 @@ def check(
         allow: fields that may differ; see `comparability.FIELDS`.
         family: the final number of rows, where some are still to be measured.
     """
-    unlike = comparability.differences(baseline.report, current.report)
-    paired = are_paired(baseline.report, current.report)
+    before, now = baseline.report, current.report
     # Sides of one session may have other names and parameters: `ab` checked that their work is the same.
-    if not paired and comparability.about(baseline.report) != comparability.about(current.report):
+    if not are_paired(before, now) and comparability.about(before) != comparability.about(now):
         notes = ["The reports are about different workloads, modes, sizes or parameters."]
-        return _result(current, baseline, limits, [], "incomparable", notes=notes)
-    refused = comparability.refused(baseline.report, current.report, allow)
-    allowed = [one.field for one in unlike if one.field in allow]
-    if refused:
-        texts = [str(one) for one in refused]
-        return _result(current, baseline, limits, [], "incomparable", differences=texts, allowed=allowed)
-    rows, notes = _rows(current.report, baseline.report, limits, allow, family)
+        return _result(current, baseline, limits, notes=notes)
+    unlike = comparability.differences(before, now)
+    allowed = [difference.field for difference in unlike if difference.field in allow]
+    if refused := comparability.refused(before, now, allow):
+        return _result(current, baseline, limits, differences=refused, allowed=allowed)
+    rows, notes = _rows(now, before, limits, allow, family)
     # Without any row, those of the baseline are missing, which is a regression.
-    both = match(baseline.report, current.report).both
-    comparable = not current.report.measurements or any(one.status == "ok" for row in both for one in row)
-    if not comparable:
+    verdict = worst([row.verdict for row in rows])
+    if now.measurements and all(row.status != "ok" for pair in match(before, now).both for row in pair):
+        verdict = "incomparable"
         notes.append("No row of the baseline ran in both reports.")
-    return _result(
-        current, baseline, limits, rows, worst([row.verdict for row in rows]) if comparable else "incomparable",
-        differences=[str(one) for one in unlike], allowed=allowed, notes=notes,
-    )  # fmt: skip
+    return _result(current, baseline, limits, rows, verdict, differences=unlike, allowed=allowed, notes=notes)
 
 
 def without_baseline(current: NamedReport, where: str, note: str, limits: Limits) -> Check:
     """The check of a report without a baseline."""
-    return _result(current, NamedReport(where, current.report), limits, [], "incomparable", notes=[note])
+    return _result(current, NamedReport(where, current.report), limits, notes=[note])
 
 
 def _result(
     current: NamedReport,
     baseline: NamedReport,
     limits: Limits,
-    rows: list[RowCheck],
-    verdict: Verdict,
+    rows: Sequence[RowCheck] = (),
+    verdict: Verdict = "incomparable",
     *,
-    differences: Sequence[str] = (),
+    differences: Sequence[comparability.Difference] = (),
     allowed: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Check:
@@ -101,8 +95,8 @@ def _result(
         verdict=verdict,
         exit_code=EXIT_CODES[verdict],
         limits=limits.settled(report.device.kind, paired),
-        rows=rows,
-        differences=list(differences),
+        rows=list(rows),
+        differences=[str(difference) for difference in differences],
         allowed=list(allowed),
         notes=list(notes),
         ab_command="" if paired else _ab_command(report),
@@ -124,13 +118,15 @@ def _rows(
 ) -> tuple[list[RowCheck], list[str]]:
     """A check of each row of either report, in the baseline's order, and notes."""
     matched = match(baseline, current)
-    unfair = {pair[1].id for pair in matched.both if "batch_size" not in allow and _unlike_items(pair)}
-    running = [pair for pair in matched.both if all(row.status == "ok" for row in pair) and pair[1].id not in unfair]
+    running = [(old, new) for old, new in matched.both if old.status == new.status == "ok"]
+    # By steps of unlike numbers of items no time is compared, unless that was allowed.
+    unfair = {new.id for old, new in running if old.items_per_step != new.items_per_step and "batch_size" not in allow}
+    running = [pair for pair in running if pair[1].id not in unfair]
     times = timed(running, current, baseline, limits, family)
     checked: list[RowCheck] = []
     for old, new in matched.both:
-        findings = gates(old, new, baseline, current, limits, by_item="batch_size" in allow)
-        findings += times.get(new.id, [])
+        pair = RowPair(old, new, baseline, current, by_item="batch_size" in allow)
+        findings = [*gates(pair, limits), *times.get(new.id, [])]
         if new.id in unfair:
             reason = f"A step is over {new.items_per_step} items, it was over {old.items_per_step}."
             findings.append(Finding(metric="fps", verdict="inconclusive", reason=reason))
@@ -154,12 +150,6 @@ def is_same_run(baseline: Report, current: Report) -> bool:
     both = [tuple(zip(one[id], other[id], strict=False)) for id in one if id in other]  # up to where one ends
     alike = all(first == second for samples in both for first, second in samples)
     return any(both) and alike
-
-
-def _unlike_items(pair: Pair) -> bool:
-    """Whether both ran, with different numbers of items in a step."""
-    old, new = pair
-    return old.status == "ok" == new.status and old.items_per_step != new.items_per_step
 
 
 def _row_check(row: Measurement, findings: list[Finding]) -> RowCheck:

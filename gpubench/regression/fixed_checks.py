@@ -38,33 +38,27 @@ class RowPair:
         return self.current.device.kind
 
 
-def gates(
-    old: Measurement, new: Measurement, baseline: Report, current: Report, limits: Limits, *, by_item: bool = False
-) -> list[Finding]:
-    """Status; and where both rows are ok, every gated metric that needs no statistics.
-
-    by_item: the rows' steps may be over unlike numbers of items, so that what a whole step takes is not compared.
-    """
-    findings = [status(old, new)]
-    if old.status == "ok" and new.status == "ok":
-        pair = RowPair(old, new, baseline, current, by_item)
+def gates(pair: RowPair, limits: Limits) -> list[Finding]:
+    """Status; and where both rows are ok, every gated metric that needs no statistics."""
+    findings = [status(pair.old, pair.new)]
+    if pair.old.status == pair.new.status == "ok":
         findings += [judge(metric, pair, limits) for metric in gated() if metric.statistic is None]
     return findings
 
 
 def status(old: Measurement, new: Measurement) -> Finding:
     """Whether the row still runs."""
+    verdict: Verdict = "unchanged"
+    reason = f"It was {old.status} and is {new.status}{f': {new.reason}' if new.reason else '.'}"
     if old.status == new.status:
-        return Finding(metric="status", verdict="unchanged", reason=f"It is {new.status}, as before.")
-    words = f"It was {old.status} and is {new.status}{f': {new.reason}' if new.reason else '.'}"
-    if old.status == "ok":
-        return Finding(metric="status", verdict="regressed", reason=words)
-    if new.status == "ok" and any(flag.kind == UNRELIABLE.name for flag in old.flags):
-        # It ran, and failed in a later process, perhaps by what the other one did: nothing was compared.
-        return Finding(metric="status", verdict="inconclusive", reason=words)
-    if new.status == "ok":
-        return Finding(metric="status", verdict="improved", reason=words)
-    return Finding(metric="status", verdict="unchanged", reason=words)
+        reason = f"It is {new.status}, as before."
+    elif old.status == "ok":
+        verdict = "regressed"
+    elif new.status == "ok":
+        # Unreliable: it ran, and failed in a later process, perhaps by what the other one did. Nothing was compared.
+        unreliable = any(flag.kind == UNRELIABLE.name for flag in old.flags)
+        verdict = "inconclusive" if unreliable else "improved"
+    return Finding(metric="status", verdict=verdict, reason=reason)
 
 
 def judge(metric: Metric, pair: RowPair, limits: Limits) -> Finding:
@@ -75,8 +69,12 @@ def judge(metric: Metric, pair: RowPair, limits: Limits) -> Finding:
         return Finding(metric=metric.name, verdict=verdict, reason=reason)
     read = metric.compared or metric.read
     before, after = read(pair.baseline, Row(pair.old)), read(pair.current, Row(pair.new))
-    if before is None or after is None:
-        return unmeasured(metric, before, after)
+    if before is None:
+        reason = "Not measured in either." if after is None else "Not measured before."
+        return Finding(metric=metric.name, verdict="incomparable", reason=reason, current=after)
+    if after is None:
+        reason = "Measured before, missing now."
+        return Finding(metric=metric.name, verdict="inconclusive", reason=reason, baseline=before)
     limit = limits.share(metric, pair.kind)
     title = metric.title[0].upper() + metric.title[1:]
     finding = Finding(
@@ -101,14 +99,6 @@ def moved(before: float, after: float, limit: float, better: str | None) -> Verd
     if before > after * (1 + limit):
         return "improved" if better else "regressed"
     return "unchanged"
-
-
-def unmeasured(metric: Metric, before: float | None, after: float | None) -> Finding:
-    """The finding where a figure is missing: inconclusive only if it was there before."""
-    if before is None:
-        reason = "Not measured in either." if after is None else "Not measured before."
-        return Finding(metric=metric.name, verdict="incomparable", reason=reason, current=after)
-    return Finding(metric=metric.name, verdict="inconclusive", reason="Measured before, missing now.", baseline=before)
 
 
 # ----- rules of single metrics
@@ -158,16 +148,12 @@ def _no_cold_compile(pair: RowPair) -> tuple[Verdict, str] | None:
 
 
 def _doubt_disturbed(pair: RowPair, finding: Finding) -> Finding:
-    """The first call is timed only once, so a disturbed one decides nothing."""
-    if finding.verdict == "unchanged" or not (why := disturbed(pair.old) or disturbed(pair.new)):
+    """The first call is timed only once, so a disturbance of the process that compiled leaves it open."""
+    first = (row.rounds[0].flags if row.rounds else row.flags for row in (pair.old, pair.new))
+    why = next((str(flag) for flags in first for flag in flags if flag.disturbs), "")
+    if finding.verdict == "unchanged" or not why:
         return finding
     return structs.replace(finding, verdict="inconclusive", reason=f"{finding.reason.removesuffix('.')}; {why}.")
-
-
-def disturbed(row: Measurement) -> str:
-    """The flag of a disturbance of the row's first process, which compiled; else empty."""
-    flags = row.rounds[0].flags if row.rounds else row.flags
-    return next((str(flag) for flag in flags if flag.disturbs), "")
 
 
 Override = Callable[[RowPair], tuple[Verdict, str] | None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gpubench.analysis.eligibility import find
 from gpubench.report.model import Measurement, Report, Value
 
 Key = frozenset[tuple[str, Value | None]]
@@ -46,5 +45,4 @@ def keyed(report: Report) -> dict[Key, Measurement]:
 
 def settings(report: Report) -> Mapping[str, Value]:
     """The toggle values of the report's baseline row; empty where it has none."""
-    base = find(report, report.plan.baseline)
-    return base.configuration if base else {}
+    return report.baseline.configuration if report.baseline else {}

@@ -11,13 +11,13 @@ import statistics
 
 from gpubench.report.model import Measurement
 from gpubench.stats.estimate import Estimate, from_pairs
-from gpubench.stats.processes import Statistic, p95, samples_of
+from gpubench.stats.processes import Statistic, p95
 
 
 def self_estimate(row: Measurement, statistic: Statistic) -> Estimate | None:
     """How far the row differs from itself over its interleaved rounds; None below 2 of them."""
     pairs = []
-    for part, samples in samples_of(row):
+    for part, samples in row.samples_by_round():
         if len(part.turns) < 4 or sum(part.turns) != len(samples):
             continue
         halves: tuple[list[float], list[float]] = ([], [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -9,10 +10,10 @@ import msgspec
 from gpubench.analysis.eligibility import MIN_ROUNDS
 from gpubench.analysis.groups import Answer
 from gpubench.analysis.reasons import describe
-from gpubench.analysis.table import frame, lines, rows
+from gpubench.analysis.table import Row, lines, records, rows
+from gpubench.flags import Flag
 from gpubench.metrics import all_metrics
 from gpubench.render.document import Column, Content, Document, Note, Recommended, RowGroup, Table, TableRow, table
-from gpubench.render.row_notes import notes, status
 from gpubench.report.model import Recommendation, Report
 from gpubench.report.store import encode
 from gpubench.text import plural
@@ -36,7 +37,7 @@ def reports_content(reports: Sequence[Report], code: Code) -> Content:
         return raw[0] if len(raw) == 1 else raw
 
     return Content(
-        "report", lambda: [report_document(report, code) for report in reports], data, lambda: frame(*reports)
+        "report", lambda: [report_document(report, code) for report in reports], data, lambda: records(reports)
     )
 
 
@@ -79,7 +80,7 @@ def report_table(report: Report, chosen: str | None = None) -> Table | None:
         table_rows = []
         for line in members:
             figures = {metric.name: metric.text(report, line.row) for metric in metrics}
-            labels = {"number": str(line.row.number), "configuration": line.label, "status": status(line.row)}
+            labels = {"number": str(line.row.number), "configuration": line.label, "status": _status(line.row)}
             is_chosen = line.row.measurement.id == chosen
             table_rows.append(TableRow(labels | figures, labels["status"], is_chosen))
         groups.append(RowGroup(tuple(table_rows), GROUPS[name]))
@@ -102,7 +103,7 @@ def heading(report: Report) -> tuple[str, str]:
 def remarks(report: Report) -> list[str]:
     """Sentences on rows, the run's own notes, the end of a sweep, and whether the run was cut off."""
     table_rows = rows(report)
-    texts = [*notes(table_rows), *report.notes]
+    texts = [*_notes(table_rows), *report.notes]
     if any(row.speedup and row.speedup.rounds < MIN_ROUNDS for row in table_rows):
         texts.insert(
             0,
@@ -116,6 +117,38 @@ def remarks(report: Report) -> list[str]:
             f"The run was cut off: {plural(missing, 'configuration')} not measured. Continue it with --resume."
         )
     return texts
+
+
+def _status(row: Row) -> str:
+    """The status; `ok*` where a note says more."""
+    return row.measurement.status + ("*" if row.measurement.flags and row.measurement.status == "ok" else "")
+
+
+def _notes(rows: list[Row]) -> list[str]:
+    """A sentence for each row that is not `ok` or has a reason, and one for each kind of flag on rows that are."""
+    found, flagged = [], defaultdict(list)
+    for row in rows:
+        measurement, reason = row.measurement, row.measurement.reason.rstrip(".")
+        if measurement.status == "skipped":
+            # It never ran and stands in no table, so it is named by what it would have changed.
+            changes = describe(row.changed)
+            name = "" if reason.startswith(changes) else f" {changes}"
+            found.append(f"skipped{name}: {reason or 'no reason recorded'}")
+        elif measurement.status != "ok":
+            found.append(f"#{row.number} {measurement.status}: {reason or 'no reason recorded'}")
+        elif reason:
+            found.append(f"#{row.number}: {reason}")
+        if measurement.status == "ok":
+            for flag in measurement.flags:
+                flagged[flag.label].append((row.number, flag))
+    return [*found, *map(_flags, flagged.values())]
+
+
+def _flags(members: list[tuple[int, Flag]]) -> str:
+    """`ok*: unsteady: 4.0 s (#2)`; where rows differ in the details only the kind, as `ok*: unsteady (#2, #5)`."""
+    kinds = {flag for _, flag in members}
+    text = kinds.pop() if len(kinds) == 1 else members[0][1].label
+    return f"ok*: {text} ({', '.join(dict.fromkeys(f'#{number}' for number, _ in members))})"
 
 
 def gain(recommendation: Recommendation) -> str:

@@ -16,17 +16,6 @@ from gpubench.report import store
 from gpubench.report.model import Adoption, Report
 
 
-def load_all(path: Path) -> tuple[list[tuple[str, Report]], list[str]]:
-    """The reports at `path` (a file or a folder) with their file names, and why other files of a folder were skipped.
-
-    Raises GpubenchError for a file that is not a report.
-    """
-    if not path.is_dir():
-        return [(str(path), store.load(path))], []
-    reports, passed = store.load_folder(path)
-    return [(str(file), report) for file, report in reports], passed
-
-
 def baseline_path(path: Path, report: Report) -> Path:
     """The file for the baseline of `report`: `path` itself if it names a file, else a file below that folder.
 
@@ -48,7 +37,8 @@ def baseline_path(path: Path, report: Report) -> Path:
 def adopt_all(reports: Sequence[tuple[str, Report]], path: Path, reason: str) -> list[Path]:
     """Makes the reports, each with its name, baselines at `path`; where they went.
 
-    Raises GpubenchError, before any is written, where one cannot be a baseline or two would be the same one.
+    Raises GpubenchError, before any is written, where one cannot be a baseline, two would be the same one, or the file
+    there is no report or the baseline of another workload or device; and as `store.save`.
     """
     for name, report in reports:
         if report.finished_at is None:
@@ -62,36 +52,28 @@ def adopt_all(reports: Sequence[tuple[str, Report]], path: Path, reason: str) ->
                 f"{name} is a side of an A/B comparison, so it cannot be a baseline.",
                 "Take a report of compare-opts or a sweep.",
             )
-    targets = [baseline_path(path, report) for _, report in reports]
-    if len(set(targets)) < len(targets):
+    targets = {baseline_path(path, report): report for _, report in reports}
+    if len(targets) < len(reports):
         raise GpubenchError("Two of the reports would become the same baseline.", "Name one of them, or a folder.")
-    return [adopt(report, path, reason) for _, report in reports]
+    adopted = {target: _adopted(report, target, reason) for target, report in targets.items()}
+    for target, report in adopted.items():
+        store.save(report, target)
+    return list(adopted)
 
 
-def adopt(report: Report, path: Path, reason: str) -> Path:
-    """Saves `report` as the baseline at `path` with the reason; returns its file. Raises GpubenchError as `store.save`.
-
-    An existing file that is not a report, or is the baseline of another workload or device, is refused.
-    """
-    target = baseline_path(path, report)
-    earlier: Report | None = None
-    if target.exists() and target.stat().st_size:
-        earlier = store.load(target)
-        if subject(earlier) != subject(report):
-            raise GpubenchError(
-                f"{target} is the baseline of {' '.join(subject(earlier))}.",
-                "Name another file, or a folder, which keeps them side by side.",
-            )
-    adoption = Adoption(
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
-        reason=reason,
-        replaces=earlier.created_at if earlier else None,
-    )
-    store.save(msgspec.structs.replace(report, adopted=adoption), target)
-    return target
+def _adopted(report: Report, target: Path, reason: str) -> Report:
+    """`report` as the baseline that replaces the one at `target`, which must be of the same workload and device."""
+    earlier = store.load(target) if target.exists() and target.stat().st_size else None
+    if earlier and _subject(earlier) != _subject(report):
+        raise GpubenchError(
+            f"{target} is the baseline of {' '.join(_subject(earlier))}.",
+            "Name another file, or a folder, which keeps them side by side.",
+        )
+    at, replaces = datetime.now(UTC).isoformat(timespec="seconds"), earlier.created_at if earlier else None
+    return msgspec.structs.replace(report, adopted=Adoption(at=at, reason=reason, replaces=replaces))
 
 
-def subject(report: Report) -> tuple[str, ...]:
+def _subject(report: Report) -> tuple[str, ...]:
     """What a baseline is for: command, workload, mode, size, parameters, batch size and device."""
     workload, device = report.workload, report.device
     parameters = [f"{name}={value}" for name, value in sorted(workload.parameters.items())]

@@ -6,6 +6,7 @@ Suffixes are units. Nothing here imports torch.
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
@@ -175,6 +176,9 @@ class Role(Struct, frozen=True, kw_only=True):
     toggle: str | None = None  # the technique that this row adds
     step: int | None = None  # ladder: 1, 2, ...
 
+    def __str__(self) -> str:
+        return self.kind if self.toggle is None else f"{self.kind}:{self.toggle}"
+
 
 class Round(Struct, frozen=True, kw_only=True):
     """One fresh process's share of `samples_s`, in order."""
@@ -225,6 +229,11 @@ class Measurement(Struct, frozen=True, kw_only=True):
     def is_control(self) -> bool:
         """Whether it is the A/A control: the baseline measured once more."""
         return any(role.kind == "control" for role in self.roles)
+
+    def samples_by_round(self) -> list[tuple[Round, list[float]]]:
+        """Each process of the row with its samples."""
+        ends = list(itertools.accumulate(part.samples for part in self.rounds))
+        return [(part, self.samples_s[end - part.samples : end]) for part, end in zip(self.rounds, ends, strict=True)]
 
 
 class Recommendation(Struct, frozen=True, kw_only=True):
@@ -298,3 +307,12 @@ class Report(Struct, frozen=True, kw_only=True):
     adopted: Adoption | None = None  # where it is a baseline (`gpubench check --update`)
     harness: dict[str, float] = field(default_factory=dict)  # seconds the tool itself took, by part
     notes: list[str] = field(default_factory=list)
+
+    def find(self, id: str) -> Measurement | None:
+        """The row of that id, or None."""
+        return next((row for row in self.measurements if row.id == id), None)
+
+    @property
+    def baseline(self) -> Measurement | None:
+        """The row that the others are compared with; None before it was measured."""
+        return self.find(self.plan.baseline)

@@ -19,7 +19,7 @@ import msgspec
 
 from gpubench.errors import GpubenchError
 from gpubench.report.migrations import NOT_A_REPORT, migrate
-from gpubench.report.model import SCHEMA_VERSION, Measurement, Recommendation, Report, Tool
+from gpubench.report.model import SCHEMA_VERSION, Measurement, Report, Tool
 from gpubench.text import printable
 
 SCHEMA_ID = f"urn:gpubench:report:{SCHEMA_VERSION}"
@@ -82,7 +82,8 @@ def decode(data: bytes, name: str) -> Report:
             report = msgspec.convert(migrate(json.loads(data), version, name), type=Report)
     except (msgspec.ValidationError, RecursionError) as error:
         raise GpubenchError(f"{name} is not a valid report: {_place(error)}.", NOT_A_REPORT) from error
-    _check(report, name)
+    for fault in _faults(report):
+        raise GpubenchError(f"{name} is not a valid report: {fault}.", DAMAGED)
     return report
 
 
@@ -136,100 +137,55 @@ def _place(error: Exception) -> str:
     return f"{place.strip('`').removeprefix('$').removeprefix('.')}: {what}" if place else what
 
 
-def _check(report: Report, name: str) -> None:
-    """Checks that types cannot express: ids are unique, the baseline exists, rounds, samples and figures agree."""
-    doubled = [row for row, count in Counter(row.id for row in report.measurements).items() if count > 1]
-    if doubled:
-        raise GpubenchError(f"{name} is not a valid report: the row id {doubled[0]!r} occurs more than once.", DAMAGED)
+def _faults(report: Report) -> Iterator[str]:
+    """What types cannot express: ids are unique, the baseline exists, rounds, samples and figures agree."""
+    for id, count in Counter(row.id for row in report.measurements).items():
+        if count > 1:
+            yield f"the row id {id!r} occurs more than once"
     try:
         datetime.fromisoformat(report.created_at).timestamp()
     except (ValueError, OverflowError):
-        raise GpubenchError(
-            f"{name} is not a valid report: created_at {report.created_at!r} is not a date and time.", DAMAGED
-        ) from None
-    _check_twins(report, name)
-    # The baseline is measured first: where there is any row, it has one, if only to say that it failed.
-    if report.measurements and all(row.id != report.plan.baseline for row in report.measurements):
-        raise GpubenchError(
-            f"{name} is not a valid report: it has no row for its baseline, {report.plan.baseline!r}.",
-            DAMAGED,
-        )
-    if report.recommendation is not None:
-        _check_recommendation(report.recommendation, name)
-    for index, row in enumerate(report.measurements):
-        _check_rounds(row, f"{name} is not a valid report: measurements[{index}]")
-        if row.latency_s is not None and not row.samples_s:
-            raise GpubenchError(
-                f"{name} is not a valid report: measurements[{index}] has a latency and no samples.", DAMAGED
-            )
-        if any(0 < value < SHORTEST_S for value in row.samples_s):
-            raise GpubenchError(
-                f"{name} is not a valid report: measurements[{index}] has a sample of {min(row.samples_s)} s.", DAMAGED
-            )
-        counted = sum(part.samples for part in row.rounds)
-        if row.rounds and counted != len(row.samples_s):
-            raise GpubenchError(
-                f"{name} is not a valid report: measurements[{index}].rounds account for {counted} samples, "
-                f"samples_s has {len(row.samples_s)}.",
-                DAMAGED,
-            )
-
-
-def _check_twins(report: Report, name: str) -> None:
-    """Each configuration occurs once, except for the control, which repeats the baseline's."""
-    seen: dict[tuple[tuple[str, object], ...], str] = {}
+        yield f"created_at {report.created_at!r} is not a date and time"
+    ids: dict[object, str] = {}  # by configuration; only the control repeats another row's
     for row in report.measurements:
-        if row.is_control:
-            continue
-        same = seen.setdefault(tuple(sorted(row.configuration.items())), row.id)
+        same = row.id if row.is_control else ids.setdefault(frozenset(row.configuration.items()), row.id)
         if same != row.id:
-            raise GpubenchError(
-                f"{name} is not a valid report: the rows {same!r} and {row.id!r} have the same configuration.",
-                DAMAGED,
-            )
+            yield f"the rows {same!r} and {row.id!r} have the same configuration"
+    # The baseline is measured first: where there is any row, it has one, if only to say that it failed.
+    if report.measurements and report.baseline is None:
+        yield f"it has no row for its baseline, {report.plan.baseline!r}"
+    if advice := report.recommendation:
+        ratio, low, high = advice.speedup, advice.speedup_low, advice.speedup_high
+        apart = 1 + ROUNDING
+        if ratio is not None and low is not None and high is not None and not low / apart <= ratio <= high * apart:
+            yield f"the recommended speedup of {ratio:g} is not between {low:g} and {high:g}"
+    for index, row in enumerate(report.measurements):
+        yield from (f"measurements[{index}]{fault}" for fault in _row_faults(row))
 
 
-def _check_recommendation(recommendation: Recommendation, name: str) -> None:
-    """The speedup lies in its own interval."""
-    low, high = recommendation.speedup_low, recommendation.speedup_high
-    if recommendation.speedup is None or low is None or high is None:
-        return
-    if not low * (1 - ROUNDING) <= recommendation.speedup <= high * (1 + ROUNDING):
-        raise GpubenchError(
-            f"{name} is not a valid report: the recommended speedup "
-            f"of {recommendation.speedup:g} is not between {low:g} and {high:g}.",
-            DAMAGED,
-        )
-
-
-def _check_rounds(row: Measurement, place: str) -> None:
+def _row_faults(row: Measurement) -> Iterator[str]:
     """Each process occurs once, its median is that of its samples, and the row's figures follow from them."""
-    seen, start = set[tuple[str, int]](), 0
-    for number, part in enumerate(row.rounds):
-        samples = row.samples_s[start : start + part.samples]
-        start += part.samples
+    seen = set[tuple[str, int]]()
+    for number, (part, samples) in enumerate(row.samples_by_round()):
         if part.index < 1 or part.samples < 1 or (part.phase, part.index) in seen:
-            raise GpubenchError(
-                f"{place}.rounds[{number}] has {part.samples} samples and is number {part.index} of {part.phase}: "
-                "both must be at least 1, and each number occurs once.",
-                DAMAGED,
+            yield (
+                f".rounds[{number}] has {part.samples} samples and is number {part.index} of {part.phase}: both must "
+                "be at least 1, and each number occurs once"
             )
         seen.add((part.phase, part.index))
         # A wrong number of samples is reported below.
-        if len(samples) == part.samples and not _alike(statistics.median(samples), part.median_s):
-            raise GpubenchError(
-                f"{place}.rounds[{number}].median_s is {part.median_s:g}, but the median of its samples is "
-                f"{statistics.median(samples):g}.",
-                DAMAGED,
-            )
-    figures = row.latency_s
-    if row.fps is None or figures is None or row.items_per_step is None:
-        return
-    if not _alike(row.fps * figures.median, row.items_per_step):
-        raise GpubenchError(
-            f"{place}.fps is {row.fps:g}, which does not match {row.items_per_step} items in {figures.median:g} s.",
-            DAMAGED,
-        )
+        if len(samples) == part.samples and not _alike(middle := statistics.median(samples), part.median_s):
+            yield f".rounds[{number}].median_s is {part.median_s:g}, but the median of its samples is {middle:g}"
+    fps, latency, items = row.fps, row.latency_s, row.items_per_step
+    if fps is not None and latency is not None and items is not None and not _alike(fps * latency.median, items):
+        yield f".fps is {fps:g}, which does not match {items} items in {latency.median:g} s"
+    if latency is not None and not row.samples_s:
+        yield " has a latency and no samples"
+    if any(0 < value < SHORTEST_S for value in row.samples_s):
+        yield f" has a sample of {min(row.samples_s)} s"
+    counted = sum(part.samples for part in row.rounds)
+    if row.rounds and counted != len(row.samples_s):
+        yield f".rounds account for {counted} samples, samples_s has {len(row.samples_s)}"
 
 
 def _alike(value: float, other: float) -> bool:

@@ -94,31 +94,32 @@ def paired(
     versus: Measurement,
     phase: Phase,
     *,
-    rows: Sequence[Measurement] = (),
+    pooled: tuple[float, int, int] | None = None,
     statistic: Statistic = "median",
     disturbed: bool = False,
 ) -> Estimate | None:
     """From the rounds of `phase` that both rows have, which cancels what the machine did; None below 2 rounds.
 
     Args:
-        rows: where these took part in the same rounds, the error is pooled over them, because rounds are few. Not in
-            a final, which has the rounds to stand by itself.
+        pooled: the `two_way_error` of all rows. It replaces the pair's own where they took part in the same rounds.
         disturbed: keep disturbed rounds even where there are enough others.
     """
     own, other = shared([row, versus], phase, statistic, disturbed=disturbed)
     estimate = from_pairs([(own[key], other[key]) for key in own if key in other], phase, versus.id)
-    pooled = _two_way_error(rows, phase) if estimate and phase != "final" else None
     if estimate is None or pooled is None or pooled[2] != estimate.rounds:
         return estimate
     return replace(estimate, error=pooled[0], freedom=pooled[1], method="pooled")
 
 
-def _two_way_error(rows: Sequence[Measurement], phase: Phase) -> tuple[float, int, int] | None:
+def two_way_error(rows: Sequence[Measurement], phase: Phase) -> tuple[float, int, int] | None:
     """The standard error of a difference of two rows over the rounds, with its degrees of freedom and the rounds.
 
-    Pooled over those of `rows` that took part in most rounds; None below 2 rows or rounds. Two-way layout without
-    interaction: the mean of a round is what the machine did, the mean of a row its speed.
+    Pooled over those of `rows` that took part in most rounds, because rounds are few. None below 2 rows or rounds,
+    and in a final, which has the rounds to stand by itself. Two-way layout without interaction: the mean of a round is
+    what the machine did, the mean of a row its speed.
     """
+    if phase == "final":
+        return None
     counts = [sum(part.phase == phase for part in row.rounds) for row in rows]
     most = max(counts, default=0)
     times = shared([row for row, count in zip(rows, counts, strict=True) if count == most], phase)

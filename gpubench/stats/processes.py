@@ -36,6 +36,12 @@ def log_times(row: Measurement, phase: Phase | None, statistic: Statistic = "med
     return _log_times(row, of_phase(row, phase), statistic)
 
 
+def log_time(row: Measurement, phase: Phase) -> float | None:
+    """Mean of log(seconds per item) over the processes of `phase`; None without any."""
+    values = log_times(row, phase).values()
+    return math.fsum(values) / len(values) if values else None
+
+
 def shared(
     rows: Sequence[Measurement], phase: Phase, statistic: Statistic = "median", *, disturbed: bool = False
 ) -> list[Times]:
@@ -60,18 +66,9 @@ def _log_times(row: Measurement, parts: Sequence[Round], statistic: Statistic) -
     items = math.log(row.items_per_step or 1)
     if statistic == "median":
         return {(part.phase, part.index): math.log(part.median_s) - items for part in parts}
-    chosen = {id(part) for part in parts}
-    times = {(part.phase, part.index): p95(values) for part, values in samples_of(row) if values and id(part) in chosen}
+    used = [(part, values) for part, values in row.samples_by_round() if values and any(part is each for each in parts)]
+    times = {(part.phase, part.index): p95(values) for part, values in used}
     return {key: math.log(value) - items for key, value in times.items() if value > 0}
-
-
-def samples_of(row: Measurement) -> list[tuple[Round, list[float]]]:
-    """Each process of the row with its samples."""
-    parts, start = [], 0
-    for part in row.rounds:
-        parts.append((part, row.samples_s[start : start + part.samples]))
-        start += part.samples
-    return parts
 
 
 def p95(samples: Sequence[float]) -> float:
@@ -96,7 +93,7 @@ def latest_phase(row: Measurement) -> Phase:
 def latest(row: Measurement) -> tuple[list[float], list[float]]:
     """The samples of the latest phase in seconds, and the median of each of its processes."""
     used = {id(part) for part in of_phase(row, latest_phase(row))}
-    parts = [(part, values) for part, values in samples_of(row) if id(part) in used or not used]
+    parts = [(part, values) for part, values in row.samples_by_round() if id(part) in used or not used]
     return [value for _, values in parts for value in values], [part.median_s for part, _ in parts]
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gpubench.analysis.eligibility import find
 from gpubench.analysis.noisy import rival, with_noise_flags
 from gpubench.analysis.peak_memory import peak_bytes
-from gpubench.analysis.recommendation import contenders, recommend
+from gpubench.analysis.ranking import rank
+from gpubench.analysis.recommendation import recommend
 from gpubench.executor.executor import Executor
 from gpubench.executor.outcome import now
 from gpubench.flags import CONTAMINATED
@@ -139,8 +139,8 @@ class Study:
 
     def _leaders(self) -> list[str]:
         """The rows that may be the best, as far as exploring can tell: the first ones, and the simplest."""
-        best_first = contenders(self.book.report, self.objective, self.max_memory_bytes)
-        ids = [row_id for row_id in best_first if row_id != self.space.baseline.id]
+        best_first = rank(self.book.report, self.objective, self.max_memory_bytes).contenders()
+        ids = [row.id for row in best_first if row.id != self.space.baseline.id]
         simplest = min(ids, key=self._changes, default=None)
         return list(dict.fromkeys([*ids[:LEADERS], *([simplest] if simplest else [])]))
 
@@ -168,7 +168,7 @@ class Study:
         self.book.plan([*self.book.report.plan.configurations, *(candidate.id for candidate in candidates)])
 
     def _flag_noise(self) -> None:
-        baseline, measured = find(self.book.report, self.space.baseline.id), self.book.report.measurements
+        baseline, measured = self.book.report.baseline, self.book.report.measurements
         against = (baseline if baseline is None or row.id != baseline.id else rival(row, measured) for row in measured)
         self.book.put(*(with_noise_flags(row, other, measured) for row, other in zip(measured, against, strict=True)))
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from gpubench.analysis.recommendation import Advice, contenders, recommend
+from gpubench.analysis.ranking import rank
+from gpubench.analysis.recommendation import Advice, recommend
 from gpubench.report.model import Measurement, Recommendation, Report, Round
 from tests.reports import BASELINE, CPU, GPU, MIB, ROLES, alone, baseline, ladder_report, report, row, rung
 
@@ -434,8 +435,8 @@ def test_the_reasons_state_every_part_of_a_whole_run() -> None:
 
 def test_contenders_are_what_exploring_cannot_tell_from_the_best() -> None:
     rows = [baseline(0.1), row("a", 0.0505, FAST), row("b", 0.05, FASTER), row("c", 0.08, {"compile": "default"})]
-    assert contenders(report(*rows), "fps") == ["b", "a"]
-    assert contenders(report(), "fps") == []
+    assert [row.id for row in rank(report(*rows), "fps").contenders()] == ["b", "a"]
+    assert rank(report(), "fps").contenders() == []
 
 
 def test_the_order_of_rows_does_not_matter() -> None:

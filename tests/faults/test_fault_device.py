@@ -33,7 +33,6 @@ from gpubench.report import store
 from gpubench.report.model import Configuration, HostUse, Measurement, Protocol, Report, Role
 from gpubench.search.space import Candidate
 from gpubench.search.strategy import SearchSpace, Strategy
-from gpubench.stats.processes import samples_of
 from gpubench.study import launch, rows
 from tests import reports
 from tests.fake_nvml import FUNCTIONS, NOT_SUPPORTED, FakeGpu, FakeNvml, fake_nvml
@@ -486,7 +485,7 @@ def test_a_round_of_which_a_side_is_missing_is_never_completed(tmp_path: Path) -
     for row in first.measurements:
         kept = [
             (part, samples)
-            for part, samples in samples_of(row)
+            for part, samples in row.samples_by_round()
             if not (row.id == "baseline" and part.phase == "final" and part.index == 2)
         ]
         flat = [value for _, samples in kept for value in samples]

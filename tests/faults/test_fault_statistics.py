@@ -18,7 +18,7 @@ from scipy import stats
 
 from gpubench.analysis.noisy import detectable_effect
 from gpubench.analysis.recommendation import recommend
-from gpubench.analysis.speedup import speedup
+from gpubench.analysis.speedup import Speedups
 from gpubench.executor import slot
 from gpubench.executor.executor import Job
 from gpubench.executor.local import LocalExecutor
@@ -28,7 +28,6 @@ from gpubench.flags import UNSTEADY
 from gpubench.report import store
 from gpubench.report.model import Configuration, Measurement, Protocol, Recommendation
 from gpubench.stats.estimate import Estimate
-from gpubench.stats.spread import Spreads
 from gpubench.stats.student import detectable
 from gpubench.study.schedule import Schedule
 from gpubench.worker.messages import MemoryRead
@@ -48,11 +47,10 @@ from tests.faults.scripted import (
 __all__ = ["orders", "pool"]  # fixtures
 
 NOMINAL = 0.05  # of 95 % intervals miss the truth
-NOTHING_REPEATED = Spreads({}, "median", across_phases=True, on_cpu=True)
 
 
 def verdict(row: Measurement, versus: Measurement) -> Estimate:
-    found = speedup(row, versus, NOTHING_REPEATED, [row, versus])
+    found = Speedups(reports.report(row, versus)).of(row, versus)
     assert found is not None
     assert found.phase == "final"
     return found

@@ -15,7 +15,7 @@ import torch
 from scipy import stats
 
 from gpubench.analysis.eligibility import exclusion
-from gpubench.analysis.speedup import speedup, spread
+from gpubench.analysis.speedup import Speedups
 from gpubench.executor.executor import Job
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.outcome import Outcome
@@ -268,7 +268,7 @@ def test_linear_drift_falls_on_all_alike(seed: int, tmp_path: Path) -> None:
     report = study(tmp_path / "report.json", planted, threads_matrix(5), protocol).compare()
     assert len(planted.ran) == 4 * 6
     for row in report.measurements[1:]:
-        found = speedup(row, row_of(report, "baseline"), spread(report), report.measurements)
+        found = Speedups(report).of(row, row_of(report, "baseline"))
         assert found is not None
         assert found.ratio == pytest.approx(1.0, abs=1e-9)
         assert found.low < 1 < found.high
@@ -290,7 +290,7 @@ def test_in_a_block_order_the_same_drift_is_taken_for_an_effect() -> None:
     planted = Planted(lambda _, before: 0.1 * 1.02**before)
     taken = {name: [planted.run_alone(Job(name, {})) for _ in range(4)] for name in ("A", "B")}
     a, b = (explored(name, results) for name, results in taken.items())
-    found = speedup(b, a, spread(reports.report(a, b)))
+    found = Speedups(reports.report(a, b)).of(b, a)
     assert found is not None
     assert found.ratio == pytest.approx(1.02**-4, rel=1e-6)
     assert found.high < 1

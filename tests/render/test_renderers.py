@@ -16,7 +16,6 @@ from gpubench.render.formats import render
 from gpubench.render.formats.markdown import escape
 from gpubench.render.profile import profile, toml
 from gpubench.render.report_document import remarks, report_table, reports_content
-from gpubench.render.row_notes import status
 from gpubench.report.model import Reading, Recommendation, Report, Summary, Utilization
 from tests.render.screen import on_screen
 from tests.reports import HOSTILE, baseline, hostile_report, ladder_report, report, row
@@ -138,7 +137,7 @@ def test_a_column_that_no_row_has_a_value_for_is_left_out() -> None:
 def test_flags_mark_a_row_and_are_explained() -> None:
     found = report(baseline(), row("x", 0.05, {"compile": "default"}, flags=["unsteady: 4.0 s of warm-up"]))
     assert "ok*" in terminal(found)
-    assert [status(line.row) for members in lines(found).values() for line in members] == ["ok", "ok*"]
+    assert [each.cells["status"] for each in report_table(found).rows] == ["ok", "ok*"]
     assert remarks(found) == ["ok*: unsteady: 4.0 s of warm-up (#2)"]
 
 

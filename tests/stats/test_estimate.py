@@ -15,7 +15,7 @@ from scipy import stats
 import gpubench.stats
 from gpubench.hardware.facts import Device
 from gpubench.report.model import Measurement
-from gpubench.stats.estimate import paired, separate
+from gpubench.stats.estimate import paired, separate, two_way_error
 from gpubench.stats.processes import log_times, shared
 from gpubench.stats.spread import PAIR_SPREAD_NOISY, PAIR_SPREAD_STEADY, Spreads, spreads
 from tests.reports import CPU, GPU, baseline, report, row
@@ -58,7 +58,7 @@ def test_a_paired_interval_is_that_of_a_paired_t_test() -> None:
 
 def test_a_runoff_pools_its_error_over_all_rows_of_its_rounds() -> None:
     rows = rows_of("runoff")
-    estimate = paired(rows[1], rows[0], "runoff", rows=rows)
+    estimate = paired(rows[1], rows[0], "runoff", pooled=two_way_error(rows, "runoff"))
     table = np.array([list(log_times(side, "runoff").values()) for side in rows])
     residual = table - table.mean(0) - table.mean(1)[:, None] + table.mean()
     assert estimate is not None
@@ -70,7 +70,7 @@ def test_a_runoff_pools_its_error_over_all_rows_of_its_rounds() -> None:
 
 def test_a_final_is_not_pooled() -> None:
     rows = rows_of("final")
-    estimate = paired(rows[1], rows[0], "final", rows=rows)
+    estimate = paired(rows[1], rows[0], "final", pooled=two_way_error(rows, "final"))
     assert estimate is not None and (estimate.method, estimate.freedom) == ("paired", 4)
 
 
