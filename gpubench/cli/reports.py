@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gpubench.errors import GpubenchError
-from gpubench.report import baselines
+from gpubench.report import store
 from gpubench.report.model import Recommendation, Report
 from gpubench.text import printable
 
@@ -27,14 +27,17 @@ def load_all(paths: list[Path]) -> list[tuple[str, Report]]:
     """
     named: dict[Path, tuple[str, Report]] = {}
     for path in paths:
-        reports, passed = baselines.load_all(path)
+        if not path.is_dir():
+            named[path.resolve()] = (str(path), store.load(path))
+            continue
+        reports, passed = store.load_folder(path)
         for text in passed:
-            tell(f"Passed over: {text}")
+            tell(f"Skipped: {text}")
         if not reports:
             raise GpubenchError(
                 f"The folder {path} holds no report.", "Measure with gpubench compare-opts, or name a report."
             )
-        named |= {Path(name).resolve(): (name, report) for name, report in reports}
+        named |= {file.resolve(): (str(file), report) for file, report in reports}
     return list(named.values())
 
 
