@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gpubench.analysis.effects import ladder, shown
 from gpubench.analysis.eligibility import gate
@@ -14,6 +14,9 @@ from gpubench.analysis.speedup import Speedups
 from gpubench.metrics import all_metrics
 from gpubench.report.model import Configuration, Measurement, Report
 from gpubench.stats.estimate import Estimate
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Scalar = str | int | float | bool | None
 Group = Literal["baseline", "alone", "ladder", "sweep", "other"]
@@ -48,7 +51,12 @@ class Line:
     row: Row
 
 
-Reader = Callable[[Report, Row], Scalar]
+@dataclass(frozen=True)
+class Label:
+    """A key of tidy records that is no metric: its name, and how it is read from a row."""
+
+    name: str
+    read: Callable[[Row], Scalar]
 
 
 def rows(report: Report) -> list[Row]:
@@ -81,31 +89,26 @@ def lines(report: Report) -> dict[Group, list[Line]]:
     return grouped
 
 
+ABOUT = ("device", "workload", "mode", "size", "created_at")
 # What a record holds before its metrics, and after them.
-LABELS: dict[str, Reader] = {
-    "device": lambda report, row: report.device.name,
-    "workload": lambda report, row: report.workload.name,
-    "mode": lambda report, row: report.workload.mode,
-    "size": lambda report, row: report.workload.size,
-    "created_at": lambda report, row: report.created_at,
-    "number": lambda report, row: row.number,
-    "id": lambda report, row: row.measurement.id,
-    "roles": lambda report, row: " ".join(map(str, row.measurement.roles)),
-    "changed": lambda report, row: describe(row.changed),
-    "status": lambda report, row: row.measurement.status,
-    "reason": lambda report, row: row.measurement.reason,
-}
-REMARKS: dict[str, Reader] = {
-    "speedup_versus": lambda report, row: row.speedup.versus if row.speedup else None,
-    "speedup_phase": lambda report, row: row.speedup.phase if row.speedup else None,
-    "quality_passed": lambda report, row: row.measurement.quality.passed if row.measurement.quality else None,
-    "flags": lambda report, row: "; ".join(map(str, row.measurement.flags)),
-}
+LABELS = (
+    Label("number", lambda row: row.number),
+    Label("id", lambda row: row.measurement.id),
+    Label("roles", lambda row: " ".join(_role(row.measurement))),
+    Label("changed", lambda row: describe(row.changed)),
+    Label("status", lambda row: row.measurement.status),
+    Label("reason", lambda row: row.measurement.reason),
+)
+REMARKS = (
+    Label("speedup_versus", lambda row: row.speedup.versus if row.speedup else None),
+    Label("speedup_phase", lambda row: row.speedup.phase if row.speedup else None),
+    Label("quality_passed", lambda row: row.measurement.quality.passed if row.measurement.quality else None),
+    Label("flags", lambda row: "; ".join(map(str, row.measurement.flags))),
+)
 
 
-def readers() -> dict[str, Reader]:
-    """How the columns that every record has are read, whatever the toggles."""
-    return LABELS | {metric.column: metric.read for metric in all_metrics().values()} | REMARKS
+def _role(row: Measurement) -> list[str]:
+    return [role.kind if role.toggle is None else f"{role.kind}:{role.toggle}" for role in row.roles]
 
 
 def tidy(report: Report) -> list[dict[str, Scalar]]:
@@ -113,16 +116,31 @@ def tidy(report: Report) -> list[dict[str, Scalar]]:
 
     The keys are the same in every record. A figure that was not measured is None, never 0.
     """
+    workload = report.workload
+    values = (report.device.name, workload.name, workload.mode, workload.size, report.created_at)
+    about: dict[str, Scalar] = dict(zip(ABOUT, values, strict=True))
     toggles = {name: None for row in report.measurements for name in row.configuration}
     return [
-        {name: read(report, row) for name, read in readers().items()}
+        about
+        | {label.name: label.read(row) for label in LABELS}
+        | {metric.column: metric.read(report, row) for metric in all_metrics().values()}
+        | {label.name: label.read(row) for label in REMARKS}
         | {f"configuration.{name}": row.measurement.configuration.get(name) for name in toggles}
         for row in rows(report)
     ]
 
 
-def records(reports: Sequence[Report]) -> list[list[Scalar]]:
-    """The names of the columns, then the tidy records of all reports."""
-    every = [record for report in reports for record in tidy(report)]
-    columns = dict.fromkeys([*readers(), *(name for record in every for name in record)])
-    return [list(columns), *([record.get(name) for name in columns] for record in every)]
+def frame(*reports: Report) -> pd.DataFrame:
+    """The tidy records of the reports, one row a measurement; what was not measured is missing, never 0."""
+    import pandas as pd
+
+    records = [record for report in reports for record in tidy(report)]
+    columns = list(dict.fromkeys([*names(), *(name for record in records for name in record)]))
+    # object: a column of whole numbers with one missing must not turn into floats (batch size 8.0).
+    return pd.DataFrame([[record.get(name) for name in columns] for record in records], columns=columns, dtype=object)
+
+
+def names() -> list[str]:
+    """The keys that every record has, whatever the toggles."""
+    labels, remarks = ([label.name for label in some] for some in (LABELS, REMARKS))
+    return [*ABOUT, *labels, *(metric.column for metric in all_metrics().values()), *remarks]

@@ -130,7 +130,7 @@ def check(
         return EXIT_OK
     choice = BaselineChoice.read(path)
     for text in choice.passed_over:
-        tell(f"Passed over: {text}")
+        tell(f"Skipped: {text}")
     read = {Path(name).resolve() for name in (*(name for name, _ in current), *(each.name for each in choice.reports))}
     for file in files:
         if file.resolve() in read:

@@ -110,7 +110,7 @@ class Content:
     kind: Kind
     documents: Callable[[], Sequence[Document]]
     data: Callable[[], object]  # for JSON: anything that msgspec encodes
-    records: Callable[[], Sequence[Sequence[object]]] = list  # the names of the columns, then the lines
+    records: Callable[[], Any] | None = None  # a pandas.DataFrame
 
 
 def table(columns: Sequence[Column], groups: Sequence[RowGroup], longest: int | None = None) -> Table | None:

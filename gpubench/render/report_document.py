@@ -10,7 +10,7 @@ import msgspec
 from gpubench.analysis.eligibility import MIN_ROUNDS
 from gpubench.analysis.groups import Answer
 from gpubench.analysis.reasons import describe
-from gpubench.analysis.table import Row, lines, records, rows
+from gpubench.analysis.table import Row, frame, lines, rows
 from gpubench.flags import Flag
 from gpubench.metrics import all_metrics
 from gpubench.render.document import Column, Content, Document, Note, Recommended, RowGroup, Table, TableRow, table
@@ -37,7 +37,7 @@ def reports_content(reports: Sequence[Report], code: Code) -> Content:
         return raw[0] if len(raw) == 1 else raw
 
     return Content(
-        "report", lambda: [report_document(report, code) for report in reports], data, lambda: records(reports)
+        "report", lambda: [report_document(report, code) for report in reports], data, lambda: frame(*reports)
     )
 
 

@@ -176,9 +176,6 @@ class Role(Struct, frozen=True, kw_only=True):
     toggle: str | None = None  # the technique that this row adds
     step: int | None = None  # ladder: 1, 2, ...
 
-    def __str__(self) -> str:
-        return self.kind if self.toggle is None else f"{self.kind}:{self.toggle}"
-
 
 class Round(Struct, frozen=True, kw_only=True):
     """One fresh process's share of `samples_s`, in order."""

@@ -3,21 +3,15 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from gpubench.analysis.table import lines, readers, records, rows
-from gpubench.report.model import Report
+from gpubench.analysis.table import frame, lines, names, rows
 from tests.reports import baseline, ladder_report, report, row
-
-
-def frame(*reports: Report) -> pd.DataFrame:
-    columns, *values = records(reports)
-    return pd.DataFrame(values, columns=columns, dtype=object)
 
 
 def test_one_row_a_measurement_with_figures_and_configuration() -> None:
     found = ladder_report()
     data = frame(found)
     assert len(data) == len(found.measurements)
-    assert list(data.columns)[: len(readers())] == list(readers())
+    assert list(data.columns)[: len(names())] == names()
     line = data[data["id"] == "bf16"].iloc[0]
     assert line["fps"] == pytest.approx(8 / 0.06)
     assert line["speedup"] == pytest.approx(0.1 / 0.06)

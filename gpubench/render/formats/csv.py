@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 from gpubench.render.document import Content
 from gpubench.render.formats import Format
 from gpubench.text import printable
@@ -15,12 +12,16 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def render(content: Content) -> str:
     """The records with a header; a figure that was not measured is an empty cell."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(map(_inert, line) for line in content.records())
-    return text.getvalue()
+    import pandas as pd
+
+    data = content.records() if content.records else pd.DataFrame()
+    data.columns = [inert(str(name)) for name in data.columns]
+    for place in range(data.shape[1]):  # by place: two hostile names may read alike once they are inert
+        data.isetitem(place, pd.Series([inert(value) for value in data.iloc[:, place]], dtype=object))
+    return str(data.to_csv(index=False, lineterminator="\n"))
 
 
-def _inert(value: object) -> object:
+def inert(value: object) -> object:
     """`value` on one line, with an apostrophe before text that a spreadsheet would run; numbers stay numbers."""
     if not isinstance(value, str):
         return value
