@@ -99,16 +99,26 @@ def _result(
         differences=[str(difference) for difference in differences],
         allowed=list(allowed),
         notes=list(notes),
-        ab_command="" if paired else _ab_command(report),
+        ab_command="" if paired else _ab_command(report, rows),
     )
 
 
-def _ab_command(report: Report) -> str:
-    """`gpubench ab` for the report's workload. The older side is for the user to name."""
-    workload = report.workload
-    words = ["gpubench", "ab", workload.reference, "--mode", workload.mode, "--size", workload.size]
+def _ab_command(report: Report, rows: Sequence[RowCheck]) -> str:
+    """`gpubench ab` for the rows that are inconclusive. The older side is for the user to name."""
+    workload, base = report.workload, report.baseline.configuration if report.baseline else {}
+    device = "cpu" if report.device.kind == "cpu" else f"cuda:{report.device.index or 0}"
+    words = ["gpubench", "ab", workload.reference, "--mode", workload.mode, "--size", workload.size, "--device", device]
     for name, value in workload.parameters.items():
         words += ["--param", f"{name}={value}"]
+    is_open = (row.configuration for row in rows if row.verdict == "inconclusive")
+    changes = [{name: value for name, value in each.items() if base.get(name) != value} for each in is_open]
+    held = dict(report.plan.fix)
+    if changes and all(len(each) > 1 for each in changes):
+        held |= changes[0]  # `--set` changes one toggle a row
+    for name, value in held.items():
+        words += ["--fix", f"{name}={value}"]
+    for name, value in (pair for each in changes if len(each) == 1 for pair in each.items()):
+        words += ["--set", f"{name}={value}"]
     older = "REVISION" if workload.source_hash else "PYTHON"  # a file has revisions, a built-in workload has not
     return f"{shlex.join(words)} --a {older}"
 

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 import typer
+from msgspec.structs import replace
 
 from gpubench.cli.ab import ab
 from gpubench.regression.comparison import NamedReport, check
@@ -160,14 +161,15 @@ def test_where_two_stored_runs_cannot_tell_one_line_gives_the_command_that_can()
     rows = (baseline(0.1, explore_s=noisy), row("r", 0.1, {"threads": 2}, explore_s=noisy[::-1]))
     for reference, digest, older in (("vae", None, "PYTHON"), ("my_model.py:make", "abc", "REVISION")):
         sides = [report(*rows, device=CPU, reference=reference, source_hash=digest, **facts) for _ in range(2)]
+        sides = [replace(side, plan=replace(side.plan, fix={"batch_size": 4})) for side in sides]
         notes = [note.text for note in check_document(compared(*sides)).notes]
         (line,) = [text for text in notes if text.startswith("Inconclusive:")]
         assert line.startswith("Inconclusive: FPS in 2 rows (smallest detectable slowdown ")
         assert ", limit 30.0%), latency p95 in 2 rows (" in line
         command = shlex.split(line.partition("measure both sides together: ")[2])
         assert command == [
-            "gpubench", "ab", reference, "--mode", "training", "--size", "tiny", "--param", "task=re construct",
-            "--a", older,
+            "gpubench", "ab", reference, "--mode", "training", "--size", "tiny", "--device", "cpu",
+            "--param", "task=re construct", "--fix", "batch_size=4", "--set", "threads=2", "--a", older,
         ]  # fmt: skip
         assert "gpubench ab" in check_markdown([compared(*sides)])
     app = typer.Typer()

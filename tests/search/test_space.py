@@ -153,6 +153,19 @@ def test_a_value_that_needs_another_is_tried_alone_with_it(half_only: str) -> No
     assert not any(step.skip for step in (*with_it, *ladder))
 
 
+def test_a_step_that_cannot_be_is_left_out_of_the_later_ones(half_only: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    toggle = dataclasses.replace(get(half_only), prerequisites={"on": {"precision": ("bf16-weights",)}})
+    monkeypatch.setitem(all_toggles(), half_only, toggle)
+    toggles = [ToggleValues("precision", ("bf16-autocast",)), ToggleValues(half_only, ("on",)), TOGGLES[1]]
+    steps = cumulative(builder(), toggles, {"precision": "bf16-autocast", half_only: "on", "channels_last": "on"})
+    assert [(step.id, bool(step.skip)) for step in steps] == [
+        ("precision=bf16-autocast", False),
+        ("precision=bf16-autocast,half_only=on", True),
+        ("precision=bf16-autocast,channels_last=on", False),
+    ]
+    assert [role.kind for role in steps[-1].roles] == ["ladder", "all"]
+
+
 def test_what_is_asked_for_is_not_changed_for_a_value_that_needs_another(half_only: str) -> None:
     wanted = [ToggleValues("precision", ("bf16-autocast",)), ToggleValues(half_only, ("on",))]
     skipped = [row for row in searched(builder(), wanted, "grid").planned if row.skip]

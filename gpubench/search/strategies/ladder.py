@@ -38,17 +38,17 @@ def best_alone(history: History) -> Configuration:
 
 
 def cumulative(builder: Builder, toggles: Sequence[ToggleValues], chosen: Mapping[str, Value]) -> tuple[Candidate, ...]:
-    """`chosen` values (toggle -> value) added one at a time in the order of `toggles`; the last step holds them all."""
+    """`chosen` values (toggle -> value) added one at a time in the order of `toggles`; the last step holds them all.
+
+    A value that cannot run beside those before it is a skipped step, and the later ones do without it.
+    """
     changes: Configuration = {}
-    order = [entry.toggle for entry in toggles if entry.toggle in chosen]
-    rows = []
-    for step, name in enumerate(order, start=1):
-        changes[name] = chosen[name]
-        roles = [Role(kind="ladder", toggle=name, step=step)]
-        if step == len(order):
-            roles.append(Role(kind="all"))
-        rows.append(builder.plan(changes, *roles))
-    return merge(rows)
+    steps: list[Candidate] = []
+    for name in (entry.toggle for entry in toggles if entry.toggle in chosen):
+        with_it = {**changes, name: chosen[name]}
+        steps.append(builder.plan(with_it, Role(kind="ladder", toggle=name, step=len(steps) + 1)))
+        changes = changes if steps[-1].skip else with_it
+    return merge([*steps, *([builder.plan(changes, Role(kind="all"))] if changes else [])])
 
 
 def worth_keeping(history: History, steps: Sequence[Candidate], chosen: Mapping[str, Value]) -> Configuration:
