@@ -99,14 +99,14 @@ def compare(
         output: The report's file, saved after every process, or a function from the report without rows to that path.
             None: no file stays. A finished report there is kept as `.bak`.
         resume: Go on with the unfinished report at `output`.
-        listener: Is told how the run goes; None: nobody.
+        listener: Is told how the run goes; None: no progress.
 
     Returns:
         The report. A configuration that failed is a row with its status and reason, and
         `report.recommendation` is None where no row is valid.
 
     Raises:
-        GpubenchError: For whatever does not fit, in one sentence; nothing was measured then.
+        GpubenchError: If an argument is invalid, in one sentence; nothing was measured then.
         ReportNotSaved: All was measured and `output` could not be written; its `report` has the result.
 
     Example:
@@ -153,7 +153,7 @@ def sweep(
         The report; `report.sweep` has the knee (smallest value within 5 % of the best FPS) and the largest that fits.
 
     Raises:
-        GpubenchError: For whatever does not fit, in one sentence.
+        GpubenchError: If an argument is invalid, in one sentence.
 
     Example:
         >>> report = gpubench.sweep("batch_size", [1, 2], workload="resnet50", size="tiny", rounds=1)
@@ -223,8 +223,8 @@ def ab(
         a: What to compare with: a Python interpreter, `"FILE.py:NAME"`, or a git revision of the workload's file.
         b: What is judged: the same choices; `"."` is this interpreter and the workload as it is.
         limits: By how much b may be worse.
-        rounds: Decide after so many rounds, if that can be; at least 5.
-        time_limit_s: Of a row: while it is undecided, rounds go on for so long.
+        rounds: Rounds before the first decision; at least 5.
+        time_limit_s: Time limit per row: rounds continue while it is undecided.
         pair: `"process"`: both sides in one process where they can share it; `"round"`: one process each.
         output: A folder for both reports, a.json and b.json, or a function that gives it. None: no file stays.
 

@@ -96,11 +96,15 @@ def check(
             help="Also write the verdicts to this file: .json, .md (Markdown) or .xml (JUnit); may be repeated.",
         ),
     ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", hidden=True, help="No effect: nothing is measured.")] = False,
+    confirm: Annotated[bool, typer.Option("--confirm", hidden=True, help="Removed: use gpubench ab.")] = False,
 ) -> int:
     """Compare reports with their baselines: one verdict per row and metric.
 
     Exit codes: 0 fine, 1 regressed, 2 wrong usage, 3 not comparable, 4 inconclusive.
     """
+    if confirm:
+        raise GpubenchError("--confirm was removed.", "Measure both sides together: gpubench ab WORKLOAD --a SIDE.")
     limits = Limits(
         slowdown=parse_share(max_slowdown) if max_slowdown is not None else None,
         run_spread=parse_share(run_spread) if run_spread is not None else None,

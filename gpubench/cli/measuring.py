@@ -44,7 +44,7 @@ def run(command: str, options: Mapping[str, Any], **more: Any) -> int:
             unsaved, report = error, error.report
     emit(render(reports_content([report], snippet), options["format_"]))
     if unsaved is not None:
-        raise GpubenchError(unsaved.message, "What is printed above is all of it.")
+        raise GpubenchError(unsaved.message, "The results are printed above.")
     if not quiet:
         tell(f"Report: {progress.path}")
     return exit_code(report, request.strict)

@@ -10,7 +10,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gpubench.toggles.toggle import Toggle, Value
+    from gpubench.report.model import Value
+    from gpubench.toggles.toggle import Toggle
 
 
 def toggles(

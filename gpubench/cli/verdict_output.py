@@ -33,7 +33,7 @@ def format_of(path: Path) -> CheckFormat:
     known = endings("check")
     if path.suffix.lower() not in known:
         raise GpubenchError(
-            f"--output {path} has none of the endings {', '.join(known)}.", "The ending determines the format."
+            f"--output {path} does not end in {' or '.join(known)}.", "The ending determines the format."
         )
     return known[path.suffix.lower()]
 

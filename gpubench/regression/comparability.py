@@ -11,6 +11,7 @@ import msgspec
 from gpubench.errors import unknown_name
 from gpubench.regression.matching import settings
 from gpubench.report.model import Protocol, Report
+from gpubench.toggles.traits import batch_size_toggle
 
 # Fields of the protocol that do not change how a step is timed.
 INDIFFERENT = frozenset(
@@ -56,7 +57,7 @@ def _variables(report: Report) -> dict[str, object]:
 
 def _settings(report: Report) -> dict[str, object]:
     # The batch size has a field of its own.
-    return {name: value for name, value in settings(report).items() if name != "batch_size"}
+    return {name: value for name, value in settings(report).items() if name != batch_size_toggle()}
 
 
 # What is compared, by the names that --allow-different takes. Cards of one model differ by 8 % (22 % at worst;

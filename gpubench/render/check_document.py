@@ -90,7 +90,7 @@ def _within_grain(check: Check) -> list[str]:
         return []
     names = ", ".join(rows[:3]) + (", ..." if len(rows) > 3 else "")
     grain = format_bytes(RESOLUTION_BYTES)
-    return [f"Memory changes within {grain}, by which identical processes differ too, count as unchanged: {names}."]
+    return [f"Memory changes within {grain}, as between identical processes, count as unchanged: {names}."]
 
 
 def _finding(row: RowCheck, metric: str) -> Finding | None:
@@ -153,7 +153,7 @@ def _undecided(check: Check) -> list[Note]:
         decisive = decisive or metric.decisive
     if not parts:
         return []
-    advice = "This alone leaves no row inconclusive."
+    advice = "This alone makes no row inconclusive."
     if decisive:
         advice = "Use more --rounds and a longer --time-limit."
         if check.ab_command:

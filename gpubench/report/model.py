@@ -37,7 +37,7 @@ class Tool(Struct, frozen=True, kw_only=True):
 class Protocol(Struct, frozen=True, kw_only=True):
     """How each row was measured; rows measured under different protocols are not compared."""
 
-    revision: int = 1  # raised whenever what is done around the samples changes, so that figures before do not compare
+    revision: int = 2  # raised whenever what is done around the samples changes, so that figures before do not compare
     timer: Literal["perf_counter"] = "perf_counter"  # of `samples_s`; blocks are synchronized on both sides
     device_timer: Literal["cuda_event"] | None = None  # beside it, around the same blocks
     interval: str = "Student's t, 95 %, over the logarithms of the processes' medians, with the machine's drift"
@@ -58,7 +58,7 @@ class Protocol(Struct, frozen=True, kw_only=True):
     rounds: int = 1  # processes of every configuration while exploring
     final_rounds: int = 0  # rounds of the final between baseline and choice; 0: no runoff and no final
     turns: int = 4  # of each configuration in a round: ABBA ABBA, so that a linear drift falls on all alike
-    pair: Literal["process", "round"] = "process"  # configurations that can live in one process do so in the rounds
+    pair: Literal["process", "round"] = "process"  # of `ab`: both sides in one process where that can be, or one each
     cool_down_s: float = 60.0  # the longest wait for a device that throttles before it is sampled again
     throttle_retries: int = 3
     monitor_hz: float = 20.0

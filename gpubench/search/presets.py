@@ -54,15 +54,15 @@ def load_preset(name: str) -> Preset:
     path = Path(name)
     if not name.endswith(".toml"):
         if name not in preset_names():
-            raise unknown_name("matrix", name, preset_names(), "Or give a path that ends in .toml.")
+            raise unknown_name("preset", name, preset_names(), "Or give a path that ends in .toml.")
         path = profiles_folder() / "matrices" / f"{name}.toml"
     try:
         preset = msgspec.convert(tomllib.loads(path.read_text()), Preset)
     except OSError as error:
-        raise GpubenchError(f"Matrix file {name!r} cannot be read: {error.strerror}.", "Check the path.") from error
+        raise GpubenchError(f"Preset file {name!r} cannot be read: {error.strerror}.", "Check the path.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise GpubenchError(
-            f"Matrix file {name!r} is damaged: {error}.", "Compare it with profiles/matrices/default.toml."
+            f"Preset file {name!r} is damaged: {error}.", "Compare it with profiles/matrices/default.toml."
         ) from error
     for entry in preset.technique:
         toggle = get(entry.toggle)

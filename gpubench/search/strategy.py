@@ -65,7 +65,6 @@ class Strategy:
 
     Args:
         name: What `--strategy` calls it.
-        summary: One line for `--help`.
         propose: The next candidates to measure, each alone. It is asked again with their rows, until it proposes
             nothing new. It may propose again what has a row.
         baseline: The row that all others are compared with.
@@ -84,7 +83,6 @@ class Strategy:
     """
 
     name: str
-    summary: str
     propose: Callable[[History], Sequence[Candidate]]
     baseline: Callable[[Builder, Sequence[ToggleValues]], Candidate] = unchanged
     outlook: Callable[[SearchSpace], list[str]] = lambda _: []

@@ -74,7 +74,7 @@ class Book:
             if first:
                 raise
             if not self.unsaved:
-                self.listener.note(f"The report cannot be saved for now, the run goes on: {error.message}")
+                self.listener.note(f"Cannot save the report yet; the run continues: {error.message}")
             self.unsaved = error.message
         else:
             self.unsaved = ""

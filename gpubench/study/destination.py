@@ -64,7 +64,7 @@ def keep_finished(path: Path) -> None:
         finished = store.load(path).finished_at is not None
     except GpubenchError as error:
         raise GpubenchError(
-            f"{path} exists and is no gpubench report.", "Choose another --output, or remove it."
+            f"{path} exists and is not a gpubench report.", "Choose another --output, or remove it."
         ) from error
     if not finished:
         raise GpubenchError(f"{path} holds an unfinished run.", "Resume it with --resume, or remove it.")

@@ -126,7 +126,7 @@ def prepare(
         listener.note(apart)
     for name, value in steady(study, (one, other)).items():
         baseline = next(iter(get(name).values))
-        listener.note(f"Both sides run with {name}={value}, which is steadier; --fix {name}={baseline} leaves it out.")
+        listener.note(f"Both sides use {name}={value} to reduce noise; --fix {name}={baseline} keeps the default.")
         study = dataclasses.replace(study, fix={**study.fix, name: value})
     protocol = protocol_for(one.device.kind, msgspec.structs.replace(executor.protocol, pair=pair))
     builder_of(study, other)  # raises where that side cannot do what is asked of both
@@ -192,7 +192,7 @@ def refuse_unlike(described: Mapping[SideName, ProbeResult]) -> None:
         if first != second:
             raise GpubenchError(
                 f"The sides have different {what}: {printable(str(first))} and {printable(str(second))}.",
-                "Their time per item would not be of the same work.",
+                "Their time per item would not be comparable.",
                 exit_code=EXIT_INCOMPARABLE,
             )
 
@@ -200,6 +200,6 @@ def refuse_unlike(described: Mapping[SideName, ProbeResult]) -> None:
 def empty_folder(folder: Path) -> Path:
     """The folder that both reports go to; GpubenchError where it is not empty or cannot be written."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise GpubenchError(f"{printable(str(folder))} exists and is no empty folder.", "Choose another --output.")
+        raise GpubenchError(f"{printable(str(folder))} exists and is not an empty folder.", "Choose another --output.")
     store.check_writable(folder / "a.json")
     return folder

@@ -104,6 +104,7 @@ class StudyRequest:
     def protocol(self) -> Protocol:
         """How it is measured, as far as the device does not decide that."""
         return Protocol(
+            pair="round",
             timeout_s=min(self.timeout_s, LONGEST_S),
             seed=self.seed,
             max_memory_bytes=self.max_memory_bytes,

@@ -94,9 +94,7 @@ def _revision(name: Literal["a", "b"], text: str, workload: str, scratch: Path) 
         raise GpubenchError(f"The workload file {printable(place)!r} does not exist.", FORMS)
     top = Path(_git(file.parent, "rev-parse", "--show-toplevel", what=f"{printable(place)} is in no git repository"))
     question = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}")
-    commit = _git(
-        top, *question, what=f"--{name} {shown!r} is no interpreter, no FILE.py:NAME and no git revision here"
-    )
+    commit = _git(top, *question, what=f"--{name} {shown!r} is not an interpreter, FILE.py:NAME or git revision here")
     inside = file.relative_to(top)
     folder = scratch / f"revision-{name}"
     _export(top, commit, folder)
@@ -156,11 +154,11 @@ def why_apart(first: Side, second: Side, modules: tuple[dict[str, Module], dict[
     would run the other's code.
     """
     if first.python != second.python:
-        return "The sides have two interpreters, so each has processes of its own."
+        return "The sides use different interpreters, so they run in separate processes."
     hashes = [{name: module.hash for name, module in found.items()} for found in modules]
     unlike = sorted(name for name in {**hashes[0], **hashes[1]} if hashes[0].get(name) != hashes[1].get(name))
     if unlike:
-        return f"The sides import different code as {', '.join(unlike[:3])}, so each has processes of its own."
+        return f"The sides import different code as {', '.join(unlike[:3])}, so they run in separate processes."
     return ""
 
 

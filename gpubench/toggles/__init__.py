@@ -10,7 +10,8 @@ from importlib.metadata import entry_points
 
 from gpubench.errors import GpubenchError, unknown_name
 from gpubench.plugins import load_plugin, name_taken
-from gpubench.toggles.toggle import Scope, Stage, Toggle, Value
+from gpubench.report.model import Value
+from gpubench.toggles.toggle import Scope, Stage, Toggle
 
 ENTRY_POINT_GROUP = "gpubench.toggles"
 

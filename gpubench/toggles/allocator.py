@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpubench.report.model import Value
 from gpubench.toggles import process_memory
-from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
     from gpubench.toggles.model_context import ModelContext

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle, Value
+from gpubench.report.model import Value
+from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
     from gpubench.toggles.model_context import ModelContext

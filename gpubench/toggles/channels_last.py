@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from gpubench.report.model import Value
 from gpubench.toggles import evidence as read
 from gpubench.toggles import kernels
-from gpubench.toggles.toggle import EvidenceResult, Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench.flags import PARTLY_COMPILED, Flag
 from gpubench.measure.trace import Trace
+from gpubench.report.model import Value
 from gpubench.text import plural
 from gpubench.toggles import evidence as read
-from gpubench.toggles.toggle import EvidenceResult, Requirement, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Requirement, Stage, Toggle
 
 if TYPE_CHECKING:
     from torch import nn

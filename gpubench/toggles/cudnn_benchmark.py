@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from gpubench.report.model import Value
 from gpubench.toggles import kernels
 from gpubench.toggles.evidence import convolutions, recorded
-from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
     from gpubench.toggles.model_context import ModelContext

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpubench.report.model import Value
 from gpubench.text import plural
 from gpubench.toggles.evidence import recorded
-from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
     from gpubench.measure.trace import Trace

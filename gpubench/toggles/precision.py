@@ -6,11 +6,12 @@ import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from gpubench.report.model import Value
 from gpubench.toggles import evidence as read
 from gpubench.toggles import kernels
 from gpubench.toggles.step_parts import within
 from gpubench.toggles.tf32_probe import Tf32Probe, tf32_in_use
-from gpubench.toggles.toggle import EvidenceResult, Requirement, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Requirement, Stage, Toggle
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle, Value
+from gpubench.report.model import Value
+from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
     from gpubench.toggles.model_context import ModelContext

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from gpubench.report.model import Value
 from gpubench.toggles import tile_size
-from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
     from gpubench.toggles.model_context import ModelContext

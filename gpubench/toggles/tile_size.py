@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from gpubench.report.model import Value
 from gpubench.toggles.evidence import convolutions, recorded
-from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
     from gpubench.toggles.model_context import ModelContext

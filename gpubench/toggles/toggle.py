@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from gpubench.flags import Flag
 from gpubench.hardware.facts import Device
+from gpubench.report.model import Value
 from gpubench.workloads.workload_facts import WorkloadFacts
 
 if TYPE_CHECKING:
     from gpubench.toggles.model_context import ModelContext
-
-Value = str | int
 
 
 class Stage(enum.IntEnum):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from gpubench.errors import GpubenchError
+from gpubench.report.model import Value
 from gpubench.toggles import all_toggles, bundled_toggles
-from gpubench.toggles.toggle import Scope, Toggle, Value, as_number
+from gpubench.toggles.toggle import Scope, Toggle, as_number
 
 Values = Mapping[str, Value]  # toggle name -> value
 

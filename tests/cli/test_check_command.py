@@ -284,7 +284,7 @@ def test_memory_that_moved_within_its_grain_is_said_to(tmp_path: Path, capsys: p
         paths.append(saved(tmp_path / f"{size}.json", report(baseline(0.2), fast, device=CPU)))
     call(paths[1], "--baseline", paths[0])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "Memory changes within 20.0 MiB, by which identical processes differ too, count as unchanged: fast." in shown
+    assert "Memory changes within 20.0 MiB, as between identical processes, count as unchanged: fast." in shown
 
 
 def test_one_interval_for_what_is_said_and_what_is_decided(tmp_path: Path) -> None:
@@ -467,10 +467,18 @@ def test_wrong_usage_is_one_sentence(before: Path, capsys: pytest.CaptureFixture
         (before, "--baseline", before, "--allow-different", "moon"),
         (before, "--baseline", before, "--format", "pdf"),
         (before, "--baseline", ""),
+        (before, "--baseline", before, "--confirm"),
         (before, "--baseline", before, "--output", "/proc/nowhere/x.json"),
     ):
         assert call(*arguments) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_former_options_are_answered(before: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(before, "--baseline", before, "--quiet", "--inconclusive-ok") == 0
+    capsys.readouterr()
+    assert call(before, "--baseline", before, "--confirm") == 2
+    assert "gpubench ab WORKLOAD --a SIDE" in capsys.readouterr().err
 
 
 # ----- cost

@@ -24,6 +24,6 @@ def test_a_report_says_that_its_protocol_was_quick(tmp_path: Path) -> None:
     assert QUICK_NOTE in " ".join(done.stdout.split())
     report = store.load(tmp_path / "report.json")
     assert QUICK_NOTE in report.notes
-    assert report.protocol == protocol_for("cpu", Protocol())
+    assert report.protocol == protocol_for("cpu", Protocol(pair="round"))
     assert report.protocol.warmup_max_s < Protocol().warmup_max_s
     assert report.protocol.max_sampling_s < Protocol().max_sampling_s

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from gpubench.report.model import Value
 from gpubench.toggles import all_toggles
-from gpubench.toggles.toggle import EvidenceResult, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Stage, Toggle
 
 if TYPE_CHECKING:
     import torch

@@ -142,7 +142,7 @@ def test_a_disk_that_fills_up_ends_no_run(tmp_path: Path) -> None:
     said, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "precision=bf16-autocast" in said  # measured afterwards, and shown
-    assert "the run goes on" in errors
+    assert "the run continues" in errors
     assert "could not be saved" in errors.splitlines()[-1]
     assert "File too large" in errors.splitlines()[-1]
     assert "Traceback" not in errors

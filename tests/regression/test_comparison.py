@@ -423,7 +423,7 @@ def test_a_tail_that_grew_is_a_regression_though_the_median_is_the_same() -> Non
         ("batch_size", "workload", {"batch_size": 4}),
         ("input_shapes", "workload", {"input_shapes": [[8, 3, 64, 64]]}),
         ("protocol", "protocol", {"block_s": 0.1}),
-        ("protocol", "protocol", {"revision": 2}),
+        ("protocol", "protocol", {"revision": 1}),
         ("command", "plan", {"command": "batch-sweep"}),
     ],
 )

@@ -162,7 +162,7 @@ def test_a_full_disk_does_not_end_a_run_that_has_begun(tmp_path: Path, monkeypat
         book.note("kept in memory")
         book.save()
         book.save()
-        assert said == ["The report cannot be saved for now, the run goes on: No space left on device."]
+        assert said == ["Cannot save the report yet; the run continues: No space left on device."]
         assert book.unsaved == "No space left on device."
         assert (tmp_path / "r.json").read_bytes() == before
         with pytest.raises(GpubenchError):

@@ -101,7 +101,7 @@ def test_two_files_share_a_process_and_a_slowdown_is_found(tmp_path: Path) -> No
     assert fps["rounds"] >= 5
     a, b = sides_of(tmp_path / "out")
     assert a.session == b.session and a.session
-    assert "Both sides run with allocator=tuned" in done.stderr
+    assert "Both sides use allocator=tuned" in done.stderr
     for mine, other in ((a, b), (b, a)):
         (row,) = mine.measurements
         assert row.configuration["allocator"] == "tuned"
@@ -178,7 +178,7 @@ def test_each_kind_of_side_is_recognized(repository: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("no-such-thing", "no interpreter, no FILE.py:NAME and no git revision"),
+        ("no-such-thing", "not an interpreter, FILE.py:NAME or git revision"),
         ("git:no-such-thing", "no git revision"),
         ("python:/nowhere/python", "not an executable program"),
         ("--upload-pack=touch broken", "no git revision"),
@@ -262,7 +262,7 @@ def test_a_revision_that_imports_the_working_tree_is_refused(repository: Path, t
 
 def test_a_folder_that_holds_something_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
-    with pytest.raises(GpubenchError, match="exists and is no empty folder"):
+    with pytest.raises(GpubenchError, match="exists and is not an empty folder"):
         empty_folder(tmp_path)
 
 

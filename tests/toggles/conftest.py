@@ -14,9 +14,10 @@ from torch._dynamo.utils import counters
 
 from gpubench.hardware.facts import Device
 from gpubench.measure.trace import Kernel, Operator, Trace, trace_step
+from gpubench.report.model import Value
 from gpubench.toggles import all_toggles
 from gpubench.toggles.model_context import ModelContext
-from gpubench.toggles.toggle import Scope, Toggle, Value
+from gpubench.toggles.toggle import Scope, Toggle
 from gpubench.worker.prepare import apply_toggles
 from gpubench.worker.step import Stepper
 from gpubench.workloads.workload import Tiling, Workload

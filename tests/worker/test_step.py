@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from gpubench.report.model import Protocol
+from gpubench.report.model import Protocol, Value
 from gpubench.toggles import all_toggles
 from gpubench.toggles.model_context import ModelContext
 from gpubench.toggles.step_parts import StepParts, within
-from gpubench.toggles.toggle import EvidenceResult, Stage, Toggle, Value
+from gpubench.toggles.toggle import EvidenceResult, Stage, Toggle
 from gpubench.worker.once import train
 from gpubench.worker.prepare import apply_toggles, build, make_batches
 from gpubench.worker.step import Stepper

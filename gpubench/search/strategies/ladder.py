@@ -78,7 +78,6 @@ def outlook(space: SearchSpace) -> list[str]:
 
 LADDER = Strategy(
     name="ladder",
-    summary="every value alone, then the best of each toggle added up",
     propose=propose,
     outlook=outlook,
 )
