@@ -163,8 +163,8 @@ class WorkerPool:
         if isinstance(device, Unavailable):
             return math.inf
         if device is not None:
-            total, used = device.state().total_memory_bytes, device.sample().memory_used_bytes
-            return math.inf if total is None or used is None else FREE_SHARE * (total - used)
+            total, used = device.total_memory_bytes(), device.sample().memory_used_bytes
+            return math.inf if isinstance(total, Unavailable) or used is None else FREE_SHARE * (total - used)
         free = available_memory_bytes()
         return math.inf if isinstance(free, Unavailable) else FREE_SHARE * free
 

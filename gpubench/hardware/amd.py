@@ -12,7 +12,7 @@ from pathlib import PurePath
 from types import ModuleType
 from typing import Any
 
-from gpubench.hardware.monitored import Gatherer, GpuSample, GpuState, Process
+from gpubench.hardware.monitored import Gatherer, GpuSample, Process
 from gpubench.hardware.nvml_call import Unavailable, where_known
 
 NO_REASONS = "AMD SMI has no quick reading that tells heat from the power limit"
@@ -67,9 +67,9 @@ class AmdSmi:
             return handles
         for handle in handles:
             if uuid and uuid.casefold() in self._names(handle):
-                return AmdDevice(self, handle, uuid)
+                return AmdDevice(self, handle)
         if len(handles) == 1:
-            return AmdDevice(self, handles[0], uuid or "AMD GPU")
+            return AmdDevice(self, handles[0])
         return Unavailable(f"AMD SMI lists {len(handles)} GPUs, and none of them by the UUID that torch reports")
 
     def _names(self, handle: Any) -> set[str]:
@@ -86,9 +86,8 @@ class AmdSmi:
 class AmdDevice:
     """One GPU (a `MonitoredDevice`). Every method gives a value or `Unavailable`; none raises for an answer."""
 
-    def __init__(self, smi: AmdSmi, handle: Any, uuid: str) -> None:
-        self._smi, self._handle = smi, handle
-        self.uuid = uuid
+    def __init__(self, smi: AmdSmi, handle: Any) -> None:
+        self._smi, self.handle = smi, handle
 
     def sample(self) -> GpuSample:
         """The monitored readings of this moment."""
@@ -112,7 +111,7 @@ class AmdDevice:
         return GpuSample(**values, unavailable=got.unavailable)
 
     def _read(self, function: str, *arguments: object) -> Any:
-        return where_known(lambda *known: self._smi.attempt(function, self._handle, *known), *arguments)
+        return where_known(lambda *known: self._smi.attempt(function, self.handle, *known), *arguments)
 
     def _energy(self) -> int | Unavailable:
         counted = self._read("amdsmi_get_energy_count")
@@ -143,20 +142,10 @@ class AmdDevice:
             return Unavailable("the installed amdsmi lists processes without their ids")
         return [_process(entry) for entry in listed]
 
-    def state(self) -> GpuState:
-        """Name, memory and power limits."""
-        got = Gatherer()
-        facts = self._read("amdsmi_get_gpu_asic_info")
-        name = facts if isinstance(facts, Unavailable) else facts.get("market_name", "N/A")
-        got.put("name", Unavailable("AMD SMI gives no name") if name == "N/A" else name)
+    def total_memory_bytes(self) -> int | Unavailable:
+        """Memory of the card, in bytes."""
         total = number(self._read("amdsmi_get_gpu_vram_usage"), "vram_total")
-        got.put("total_memory_bytes", total, lambda megabytes: int(megabytes) * 2**20)
-        caps = self._read("amdsmi_get_power_cap_info")
-        got.put("power_limit_watts", number(caps, "power_cap"), lambda microwatts: microwatts / 1e6)
-        got.put("default_power_limit_watts", number(caps, "default_power_cap"), lambda microwatts: microwatts / 1e6)
-        got.put("mig", Unavailable("AMD GPUs have no MIG"))
-        got.put("ecc", Unavailable("not read on AMD GPUs"))
-        return GpuState(uuid=self.uuid, **got.values, unavailable=got.unavailable)
+        return where_known(lambda megabytes: int(megabytes) * 2**20, total)
 
     def activity_meter(self) -> Unavailable:
         """None: see `NO_METER`."""

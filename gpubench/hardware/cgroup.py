@@ -8,7 +8,6 @@ from pathlib import Path
 
 from gpubench.hardware.nvml_call import Unavailable, where_known
 
-NO_LIMIT = Unavailable("no limit is set")
 # Version 1 writes "no limit" as the largest multiple of the page size below 2^63.
 UNLIMITED_BYTES = 2**60
 
@@ -46,7 +45,7 @@ def _readings(
 
 
 def _narrowest(limits: list[float]) -> float | Unavailable:
-    return NO_LIMIT if min(limits) == math.inf else min(limits)
+    return Unavailable("no limit is set") if min(limits) == math.inf else min(limits)
 
 
 def cpu_quota_cores(root: Path = Path("/")) -> float | Unavailable:

@@ -68,16 +68,14 @@ class GpmMeter:
         before = self._read_at
         if before is not None and now - before < LEAST_INTERVAL_S:
             return None
-        taken = self._take(self._spare)
+        if self._instance is None:
+            taken = attempt("nvmlGpmSampleGet", self._card, self._spare)
+        else:
+            taken = attempt("nvmlGpmMigSampleGet", self._card, self._instance, self._spare)
         if isinstance(taken, Unavailable):
             return taken  # the reading before stays: the next one that succeeds is compared with it
         self._last, self._spare, self._read_at = self._spare, self._last, now
         return None if before is None else self._compare(before, now)
-
-    def _take(self, buffer: Any) -> Any:
-        if self._instance is None:
-            return attempt("nvmlGpmSampleGet", self._card, buffer)
-        return attempt("nvmlGpmMigSampleGet", self._card, self._instance, buffer)
 
     def _compare(self, since: float, until: float) -> Activity | Unavailable:
         request = self._request

@@ -115,18 +115,14 @@ class ActivityMeter(Protocol):
 class MonitoredDevice(Protocol):
     """One GPU seen from outside the process that uses it. Nothing raises for what the driver answers."""
 
-    @property
-    def uuid(self) -> str:
-        """What names the device in reports."""
-
     def sample(self) -> GpuSample:
         """The monitored readings of this moment."""
 
     def processes(self) -> list[Process] | Unavailable:
         """The processes that have a compute context on the device."""
 
-    def state(self) -> GpuState:
-        """Name, memory, power limits and modes."""
+    def total_memory_bytes(self) -> int | Unavailable:
+        """Memory of the device, in bytes."""
 
     def activity_meter(self) -> ActivityMeter | Unavailable:
         """A meter of this device's units; the caller closes it."""

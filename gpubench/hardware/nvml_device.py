@@ -9,7 +9,7 @@ import pynvml
 
 from gpubench.hardware.gpm import GpmMeter
 from gpubench.hardware.monitored import Gatherer, GpuSample, GpuState, Process
-from gpubench.hardware.nvml_call import Unavailable, attempt
+from gpubench.hardware.nvml_call import Unavailable, attempt, where_known
 
 CARD_ONLY = "NVML knows this of the whole card only, and this is one MIG instance of it"
 
@@ -66,11 +66,15 @@ class NvmlDevice:
                 return [Process(int(entry.pid), entry.usedGpuMemory, self._names[entry.pid]) for entry in listed]
         return Unavailable(listed.reason)
 
+    def total_memory_bytes(self) -> int | Unavailable:
+        """Memory of the card or of the MIG instance, in bytes."""
+        return where_known(lambda info: int(info.total), attempt("nvmlDeviceGetMemoryInfo", self.handle))
+
     def state(self) -> GpuState:
         """Name, memory, power limits and modes."""
         got = Gatherer()
         got.put("name", attempt("nvmlDeviceGetName", self.handle))
-        got.put("total_memory_bytes", attempt("nvmlDeviceGetMemoryInfo", self.handle), lambda info: int(info.total))
+        got.put("total_memory_bytes", self.total_memory_bytes())
         limit = attempt("nvmlDeviceGetEnforcedPowerLimit", self.card)
         got.put("power_limit_watts", limit, lambda milliwatts: milliwatts / 1000)
         default = attempt("nvmlDeviceGetPowerManagementDefaultLimit", self.card)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -202,8 +201,6 @@ def _triton_version() -> str | None:
 def _compiler() -> str | None:
     """The C++ compiler that inductor calls (CXX, else g++ or clang++), with its version's first line."""
     command = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(command) is None:
-        return None
     try:
         done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

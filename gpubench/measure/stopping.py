@@ -43,9 +43,8 @@ def has_settled(samples: Sequence[float]) -> bool:
     earlier, later = samples[: len(samples) // 2], samples[len(samples) // 2 :]
     middles = statistics.median(earlier), statistics.median(later)
     spreads = relative_spread(earlier), relative_spread(later)
-    return abs(middles[0] - middles[1]) <= SETTLED_MEDIAN * max(middles) and abs(
-        spreads[0] - spreads[1]
-    ) <= SETTLED_SPREAD * max(spreads)
+    same_median = abs(middles[0] - middles[1]) <= SETTLED_MEDIAN * max(middles)
+    return same_median and abs(spreads[0] - spreads[1]) <= SETTLED_SPREAD * max(spreads)
 
 
 def relative_spread(samples: Sequence[float]) -> float:

@@ -84,21 +84,15 @@ def _from_trace(context: ModelContext, trace: Trace, value: Value) -> EvidenceRe
     arrived, arrivals = _inputs(calls)
     words = f"{hits} of {told} convolutions ran in channels-last; {arrived} of {arrivals} inputs already were"
     if value == "off":
-        return _as_the_model_makes_it(context, hits, words if told else f"no tensor has a recognizable layout: {words}")
+        # `off` only means that nothing was converted. On a CPU inductor itself picks channels-last for convolutions.
+        words = words if told else f"no tensor has a recognizable layout: {words}"
+        chosen_by = "the compiler chose" if context.compiled else "the model itself uses"
+        return EvidenceResult(True, f"{words}; {chosen_by} that layout" if hits else words)
     if not told:
         return _from_kernels(context, trace, words)
     if arrived < hits:
         words += " and the others are reordered at each call"
     return EvidenceResult(hits >= read.MAJORITY * told, f"{words} (at least {read.MAJORITY:.0%} required)")
-
-
-def _as_the_model_makes_it(context: ModelContext, hits: int, words: str) -> EvidenceResult:
-    # `off` only means that nothing was converted. On a CPU inductor itself picks channels-last for convolutions.
-    if hits and context.compiled:
-        words += "; the compiler chose that layout"
-    elif hits:
-        words += "; the model itself uses that layout"
-    return EvidenceResult(True, words)
 
 
 def _from_kernels(context: ModelContext, trace: Trace, words: str) -> EvidenceResult:

@@ -187,11 +187,8 @@ def _what_was_compiled(context: ModelContext, counters: dict[str, dict[str, int]
         skipped = next(iter(counters.get("unimplemented", {})), "")
         words.append(f"{plural(total - ok, 'frame')} fell back to eager: {_first_line(skipped)}")
     breaks = _graph_break_count(context)
-    if breaks:
-        words.append(f"{plural(breaks, 'graph break')}, the first: {_first_line(next(iter(counters['graph_break'])))}")
-    else:
-        words.append("no graph break")
-    return "; ".join(words)
+    first = f", the first: {_first_line(next(iter(counters['graph_break'])))}" if breaks else ""
+    return "; ".join([*words, f"{plural(breaks, 'graph break')}{first}" if breaks else "no graph break"])
 
 
 def _cuda_graphs(context: ModelContext, trace: Trace, words: str, eager_frames: int) -> EvidenceResult:
@@ -199,17 +196,10 @@ def _cuda_graphs(context: ModelContext, trace: Trace, words: str, eager_frames: 
     logged = (_first_line(message) for message in _messages(context) if "cudagraph" in message.lower())
     why = next(logged, "no reason logged")
     if not read.replays_graph(trace):
-        return EvidenceResult(
-            False,
-            f"{words}; no CUDA graph was launched in the step, {plural(skips, 'graph')} skipped: {why}",
-        )
-    if skips:
-        return EvidenceResult(
-            True,
-            f"{words}; CUDA graphs replayed, but {plural(skips, 'graph')} skipped: {why}",
-            flag=_partly(context, eager_frames, skips),
-        )
-    return EvidenceResult(True, f"{words}; CUDA graphs replayed", flag=_partly(context, eager_frames, 0))
+        words += f"; no CUDA graph was launched in the step, {plural(skips, 'graph')} skipped: {why}"
+        return EvidenceResult(False, words)
+    but = f", but {plural(skips, 'graph')} skipped: {why}" if skips else ""
+    return EvidenceResult(True, f"{words}; CUDA graphs replayed{but}", flag=_partly(context, eager_frames, skips))
 
 
 _NEEDS_CUDA_GRAPHS = Requirement(device_kinds=("cuda",), why="the mode uses CUDA graphs")

@@ -26,8 +26,11 @@ class Tf32Probe:
 
 def tf32_in_use(device: torch.device) -> Tf32Probe:
     """Whether a matrix product and a convolution on `device` have TF32's error under the current flags."""
+    import torch
+
     try:
-        matmul, convolution = _matmul_error(device), _convolution_error(device)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            matmul, convolution = _matmul_error(device), _convolution_error(device)
     except RuntimeError as error:
         return Tf32Probe(None, None, f"the numeric TF32 probe failed: {str(error).splitlines()[0]}")
     return Tf32Probe(
@@ -42,8 +45,7 @@ def _matmul_error(device: torch.device) -> float:
     import torch
 
     size = 256  # large enough that cuBLAS takes tensor cores when it may
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        product = torch.full((size, size), _VALUE, device=device) @ torch.ones(size, size, device=device)
+    product = torch.full((size, size), _VALUE, device=device) @ torch.ones(size, size, device=device)
     return float((product.double() / (size * _VALUE) - 1).abs().max())
 
 
@@ -51,8 +53,6 @@ def _convolution_error(device: torch.device) -> float:
     import torch
 
     channels = 128  # enough for cuDNN to take tensor cores when it may
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        image = torch.full((4, channels, 28, 28), _VALUE, device=device)
-        weight = torch.ones(channels, channels, 3, 3, device=device)
-        output = torch.nn.functional.conv2d(image, weight)
+    image = torch.full((4, channels, 28, 28), _VALUE, device=device)
+    output = torch.nn.functional.conv2d(image, torch.ones(channels, channels, 3, 3, device=device))
     return float((output.double() / (channels * 9 * _VALUE) - 1).abs().max())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,21 +46,11 @@ def _run_times_ns() -> dict[str, int]:
     return times
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """Which threads and cores computed an elementwise operation that was repeated for a while."""
+def _trial() -> tuple[int, float]:
+    """OS threads that ran during an elementwise operation, repeated for a while, and cores that it kept busy.
 
-    threads: int | None  # OS threads that ran meanwhile; None if the kernel does not report it
-    cores: float  # seconds of CPU time per second
-
-    def shared(self) -> bool | None:
-        """Whether more than one thread did the work; None if unknown."""
-        if self.threads is not None:
-            return self.threads > 1
-        return True if self.cores > _BUSY_CORES else None  # below it, other processes may have used the cores
-
-
-def _trial() -> _Trial:
+    A kernel that does not report the threads' times gives 0 threads.
+    """
     import torch
 
     numbers = torch.ones(1 << 22)  # 16 MiB, far above the 32768 elements from which torch uses several threads
@@ -71,21 +60,22 @@ def _trial() -> _Trial:
     while time.perf_counter() < start + 0.03:
         numbers.sin()
     cores = (time.process_time() - cpu) / (time.perf_counter() - start)
-    worked = sum(spent > before.get(task, 0) for task, spent in _run_times_ns().items())
-    return _Trial(threads=worked or None, cores=cores)  # a kernel without these statistics shows zeros
+    return sum(spent > before.get(task, 0) for task, spent in _run_times_ns().items()), cores
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether torch's thread pool has that size and a trial operation ran on several threads."""
     import torch
 
-    count, trial = torch.get_num_threads(), _trial()
-    seen = f"{trial.threads} OS threads ran" if trial.threads else "an unknown number of OS threads ran"
-    words = f"torch.get_num_threads() is {count}; {seen} during a trial operation"
-    if not trial.threads:
-        words += f", which kept {trial.cores:.1f} cores busy"
+    count, (threads, cores) = torch.get_num_threads(), _trial()
+    ran = f"{threads or 'an unknown number of'} OS threads ran during a trial operation"
+    words = f"torch.get_num_threads() is {count}; {ran}"
+    if not threads:
+        words += f", which kept {cores:.1f} cores busy"
+    # Below _BUSY_CORES, other processes may have used the cores.
+    shared = threads > 1 if threads else True if cores > _BUSY_CORES else None
     # For a pool of one its size is enough: other threads that ran may have done other work.
-    took_effect = False if count != value else True if count == 1 else trial.shared()
+    took_effect = False if count != value else True if count == 1 else shared
     return EvidenceResult(took_effect, words)
 
 

@@ -195,10 +195,8 @@ class PreparedModel:
                 self.timer.block(self.stepper.step, calibrate(self.seconds_per_iteration, self.protocol.block_s / 5))
             started = time.monotonic()
             if blocks is None:
-                asked_for = self.protocol
-                rule = StoppingRule(
-                    asked_for.min_samples, asked_for.min_sampling_s, asked_for.target_spread, asked_for.max_sampling_s
-                )
+                given = self.protocol
+                rule = StoppingRule(given.min_samples, given.min_sampling_s, given.target_spread, given.max_sampling_s)
                 taken = sample(self.stepper.step, self.timer, iterations=self.iterations, rule=rule)
             else:
                 taken = sample_blocks(self.stepper.step, self.timer, iterations=self.iterations, count=blocks)
@@ -282,6 +280,7 @@ class PreparedModel:
             results = [
                 (toggle, value, toggle.evidence(context, value)) for toggle, value in toggles_of(context.configuration)
             ]
+        breaks = [result.graph_breaks for _, _, result in results if result.graph_breaks is not None]
         return EvidenceCollected(
             evidence=[
                 Evidence(toggle=toggle.name, value=value, took_effect=result.took_effect, detail=result.detail)
@@ -289,8 +288,6 @@ class PreparedModel:
             ],
             flags=[result.flag for _, _, result in results if result.flag],
             seconds=self.phases["evidence"],
-            graph_breaks=next(
-                (result.graph_breaks for _, _, result in results if result.graph_breaks is not None), None
-            ),
+            graph_breaks=breaks[0] if breaks else None,
             device_busy_s=context.trace.device_busy_s if context.trace else None,
         )

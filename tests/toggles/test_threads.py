@@ -44,7 +44,7 @@ def test_an_apply_that_does_nothing_is_caught(kit):
     ],
 )
 def test_threads_that_do_not_share_the_work_are_caught(kit, monkeypatch, value, threads, cores, took_effect, words):
-    monkeypatch.setattr(toggle, "_trial", lambda: toggle._Trial(threads=threads, cores=cores))
+    monkeypatch.setattr(toggle, "_trial", lambda: (threads or 0, cores))
     proof = THREADS.evidence(kit.prepare({"threads": value}), value)
     assert proof.took_effect is took_effect
     assert words in proof.detail
