@@ -29,16 +29,11 @@ class SearchSpace:
 
 @dataclass(frozen=True)
 class History:
-    """What a strategy decides from.
-
-    Args:
-        space: What there is to choose from.
-        rows: What was measured, by id; skipped and failed rows too.
-        cost: What the objective wants small of a row, such as seconds per item; infinite where the row is not valid.
-    """
+    """What a strategy decides from."""
 
     space: SearchSpace
-    rows: Mapping[str, Measurement] = field(default_factory=dict)
+    rows: Mapping[str, Measurement] = field(default_factory=dict)  # what was measured, by id; skipped and failed too
+    # What the objective wants small of a row, such as seconds per item; infinite where the row is not valid.
     cost: Callable[[Measurement], float] = lambda _: math.inf
 
     def missing(self, candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -65,7 +60,6 @@ class Strategy:
 
     Args:
         name: What `--strategy` calls it.
-        summary: One line for `--help`.
         propose: The next candidates to measure, each alone. It is asked again with their rows, until it proposes
             nothing new. It may propose again what has a row.
         baseline: The row that all others are compared with.
@@ -84,7 +78,6 @@ class Strategy:
     """
 
     name: str
-    summary: str
     propose: Callable[[History], Sequence[Candidate]]
     baseline: Callable[[Builder, Sequence[ToggleValues]], Candidate] = unchanged
     outlook: Callable[[SearchSpace], list[str]] = lambda _: []

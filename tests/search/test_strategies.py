@@ -98,8 +98,8 @@ def twice(history: History) -> list[Candidate]:
     return [*alone, history.space.builder.plan({**best.configuration, "threads": 103})]
 
 
-TWICE = Strategy(name="twice", summary="a second look", propose=twice)
-LADDER = Strategy(name="ladder", summary="another one", propose=twice)
+TWICE = Strategy(name="twice", propose=twice)
+LADDER = Strategy(name="ladder", propose=twice)
 NOT_ONE = object()
 
 

@@ -17,4 +17,4 @@ def propose(history: History) -> tuple[Candidate, ...]:
     )
 
 
-EACH = Strategy(name="each", summary="every value alone", propose=propose)
+EACH = Strategy(name="each", propose=propose)

@@ -19,4 +19,4 @@ def propose(history: History) -> tuple[Candidate, ...]:
     return merge(builder.plan(dict(choice), Role(kind="grid")) for choice in itertools.product(*axes))
 
 
-GRID = Strategy(name="grid", summary="every combination", propose=propose)
+GRID = Strategy(name="grid", propose=propose)

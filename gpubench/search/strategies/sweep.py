@@ -42,6 +42,4 @@ def propose(history: History) -> tuple[Candidate, ...]:
     return combinations(history.space.builder, history.space.toggles)
 
 
-SWEEP = Strategy(
-    name="sweep", summary="every value of one toggle", propose=propose, baseline=first_that_runs, offered=False
-)
+SWEEP = Strategy(name="sweep", propose=propose, baseline=first_that_runs, offered=False)
