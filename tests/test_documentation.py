@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from gpubench.cli.default_paths import RUNS
 from gpubench.cli.main import app
+from gpubench.cli.measuring import RUNS
 from gpubench.flags import GATES, KINDS, STRICT
 from gpubench.report import store
 from gpubench.toggles import all_toggles

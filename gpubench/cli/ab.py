@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from gpubench.cli.options import PairName, measuring, output_option, run_option
-from gpubench.cli.verdict_output import CheckFormat, InconclusiveOk, exit_code, text_of
+from gpubench.cli.reports import InconclusiveOk, emit, exit_code, tell, text_of
+from gpubench.render.formats import CheckFormat
 
 SIDES = "Sides"
 
@@ -75,10 +76,8 @@ def ab(
     Exit codes: 0 fine, 1 side b is worse, 2 wrong usage, 3 not comparable, 4 inconclusive.
     """
     from gpubench import api
-    from gpubench.cli.default_paths import new_path
-    from gpubench.cli.measuring import fields_of, told_where
+    from gpubench.cli.measuring import fields_of, new_path, told_where
     from gpubench.cli.progress import listener
-    from gpubench.cli.reports import emit, tell
     from gpubench.errors import GpubenchError
     from gpubench.units import parse_duration, parse_share
 

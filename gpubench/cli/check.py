@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 
 from gpubench.analysis.peak_memory import RESOLUTION_BYTES
-from gpubench.cli.reports import emit, load_all, tell
-from gpubench.cli.verdict_output import CheckFormat, InconclusiveOk, exit_code, format_of, text_of
+from gpubench.cli.reports import InconclusiveOk, emit, exit_code, load_all, tell, text_of
 from gpubench.errors import EXIT_OK, GpubenchError
 from gpubench.regression.baseline_choice import BaselineChoice
 from gpubench.regression.comparability import FIELDS, check_fields
 from gpubench.regression.comparison import NamedReport
 from gpubench.regression.verdicts import RUN_SPREAD, SLOWDOWN, Limits
+from gpubench.render.formats import CheckFormat, endings
 from gpubench.report import baselines, store
 from gpubench.text import encodable, printable
 from gpubench.units import format_bytes, parse_share
@@ -145,3 +145,13 @@ def check(
         store.write(file, text_of(checks, name, inconclusive_ok).encode())
     emit(text_of(checks, format_, inconclusive_ok))
     return exit_code([each.verdict for each in checks], inconclusive_ok)
+
+
+def format_of(path: Path) -> CheckFormat:
+    """The format of the file's ending. Raises GpubenchError for an unknown ending."""
+    known = endings("check")
+    if path.suffix.lower() not in known:
+        raise GpubenchError(
+            f"--output {path} does not end in {' or '.join(known)}.", "The ending determines the format."
+        )
+    return known[path.suffix.lower()]

@@ -27,16 +27,14 @@ class Remaining:
     def __init__(self) -> None:
         self.taken: dict[bool, list[float]] = {False: [], True: []}
         self.left: dict[bool, int] = {False: 0, True: 0}
-        self.since, self.kind = time.monotonic(), False
+        self.since, self.kind = 0.0, False
 
     def begin(self, compiled: bool) -> None:
-        """A process begins."""
+        """A process begins, and the one before it has ended."""
+        if self.since:
+            self.taken[self.kind].append(time.monotonic() - self.since)
+            self.left[self.kind] = max(0, self.left[self.kind] - 1)
         self.since, self.kind = time.monotonic(), compiled
-
-    def done(self) -> None:
-        """It has ended."""
-        self.taken[self.kind].append(time.monotonic() - self.since)
-        self.left[self.kind] = max(0, self.left[self.kind] - 1)
 
     def estimate(self) -> float | None:
         """Seconds until the end; None before the first process has ended."""
@@ -120,8 +118,6 @@ class Bar(Quiet):
 
     def started(self, number: int, planned: Candidate, note: str) -> None:
         """Shows which configuration begins."""
-        if self.number:
-            self.remaining.done()
         self.remaining.begin(compiles(planned.configuration) and not note)
         self.number = number
         self.name = f"{planned.id}{f' ({note})' if note else ''}"
@@ -140,7 +136,7 @@ class Bar(Quiet):
     def finished(self, row: Measurement) -> None:
         """Prints a line above the bar for a row that failed."""
         if row.status not in ("ok", "skipped"):
-            self.console.print(printable(f"{row.id}: {outcome(row)}"), markup=False, highlight=False)
+            self.note(f"{row.id}: {outcome(row)}")
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""

@@ -1,14 +1,18 @@
-"""What the commands that read reports share: loading files, the code of a configuration, and output."""
+"""What the commands that read reports share: loading files, code, verdicts, exit code, output."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gpubench.errors import GpubenchError
+from gpubench.errors import EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_REGRESSION, GpubenchError
+from gpubench.regression.verdicts import Check, Verdict
+from gpubench.render.check_document import checks_content
+from gpubench.render.formats import CheckFormat, render
 from gpubench.report import store
 from gpubench.report.model import Recommendation, Report
 from gpubench.text import printable
@@ -18,12 +22,16 @@ ReportPaths = Annotated[
 ]
 
 
+InconclusiveOk = Annotated[
+    bool, typer.Option("--inconclusive-ok", help="Exit code 0 where rows are inconclusive and none regressed.")
+]
+
+
 def load_all(paths: list[Path]) -> list[tuple[str, Report]]:
     """Each report with the path it was read from, once each; a folder stands for the JSON files below it.
 
-    In a folder, a file that is no report is skipped with a note on standard error.
-
-    Raises GpubenchError for a named file that is no valid report, and where a folder holds none.
+    A file there that is no report is skipped with a note. Raises GpubenchError for a named file that is no valid
+    report, and where a folder holds none.
     """
     named: dict[Path, tuple[str, Report]] = {}
     for path in paths:
@@ -66,3 +74,17 @@ def emit(text: str) -> None:
 def tell(text: str) -> None:
     """Prints a note in one line on standard error."""
     typer.echo(printable(text), err=True)
+
+
+def exit_code(verdicts: Sequence[Verdict], inconclusive_ok: bool) -> int:
+    """The exit code of all checks: a regression outweighs incomparable, which outweighs inconclusive."""
+    if "regressed" in verdicts:
+        return EXIT_REGRESSION
+    if "incomparable" in verdicts:
+        return EXIT_INCOMPARABLE
+    return EXIT_INCONCLUSIVE if "inconclusive" in verdicts and not inconclusive_ok else EXIT_OK
+
+
+def text_of(checks: Sequence[Check], format_: CheckFormat, inconclusive_ok: bool) -> str:
+    """The checks in a format, with a final newline."""
+    return render(checks_content(checks, inconclusive_ok), format_)

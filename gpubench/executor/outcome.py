@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpubench.executor.worker_process import WorkerError, WorkerFailed
 from gpubench.flags import Flag
-from gpubench.report.model import Evidence, HostUse, Quality, Status, Utilization
+from gpubench.report.model import HostUse, Quality, Status, Utilization
 from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, SamplesTaken
 
 VMSTAT = Path("/proc/vmstat")
@@ -51,18 +51,15 @@ def verdict(result: Outcome) -> tuple[Status, str]:
     if quality is not None and quality.passed is False:
         stale = "" if result.prepared and result.prepared.quality.passed is False else "of the last timed step "
         return "wrong", f"the output {stale}differs from the fp32 reference: {quality.reason}"
-    idle = [evidence for evidence in _evidence(result) if evidence.took_effect is False]
+    evidence = result.collected.evidence if result.collected else []
+    idle = [each for each in evidence if each.took_effect is False]
     if idle:
         return "not_effective", "; ".join(f"{each.toggle}={each.value} took no effect: {each.detail}" for each in idle)
-    unread = [evidence for evidence in _evidence(result) if evidence.took_effect is None]
+    unread = [each for each in evidence if each.took_effect is None]
     if unread:
         words = "; ".join(f"{each.toggle}={each.value}: {each.detail}" for each in unread)
         return "unproven", f"whether it took effect could not be read: {words}"
     return "ok", ""
-
-
-def _evidence(result: Outcome) -> list[Evidence]:
-    return result.collected.evidence if result.collected else []
 
 
 def failed(

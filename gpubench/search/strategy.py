@@ -29,16 +29,11 @@ class SearchSpace:
 
 @dataclass(frozen=True)
 class History:
-    """What a strategy decides from.
-
-    Args:
-        space: What there is to choose from.
-        rows: What was measured, by id; skipped and failed rows too.
-        cost: What the objective wants small of a row, such as seconds per item; infinite where the row is not valid.
-    """
+    """What a strategy decides from."""
 
     space: SearchSpace
-    rows: Mapping[str, Measurement] = field(default_factory=dict)
+    rows: Mapping[str, Measurement] = field(default_factory=dict)  # what was measured, by id; skipped and failed too
+    # What the objective wants small of a row, such as seconds per item; infinite where the row is not valid.
     cost: Callable[[Measurement], float] = lambda _: math.inf
 
     def missing(self, candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -60,10 +60,8 @@ def open_bench(
 ) -> Iterator[Bench]:
     """The workload and device of `request`, looked at and ready to be measured.
 
-    Args:
-        protocol: Instead of the request's; what depends on the device follows from that in any case.
-        likely: Configurations whose processes are prepared at once, beside the baseline's.
-        targets: Names under which jobs may ask for the workload.
+    `protocol` is used instead of the request's, processes for `likely` are prepared at once beside the baseline's, and
+    jobs may ask for the workload by the names of `targets`.
     """
     named = dict.fromkeys(targets, Target(request.choice(), sys.executable))
     on_phase = (listener or Listener()).phase

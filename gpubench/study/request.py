@@ -27,16 +27,9 @@ LARGEST_SEED = 2**31 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRequest:
-    """A study as it is asked for; `gpubench.api.compare` and `sweep` say what each field means.
+    """A study as it is asked for; `gpubench.api.compare` and `sweep` say what each field means."""
 
-    Args:
-        command: What the report says it was made by.
-        sweep: The toggle whose values are measured one after the other; None: compare toggles.
-        values: Values of `sweep`; empty: those that the toggle offers.
-        also: Of a sweep: further toggles, in all combinations.
-    """
-
-    command: str = COMPARE
+    command: str = COMPARE  # what the report says it was made by
     workload: str = "resnet50"
     mode: Mode | None = None
     size: str = "auto"
@@ -47,7 +40,7 @@ class StudyRequest:
     strategy: str | None = None
     set: Choices = field(default_factory=dict)
     fix: Mapping[str, Value] = field(default_factory=dict)
-    sweep: str | None = None
+    sweep: str | None = None  # the toggle whose `values` are measured one after the other; None: compare toggles
     values: Values = ()
     also: Choices = field(default_factory=dict)
     objective: Objective = "fps"

@@ -118,12 +118,11 @@ def _git(folder: Path, *arguments: str, what: str) -> str:
 
 def _export(top: Path, commit: str, folder: Path) -> None:
     """The whole tree of `commit` in `folder`; the repository itself is left as it is."""
-    with tempfile.TemporaryFile() as archive, tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as archive:
         command = ["git", "-C", str(top), "archive", "--format=tar", commit]
-        done = subprocess.run(command, stdout=archive, stderr=errors, check=False)
+        done = subprocess.run(command, stdout=archive, stderr=subprocess.PIPE, check=False)
         if done.returncode:
-            errors.seek(0)
-            reason = printable(errors.read(2000).decode(errors="replace").strip())
+            reason = printable(done.stderr[:2000].decode(errors="replace").strip())
             raise GpubenchError(
                 f"git cannot export {commit[:8]}: {reason}.",
                 "Fetch the whole history: it may be a shallow or partial clone.",

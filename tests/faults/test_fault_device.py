@@ -256,7 +256,7 @@ def compared(watched: Watched, path: Path, allow: Sequence[str] = ()) -> Report:
     """A real study of the baseline and a row that is 4 times as fast."""
     baseline = Candidate("baseline", SLOW, (Role(kind="baseline"),))
     fast = Candidate("fast", FAST, (Role(kind="alone", toggle="precision"),))
-    strategy = Strategy(name="one", summary="one row", propose=lambda history: [fast])
+    strategy = Strategy(name="one", propose=lambda history: [fast])
     space = SearchSpace(builder(), strategy, (), baseline)
     return study(path / "report.json", watched.bench, space, QUICK, allow=["unsteady", *allow]).compare()
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from gpubench.errors import GpubenchError
-from gpubench.study.resume import differences, refuse_unlike
+from gpubench.study.destination import differences, refuse_unlike
 from tests.reports import report
 
 REPORT = report()

@@ -76,8 +76,4 @@ def outlook(space: SearchSpace) -> list[str]:
     return [f"+ {toggle}, at the best of {', '.join(tried)}" for toggle, tried in values.items()]
 
 
-LADDER = Strategy(
-    name="ladder",
-    propose=propose,
-    outlook=outlook,
-)
+LADDER = Strategy(name="ladder", propose=propose, outlook=outlook)
