@@ -211,20 +211,16 @@ def _cost(choice: Choice) -> list[str]:
         memory = "Memory: unknown, because its own or the baseline's was not measured."
     else:
         memory = f"Memory: {format_bytes(peak)}, {signed_bytes(difference)} versus the baseline ({MEANING[kind]})."
-    return [memory, _compile_cost(choice, baseline)]
-
-
-def _compile_cost(choice: Choice, baseline: Measurement) -> str:
-    extra = compile_difference(choice.chosen, baseline)
-    payback = payback_iterations(choice.chosen, baseline, choice.ranking.speedups)
+    extra = compile_difference(chosen, baseline)
     if extra is None:
-        return "Compile time: unknown, because the first call was not timed."
+        return [memory, "Compile time: unknown, because the first call was not timed."]
     if extra <= 0:
-        return "Compile time: none, its first call takes no longer than the baseline's."
-    if payback is None:
-        return f"Its first call takes {format_duration(extra)} longer, which never pays off: it is not faster."
-    paid = plural(max(round(payback), 1), "iteration")
-    return f"Its first call takes {format_duration(extra)} longer, which pays off after {paid}."
+        return [memory, "Compile time: none, its first call takes no longer than the baseline's."]
+    payback = payback_iterations(chosen, baseline, choice.ranking.speedups)
+    paid = "never pays off: it is not faster"
+    if payback is not None:
+        paid = f"pays off after {plural(max(round(payback), 1), 'iteration')}"
+    return [memory, f"Its first call takes {format_duration(extra)} longer, which {paid}."]
 
 
 def _ties(choice: Choice) -> list[str]:
