@@ -22,7 +22,7 @@ from typing import Any
 
 from scipy import stats
 
-from gpubench.stats.latency import center
+from gpubench.stats.latency import latency
 from gpubench.stats.student import detectable
 from gpubench.study.launch import CPU_DRIFT
 
@@ -69,8 +69,8 @@ def coverage(medians: Sequence[float], truth: float, size: int) -> None:
 
 def share(studies: Sequence[Sequence[float]], truth: float, drift: float) -> float:
     """The share of the studies' intervals that hold the truth."""
-    found = [center(study, drift) for study in studies]
-    return sum(low is not None and high is not None and low <= truth <= high for _, low, high in found) / len(found)
+    found = [latency(study, study, drift) for study in studies]
+    return sum((each.ci_low or math.inf) <= truth <= (each.ci_high or 0.0) for each in found) / len(found)
 
 
 def ratio(first: Mapping[str, Any], second: Mapping[str, Any]) -> float | None:

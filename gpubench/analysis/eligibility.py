@@ -33,21 +33,15 @@ def gating(row: Measurement) -> list[Flag]:
     """The row's flags that gate it: on at least half of the processes that its figures rest on, and not allowed."""
     lists = [*(part.flags for part in row.rounds), row.flags]  # the row's own last: it says how many processes
     carried = {flag.kind: flag for flags in lists for flag in flags}
-    return [
-        flag
-        for kind, flag in carried.items()
-        if flag.effect == "gates" and flagged(row, kind) and not (flag.about.outweighed and _replicated(row))
-    ]
+    # With enough processes their spread includes the unsteadiness of each.
+    replicated = len(of_phase(row, latest_phase(row))) >= MIN_ROUNDS
+    gates = [flag for flag in carried.values() if flag.effect == "gates" and flagged(row, flag.kind)]
+    return [flag for flag in gates if not (flag.about.outweighed and replicated)]
 
 
 def cautions(row: Measurement) -> list[str]:
     """What should be known of a row that may be recommended, as clauses with the flags that say so."""
     return [f"{flag.about.meaning} ({flag})" for flag in row.flags if flag.effect == "caution"]
-
-
-def _replicated(row: Measurement) -> bool:
-    """Whether enough processes measured the row for their spread to include the unsteadiness of each."""
-    return len(of_phase(row, latest_phase(row))) >= MIN_ROUNDS
 
 
 def exclusion(report: Report, row: Measurement, objective: Objective, max_memory_bytes: int | None) -> str | None:

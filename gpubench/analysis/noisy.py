@@ -10,14 +10,31 @@ import msgspec
 
 from gpubench.analysis.eligibility import MIN_ROUNDS
 from gpubench.flags import NOISY, NOISY_EFFECT
-from gpubench.report.model import Measurement
+from gpubench.report.model import Measurement, Report
 from gpubench.stats.estimate import paired, two_way_error
 from gpubench.stats.processes import latest_phase, log_times, of_phase, shared
 from gpubench.stats.student import detectable
 
 
-def rival(baseline: Measurement, rows: Sequence[Measurement]) -> Measurement | None:
-    """The row that shares most rounds of the baseline's latest phase; None where there is none."""
+def with_noise_flags(report: Report) -> list[Measurement]:
+    """Its rows, flagged `noisy` where their rounds cannot see an effect of 5 % against the baseline.
+
+    The baseline itself is compared with the row that shares most rounds of its latest phase.
+    """
+    rows, baseline, flagged = report.measurements, report.baseline, []
+    for row in rows:
+        effect = detectable_effect(row, _rival(row, rows) if row is baseline else baseline, rows)
+        flags = [flag for flag in row.flags if flag.kind != NOISY.name]
+        if effect is not None and effect > NOISY_EFFECT and row.status == "ok":
+            count = len(of_phase(row, latest_phase(row)))
+            flags.append(
+                NOISY.flag(f"over {count} processes only an effect of {effect:.1%} or more can be told from chance")
+            )
+        flagged.append(msgspec.structs.replace(row, flags=flags))
+    return flagged
+
+
+def _rival(baseline: Measurement, rows: Sequence[Measurement]) -> Measurement | None:
     phase = latest_phase(baseline)
     others = [row for row in rows if row.id != baseline.id and not row.is_control and latest_phase(row) == phase]
     return max(others, key=lambda row: len(shared([row, baseline], phase)[0]), default=None)
@@ -37,15 +54,3 @@ def detectable_effect(row: Measurement, versus: Measurement | None, rows: Sequen
         if estimate is not None and estimate.rounds >= MIN_ROUNDS:
             return estimate.detectable()
     return detectable(statistics.stdev(own) * math.sqrt(2 / len(own)), len(own) - 1)
-
-
-def with_noise_flags(row: Measurement, versus: Measurement | None, rows: Sequence[Measurement] = ()) -> Measurement:
-    """`row`, flagged `noisy` where its rounds cannot see an effect of 5 %; see `detectable_effect`."""
-    flags = [flag for flag in row.flags if flag.kind != NOISY.name]
-    effect = detectable_effect(row, versus, rows)
-    if effect is not None and effect > NOISY_EFFECT and row.status == "ok":
-        count = len(of_phase(row, latest_phase(row)))
-        flags.append(
-            NOISY.flag(f"over {count} processes only an effect of {effect:.1%} or more can be told from chance")
-        )
-    return msgspec.structs.replace(row, flags=flags)

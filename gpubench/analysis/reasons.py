@@ -52,9 +52,8 @@ class Choice:
 
 def reasons(choice: Choice) -> list[str]:
     """Sentences: the choice, its speed and the source of the figure, noise, techniques, cost, ties."""
-    noise = _memory_noise() if choice.ranking.objective == "memory" else _noise(choice)
     known = [f"Note: {caution}." for caution in cautions(choice.chosen)]
-    said = [_choice(choice), *_speed(choice), *_control(choice), noise, *known]
+    said = [_choice(choice), *_speed(choice), *_control(choice), _noise(choice), *known]
     return [*said, *_techniques(choice), *_cost(choice), *_ties(choice)]
 
 
@@ -130,7 +129,7 @@ def _speed(choice: Choice) -> list[str]:
     if gain.rounds < MIN_ROUNDS:
         interval = f"roughly {significant(gain.low)} to {significant(gain.high)}, from few processes"
     source = SOURCES[gain.phase].replace("over N", f"over {plural(gain.rounds, 'round')}")
-    sentences = [f"It is {times(gain.ratio)} as fast per item as the baseline, {interval}; {source}."]
+    sentences = [f"It is {significant(gain.ratio)}x as fast per item as the baseline, {interval}; {source}."]
     if choice.ranking.phase == "explore" and gain.phase == "runoff" and choice.ranking.objective != "memory":
         sentences.append(
             f"Rows were ranked by exploring, because the best one for the objective {choice.ranking.objective} was not "
@@ -157,6 +156,11 @@ def _control(choice: Choice) -> list[str]:
 
 
 def _noise(choice: Choice) -> str:
+    if choice.ranking.objective == "memory":
+        return (
+            f"Rows are tied whose memory differs by less than {format_bytes(RESOLUTION_BYTES)}, or by no more than "
+            "repeats of one configuration."
+        )
     spread = choice.ranking.speedups.spread.of(choice.chosen, choice.ranking.rows[0])
     if not spread.assumed:
         return (
@@ -169,13 +173,6 @@ def _noise(choice: Choice) -> str:
     return (
         f"Noise: assumed, because {seen}; two identical processes differ by "
         f"{_percent(math.sqrt(2) * spread.deviation)} (standard deviation). Use --rounds 3 to measure it."
-    )
-
-
-def _memory_noise() -> str:
-    return (
-        f"Rows are tied whose memory differs by less than {format_bytes(RESOLUTION_BYTES)}, or by no more than repeats "
-        "of one configuration."
     )
 
 
@@ -202,7 +199,7 @@ def _effect(effect: Effect) -> str:
     if effect.speedup is None:
         return f"{where} unknown ({effect.reason or 'not measured'})"
     cost = f", memory {signed_bytes(effect.memory_bytes)}" if effect.memory_bytes is not None else ""
-    return f"{times(effect.speedup.ratio)} {where}{cost}"
+    return f"{significant(effect.speedup.ratio)}x {where}{cost}"
 
 
 def _cost(choice: Choice) -> list[str]:
@@ -214,20 +211,16 @@ def _cost(choice: Choice) -> list[str]:
         memory = "Memory: unknown, because its own or the baseline's was not measured."
     else:
         memory = f"Memory: {format_bytes(peak)}, {signed_bytes(difference)} versus the baseline ({MEANING[kind]})."
-    return [memory, _compile_cost(choice, baseline)]
-
-
-def _compile_cost(choice: Choice, baseline: Measurement) -> str:
-    extra = compile_difference(choice.chosen, baseline)
-    payback = payback_iterations(choice.chosen, baseline, choice.ranking.speedups)
+    extra = compile_difference(chosen, baseline)
     if extra is None:
-        return "Compile time: unknown, because the first call was not timed."
+        return [memory, "Compile time: unknown, because the first call was not timed."]
     if extra <= 0:
-        return "Compile time: none, its first call takes no longer than the baseline's."
-    if payback is None:
-        return f"Its first call takes {format_duration(extra)} longer, which never pays off: it is not faster."
-    paid = plural(max(round(payback), 1), "iteration")
-    return f"Its first call takes {format_duration(extra)} longer, which pays off after {paid}."
+        return [memory, "Compile time: none, its first call takes no longer than the baseline's."]
+    payback = payback_iterations(chosen, baseline, choice.ranking.speedups)
+    paid = "never pays off: it is not faster"
+    if payback is not None:
+        paid = f"pays off after {plural(max(round(payback), 1), 'iteration')}"
+    return [memory, f"Its first call takes {format_duration(extra)} longer, which {paid}."]
 
 
 def _ties(choice: Choice) -> list[str]:
@@ -243,11 +236,6 @@ def _ties(choice: Choice) -> list[str]:
 def _listing(names: list[str], separator: str = ", ") -> str:
     more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
     return separator.join(names[:MANY]) + more
-
-
-def times(ratio: float) -> str:
-    """`1.62x`."""
-    return f"{significant(ratio)}x"
 
 
 def signed_bytes(difference: int) -> str:

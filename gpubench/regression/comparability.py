@@ -11,7 +11,6 @@ import msgspec
 from gpubench.errors import unknown_name
 from gpubench.regression.matching import settings
 from gpubench.report.model import Protocol, Report
-from gpubench.toggles.traits import batch_size_toggle
 
 # Fields of the protocol that do not change how a step is timed.
 INDIFFERENT = frozenset(
@@ -40,11 +39,6 @@ class Difference:
         return f"{self.field}: {self.baseline} against {self.current}"
 
 
-def _driver_major(report: Report) -> str | None:
-    version = report.device.driver_version
-    return version.partition(".")[0] if version else None
-
-
 def _protocol(report: Report) -> dict[str, object]:
     timing = msgspec.to_builtins(report.protocol)
     return {name: timing[name] for name in Protocol.__struct_fields__ if name not in INDIFFERENT}
@@ -55,11 +49,6 @@ def _variables(report: Report) -> dict[str, object]:
     return {name: found[name] for name in found if name not in PLACES and not name.endswith(PLACE_ENDINGS)}
 
 
-def _settings(report: Report) -> dict[str, object]:
-    # The batch size has a field of its own.
-    return {name: value for name, value in settings(report).items() if name != batch_size_toggle()}
-
-
 # What is compared, by the names that --allow-different takes. Cards of one model differ by 8 % (22 % at worst;
 # Sinha et al., "Not All GPUs Are Created Equal", SC 2022), so each card needs its own baselines.
 FIELDS: dict[str, Callable[[Report], object]] = {
@@ -68,7 +57,7 @@ FIELDS: dict[str, Callable[[Report], object]] = {
     "cores": lambda report: (report.device.cores, report.device.physical_cores),
     "power_limit": lambda report: report.device.power_limit_watts,
     "mig": lambda report: report.device.mig,
-    "driver": _driver_major,
+    "driver": lambda report: (report.device.driver_version or "").partition(".")[0] or None,
     "torch": lambda report: report.environment.torch,
     "cuda": lambda report: report.environment.cuda,
     "cudnn": lambda report: report.environment.cudnn,
@@ -77,7 +66,8 @@ FIELDS: dict[str, Callable[[Report], object]] = {
     "libc": lambda report: report.environment.libc,
     "variables": _variables,  # those that torch reads, such as precision flags
     "command": lambda report: report.plan.command,
-    "settings": _settings,  # of the baseline row, such as those set by --fix
+    # Of the baseline row, such as those set by --fix; the batch size has a field of its own.
+    "settings": lambda report: {name: value for name, value in settings(report).items() if name != batch_size_toggle()},
     "batch_size": lambda report: report.workload.batch_size,
     "input_shapes": lambda report: report.workload.input_shapes,
     "protocol": _protocol,

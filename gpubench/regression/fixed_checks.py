@@ -32,11 +32,6 @@ class RowPair:
     current: Report
     by_item: bool  # the rows' steps may be over unlike numbers of items, so that whole steps are not compared
 
-    @property
-    def kind(self) -> str:
-        """Of the device."""
-        return self.current.device.kind
-
 
 def gates(pair: RowPair, limits: Limits) -> list[Finding]:
     """Status; and where both rows are ok, every gated metric that needs no statistics."""
@@ -75,7 +70,7 @@ def judge(metric: Metric, pair: RowPair, limits: Limits) -> Finding:
     if after is None:
         reason = "Measured before, missing now."
         return Finding(metric=metric.name, verdict="inconclusive", reason=reason, baseline=before)
-    limit = limits.share(metric, pair.kind)
+    limit = limits.share(metric, pair.current.device.kind)
     title = metric.title[0].upper() + metric.title[1:]
     finding = Finding(
         metric=metric.name,
@@ -132,7 +127,7 @@ def _unlike_steps(pair: RowPair) -> tuple[Verdict, str] | None:
 def _ignore_small_memory(pair: RowPair, finding: Finding) -> Finding:
     """On a CPU, identical processes differ by so much; torch's CUDA allocator counts every byte."""
     apart = abs((finding.current or 0.0) - (finding.baseline or 0.0))
-    if pair.kind != "cpu" or finding.verdict == "unchanged" or apart > RESOLUTION_BYTES:
+    if pair.current.device.kind != "cpu" or finding.verdict == "unchanged" or apart > RESOLUTION_BYTES:
         return finding
     within = f", within the {format_bytes(RESOLUTION_BYTES)} by which identical processes differ."
     return structs.replace(finding, verdict="unchanged", reason=finding.reason.removesuffix(".") + within)

@@ -36,10 +36,8 @@ def keyed(report: Report) -> dict[Key, Measurement]:
     for row in report.measurements:
         if row.is_control:
             continue
-        names = [*row.configuration, *(name for name in base if name not in row.configuration)]
-        values = ((name, row.configuration.get(name)) for name in names)
-        changed = frozenset((name, value) for name, value in values if base.get(name) != value)
-        found.setdefault(changed, row)
+        values = {**dict.fromkeys(base), **row.configuration}  # None: the row has not that toggle
+        found.setdefault(frozenset((name, value) for name, value in values.items() if base.get(name) != value), row)
     return found
 
 

@@ -6,16 +6,16 @@ A change needs an effect of at least the limit that is significant; `unchanged` 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 from gpubench.analysis.eligibility import gate
 from gpubench.metrics import Metric, gated
 from gpubench.regression.comparability import are_paired
-from gpubench.regression.self_control import self_estimate
 from gpubench.regression.verdicts import Finding, Limits, Verdict, holm
 from gpubench.report.model import Measurement, Report
-from gpubench.stats.estimate import Estimate, paired, separate
-from gpubench.stats.processes import PHASES, Statistic
+from gpubench.stats.estimate import Estimate, from_pairs, paired, separate
+from gpubench.stats.processes import PHASES, Statistic, p95
 from gpubench.stats.spread import Spreads, spreads
 from gpubench.stats.student import LARGEST, relative
 from gpubench.units import format_percent, significant
@@ -138,6 +138,27 @@ def _unfit(pair: Pair, metric: Metric, limit: float) -> str:
             apart = format_percent(relative(-itself.log_ratio))
             return f"No verdict: two halves of one side's samples, which are identical work, differ by {apart}."
     return ""
+
+
+def self_estimate(row: Measurement, statistic: Statistic) -> Estimate | None:
+    """The control of a paired comparison: how far the row differs from itself; None below 2 interleaved rounds.
+
+    Its turns in a round are split into halves in ABBA order. Both are of one copy of one model, so any difference
+    between them is the machine's or the harness's.
+    """
+    pairs = []
+    for part, samples in row.samples_by_round():
+        if len(part.turns) < 4 or sum(part.turns) != len(samples):
+            continue
+        halves: tuple[list[float], list[float]] = ([], [])
+        start = 0
+        for index, count in enumerate(part.turns):
+            halves[index % 4 in (1, 2)].extend(samples[start : start + count])
+            start += count
+        values = [statistics.median(half) if statistic == "median" else p95(half) for half in halves if half]
+        if len(values) == 2 and min(values) > 0:
+            pairs.append((math.log(values[0]), math.log(values[1])))
+    return from_pairs(pairs, versus=row.id)
 
 
 def _figure(log_time: float, row: Measurement, fps: bool) -> float:

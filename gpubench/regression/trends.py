@@ -80,37 +80,27 @@ def history(
     Raises GpubenchError for a metric that is not known.
     """
     chosen = get(metric)
-    groups: dict[tuple[str, ...], list[tuple[str, Report, Row]]] = defaultdict(list)
-    for source, report in sorted(_runs(reports), key=lambda one: when(one[1])):
-        version = "" if across_versions else report.environment.torch
-        machine = (report.device.kind, report.device.name, str(report.device.cores), report.device.uuid or "")
+    groups: dict[object, list[tuple[str, Report, Row]]] = defaultdict(list)
+    for source, report in sorted(_runs(reports), key=lambda each: when(each[1])):
+        version, device = "" if across_versions else report.environment.torch, report.device
+        subject = (*about(report), device.kind, device.name, device.cores, device.uuid, version)
         for row in rows(report):
-            measurement = row.measurement
-            if measurement.status != "skipped" and not measurement.is_control:
-                configuration = "\0".join(
-                    f"{name}={value}" for name, value in sorted(measurement.configuration.items())
-                )
-                groups[(*about(report), *machine, version, configuration)].append((source, report, row))
+            if row.measurement.status != "skipped" and not row.measurement.is_control:
+                configuration = frozenset(row.measurement.configuration.items())
+                groups[subject, configuration].append((source, report, row))
     return [_series(members, chosen, across_versions, min_shift) for members in groups.values()]
 
 
 def _runs(reports: Sequence[tuple[str, Report]]) -> list[tuple[str, Report]]:
     """Each run once, without copies that became baselines, and without the sides of A/B comparisons."""
-    found: dict[tuple[str, ...], tuple[str, Report]] = {}
+    runs: dict[object, tuple[str, Report]] = {}
     for source, report in reports:
-        if report.session is None:
-            key = (
-                report.created_at,
-                report.finished_at or "",
-                *about(report),
-                report.device.name,
-                report.device.uuid or "",
-                report.plan.command,
-                *(str(row.samples_s[:1]) for row in report.measurements),
-            )
-            if key not in found or found[key][1].adopted:
-                found[key] = (source, report)
-    return list(found.values())
+        device, starts = report.device, tuple(str(row.samples_s[:1]) for row in report.measurements)
+        moments = (report.created_at, report.finished_at)
+        key = (moments, about(report), device.name, device.uuid, report.plan.command, starts)
+        if report.session is None and (key not in runs or runs[key][1].adopted):
+            runs[key] = (source, report)
+    return list(runs.values())
 
 
 def _series(members: Sequence[tuple[str, Report, Row]], metric: Metric, across: bool, min_shift: float) -> Series:
@@ -125,8 +115,8 @@ def _series(members: Sequence[tuple[str, Report, Row]], metric: Metric, across: 
         for source, report, row in members
     ]
     _, report, row = members[-1]
-    timed = [point for point in points if point.value is not None and point.value > 0]
-    logs = [math.log(point.value) for point in timed if point.value is not None]
+    timed = [point for point in points if point.value and point.value > 0]
+    logs = [math.log(point.value or 1.0) for point in timed]
     return Series(
         workload=report.workload.name,
         mode=report.workload.mode,
@@ -171,13 +161,11 @@ def change_points(logs: Sequence[float]) -> list[int]:
     """The indexes at which a new level begins; none below `FEWEST` values."""
     if len(logs) < FEWEST:
         return []
-    spread = noise(logs)
-    if spread == 0:  # exact levels: a penalty of 0 would find a shift between any two points
-        spread = 1e-9
     import numpy as np
     import ruptures
 
-    scaled = np.asarray(logs, dtype=float).reshape(-1, 1) / spread
+    # Of exact levels the noise is 0, and a penalty of 0 would find a shift between any two points.
+    scaled = np.asarray(logs, dtype=float).reshape(-1, 1) / (noise(logs) or 1e-9)
     penalty = PENALTY * math.log(len(logs))
     # The cost of the linear kernel is the squared error. Compiled, so years of daily reports are fast.
     found = ruptures.KernelCPD(kernel="linear", min_size=SIDE).fit(scaled).predict(pen=penalty)

@@ -77,20 +77,16 @@ def _remarks(check: Check) -> list[str]:
         texts.append(f"To compare anyway: {options}.")
     elif check.differences:
         texts.append(f"Compared although these differ: {'; '.join(check.differences)}.")
-    return [*texts, *_within_grain(check), *check.notes]
-
-
-def _within_grain(check: Check) -> list[str]:
-    """Rows whose memory changed by more than the limit and is `unchanged` all the same."""
-    memory = [(row.id, _finding(row, MEMORY)) for row in check.rows]
-    rows = [
-        id for id, one in memory if one and one.verdict == "unchanged" and abs(one.change or 0.0) > (one.limit or 0.0)
+    memory = {row.id: _finding(row, MEMORY) for row in check.rows}
+    ignored = [
+        id
+        for id, finding in memory.items()
+        if finding and finding.verdict == "unchanged" and abs(finding.change or 0.0) > (finding.limit or 0.0)
     ]
-    if not rows:
-        return []
-    names = ", ".join(rows[:3]) + (", ..." if len(rows) > 3 else "")
-    grain = format_bytes(RESOLUTION_BYTES)
-    return [f"Memory changes within {grain}, as between identical processes, count as unchanged: {names}."]
+    if ignored:
+        names, grain = ", ".join(ignored[:3]) + (", ..." if len(ignored) > 3 else ""), format_bytes(RESOLUTION_BYTES)
+        texts.append(f"Memory changes within {grain}, as between identical processes, count as unchanged: {names}.")
+    return [*texts, *check.notes]
 
 
 def _finding(row: RowCheck, metric: str) -> Finding | None:

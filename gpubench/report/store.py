@@ -227,32 +227,34 @@ def save(report: Report, path: Path | str) -> None:
 
 def write(path: Path | str, data: bytes) -> None:
     """Writes `data` to `path` atomically: readers see the old file or the new one. Raises as `save`."""
-    target = _target(Path(path))
-    # In the same folder, so that the rename stays on one file system; the pid keeps two runs apart.
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as (target, temporary):
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
 
 
 def check_writable(path: Path | str) -> None:
     """Raises as `save` if saving to `path` would fail now; makes missing folders. Call it before a long run."""
+    with _replacing(path) as (_, temporary):
+        temporary.touch()
+
+
+@contextlib.contextmanager
+def _replacing(path: Path | str) -> Iterator[tuple[Path, Path]]:
+    """The file that `path` means, and a temporary one beside it, which is gone at the end. Raises as `save`."""
     target = _target(Path(path))
-    probe = target.with_name(f".{target.name}.{os.getpid()}.probe")
+    # In the same folder, so that a rename stays on one file system; the pid keeps two runs apart.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        yield target, temporary
     except OSError as error:
         raise _unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _target(path: Path) -> Path:

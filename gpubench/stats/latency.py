@@ -17,12 +17,14 @@ def latency(samples_s: Sequence[float], medians_s: Sequence[float] | None = None
     """The latency in seconds per step, from the samples of one or more processes.
 
     `median` is the geometric mean of the processes' medians. Its 95 % interval is Student's t over their logarithms:
-    the process is the unit of replication, because the samples of one process say nothing about the next one.
+    the process is the unit of replication, because the samples of one process say nothing about the next one. There is
+    no interval below `MIN_PROCESSES`, or where a median is 0.
 
     Args:
         samples_s: all samples, in seconds; `p5` and `p95` are their percentiles.
         medians_s: the median of each process; None where the samples are of one process.
-        drift: see `center`.
+        drift: standard deviation of the machine's log-speed over minutes, added in quadrature. Processes that ran
+            within seconds of each other share it, so their own spread cannot show it.
 
     Raises:
         GpubenchError: there are no samples, or one is negative or not finite.
@@ -36,28 +38,12 @@ def latency(samples_s: Sequence[float], medians_s: Sequence[float] | None = None
 
     p5, p95 = np.quantile(np.asarray(samples_s, dtype=float), (0.05, 0.95))
     medians = [statistics.median(samples_s)] if medians_s is None else list(medians_s)
-    middle, low, high = center(medians, drift)
-    return Latency(median=middle, p5=float(p5), p95=float(p95), ci_low=low, ci_high=high, processes=len(medians))
-
-
-def center(medians_s: Sequence[float], drift: float = 0.0) -> tuple[float, float | None, float | None]:
-    """The geometric mean and its 95 % interval by Student's t over the logarithms.
-
-    Args:
-        medians_s: one figure for each process.
-        drift: standard deviation of the machine's log-speed over minutes, added in quadrature. Processes that ran
-            within seconds of each other share it, so their own spread cannot show it.
-
-    Returns:
-        The mean with the bounds of its interval, which are None below `MIN_PROCESSES` figures or where one is 0.
-    """
-    if min(medians_s) <= 0:
-        return statistics.median(medians_s), None, None
-    logs = [math.log(value) for value in medians_s]
-    mean = math.fsum(logs) / len(logs)
-    if len(logs) == 1:
-        return medians_s[0], None, None
-    if len(logs) < MIN_PROCESSES:
-        return math.exp(mean), None, None
-    half = math.hypot(quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs)), NORMAL_QUANTILE * drift)
-    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
+    count, middle, low, high = len(medians), statistics.median(medians), None, None
+    if count > 1 and min(medians) > 0:
+        logs = [math.log(value) for value in medians]
+        mean = math.fsum(logs) / count
+        middle = math.exp(mean)
+        if count >= MIN_PROCESSES:
+            half = math.hypot(quantile(count - 1) * statistics.stdev(logs) / math.sqrt(count), NORMAL_QUANTILE * drift)
+            low, high = math.exp(mean - half), math.exp(mean + half)
+    return Latency(median=middle, p5=float(p5), p95=float(p95), ci_low=low, ci_high=high, processes=count)

@@ -6,6 +6,7 @@ Figures are the logarithm of the seconds per item, since what is compared are ra
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,7 +17,6 @@ PHASES: tuple[Phase, ...] = ("final", "runoff", "explore")  # latest first
 Statistic = Literal["median", "p95"]  # of the samples of one process
 Times = dict[tuple[Phase, int], float]  # by phase and round
 
-P95 = 0.95
 ENOUGH = 3  # undisturbed rounds, from which on the disturbed ones are left out
 
 
@@ -73,11 +73,7 @@ def _log_times(row: Measurement, parts: Sequence[Round], statistic: Statistic) -
 
 def p95(samples: Sequence[float]) -> float:
     """The 95th percentile, interpolated linearly between samples."""
-    ordered = sorted(samples)
-    place = P95 * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    return statistics.quantiles(samples, n=20, method="inclusive")[-1] if len(samples) > 1 else samples[0]
 
 
 def is_disturbed(part: Round, but_for: Sequence[str] = ()) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gpubench.analysis.noisy import rival, with_noise_flags
+from gpubench.analysis.noisy import with_noise_flags
 from gpubench.analysis.peak_memory import peak_bytes
 from gpubench.analysis.ranking import rank
 from gpubench.analysis.recommendation import recommend
@@ -62,7 +62,7 @@ class Study:
     def sweep(self, conclude: Callable[[Report], Summary]) -> Report:
         """The baseline and all that the strategy proposes; `conclude` says what follows from it."""
         self._explore()
-        self._flag_noise()
+        self.book.put(*with_noise_flags(self.book.report))
         self.book.update(sweep=conclude(self.book.report))
         return self._conclude()
 
@@ -167,13 +167,8 @@ class Study:
         self.listener.planned(len(waiting) - compiled + later + rounds, compiled + (later > 0))
         self.book.plan([*self.book.report.plan.configurations, *(candidate.id for candidate in candidates)])
 
-    def _flag_noise(self) -> None:
-        baseline, measured = self.book.report.baseline, self.book.report.measurements
-        against = (baseline if baseline is None or row.id != baseline.id else rival(row, measured) for row in measured)
-        self.book.put(*(with_noise_flags(row, other, measured) for row, other in zip(measured, against, strict=True)))
-
     def _conclude(self) -> Report:
-        self._flag_noise()
+        self.book.put(*with_noise_flags(self.book.report))
         book = self.book
         book.update(
             finished_at=now(),
