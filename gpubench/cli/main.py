@@ -31,7 +31,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Find the settings that make your PyTorch model fast on your GPU or CPU, by measuring them.",
 )
 
 # The base class of the parser's errors; its module differs between versions of typer.

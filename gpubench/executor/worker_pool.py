@@ -51,18 +51,15 @@ class WorkerPool:
         self._references: dict[tuple[tuple[str, Value], ...], Reference] = {}
         self._toolchains: set[int] = set()
         self._found = DeviceAccess(None)
-        self._scratch = contextlib.ExitStack()
+        self._cleanup = contextlib.ExitStack()
         self.busy_before = ""  # why the device was not free before the run
 
     def __enter__(self) -> WorkerPool:
-        self.folder = self._scratch.enter_context(scratch_folder())
+        self.folder = self._cleanup.enter_context(scratch_folder())
         return self
 
     def __exit__(self, *_: object) -> None:
-        for server in self._servers.values():
-            server.close()
-        self._found.close()
-        self._scratch.close()
+        self._cleanup.close()
 
     @contextlib.contextmanager
     def _timed(self, part: str) -> Iterator[None]:
@@ -93,6 +90,7 @@ class WorkerPool:
         key = frozenset(environment.items())
         if key not in self._servers:
             server = make_server(environment, self.choice.reference, self.folder, self.python)
+            self._cleanup.callback(server.close)
             server.start()
             self._servers[key] = server
         return self._servers[key]
@@ -145,6 +143,7 @@ class WorkerPool:
         self.choice = replace(self.choice, size=size, mode=facts.mode, source_hash=facts.source_hash)
         device = described.device
         self._found = find_device(device.kind, device.uuid, device.index or 0)
+        self._cleanup.callback(self._found.close)
         busy = busy_before(self.monitored)
         if isinstance(busy, str) and busy:
             self.busy_before = busy

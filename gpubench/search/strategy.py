@@ -23,8 +23,7 @@ class SearchSpace:
     @property
     def planned(self) -> tuple[Candidate, ...]:
         """What the strategy proposes before anything was measured."""
-        history = History(self)
-        return tuple(history.missing(self.strategy.propose(history)))
+        return tuple(History(self).proposed())
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,10 @@ class History:
     rows: Mapping[str, Measurement] = field(default_factory=dict)  # what was measured, by id; skipped and failed too
     # What the objective wants small of a row, such as seconds per item; infinite where the row is not valid.
     cost: Callable[[Measurement], float] = lambda _: math.inf
+
+    def proposed(self) -> list[Candidate]:
+        """What the strategy proposes next."""
+        return self.missing(self.space.strategy.propose(self))
 
     def missing(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Those of `candidates` that have no row yet, or a row that lacks one of their roles; never the baseline."""

@@ -62,13 +62,10 @@ class StopRule:
 
 
 class Rounds:
-    """Runs rounds and keeps what they gave.
+    """Runs rounds and keeps what they gave in `books`, by target; a study has one target, whose name is empty.
 
-    Args:
-        executor: Measures.
-        books: The report of each target; a study has one target, whose name is empty.
-        drift: Of the machine, see `Protocol.machine_drift`; 0 where rows are only compared within their rounds.
-        remeasure: Whether a first process that was disturbed is measured once more.
+    `drift` is the machine's, see `Protocol.machine_drift`; 0 where rows are only compared within their rounds. With
+    `remeasure` a first process that was disturbed is measured once more.
     """
 
     def __init__(

@@ -78,15 +78,11 @@ class Study:
         baseline = self.book.rows[self.space.baseline.id]
         if baseline.status != "ok":
             self.listener.note(f"The baseline is {baseline.status}: the others are ranked without a speedup.")
-        while candidates := self._proposed():
+        while candidates := History(self.space, self.book.rows, self._cost).proposed():
             self._expect(candidates, later)
             order += self.engine.explore(candidates)
             later = 0
         self._more_rounds(order)
-
-    def _proposed(self) -> list[Candidate]:
-        history = History(self.space, self.book.rows, self._cost)
-        return history.missing(self.space.strategy.propose(history))
 
     def _more_rounds(self, order: list[str]) -> None:
         """The rest of the rounds that every configuration is explored in; `order` is that of the first."""
