@@ -11,6 +11,7 @@ import msgspec
 from gpubench.errors import unknown_name
 from gpubench.regression.matching import settings
 from gpubench.report.model import Protocol, Report
+from gpubench.toggles.traits import batch_size_toggle
 
 # Fields of the protocol that do not change how a step is timed.
 INDIFFERENT = frozenset(
