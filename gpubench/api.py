@@ -26,7 +26,7 @@ from gpubench.study import launch, launch_ab
 from gpubench.study.destination import Output, ReportNotSaved
 from gpubench.study.launch_ab import AbRequest, AbResult, PairName
 from gpubench.study.listener import Listener
-from gpubench.study.request import Choices, StudyRequest, Values, one_of
+from gpubench.study.request import Choices, StudyRequest, Values, one_of, values_of
 from gpubench.workloads.workload_facts import Mode
 
 __all__ = [
@@ -160,6 +160,7 @@ def sweep(
         >>> report.sweep.largest_fitting
         2
     """
+    values = values_of(values)
     request = _request(locals(), command=f"{toggle.removesuffix('_size')}-sweep", sweep=toggle)
     return measure(request, output=output, resume=resume, listener=listener)
 

@@ -140,7 +140,7 @@ def test_another_interpreter_has_processes_of_its_own(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "allocator" not in done.stderr
-    assert "The sides have two interpreters" in done.stderr
+    assert "The sides use different interpreters" in done.stderr
     for side in sides_of(tmp_path / "out"):
         assert all(part.shared_with == [] for part in side.measurements[0].rounds)
 
@@ -179,10 +179,10 @@ def test_each_kind_of_side_is_recognized(repository: Path, tmp_path: Path) -> No
     ("text", "words"),
     [
         ("no-such-thing", "not an interpreter, FILE.py:NAME or git revision"),
-        ("git:no-such-thing", "no git revision"),
+        ("git:no-such-thing", "git revision here"),
         ("python:/nowhere/python", "not an executable program"),
-        ("--upload-pack=touch broken", "no git revision"),
-        ("", "no git revision"),
+        ("--upload-pack=touch broken", "git revision here"),
+        ("", "git revision here"),
     ],
 )
 def test_what_is_none_of_them_is_one_sentence(repository: Path, tmp_path: Path, text: str, words: str) -> None:
