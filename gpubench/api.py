@@ -308,6 +308,7 @@ def recommend(
         'precision=bf16-autocast'
     """
     one_of("objective", objective, ("fps", "latency", "memory"))
+    reports = [reports] if isinstance(reports, Report | Path | str) else reports
     sources = [
         (f"report {number}", each) if isinstance(each, Report) else (str(each), store.load(each))
         for number, each in enumerate(reports, start=1)

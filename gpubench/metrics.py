@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gpubench.analysis.eligibility import MIN_ROUNDS
 from gpubench.analysis.peak_memory import gated_bytes, peak_bytes
-from gpubench.errors import unknown_name
-from gpubench.plugins import load_plugin, name_taken
+from gpubench.errors import GpubenchError, unknown_name
+from gpubench.plugins import called, load_plugin, name_taken
 from gpubench.report.model import Measurement, Report
 from gpubench.units import format_bytes, significant
 
@@ -75,10 +75,17 @@ class Metric:
 
     def text(self, report: Report, row: Row) -> str:
         """The row's cell in a table for people."""
-        value = self.read(report, row)
+        value = self.value(report, row)
         if value is None:
             return MISSING
-        return self.cell(row) if self.cell else self.format(value)
+        return called("metric", self.name, self.cell, row) if self.cell else self.format(value)
+
+    def value(self, report: Report, row: Row) -> Number:
+        """The row's figure; None where it was not measured."""
+        value = called("metric", self.name, self.read, report, row)
+        if not isinstance(value, int | float | None):
+            raise GpubenchError(f"The metric {self.name!r} read {value!r}, not a number.")
+        return value
 
     def quantity(self, value: Number) -> str:
         """`value` with its unit, for a sentence: `1.25 GiB`, `0.0123 s`."""

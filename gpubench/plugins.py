@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from gpubench.errors import GpubenchError
@@ -30,6 +30,21 @@ def load_plugin(kind: str, entry_point: EntryPoint, expected: type[T]) -> T:
             remedy,
         )
     return plugin
+
+
+def called(kind: str, name: str, function: Callable[..., T], *arguments: object) -> T:
+    """What `function` of a plug-in returns. Raises GpubenchError naming the plug-in where it raises anything else."""
+    try:
+        return function(*arguments)
+    except GpubenchError:
+        raise
+    except Exception as error:
+        if str(getattr(function, "__module__", "")).startswith("gpubench."):
+            raise  # a fault of gpubench's own
+        raise GpubenchError(
+            f"The {kind} {name!r} failed: {type(error).__name__}: {error}.",
+            "Repair or uninstall the distribution that adds it.",
+        ) from error
 
 
 def name_taken(kind: str, name: str, entry_point: EntryPoint, taken: Iterable[str]) -> GpubenchError:

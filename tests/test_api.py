@@ -255,7 +255,7 @@ SETS = {"compile": ["default"], "precision": ["fp32", "bf16-autocast"]}
         ),
         (
             ["tile-sweep", "--sizes", "64,0", "--overlaps", "8", "--batch-size", "2"],
-            lambda: gpubench.sweep("tile_size", [64, 0], workload="vae", also={"tile_overlap": [8]}, batch_size=2,
+            lambda: gpubench.sweep("tile_size", [64, 0], workload="vae", also={"tile_overlap": (8,)}, batch_size=2,
                                    mode="inference"),
         ),
         (["ab", "--a", "python3"], lambda: gpubench.ab("python3")),

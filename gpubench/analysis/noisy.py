@@ -15,6 +15,8 @@ from gpubench.stats.estimate import paired, two_way_error
 from gpubench.stats.processes import latest_phase, log_times, of_phase, shared
 from gpubench.stats.student import detectable
 
+LARGEST_EFFECT = 10.0  # a tenfold slowdown: what could not even show that shows nothing
+
 
 def with_noise_flags(report: Report) -> list[Measurement]:
     """Its rows, flagged `noisy` where their rounds cannot see an effect of 5 % against the baseline.
@@ -27,9 +29,8 @@ def with_noise_flags(report: Report) -> list[Measurement]:
         flags = [flag for flag in row.flags if flag.kind != NOISY.name]
         if effect is not None and effect > NOISY_EFFECT and row.status == "ok":
             count = len(of_phase(row, latest_phase(row)))
-            flags.append(
-                NOISY.flag(f"over {count} processes only an effect of {effect:.1%} or more can be told from chance")
-            )
+            least = f"only an effect of {effect:.1%} or more" if effect < LARGEST_EFFECT else "no effect"
+            flags.append(NOISY.flag(f"over {count} processes {least} can be told from chance"))
         flagged.append(msgspec.structs.replace(row, flags=flags))
     return flagged
 

@@ -161,7 +161,8 @@ def _noise(choice: Choice) -> str:
             f"Rows are tied whose memory differs by less than {format_bytes(RESOLUTION_BYTES)}, or by no more than "
             "repeats of one configuration."
         )
-    spread = choice.ranking.speedups.spread.of(choice.chosen, choice.ranking.rows[0])
+    rows = [choice.chosen, choice.ranking.rows[0], *filter(None, [choice.ranking.report.baseline])]
+    spread = choice.ranking.speedups.spread.of(*rows)
     if not spread.assumed:
         return (
             "Noise: measured; identical configurations differ from process to process by "

@@ -123,7 +123,7 @@ def tidy(report: Report) -> list[dict[str, Scalar]]:
     return [
         about
         | {label.name: label.read(row) for label in LABELS}
-        | {metric.column: metric.read(report, row) for metric in all_metrics().values()}
+        | {metric.column: metric.value(report, row) for metric in all_metrics().values()}
         | {label.name: label.read(row) for label in REMARKS}
         | {f"configuration.{name}": row.measurement.configuration.get(name) for name in toggles}
         for row in rows(report)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gpubench.cli.reports import ReportPaths, emit, load_all
+from gpubench.cli.reports import ReportPaths, emit, load_all, tell
 from gpubench.metrics import BUNDLED
 from gpubench.regression.trends import history as series_of
 from gpubench.render.formats import HistoryFormat, render
@@ -33,4 +33,6 @@ def history(
 ) -> None:
     """Show each row of many reports over time and where its level shifted."""
     series = series_of(load_all(reports), metric, across_versions=across_versions, min_shift=parse_share(min_shift))
+    if not series:
+        tell("No rows to show: sides of ab comparisons and rows that were skipped are left out.")
     emit(render(history_content(series), format_))

@@ -99,6 +99,8 @@ def told_where(progress: Quiet, next_step: str = "") -> Iterator[None]:
 def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """The request's fields that parsed options make."""
     fields = {name: value for name, value in options.items() if name not in OF_THE_OUTPUT}
+    if empty := [name for name in ("preset", "workload_option") if fields.get(name) == ""]:
+        raise GpubenchError(f"--{empty[0].removesuffix('_option')} is empty.", "Name one, or leave the option out.")
     fields["workload"] = which_workload(fields.pop("workload"), fields.pop("workload_option"))
     parameters: dict[str, object] = dict(split_assignment(text, "--param") for text in fields.pop("param") or [])
     if (resolution := fields.pop("resolution")) is not None:

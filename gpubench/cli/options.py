@@ -146,7 +146,7 @@ def measuring(*, without: Collection[str] = (), **defaults: Any) -> Callable[[Co
     return add
 
 
-def split_numbers(texts: list[str], option: str) -> list[int]:
+def split_numbers(texts: list[str], option: str) -> tuple[int, ...]:
     """Whole numbers from `["1", "2,4"]`, each once, in order; GpubenchError for anything else."""
     numbers: list[int] = []
     for part in (part.strip() for text in texts for part in text.split(",")):
@@ -158,7 +158,7 @@ def split_numbers(texts: list[str], option: str) -> list[int]:
             ) from None
     if not numbers:
         raise GpubenchError(f"{option} has no value.", f"Give for example {option} 1 2 4 8.")
-    return list(dict.fromkeys(numbers))
+    return tuple(dict.fromkeys(numbers))
 
 
 def renamed(old: str, old_value: Any, new: str, new_value: Any) -> Any:

@@ -49,7 +49,7 @@ def recommend(
     if not useful:
         raise GpubenchError(
             " ".join(f"{answer.source}: {' '.join(answer.advice.reasons)}" for answer in found),
-            "Measure again, or relax --max-memory.",
+            "Measure again, or relax --max-memory." if max_memory else "",
             exit_code=EXIT_REGRESSION,
         )
     if output is not None:

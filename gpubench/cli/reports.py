@@ -68,6 +68,8 @@ def snippet(report: Report, recommendation: Recommendation | None) -> str:
 
 def emit(text: str) -> None:
     """Prints what a format rendered on standard output."""
+    if sys.stdout is None:
+        raise GpubenchError("Standard output is closed.", "Redirect it to a file instead.")
     sys.stdout.write(text)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from gpubench.errors import unknown_name
+from gpubench.text import printable
 
 
 def workloads(
@@ -39,7 +40,7 @@ def workloads(
     table.add_column("from", no_wrap=True)
     table.add_column("what it is")
     for one in chosen:
-        table.add_row(*map(escape, (one, origin(one), summary(one))))
+        table.add_row(*(escape(printable(text)) for text in (one, origin(one), summary(one))))
     console = Console()
     console.print(table)
     if name:

@@ -110,7 +110,7 @@ def _series(members: Sequence[tuple[str, Report, Row]], metric: Metric, across: 
             source=source,
             version=report.environment.torch,
             status=row.measurement.status,
-            value=metric.read(report, row) if row.measurement.status == "ok" else None,
+            value=metric.value(report, row) if row.measurement.status == "ok" else None,
         )
         for source, report, row in members
     ]

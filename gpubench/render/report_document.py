@@ -113,9 +113,8 @@ def remarks(report: Report) -> list[str]:
         texts.append(report.sweep.reason)
     if report.finished_at is None:
         missing = len(set(report.plan.configurations) - {row.id for row in report.measurements})
-        texts.append(
-            f"The run was cut off: {plural(missing, 'configuration')} not measured. Continue it with --resume."
-        )
+        advice = "Continue it with --resume." if report.session is None else "Start it again: ab cannot be resumed."
+        texts.append(f"The run was cut off: {plural(missing, 'configuration')} not measured. {advice}")
     return texts
 
 

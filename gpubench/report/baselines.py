@@ -52,6 +52,8 @@ def adopt_all(reports: Sequence[tuple[str, Report]], path: Path, reason: str) ->
                 f"{name} is a side of an A/B comparison, so it cannot be a baseline.",
                 "Take a report of compare-opts or a sweep.",
             )
+        if baseline_path(path, report).resolve() == Path(name).resolve():
+            raise GpubenchError(f"{name} is the report itself.", "Name another file or a folder as --baseline.")
     targets = {baseline_path(path, report): report for _, report in reports}
     if len(targets) < len(reports):
         raise GpubenchError("Two of the reports would become the same baseline.", "Name one of them, or a folder.")

@@ -56,6 +56,8 @@ def load_preset(name: str) -> Preset:
         if name not in preset_names():
             raise unknown_name("preset", name, preset_names(), "Or give a path that ends in .toml.")
         path = profiles_folder() / "matrices" / f"{name}.toml"
+    if path.exists() and not path.is_file():  # a pipe might never end
+        raise GpubenchError(f"Preset file {name!r} is not a regular file.", "Check the path.")
     try:
         preset = msgspec.convert(tomllib.loads(path.read_text()), Preset)
     except OSError as error:

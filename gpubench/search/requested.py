@@ -13,13 +13,14 @@ from gpubench.toggles import get, parse_value
 from gpubench.toggles.toggle import Scope
 
 DEFAULT_PRESET = "default"
+EXAMPLES = {"--set": "precision=bf16-autocast", "--fix": "precision=fp32", "--param": "task=decode"}
 
 
 def split_assignment(text: str, option: str) -> tuple[str, str]:
     """`NAME=VALUE` in two; GpubenchError where there is no `=` or a side is empty."""
     name, equals, value = (part.strip() for part in text.partition("="))
     if not (name and equals and value):
-        raise GpubenchError(f"{option} {text!r} is not NAME=VALUE.", f"Give for example {option} precision=fp32.")
+        raise GpubenchError(f"{option} {text!r} is not NAME=VALUE.", f"Give for example {option} {EXAMPLES[option]}.")
     return name, value
 
 
@@ -42,7 +43,9 @@ class Requested:
 
     def fixed_values(self, scope: Scope) -> Configuration:
         """The toggles held at one value: the preset's, then the user's own."""
-        held = dict(self.preset.fix) if self.preset else {}
+        held = (
+            {name: value for name, value in self.preset.fix.items() if name not in self.values} if self.preset else {}
+        )
         return held | {name: parse_value(get(name), text, scope) for name, text in self.fixed.items()}
 
     def toggle_values(self, builder: Builder) -> list[ToggleValues]:
@@ -57,7 +60,7 @@ class Requested:
         }
         offered = self.preset.toggle_values(scope.workload.mode, scope.device.kind) if self.preset else ()
         together: dict[str, tuple[Value, ...]] = {}
-        for entry in offered:
+        for entry in (entry for entry in offered if entry.toggle not in builder.fixed):
             together[entry.toggle] = together.get(entry.toggle, ()) + entry.values
         together |= wanted
         return [
@@ -86,5 +89,7 @@ def read_request(
     """
     for name in (*values, *fixed):
         get(name)
+    if both := [name for name in values if name in fixed]:
+        raise GpubenchError(f"--set and --fix both name {', '.join(both)}.", "Leave one of them out.")
     chosen = preset or (None if values else default)
     return Requested(values, fixed, load_preset(chosen) if chosen else None)

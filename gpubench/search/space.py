@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from gpubench.errors import GpubenchError
+from gpubench.plugins import called
 from gpubench.report.model import Configuration, Role, Value
 from gpubench.toggles import all_toggles, get
 from gpubench.toggles.toggle import Scope, Toggle
@@ -41,7 +42,7 @@ class Builder:
 
     def __init__(self, scope: Scope, fix: Mapping[str, Value] | None = None) -> None:
         self.scope = scope
-        reasons = {name: toggle.applies(scope) for name, toggle in all_toggles().items()}
+        reasons = {name: called("toggle", name, toggle.applies, scope) for name, toggle in all_toggles().items()}
         self.left_out = {name: reason for name, reason in reasons.items() if reason is not None}
         self.toggles = {name: get(name) for name in reasons if name not in self.left_out}
         self.defaults: Configuration = {name: toggle.baseline(scope) for name, toggle in self.toggles.items()}

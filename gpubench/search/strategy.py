@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpubench.errors import GpubenchError
+from gpubench.plugins import called
 from gpubench.report.model import Measurement, Role
 from gpubench.search.space import Builder, Candidate, ToggleValues
 
@@ -37,7 +38,11 @@ class History:
 
     def proposed(self) -> list[Candidate]:
         """What the strategy proposes next."""
-        return self.missing(self.space.strategy.propose(self))
+        strategy = self.space.strategy
+        candidates = called("strategy", strategy.name, strategy.propose, self)
+        if not (isinstance(candidates, Sequence) and all(isinstance(each, Candidate) for each in candidates)):
+            raise GpubenchError(f"The strategy {strategy.name!r} proposed {candidates!r}, not candidates.")
+        return self.missing(candidates)
 
     def missing(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Those of `candidates` that have no row yet, or a row that lacks one of their roles; never the baseline."""

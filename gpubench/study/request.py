@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
+import msgspec
+
 from gpubench.errors import GpubenchError, unknown_name
 from gpubench.flags import GATES
+from gpubench.metrics import all_metrics
 from gpubench.report.model import Objective, Protocol, Value
 from gpubench.search.requested import DEFAULT_PRESET, Requested, read_request
 from gpubench.search.strategies import get_strategy
@@ -55,6 +58,13 @@ class StudyRequest:
     def check(self) -> None:
         """Raises GpubenchError for whatever can be seen to be wrong without loading torch."""
         check_workload(self.workload)
+        try:
+            msgspec.convert({name: getattr(self, name) for name in self.__dataclass_fields__}, StudyRequest)
+        except msgspec.ValidationError as error:
+            raise GpubenchError(
+                f"An argument has a wrong type: {error}.", "help(gpubench.compare) lists them."
+            ) from error
+        all_metrics()  # a broken plug-in is better told before the run than after it
         one_of("mode", self.mode, (None, *get_args(Mode)))
         one_of("objective", self.objective, get_args(Objective))
         if self.strategy is not None:

@@ -27,7 +27,7 @@ def test_spread(given: list[str], result: list[str]) -> None:
 
 
 def test_numbers_are_read_once_each_in_order() -> None:
-    assert split_numbers(["8", "1,2", "8"], "--sizes") == [8, 1, 2]
+    assert split_numbers(["8", "1,2", "8"], "--sizes") == (8, 1, 2)
     with pytest.raises(GpubenchError, match=r"1\.5"):
         split_numbers(["1.5"], "--sizes")
 
