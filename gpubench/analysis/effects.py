@@ -13,7 +13,7 @@ from gpubench.stats.estimate import Estimate
 
 
 @dataclass(frozen=True)
-class Effect:
+class ToggleEffect:
     """One row against the row without the technique; `reason` says why figures are None."""
 
     scope: Literal["alone", "ladder"]
@@ -37,7 +37,7 @@ def shown(row: Measurement, baseline: Measurement | None) -> Configuration:
     return {**swept, **changed(row, baseline)}
 
 
-def effects(speedups: Speedups) -> list[Effect]:
+def effects(speedups: Speedups) -> list[ToggleEffect]:
     """All effects: techniques alone against the baseline, then each rung of the ladder against the one below.
 
     A technique that needs another toggle's value is compared with the row that has only what it needs.
@@ -79,11 +79,11 @@ def ladder(report: Report) -> list[tuple[Measurement, str]]:
 
 def _effect(
     row: Measurement, versus: Measurement | None, scope: Literal["alone", "ladder"], toggle: str, speedups: Speedups
-) -> Effect:
+) -> ToggleEffect:
     invalid = versus is None or gate(versus) is not None
     reason = gate(row) or ("there is no valid row to compare with" if invalid else "")
     comparable = None if reason else versus
-    return Effect(
+    return ToggleEffect(
         scope=scope,
         toggle=toggle,
         value=row.configuration.get(toggle),

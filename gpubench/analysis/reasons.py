@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from gpubench.analysis.effects import (
-    Effect,
+    ToggleEffect,
     changed,
     compile_difference,
     effects,
@@ -195,7 +195,7 @@ def _techniques(choice: Choice) -> list[str]:
     return sentences
 
 
-def _effect(effect: Effect) -> str:
+def _effect(effect: ToggleEffect) -> str:
     where = "alone" if effect.scope == "alone" else "in the ladder, on top of those before it"
     if effect.speedup is None:
         return f"{where} unknown ({effect.reason or 'not measured'})"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from gpubench.worker.messages import Channel, Closed, Failed, Phase, WorkerReply, WorkerRequest
+from gpubench.worker.messages import Activity, Channel, Closed, Failed, WorkerReply, WorkerRequest
 
 if TYPE_CHECKING:
     from gpubench.executor.spawn_server import WorkerServer
@@ -85,7 +85,7 @@ class Worker:
             while True:
                 left = None if deadline is None else max(0.001, deadline - time.monotonic())
                 message = self.channel.receive(left)
-                if isinstance(message, Phase):
+                if isinstance(message, Activity):
                     self.phase = message.name
                     if on_phase:
                         on_phase(message.name)

@@ -13,7 +13,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 @dataclass(frozen=True)
-class Entry:
+class ProcessEntry:
     """One process. CPU time is that of all its threads, the ended ones too."""
 
     pid: int
@@ -51,9 +51,9 @@ def read_stats(root: Path) -> dict[int, bytes] | Unavailable:
     return lines or Unavailable("/proc lists no processes")
 
 
-def parse(lines: Mapping[int, bytes]) -> dict[int, Entry]:
+def parse(lines: Mapping[int, bytes]) -> dict[int, ProcessEntry]:
     """The table; a line that is not understood is left out."""
-    table: dict[int, Entry] = {}
+    table: dict[int, ProcessEntry] = {}
     for pid, line in lines.items():
         # The name stands in brackets and may hold brackets and blanks itself.
         start, end = line.find(b"("), line.rfind(b")")
@@ -62,7 +62,7 @@ def parse(lines: Mapping[int, bytes]) -> dict[int, Entry]:
             continue
         name = line[start + 1 : end].decode(errors="replace")
         numbers = [int(field) for field in fields[1:20]]  # fields 4 to 22 of proc(5)
-        table[pid] = Entry(
+        table[pid] = ProcessEntry(
             pid=pid,
             name="".join(letter if letter.isprintable() else "?" for letter in name),
             parent=numbers[0],
@@ -76,7 +76,7 @@ def parse(lines: Mapping[int, bytes]) -> dict[int, Entry]:
     return table
 
 
-def family(table: Mapping[int, Entry], ours: frozenset[int]) -> frozenset[int]:
+def family(table: Mapping[int, ProcessEntry], ours: frozenset[int]) -> frozenset[int]:
     """The ids of `ours`, of what descends from them, and of what is left in a session or group that they lead.
 
     The session that the tool was started in is not ours: it holds everything else that its terminal started.
@@ -98,11 +98,11 @@ def family(table: Mapping[int, Entry], ours: frozenset[int]) -> frozenset[int]:
 class Span:
     """The processes at two moments, and which of them are ours."""
 
-    old: Mapping[int, Entry]
-    new: Mapping[int, Entry]
+    old: Mapping[int, ProcessEntry]
+    new: Mapping[int, ProcessEntry]
     ours: frozenset[int]
 
-    def _before(self, pid: int) -> Entry | None:
+    def _before(self, pid: int) -> ProcessEntry | None:
         """Process `pid` of the later table in the earlier one; None where it started in between."""
         first, last = self.old.get(pid), self.new.get(pid)
         return first if first and last and first.started_ticks == last.started_ticks else None
@@ -120,7 +120,7 @@ class Span:
         earlier = sum(entry.cpu_s + entry.reaped_cpu_s for entry in gone if entry.parent in self.new)
         return spent + max(0.0, reaped - earlier)
 
-    def busiest_other(self) -> Entry | None:
+    def busiest_other(self) -> ProcessEntry | None:
         """The process, not ours, that used most CPU time; None where none used any."""
         ours = family(self.old, self.ours) | family(self.new, self.ours)
         used: dict[int, float] = {}

@@ -12,7 +12,7 @@ from gpubench.report.model import SCHEMA_VERSION
 NOT_A_REPORT = "Give a report that gpubench wrote with --output."
 RENAMED_PHASES = {"race": "runoff", "duel": "final"}
 
-Document = dict[str, Any]
+RawReport = dict[str, Any]
 
 
 def flag_object(flag: object) -> object:
@@ -26,7 +26,7 @@ def flag_object(flag: object) -> object:
     return {"kind": name, "detail": detail.removeprefix(" "), "effect": effect}
 
 
-def _to_version_2(document: Document) -> Document:
+def _to_version_2(document: RawReport) -> RawReport:
     """Version 1 called the runoff a race and the final a duel; its flags were texts."""
     protocol = document.get("protocol")
     if isinstance(protocol, dict) and "duel_rounds" in protocol:
@@ -40,26 +40,26 @@ def _to_version_2(document: Document) -> Document:
     return document
 
 
-def _with_flag_objects(part: Document) -> None:
+def _with_flag_objects(part: RawReport) -> None:
     if isinstance(flags := part.get("flags"), list):
         part["flags"] = [flag_object(flag) for flag in flags]
 
 
-def _objects(value: object) -> list[Document]:
+def _objects(value: object) -> list[RawReport]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 # From a schema version to the function that turns its document into the next version's.
-MIGRATIONS: Mapping[int, Callable[[Document], Document]] = {1: _to_version_2}
+MIGRATIONS: Mapping[int, Callable[[RawReport], RawReport]] = {1: _to_version_2}
 
 
 def migrate(
-    document: Document,
+    document: RawReport,
     version: int,
     name: str,
-    migrations: Mapping[int, Callable[[Document], Document]] = MIGRATIONS,
+    migrations: Mapping[int, Callable[[RawReport], RawReport]] = MIGRATIONS,
     target: int = SCHEMA_VERSION,
-) -> Document:
+) -> RawReport:
     """The report `document` of schema `version` as one of version `target`, one version at a time.
 
     Raises GpubenchError where no migration starts at a version on the way.

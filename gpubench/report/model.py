@@ -24,7 +24,6 @@ Objective = Literal["fps", "latency", "memory"]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]  # 30 years: beyond it figures overflow
 Count = Annotated[int, Meta(ge=0, le=2**53)]  # what a float holds exactly
 Bytes = Count
-Spread = Annotated[float, Meta(ge=0, le=10)]  # standard deviation of a logarithm
 
 
 class Tool(Struct, frozen=True, kw_only=True):

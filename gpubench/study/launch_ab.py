@@ -24,7 +24,7 @@ from gpubench.study.book import Book
 from gpubench.study.destination import Output, path_of
 from gpubench.study.launch import new_report, protocol_for
 from gpubench.study.listener import Listener
-from gpubench.study.paired import FEWEST_ROUNDS, SIDES, Comparison, SideName
+from gpubench.study.paired import FEWEST_AB_ROUNDS, SIDES, Comparison, SideName
 from gpubench.study.planning import builder_of, means_cpu, scope_of, space_of
 from gpubench.study.request import StudyRequest, check_workload
 from gpubench.study.sides import Side, refuse_foreign_code, resolve, why_apart
@@ -56,8 +56,8 @@ class AbRequest:
                 "Both sides are the same.", "Name one with --a: an interpreter, FILE.py:NAME or a revision."
             )
         self.study.check()
-        if self.study.rounds < FEWEST_ROUNDS:
-            raise GpubenchError(f"rounds is {self.study.rounds}.", f"Give a whole number from {FEWEST_ROUNDS} on.")
+        if self.study.rounds < FEWEST_AB_ROUNDS:
+            raise GpubenchError(f"rounds is {self.study.rounds}.", f"Give a whole number from {FEWEST_AB_ROUNDS} on.")
         if not self.time_limit_s > 0:
             raise GpubenchError(f"time_limit_s is {self.time_limit_s!r}.", "Give seconds above 0.")
 

@@ -22,7 +22,7 @@ from gpubench.study.rounds import Entry, Rounds, StopRule
 
 SideName = Literal["a", "b"]
 SIDES: tuple[SideName, SideName] = ("a", "b")
-FEWEST_ROUNDS = 5  # whatever the time limit: fewer cannot tell an effect from chance
+FEWEST_AB_ROUNDS = 5  # whatever the time limit: fewer cannot tell an effect from chance
 
 
 @dataclass
@@ -60,8 +60,8 @@ class Comparison:
             engine.explore([candidate])
             entries = [Entry(candidate.id, side) for side in SIDES]
             rule = StopRule(
-                count=max(FEWEST_ROUNDS, self.rounds),
-                minimum=FEWEST_ROUNDS,
+                count=max(FEWEST_AB_ROUNDS, self.rounds),
+                minimum=FEWEST_AB_ROUNDS,
                 limit_s=self.time_limit_s,
                 undecided=partial(self._is_undecided, candidate.id),
             )

@@ -132,7 +132,7 @@ class CollectEvidence(Struct, frozen=True, tag=True):
     resident: int
 
 
-class Phase(Struct, frozen=True, tag=True):
+class Activity(Struct, frozen=True, tag=True):
     """The phase that the worker begins."""
 
     name: str
@@ -226,7 +226,7 @@ class Failed(Struct, frozen=True, tag=True):
 
 WorkerRequest = Describe | Prepare | MakeReference | TakeSamples | CheckLast | MeasureMemory | CollectEvidence
 WorkerReply = (
-    Phase | ProbeResult | Prepared | ReferenceMade | SamplesTaken | Checked | MemoryRead | EvidenceCollected | Failed
+    Activity | ProbeResult | Prepared | ReferenceMade | SamplesTaken | Checked | MemoryRead | EvidenceCollected | Failed
 )
 
 Incoming = TypeVar("Incoming")

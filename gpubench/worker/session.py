@@ -8,6 +8,7 @@ import traceback
 from gpubench.errors import GpubenchError
 from gpubench.worker import limits
 from gpubench.worker.messages import (
+    Activity,
     Channel,
     CheckLast,
     Closed,
@@ -16,7 +17,6 @@ from gpubench.worker.messages import (
     Failed,
     MakeReference,
     MeasureMemory,
-    Phase,
     Prepare,
     TakeSamples,
     WorkerReply,
@@ -92,4 +92,4 @@ class Session:
 
     def tell(self, phase: str) -> None:
         """Reports the phase that begins to the tool."""
-        self.channel.send(Phase(phase))
+        self.channel.send(Activity(phase))
