@@ -51,7 +51,7 @@ def worker(pool: WorkerPool, configuration: dict[str, str | int], profiled: bool
     process = pool.worker(configuration)
     try:
         request = Prepare(
-            resident=0, choice=pool.choice, device=pool.device, configuration=configuration,
+            model=0, choice=pool.choice, device=pool.device, configuration=configuration,
             protocol=pool.protocol, tolerance=1.0, compile_cache=pool.compile_cache(configuration),
             reference_folder=pool.reference(configuration, configuration).folder,
         )  # fmt: skip

@@ -309,7 +309,7 @@ class LocalExecutor:
         pool, configuration = self.targets[slot.job.target], slot.job.configuration
         reference = pool.reference(configuration, self.defaults)
         request = Prepare(
-            resident=slot.number,
+            model=slot.number,
             choice=pool.choice,
             device=pool.device,
             configuration=configuration,

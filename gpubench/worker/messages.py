@@ -83,9 +83,9 @@ class Describe(Struct, frozen=True, tag=True):
 
 
 class Prepare(Struct, frozen=True, tag=True, kw_only=True):
-    """Prepare a model in this worker. Later requests refer to it by the number `resident`."""
+    """Prepare a model in this worker. Later requests refer to it by the number `model`."""
 
-    resident: int
+    model: int
     choice: WorkloadChoice
     device: str
     configuration: dict[str, Value]
@@ -109,27 +109,27 @@ class MakeReference(Struct, frozen=True, tag=True, kw_only=True):
 class TakeSamples(Struct, frozen=True, tag=True):
     """Take samples by the protocol given to `Prepare`, or exactly `blocks` of them after a short warm-up."""
 
-    resident: int
+    model: int
     blocks: int | None = None
 
 
 class CheckLast(Struct, frozen=True, tag=True):
     """Compare the last timed output with the reference; `every_batch`: also one more step on each other batch."""
 
-    resident: int
+    model: int
     every_batch: bool = False
 
 
 class MeasureMemory(Struct, frozen=True, tag=True):
     """Run some untimed steps to measure memory."""
 
-    resident: int
+    model: int
 
 
 class CollectEvidence(Struct, frozen=True, tag=True):
     """Collect each toggle's evidence. The last request, since the profiler keeps tens of megabytes."""
 
-    resident: int
+    model: int
 
 
 class Activity(Struct, frozen=True, tag=True):

@@ -79,16 +79,16 @@ class Session:
             case Prepare():
                 model = PreparedModel(request, self.tell)
                 reply = model.prepare([other.context.model for other in self.models.values()])
-                self.models[request.resident] = model
+                self.models[request.model] = model
                 return reply
             case TakeSamples():
-                return self.models[request.resident].sample(request.blocks)
+                return self.models[request.model].sample(request.blocks)
             case CheckLast():
-                return self.models[request.resident].check_last(every_batch=request.every_batch)
+                return self.models[request.model].check_last(every_batch=request.every_batch)
             case MeasureMemory():
-                return self.models[request.resident].measure_memory()
+                return self.models[request.model].measure_memory()
             case CollectEvidence():
-                return self.models[request.resident].collect_evidence()
+                return self.models[request.model].collect_evidence()
 
     def tell(self, phase: str) -> None:
         """Reports the phase that begins to the tool."""

@@ -79,7 +79,7 @@ def test_a_stale_buffer_is_found_whichever_input_came_last(tmp_path: Path) -> No
     with fault_toggle.planted(tmp_path), WorkerPool(choice, "cpu", protocol) as pool:
         made = pool.reference({"fault": "stale"}, {"fault": "off"})
         request = Prepare(
-            resident=0,
+            model=0,
             choice=choice,
             device="cpu",
             configuration={"fault": "stale"},

@@ -20,7 +20,7 @@ MIB = 2**20
 def ready(tmp_path_factory: pytest.TempPathFactory) -> PreparedModel:
     choice = WorkloadChoice(reference=f"{MODELS}:good", size=None, parameters={}, mode="inference")
     request = Prepare(
-        resident=0, choice=choice, device="cpu", configuration={}, protocol=Protocol(warmup_min_s=0.0), tolerance=1.0,
+        model=0, choice=choice, device="cpu", configuration={}, protocol=Protocol(warmup_min_s=0.0), tolerance=1.0,
         compile_cache=str(tmp_path_factory.mktemp("cache")), reference_folder=None,
     )  # fmt: skip
     resident = PreparedModel(request, lambda _: None)
