@@ -58,7 +58,7 @@ def measure(server: ForkServer, choice: WorkloadChoice, protocol: Protocol, fold
     worker = server.fork()
     try:
         request = Prepare(
-            resident=0, choice=choice, device="cpu", configuration={}, protocol=protocol, tolerance=1.0,
+            model=0, choice=choice, device="cpu", configuration={}, protocol=protocol, tolerance=1.0,
             compile_cache=str(folder / "cache"), reference_folder=None, reference_problem="not compared",
         )  # fmt: skip
         worker.ask(request, Prepared, time.monotonic() + 120)

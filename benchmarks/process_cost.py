@@ -29,7 +29,7 @@ def in_worker(pool: WorkerPool, configuration: dict[str, str | int]) -> tuple[fl
     started = time.perf_counter()
     worker = pool.worker(configuration)
     request = Prepare(
-        resident=0,
+        model=0,
         choice=CHOICE,
         device="cpu",
         configuration=configuration,

@@ -25,8 +25,8 @@ def load_plugin(kind: str, entry_point: EntryPoint, expected: type[T]) -> T:
         ) from error
     if not isinstance(plugin, expected):
         raise GpubenchError(
-            f"The {kind} entry point {described(entry_point)} names a {type(plugin).__name__}, "
-            f"not a {expected.__name__}.",
+            f"The {kind} entry point {described(entry_point)} is of type {type(plugin).__name__}, "
+            f"not {expected.__name__}.",
             remedy,
         )
     return plugin

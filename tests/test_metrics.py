@@ -103,7 +103,7 @@ def test_a_metric_that_should_rise_regresses_when_it_falls(monkeypatch: pytest.M
     [
         ("RIVAL", "The metric name 'fps' of entry point 'RIVAL'"),
         ("SAME_COLUMN", "The metric name 'peak_memory_bytes' of entry point 'SAME_COLUMN'"),
-        ("NO_METRIC", "names a str, not a Metric"),
+        ("NO_METRIC", "is of type str, not Metric"),
         ("ABSENT", "cannot be loaded: AttributeError"),
     ],
 )

@@ -150,7 +150,7 @@ def _control(choice: Choice) -> list[str]:
     if control.low <= 1 <= control.high:
         return [sentence]
     return [
-        f"{sentence} It excludes 1, as chance does in 1 run of 20; otherwise something on this machine biases the "
+        f"{sentence} It excludes 1: expected by chance in 1 of 20 runs; otherwise this machine biases the "
         "rounds. The interval above is at least as wide as this difference."
     ]
 

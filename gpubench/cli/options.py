@@ -83,7 +83,7 @@ def measuring_options(
             "--rounds",
             min=1,
             max=1000,
-            help="Fresh processes per configuration, in random order, which every other round reverses.",
+            help="Fresh processes per configuration, in random order; every second round reverses it.",
         ),
     ] = 1,
     strict: Annotated[

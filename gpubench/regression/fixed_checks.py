@@ -120,7 +120,7 @@ def _no_graph(pair: RowPair) -> tuple[Verdict, str] | None:
 
 def _unlike_steps(pair: RowPair) -> tuple[Verdict, str] | None:
     if pair.by_item and pair.old.items_per_step != pair.new.items_per_step:
-        return "incomparable", f"A step is over {pair.new.items_per_step} items, it was over {pair.old.items_per_step}."
+        return "incomparable", f"{pair.new.items_per_step} items per step, {pair.old.items_per_step} before."
     return None
 
 

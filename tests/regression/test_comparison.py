@@ -521,7 +521,7 @@ def test_another_workload_is_incomparable_and_cannot_be_allowed() -> None:
 def test_rows_over_unlike_batches_do_not_pass() -> None:
     found = compare(measured(items=16), measured())
     assert (metric(found, "fps").verdict, found.exit_code) == ("inconclusive", 4)
-    assert metric(found, "fps").reason == "A step is over 16 items, it was over 8."
+    assert metric(found, "fps").reason == "16 items per step, 8 before."
     assert compare(measured(items=16, memory_mib=2000), measured()).exit_code == 1
 
 

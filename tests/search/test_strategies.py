@@ -133,7 +133,7 @@ def test_another_distributions_strategy_is_run(monkeypatch: pytest.MonkeyPatch, 
     ("target", "words"),
     [
         (f"{__name__}:LADDER", "strategy name 'ladder' of entry point 'theirs' .* is taken"),
-        (f"{__name__}:NOT_ONE", "names a object, not a Strategy"),
+        (f"{__name__}:NOT_ONE", "is of type object, not Strategy"),
         ("no_such_module:X", "cannot be loaded: ModuleNotFoundError"),
     ],
 )

@@ -169,7 +169,7 @@ def test_toggles_of_other_distributions_are_found(monkeypatch, tmp_path):
     [
         ("no_such_module:MINE", "cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"),
         ("gpubench.errors:MINE", "cannot be loaded: AttributeError"),
-        ("gpubench.errors:EXIT_OK", "names a int, not a Toggle"),
+        ("gpubench.errors:EXIT_OK", "is of type int, not Toggle"),
         ("gpubench.toggles.precision:PRECISION", "The toggle name 'precision' of entry point"),
     ],
 )

@@ -83,7 +83,7 @@ def _show_table(console: Console, table: Table) -> None:
         left = max(left - len(group.rows), 0)
     console.print(grid)
     if hidden := len(table.rows) - len(shown):
-        console.print(Text(f"... and {plural(hidden, 'row')} that are no worse: --format json has them all."))
+        console.print(Text(f"... and {plural(hidden, 'more row')}, none worse; --format json shows all."))
     _show_notes(console, [note for row in shown for note in row.notes if not note.summarized])
 
 
