@@ -189,7 +189,7 @@ def test_of_very_many_rows_the_worst_are_shown_and_the_rest_counted() -> None:
 
     shown = " ".join(terminal(compared(many(1.3), many(1.0))).split())
     assert f"row-{MOST_ROWS + 40}" in shown
-    assert "... and 51 rows that are no worse: --format json has them all." in shown
+    assert "... and 51 more rows, none worse; --format json shows all." in shown
 
 
 def test_a_narrow_terminal_still_names_the_rows(mixed: Check) -> None:
