@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from gpubench.flags import Flag
 from gpubench.hardware.facts import Device, Environment
-from gpubench.report.model import Evidence, Protocol, Quality, Value
+from gpubench.report.model import Evidence, Memory, Protocol, Quality, Value
 from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
 # ----- tool -> fork server, and back
@@ -201,19 +201,11 @@ class EvidenceCollected(Struct, frozen=True, tag=True, kw_only=True):
     device_busy_s: float | None = None  # time in one profiled step in which kernels or copies ran on the GPU
 
 
-class MemoryRead(Struct, frozen=True, tag=True, kw_only=True):
-    """Bytes: peaks of the memory pass and of what came before it."""
+class MemoryRead(Struct, frozen=True, tag=True):
+    """Answer to `MeasureMemory`, without what the tool reads from outside."""
 
-    allocated: int | None
-    reserved: int | None
-    retries: int | None
-    growth_per_iteration: int | None
-    warmup_allocated: int | None
-    host_peak: int | None
-    host_warmup_peak: int | None
-    host_at_start: int | None
+    memory: Memory
     seconds: float
-    unavailable: dict[str, str]
 
 
 class Failed(Struct, frozen=True, tag=True):
