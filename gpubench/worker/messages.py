@@ -34,7 +34,6 @@ class PrepareToolchain(Struct, frozen=True, tag=True):
 class Ready(Struct, frozen=True, tag=True):
     """torch is imported. `preload_problem`: why each worker must import the workload's module itself."""
 
-    seconds: float
     preload_problem: str = ""
 
 
@@ -54,7 +53,6 @@ class Exited(Struct, frozen=True, tag=True):
 class ToolchainReady(Struct, frozen=True, tag=True):
     """torch.compile's back end is loaded; `problem` says why it cannot be used."""
 
-    seconds: float
     problem: str = ""
 
 
@@ -169,8 +167,6 @@ class Prepared(Struct, frozen=True, tag=True, kw_only=True):
 
 class ReferenceMade(Struct, frozen=True, tag=True):
     """Answer to `MakeReference`."""
-
-    seconds: float
 
 
 class SamplesTaken(Struct, frozen=True, tag=True, kw_only=True):
