@@ -29,7 +29,7 @@ def answers(
     group that recommends anything answers for it, finished ones first.
     """
     groups: dict[tuple[object, ...], list[tuple[str, Report]]] = defaultdict(list)
-    for source, report in sorted(sources, key=lambda each: _age(each[1])):
+    for source, report in sorted(sources, key=lambda each: (each[1].finished_at is None, -when(each[1]))):
         groups[_subject(report)].append((source, report))
     return [_answer(groups[subject], objective, max_memory_bytes) for subject in sorted(groups)]
 
@@ -43,11 +43,6 @@ def _subject(report: Report) -> tuple[object, ...]:
         *machine, workload.reference, workload.source_hash or "", workload.mode, workload.size, parameters,
         workload.batch_size,
     )  # fmt: skip
-
-
-def _age(report: Report) -> tuple[bool, float]:
-    """Newest first, unfinished runs last."""
-    return report.finished_at is None, -when(report)
 
 
 def _answer(members: list[tuple[str, Report]], objective: Objective, limit: int | None) -> Answer:

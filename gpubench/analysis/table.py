@@ -51,14 +51,6 @@ class Line:
     row: Row
 
 
-@dataclass(frozen=True)
-class Label:
-    """A key of tidy records that is no metric: its name, and how it is read from a row."""
-
-    name: str
-    read: Callable[[Row], Scalar]
-
-
 def rows(report: Report) -> list[Row]:
     """The report's measurements in order, skipped ones among them."""
     baseline, speedups = report.baseline, Speedups(report)
@@ -90,21 +82,21 @@ def lines(report: Report) -> dict[Group, list[Line]]:
 
 
 ABOUT = ("device", "workload", "mode", "size", "created_at")
-# What a record holds before its metrics, and after them.
-LABELS = (
-    Label("number", lambda row: row.number),
-    Label("id", lambda row: row.measurement.id),
-    Label("roles", lambda row: " ".join(_role(row.measurement))),
-    Label("changed", lambda row: describe(row.changed)),
-    Label("status", lambda row: row.measurement.status),
-    Label("reason", lambda row: row.measurement.reason),
-)
-REMARKS = (
-    Label("speedup_versus", lambda row: row.speedup.versus if row.speedup else None),
-    Label("speedup_phase", lambda row: row.speedup.phase if row.speedup else None),
-    Label("quality_passed", lambda row: row.measurement.quality.passed if row.measurement.quality else None),
-    Label("flags", lambda row: "; ".join(map(str, row.measurement.flags))),
-)
+# What a record holds before its metrics, and after them: key -> how it is read from a row.
+LABELS: dict[str, Callable[[Row], Scalar]] = {
+    "number": lambda row: row.number,
+    "id": lambda row: row.measurement.id,
+    "roles": lambda row: " ".join(_role(row.measurement)),
+    "changed": lambda row: describe(row.changed),
+    "status": lambda row: row.measurement.status,
+    "reason": lambda row: row.measurement.reason,
+}
+REMARKS: dict[str, Callable[[Row], Scalar]] = {
+    "speedup_versus": lambda row: row.speedup.versus if row.speedup else None,
+    "speedup_phase": lambda row: row.speedup.phase if row.speedup else None,
+    "quality_passed": lambda row: row.measurement.quality.passed if row.measurement.quality else None,
+    "flags": lambda row: "; ".join(map(str, row.measurement.flags)),
+}
 
 
 def _role(row: Measurement) -> list[str]:
@@ -122,9 +114,9 @@ def tidy(report: Report) -> list[dict[str, Scalar]]:
     toggles = {name: None for row in report.measurements for name in row.configuration}
     return [
         about
-        | {label.name: label.read(row) for label in LABELS}
+        | {name: read(row) for name, read in LABELS.items()}
         | {metric.column: metric.value(report, row) for metric in all_metrics().values()}
-        | {label.name: label.read(row) for label in REMARKS}
+        | {name: read(row) for name, read in REMARKS.items()}
         | {f"configuration.{name}": row.measurement.configuration.get(name) for name in toggles}
         for row in rows(report)
     ]
@@ -142,5 +134,4 @@ def frame(*reports: Report) -> pd.DataFrame:
 
 def names() -> list[str]:
     """The keys that every record has, whatever the toggles."""
-    labels, remarks = ([label.name for label in some] for some in (LABELS, REMARKS))
-    return [*ABOUT, *labels, *(metric.column for metric in all_metrics().values()), *remarks]
+    return [*ABOUT, *LABELS, *(metric.column for metric in all_metrics().values()), *REMARKS]

@@ -62,10 +62,6 @@ for command in (recommend, report, check, ab, history, workloads, toggles, docto
 class Terminated(BaseException):
     """SIGTERM or SIGHUP was received; like KeyboardInterrupt, no handler of ordinary errors catches it."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
 
 def _terminate(number: int, _: object) -> None:
     raise Terminated(number)
@@ -100,7 +96,7 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Terminated as error:
-        return 128 + error.number
+        return 128 + int(error.args[0])
     except BrokenPipeError:
         # The reader has closed the pipe (`gpubench ... | head`): no message, and no traceback at exit.
         sys.stdout = None

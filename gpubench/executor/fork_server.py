@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +25,7 @@ from gpubench.worker.messages import (
     ToolchainReady,
     WorkerReply,
 )
+from gpubench.worker.server import kill_group
 
 START_TIMEOUT_S = 180.0  # importing torch takes 2 to 5 s, from a cold network file system a minute and more
 
@@ -150,17 +149,15 @@ class ForkServer:
         process, self._process = self._process, None
         if process is None:
             return
-        for pid in list(self.workers):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+        for pid in self.workers:
+            kill_group(pid)
         self._channel.socket.close()
         try:
             process.wait(timeout=2)  # it sees the closed connection
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # what the workload's import has started
+        kill_group(process.pid)  # what the workload's import has started
         self.workers.clear()
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from gpubench.executor.worker_process import WorkerError, WorkerFailed
 from gpubench.flags import Flag
-from gpubench.report.model import HostUse, Quality, Status, Utilization
-from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, SamplesTaken
+from gpubench.report.model import HostUse, Memory, Quality, Status, Utilization
+from gpubench.worker.messages import EvidenceCollected, Prepared, SamplesTaken
 
 VMSTAT = Path("/proc/vmstat")
 
@@ -26,10 +26,8 @@ class Outcome:
     prepared: Prepared | None = None
     sampled: SamplesTaken | None = None
     last_quality: Quality | None = None  # of the last timed output
-    memory: MemoryRead | None = None
+    memory: Memory | None = None
     collected: EvidenceCollected | None = None
-    device_process_memory_bytes: int | None = None
-    device_process_memory_problem: str = ""
     utilization: Utilization | None = None
     host: HostUse | None = None
     turns: Sequence[int] = ()

@@ -63,7 +63,7 @@ def flags_of(result: Outcome, busy_before: str = "", discarded: Sequence[str] = 
         flags.append(STOPPED_BY_TIME.flag(sampled.unmet))
     if prepared.quality.passed is None:
         flags.append(QUALITY_UNCHECKED.flag(prepared.quality.reason))
-    growth = (result.memory and result.memory.growth_per_iteration) or 0
+    growth = (result.memory and result.memory.growth_bytes_per_iteration) or 0
     if growth >= GRAIN_BYTES:
         flags.append(GROWING_MEMORY.flag(f"{format_bytes(growth)} more with every step"))
     return tuple(flags)

@@ -6,12 +6,14 @@ import math
 import time
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from gpubench.executor.executor import Job
 from gpubench.executor.outcome import Outcome, sentence, verdict
 from gpubench.executor.process_flags import flags_of
 from gpubench.executor.worker_process import Worker
 from gpubench.hardware.nvml import Unavailable
-from gpubench.report.model import HostUse, Protocol, Quality, Utilization
+from gpubench.report.model import HostUse, Memory, Protocol, Quality, Utilization
 from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, SamplesTaken
 
 TURN_S = 0.15  # three blocks: after a switch they are on their own caches again
@@ -73,8 +75,15 @@ def outcome_of(
         return Outcome("failed", "The process gave no samples.", slot.started_at)  # a fault of gpubench's own
     phases = {**prepared.phases_s, "samples": sum(part.ended - part.started for part in slot.parts)}
     phases["warm-up"] = phases.get("warm-up", 0.0) + sampled.warmup_s
+    memory: Memory | None = None
     if slot.memory:
         phases["memory"] = slot.memory.seconds
+        memory = slot.memory.memory
+        if isinstance(process_memory, Unavailable):
+            reasons = {**memory.unavailable, "device_process_memory_bytes": process_memory.reason}
+            memory = msgspec.structs.replace(memory, unavailable=reasons)
+        else:
+            memory = msgspec.structs.replace(memory, device_process_memory_bytes=process_memory)
     phases["evidence"] = collected.seconds
     if not slot.shared_with and len(slot.parts) == 1:
         phases["total"] = time.monotonic() - slot.started
@@ -85,10 +94,8 @@ def outcome_of(
         prepared=prepared,
         sampled=sampled,
         last_quality=slot.last_quality,
-        memory=slot.memory,
+        memory=memory,
         collected=collected,
-        device_process_memory_bytes=process_memory if isinstance(process_memory, int) else None,
-        device_process_memory_problem=process_memory.reason if isinstance(process_memory, Unavailable) else "",
         utilization=utilization,
         host=host,
         turns=[len(part.samples_s) for part in slot.parts] if len(slot.parts) > 1 else [],

@@ -47,7 +47,7 @@ class SpawnServer:
 
     def prepare_toolchain(self, folder: Path | None) -> ToolchainReady:
         """Nothing could be handed on: each worker's compiler is probed as a part of its compilation."""
-        return ToolchainReady(0.0)
+        return ToolchainReady()
 
     def fork(self) -> Worker:
         """A fresh worker."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from gpubench.worker.messages import Activity, Channel, Closed, Failed, WorkerReply, WorkerRequest
+from gpubench.worker.server import kill_group
 
 if TYPE_CHECKING:
     from gpubench.executor.spawn_server import WorkerServer
@@ -110,11 +110,9 @@ class Worker:
 
     def kill(self) -> None:
         """Ends the worker and all that it started, at once; nothing where it has ended already."""
-        if self._ended:
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self.end()
+        if not self._ended:
+            kill_group(self.pid)
+            self.end()
 
     def end(self) -> int | None:
         """Closes the connection and waits for the end; the exit code, negative for a signal, None if unknown."""
@@ -124,8 +122,7 @@ class Worker:
         self.channel.socket.close()
         code = self.server.wait(self.pid, EXIT_WAIT_S)
         if code is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+            kill_group(self.pid)
             code = self.server.wait(self.pid, EXIT_WAIT_S)
         self._orphaned = code is None and not self.server.knows(self.pid)
         self.server.forget(self.pid)

@@ -10,6 +10,7 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,7 +20,7 @@ from gpubench.hardware import doctor_software, doctor_state
 from gpubench.hardware.cpu import CpuTimes, read_cpu, read_times
 from gpubench.hardware.doctor_facts import Checkup, DoctorFinding, GpuNow
 from gpubench.hardware.facts import Device
-from gpubench.hardware.monitored import other_processes
+from gpubench.hardware.monitored import Gatherer, other_processes
 from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
 from gpubench.hardware.probe import DeviceProbe
 
@@ -57,7 +58,7 @@ def check_up(requested: str) -> Checkup:
     others, steal = _load(before, read_times(), time.monotonic() - started)
     device = probe.device if probe and not device_error else None
     nvml = Nvml.open()
-    cards, driver, cuda, gpu = _nvml_facts(nvml, device)
+    by_nvml = _nvml_facts(nvml, device)
     if isinstance(nvml, Nvml):
         nvml.close()
     return Checkup(
@@ -72,11 +73,7 @@ def check_up(requested: str) -> Checkup:
         other_load_cores=others,
         steal_cores=steal,
         python_headers=Path(sysconfig.get_path("include"), "Python.h").is_file(),
-        nvml_error=nvml.reason if isinstance(nvml, Unavailable) else "",
-        cards=cards,
-        driver_version=driver,
-        driver_cuda=cuda,
-        gpu=gpu,
+        **by_nvml,
     )
 
 
@@ -129,23 +126,18 @@ def _load(
     return max(0.0, others / seconds), max(0.0, (after.steal - before.steal) / seconds)
 
 
-def _nvml_facts(
-    nvml: Nvml | Unavailable, device: Device | None
-) -> tuple[list[str], str | None, list[int] | None, GpuNow | None]:
+def _nvml_facts(nvml: Nvml | Unavailable, device: Device | None) -> dict[str, Any]:
+    """The fields of `Checkup` that NVML tells."""
     if isinstance(nvml, Unavailable):
-        return [], None, None, None
-    cards, driver, cuda = nvml.devices(), nvml.driver_version(), nvml.cuda_version()
-    names = [] if isinstance(cards, Unavailable) else [card.state().name or card.uuid for card in cards]
-    gpu = None
+        return {"nvml_error": nvml.reason}
+    got, cards = Gatherer(), nvml.devices()
+    got.put("cards", [] if isinstance(cards, Unavailable) else [card.state().name or card.uuid for card in cards])
+    got.put("driver_version", nvml.driver_version())
+    got.put("driver_cuda", nvml.cuda_version(), list)
     if device is not None and device.kind == "cuda":
         card = nvml.device(device.uuid) if device.uuid else nvml.cuda_device(device.index or 0)
-        gpu = GpuNow(unavailable={"device": card.reason}) if isinstance(card, Unavailable) else gpu_now(card)
-    return (
-        names,
-        None if isinstance(driver, Unavailable) else driver,
-        None if isinstance(cuda, Unavailable) else list(cuda),
-        gpu,
-    )
+        got.put("gpu", GpuNow(unavailable={"device": card.reason}) if isinstance(card, Unavailable) else gpu_now(card))
+    return got.values
 
 
 def gpu_now(device: NvmlDevice) -> GpuNow:

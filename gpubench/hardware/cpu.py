@@ -17,6 +17,7 @@ from gpubench.hardware.monitored import Gatherer
 from gpubench.hardware.nvml_call import Unavailable
 
 ROOT = Path("/")
+GOVERNOR = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 
 # Flag in /proc/cpuinfo -> our name, those that decide which arithmetic is fast.
 FLAGS = {
@@ -72,7 +73,7 @@ def usable_core_ids() -> list[int]:
 def read_cpu(root: Path = ROOT) -> CpuFacts:
     """Everything known of the CPU; `root` stands in front of /proc and /sys."""
     readers: dict[str, Callable[[Path], Any]] = {
-        "name": _name,
+        "name": lambda root: " ".join(_first_row(root, "model name|Model|cpu model").split()),
         "physical_cores": _physical_cores,
         "total_memory_bytes": lambda root: _meminfo(root)["MemTotal"],
         "instruction_sets": instruction_sets,
@@ -80,7 +81,7 @@ def read_cpu(root: Path = ROOT) -> CpuFacts:
         "cpu_quota_cores": cpu_quota_cores,
         "memory_limit_bytes": memory_limit_bytes,
         "transparent_huge_pages": _huge_pages,
-        "frequency_governor": _governor,
+        "frequency_governor": lambda root: (root / GOVERNOR).read_text().strip(),
         "swap_used_bytes": lambda root: _meminfo(root)["SwapTotal"] - _meminfo(root)["SwapFree"],
     }
     got = Gatherer()
@@ -117,10 +118,6 @@ def read_times(root: Path = ROOT) -> CpuTimes | Unavailable:
         return Unavailable(f"/proc/stat cannot be read: {error}")
     own = os.times()
     return CpuTimes((user + nice + system + irq + softirq) / ticks, steal / ticks, sum(own[:4]))
-
-
-def _name(root: Path) -> str:
-    return " ".join(_first_row(root, "model name|Model|cpu model").split())
 
 
 def instruction_sets(root: Path = ROOT) -> list[str]:
@@ -165,7 +162,3 @@ def _last_level_cache(root: Path) -> int:
 def _huge_pages(root: Path) -> str:
     text = (root / "sys/kernel/mm/transparent_hugepage/enabled").read_text()
     return text[text.index("[") + 1 : text.index("]")]
-
-
-def _governor(root: Path) -> str:
-    return (root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()

@@ -48,11 +48,11 @@ class Checkup(Struct, frozen=True, kw_only=True):
     other_load_cores: float | None  # CPU time per second that others use
     steal_cores: float | None  # taken by the hypervisor
     python_headers: bool
-    nvml_error: str
-    cards: list[str]  # names of those that NVML sees
-    driver_version: str | None
-    driver_cuda: list[int] | None  # newest CUDA that the driver runs
-    gpu: GpuNow | None
+    nvml_error: str = ""
+    cards: list[str] = field(default_factory=list)  # names of those that NVML sees
+    driver_version: str | None = None
+    driver_cuda: list[int] | None = None  # newest CUDA that the driver runs
+    gpu: GpuNow | None = None
 
 
 ok = partial(DoctorFinding, "ok")  # looked at, and fine

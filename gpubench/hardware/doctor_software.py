@@ -124,14 +124,11 @@ def gpu_code(facts: Checkup) -> Iterator[DoctorFinding]:
 def libraries(facts: Checkup) -> Iterator[DoctorFinding]:
     if not on_cuda(facts) or facts.environment is None:
         return
-    if facts.environment.cudnn:
-        yield ok("cuDNN", facts.environment.cudnn)
-    else:
-        yield problem("cuDNN", "torch has none: convolutions will be slow", INSTALL_TORCH)
-    if facts.environment.triton:
-        yield ok("triton", facts.environment.triton)
-    else:
-        yield problem("triton", "is missing: torch.compile fails on a GPU", "pip install triton")
+    for subject, version, missing, advice in (
+        ("cuDNN", facts.environment.cudnn, "torch has none: convolutions will be slow", INSTALL_TORCH),
+        ("triton", facts.environment.triton, "is missing: torch.compile fails on a GPU", "pip install triton"),
+    ):
+        yield ok(subject, version) if version else problem(subject, missing, advice)
 
 
 def compiler(facts: Checkup) -> Iterator[DoctorFinding]:

@@ -10,9 +10,6 @@ from msgspec import Struct, field
 from gpubench.errors import GpubenchError
 from gpubench.profiles_folder import profiles_folder
 
-# NVML and torch report a few per cent less than the sheet says: firmware and ECC keep some.
-MEMORY_TOLERANCE = 0.12
-
 
 class DenseTflops(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Peak 10^12 floating-point operations per second without sparsity; 16-bit ones accumulate in float32.
@@ -48,21 +45,3 @@ def all_gpus(folder: Path | None = None) -> list[GpuFacts]:
             message = f"{path} is no valid GPU profile: {error}."
             raise GpubenchError(message, "Compare it with the others there.") from error
     return gpus
-
-
-def gpu_facts(name: str, total_memory_bytes: int | None = None, folder: Path | None = None) -> GpuFacts | None:
-    """The published facts of the GPU that the driver calls `name`, or None where there are none.
-
-    With `total_memory_bytes` a model whose memory differs is not taken for this one. A name that two models share
-    gives None without it.
-    """
-    for facts in all_gpus(folder):
-        if facts.name.casefold() != name.casefold():
-            continue
-        if total_memory_bytes is None:
-            return None if facts.name_is_ambiguous else facts
-        # The sheets' "GB" are powers of two for most cards and of ten for others, so the nearer one counts.
-        ratios = (total_memory_bytes / (facts.memory_gb * unit) for unit in (2**30, 10**9))
-        if min(abs(ratio - 1) for ratio in ratios) <= MEMORY_TOLERANCE:
-            return facts
-    return None

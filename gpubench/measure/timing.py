@@ -28,11 +28,9 @@ class Timer(Protocol):
 
     def block(self, step: Step, iterations: int) -> BlockTime:
         """The time of `iterations` calls of `step`."""
-        ...
 
     def now(self) -> float:
         """Seconds of a clock that never goes back."""
-        ...
 
 
 class WallTimer:

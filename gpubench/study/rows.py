@@ -10,7 +10,7 @@ import msgspec
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.process_flags import host_bound_fraction, merged
 from gpubench.flags import UNRELIABLE
-from gpubench.report.model import Measurement, Memory, Role, Round, Utilization
+from gpubench.report.model import Measurement, Role, Round, Utilization
 from gpubench.search.space import Candidate
 from gpubench.stats.latency import latency
 from gpubench.stats.processes import Phase, latest
@@ -67,7 +67,7 @@ def first_row(planned: Candidate, result: Outcome, position: int, drift: float =
         compile_time_s=prepared.compile_time_s,
         device_busy_s=collected.device_busy_s,
         graph_breaks=collected.graph_breaks,
-        memory=memory(result),
+        memory=result.memory,
         utilization=utilization(result),
         host=result.host,
         quality=result.quality,
@@ -169,31 +169,3 @@ def utilization(result: Outcome) -> Utilization | None:
         return msgspec.structs.replace(seen, unavailable=unavailable)
     items = len(sampled.samples_s) * sampled.iterations_per_sample * prepared.items_per_step
     return msgspec.structs.replace(seen, energy_per_item_joules=seen.energy_joules / items)
-
-
-def memory(result: Outcome) -> Memory | None:
-    """Peaks in bytes, with the reasons for those that are None."""
-    read = result.memory
-    if read is None:
-        return None
-    unavailable = dict(read.unavailable)
-    if result.device_process_memory_bytes is None:
-        unavailable["device_process_memory_bytes"] = result.device_process_memory_problem
-    if read.warmup_allocated is None:
-        unavailable.setdefault("warmup_peak_memory_allocated_bytes", "torch's CPU allocator keeps no peaks")
-    if read.retries is None:
-        unavailable["allocation_retries"] = "torch's CPU allocator counts none"
-    if read.growth_per_iteration is None:
-        unavailable["growth_bytes_per_iteration"] = "memory could not be read after each step"
-    return Memory(
-        peak_memory_allocated_bytes=read.allocated,
-        peak_memory_reserved_bytes=read.reserved,
-        warmup_peak_memory_allocated_bytes=read.warmup_allocated,
-        device_process_memory_bytes=result.device_process_memory_bytes,
-        host_peak_resident_bytes=read.host_peak,
-        host_warmup_peak_resident_bytes=read.host_warmup_peak,
-        host_resident_at_start_bytes=read.host_at_start,
-        allocation_retries=read.retries,
-        growth_bytes_per_iteration=read.growth_per_iteration,
-        unavailable=unavailable,
-    )

@@ -49,7 +49,9 @@ def resolve(name: Literal["a", "b"], text: str, workload: str, scratch: Path) ->
     """
     kind, _, rest = text.partition(":")
     if kind == "python":
-        return _interpreter(name, rest, workload)
+        if not (found := _executable(rest)):
+            raise GpubenchError(f"--{name} {printable(rest)!r} is not an executable program.", FORMS)
+        return Side(name, rest, "interpreter", workload, python=found)
     if kind == "git":
         return _revision(name, rest, workload, scratch)
     if text == ".":
@@ -72,13 +74,6 @@ def _executable(text: str) -> str | None:
     if path.is_file() and os.access(path, os.X_OK):
         return str(path.absolute())
     return shutil.which(text) if Path(text).name.startswith("python") else None
-
-
-def _interpreter(name: Literal["a", "b"], text: str, workload: str) -> Side:
-    found = _executable(text)
-    if found is None:
-        raise GpubenchError(f"--{name} {printable(text)!r} is not an executable program.", FORMS)
-    return Side(name, text, "interpreter", workload, python=found)
 
 
 def _revision(name: Literal["a", "b"], text: str, workload: str, scratch: Path) -> Side:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from gpubench.analysis.effects import changed
 from gpubench.analysis.noisy import with_noise_flags
 from gpubench.analysis.peak_memory import peak_bytes
 from gpubench.analysis.ranking import rank
@@ -136,14 +137,9 @@ class Study:
     def _leaders(self) -> list[str]:
         """The rows that may be the best, as far as exploring can tell: the first ones, and the simplest."""
         best_first = rank(self.book.report, self.objective, self.max_memory_bytes).contenders()
-        ids = [row.id for row in best_first if row.id != self.space.baseline.id]
-        simplest = min(ids, key=self._changes, default=None)
-        return list(dict.fromkeys([*ids[:LEADERS], *([simplest] if simplest else [])]))
-
-    def _changes(self, row_id: str) -> int:
-        """How many toggles the row changes from the baseline."""
-        base = self.space.baseline.configuration
-        return sum(value != base.get(name) for name, value in self.book.rows[row_id].configuration.items())
+        others = [row for row in best_first if row.id != self.space.baseline.id]
+        simplest = sorted(others, key=lambda row: len(changed(row, self.book.report.baseline)))[:1]
+        return list(dict.fromkeys(row.id for row in [*others[:LEADERS], *simplest]))
 
     def _rounds(self, phase: Phase, ids: list[str], count: int) -> None:
         rule = StopRule(count=count, minimum=FEWEST_ROUNDS, limit_s=self.rounds_s, replacements=MORE_ROUNDS)

@@ -87,16 +87,13 @@ def _needs_library(value: str) -> Requirement:
     return Requirement(device_kinds=("cpu",), check=check)
 
 
-def _pairs(tunables: str) -> dict[str, str]:
-    return dict(pair.split("=", 1) for pair in tunables.split(":") if "=" in pair)
-
-
 def _is_allocator(path: str) -> bool:
     return any(f"lib{name}" in path for names in _PRELOADED.values() for name in names)
 
 
 def _variables(value: str, tunables: str, preload: str) -> dict[str, str]:
-    kept = {name: text for name, text in _pairs(tunables).items() if not name.startswith("glibc.malloc.")}
+    pairs = (pair.split("=", 1) for pair in tunables.split(":") if "=" in pair)
+    kept = {name: text for name, text in pairs if not name.startswith("glibc.malloc.")}
     libraries = [path for path in preload.replace(":", " ").split() if not _is_allocator(path)]
     if value in _PRELOADED:
         libraries.insert(0, library(value) or f"lib{value}.so")
@@ -142,25 +139,20 @@ def _trial(value: str, words: str) -> EvidenceResult:
     del block
     results: list[bool | None] = []
     if "tuned" in value:
-        kept = None
+        kept, where = None, "cannot be traced (no mallinfo2)"
         if heap is not None and heap_after is not None:
-            grown = heap_after.uordblks - heap.uordblks
             # Memory freed meanwhile by others is subtracted: 1.7 MB of the profiler's was seen.
-            kept = heap_after.hblks == heap.hblks and grown >= _TRIAL_BYTES // 2
-        where = (
-            "cannot be traced (no mallinfo2)" if kept is None else f"{'came' if kept else 'did not come'} from the heap"
-        )
+            kept = heap_after.hblks == heap.hblks and heap_after.uordblks - heap.uordblks >= _TRIAL_BYTES // 2
+            where = f"{'came' if kept else 'did not come'} from the heap"
         words += f"; a trial block of {_TRIAL_BYTES >> 20} MiB {where}"
         results.append(kept)
     if "huge-pages" in value:
-        gained = huge_after - huge if huge is not None and huge_after is not None else None
-        # Half is enough: a heap need not start at a huge-page boundary, and memory may be fragmented.
-        results.append(gained >= _TRIAL_BYTES // 2 if gained is not None else None)
-        words += (
-            f"; huge pages grew by {gained >> 20} MiB of {_TRIAL_BYTES >> 20}"
-            if gained is not None
-            else "; /proc/self/smaps_rollup cannot be read"
-        )
+        if huge is None or huge_after is None:
+            results.append(None)
+            words += "; /proc/self/smaps_rollup cannot be read"
+        else:  # half is enough: a heap need not start at a huge-page boundary, and memory may be fragmented
+            results.append(huge_after - huge >= _TRIAL_BYTES // 2)
+            words += f"; huge pages grew by {(huge_after - huge) >> 20} MiB of {_TRIAL_BYTES >> 20}"
     return EvidenceResult(False if False in results else None if None in results else True, words)
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpubench.flags import PARTLY_COMPILED, Flag
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 _CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 # What the profiler calls compiled code: dynamo's region, inductor's call, and both in one autograd function.
 _COMPILED_EVENTS = ("Torch-Compiled Region", "## Call CompiledFxGraph", "CompiledFunction")
-_START = "compile.start"
+_START = "compile.start"  # note: dynamo's counters and the number of messages when the toggle was applied
 
 
 class _Listener(logging.Handler):
@@ -41,14 +40,6 @@ class _Listener(logging.Handler):
 _LISTENER = _Listener()  # one per process; each configuration remembers where its own messages start
 
 
-@dataclass(frozen=True)
-class _Start:
-    """Dynamo's counters and the number of messages when the toggle was applied."""
-
-    counters: dict[str, dict[str, int]]
-    messages: int
-
-
 def _one_graph_generation(forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
     # Marks the start of a step for CUDA graphs, so that outputs (tiles, windows) are not overwritten within a step.
     import torch
@@ -62,7 +53,7 @@ def _one_graph_generation(forward: Callable[[Any], Any]) -> Callable[[Any], Any]
 
 def apply(context: ModelContext, value: Value) -> None:
     """Compiles each of the workload's compile targets by itself, in place."""
-    context.notes[_START] = _Start(_all_counters(), len(_LISTENER.messages))
+    context.notes[_START] = _all_counters(), len(_LISTENER.messages)
     if value == "off":
         return
     context.compiled = True
@@ -98,13 +89,14 @@ def _all_counters() -> dict[str, dict[str, int]]:
 
 def _counters(context: ModelContext) -> dict[str, dict[str, int]]:
     """What dynamo counted since the toggle was applied to `context`, without counts that did not grow."""
-    start = context.notes.get(_START, _Start({}, 0)).counters
+    start, _ = context.notes.get(_START, ({}, 0))
     # Counters keep the positive part of a difference only.
     return {group: dict(Counter(now) - Counter(start.get(group))) for group, now in _all_counters().items()}
 
 
 def _messages(context: ModelContext) -> list[str]:
-    return _LISTENER.messages[context.notes.get(_START, _Start({}, 0)).messages :]
+    _, first = context.notes.get(_START, ({}, 0))
+    return _LISTENER.messages[first:]
 
 
 def _graph_break_count(context: ModelContext) -> int | None:

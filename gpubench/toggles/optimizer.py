@@ -41,12 +41,6 @@ def apply(context: ModelContext, value: Value) -> None:
     )
 
 
-def _implementation(trace: Trace) -> str | None:
-    # A compiled optimizer would show none of them; gpubench does not compile it.
-    names = {operator.name for operator in trace.operators}
-    return next((name for name in ("fused", "foreach", "for-loop") if _OPERATORS[name] in names), None)
-
-
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether the profiled step ran the implementation's own operators and, on a GPU, its kernels."""
     if context.optimizer is None:
@@ -54,9 +48,12 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     trace = recorded(context)
     if isinstance(trace, EvidenceResult):
         return trace
-    ran = _implementation(trace)
-    count = sum(operator.name == _OPERATORS[ran] for operator in trace.operators) if ran else 0
-    words = f"{plural(count, 'call')} of {_OPERATORS[ran]}" if ran else "no operator of an AdamW update"
+    # A compiled optimizer would show none of them; gpubench does not compile it.
+    names = [operator.name for operator in trace.operators]
+    ran = next((each for each in ("fused", "foreach", "for-loop") if _OPERATORS[each] in names), None)
+    words = "no operator of an AdamW update"
+    if ran:
+        words = f"{plural(names.count(_OPERATORS[ran]), 'call')} of {_OPERATORS[ran]}"
     group = context.optimizer.param_groups[0]
     words += f" in the step; {type(context.optimizer).__name__} has foreach={group.get('foreach')} "
     result = EvidenceResult(ran == value, f"{words}and fused={group.get('fused')}")

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from gpubench.flags import Flag
 from gpubench.hardware.facts import Device, Environment
-from gpubench.report.model import Evidence, Protocol, Quality, Value
+from gpubench.report.model import Evidence, Memory, Protocol, Quality, Value
 from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
 # ----- tool -> fork server, and back
@@ -34,7 +34,6 @@ class PrepareToolchain(Struct, frozen=True, tag=True):
 class Ready(Struct, frozen=True, tag=True):
     """torch is imported. `preload_problem`: why each worker must import the workload's module itself."""
 
-    seconds: float
     preload_problem: str = ""
 
 
@@ -54,7 +53,6 @@ class Exited(Struct, frozen=True, tag=True):
 class ToolchainReady(Struct, frozen=True, tag=True):
     """torch.compile's back end is loaded; `problem` says why it cannot be used."""
 
-    seconds: float
     problem: str = ""
 
 
@@ -170,8 +168,6 @@ class Prepared(Struct, frozen=True, tag=True, kw_only=True):
 class ReferenceMade(Struct, frozen=True, tag=True):
     """Answer to `MakeReference`."""
 
-    seconds: float
-
 
 class SamplesTaken(Struct, frozen=True, tag=True, kw_only=True):
     """Samples in seconds per step, and when they were taken (CLOCK_MONOTONIC, the same in every process)."""
@@ -201,19 +197,11 @@ class EvidenceCollected(Struct, frozen=True, tag=True, kw_only=True):
     device_busy_s: float | None = None  # time in one profiled step in which kernels or copies ran on the GPU
 
 
-class MemoryRead(Struct, frozen=True, tag=True, kw_only=True):
-    """Bytes: peaks of the memory pass and of what came before it."""
+class MemoryRead(Struct, frozen=True, tag=True):
+    """Answer to `MeasureMemory`, without what the tool reads from outside."""
 
-    allocated: int | None
-    reserved: int | None
-    retries: int | None
-    growth_per_iteration: int | None
-    warmup_allocated: int | None
-    host_peak: int | None
-    host_warmup_peak: int | None
-    host_at_start: int | None
+    memory: Memory
     seconds: float
-    unavailable: dict[str, str]
 
 
 class Failed(Struct, frozen=True, tag=True):

@@ -25,7 +25,7 @@ from gpubench.measure.memory import (
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, sample, sample_blocks
-from gpubench.report.model import Evidence, Quality
+from gpubench.report.model import Evidence, Memory, Quality
 from gpubench.worker import limits, reference
 from gpubench.worker.messages import Checked, EvidenceCollected, MemoryRead, Prepare, Prepared, SamplesTaken
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
@@ -180,8 +180,9 @@ class PreparedModel:
         gc.collect()
         self.warmup_allocated, _ = device_peaks(self.context.device)
         if self.warmup_allocated is None:
-            peaks = ("peak_memory_allocated_bytes", "peak_memory_reserved_bytes")
-            self.unavailable |= dict.fromkeys(peaks, "torch's CPU allocator keeps no peaks")
+            for name in ("peak_memory_allocated", "peak_memory_reserved", "warmup_peak_memory_allocated"):
+                self.unavailable[f"{name}_bytes"] = "torch's CPU allocator keeps no peaks"
+            self.unavailable["allocation_retries"] = "torch's CPU allocator counts none"
         self.host_warmup_peak = host_memory().peak
 
     def sample(self, blocks: int | None) -> SamplesTaken:
@@ -248,20 +249,22 @@ class PreparedModel:
             self.timer.block(self.stepper.step, 1)
             levels.append(in_use(device))
         allocated, reserved = device_peaks(device)
-        host = host_memory()
         later = allocation_retries(device)
-        return MemoryRead(
-            allocated=allocated,
-            reserved=reserved,
-            retries=None if retries is None or later is None else later - retries,
-            growth_per_iteration=self.growth(levels),
-            warmup_allocated=self.warmup_allocated,
-            host_peak=host.peak,
-            host_warmup_peak=self.host_warmup_peak,
-            host_at_start=self.host_at_start,
-            seconds=time.monotonic() - started,
+        growth = self.growth(levels)
+        if growth is None:
+            self.unavailable["growth_bytes_per_iteration"] = "memory could not be read after each step"
+        memory = Memory(
+            peak_memory_allocated_bytes=allocated,
+            peak_memory_reserved_bytes=reserved,
+            warmup_peak_memory_allocated_bytes=self.warmup_allocated,
+            host_peak_resident_bytes=host_memory().peak,
+            host_warmup_peak_resident_bytes=self.host_warmup_peak,
+            host_resident_at_start_bytes=self.host_at_start,
+            allocation_retries=None if retries is None or later is None else later - retries,
+            growth_bytes_per_iteration=growth,
             unavailable=self.unavailable,
         )
+        return MemoryRead(memory, time.monotonic() - started)
 
     def growth(self, levels: Sequence[int | None]) -> int | None:
         """Bytes that each step adds; `levels` are readings after each step."""

@@ -15,7 +15,6 @@ import selectors
 import signal
 import socket
 import sys
-import time
 
 from gpubench.worker.messages import (
     Channel,
@@ -176,7 +175,7 @@ def run_worker(sock: socket.socket) -> int:
 
 def prepare_toolchain(folder: str | None) -> ToolchainReady:
     """Loads inductor and lets it probe its C++ compiler; forked workers inherit both."""
-    started, problem = time.monotonic(), ""
+    problem = ""
     try:
         import torch._inductor.compile_fx  # noqa: F401 - workers inherit it
 
@@ -187,7 +186,7 @@ def prepare_toolchain(folder: str | None) -> ToolchainReady:
             pick_vec_isa()
     except Exception as error:  # noqa: BLE001 - torch raises its own kinds here; reported as a problem
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
-    return ToolchainReady(time.monotonic() - started, problem)
+    return ToolchainReady(problem)
 
 
 def freeze() -> None:
@@ -199,13 +198,12 @@ def freeze() -> None:
 
 def main() -> None:
     """Serves on the inherited socket named by the first argument."""
-    started = time.monotonic()
     channel = Channel[ServerRequest](socket.socket(fileno=int(sys.argv[1])), ServerRequest)
     import_torch()
     problem = preload(sys.argv[2]) if len(sys.argv) > 2 else ""
     freeze()
     with contextlib.suppress(Closed):
-        channel.send(Ready(time.monotonic() - started, problem))
+        channel.send(Ready(problem))
         Server(channel).serve()
 
 

@@ -19,6 +19,8 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
     The model is built on the meta device if its code allows that, so that even a large one needs no memory.
     Raises GpubenchError if the mode, a batch, or a compile target does not fit the workload.
     """
+    from torch.nn.modules.conv import _ConvNd
+
     workload = loaded.workload
     if mode not in workload.modes:
         raise GpubenchError(
@@ -42,7 +44,7 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         batch_size=count,
         parameter_count=_count_parameters(loaded, model),
         input_shapes=_input_shapes(loaded, count),
-        convolution_dimensions=_convolution_dimensions(model),
+        convolution_dimensions=sorted({len(each.kernel_size) for each in model.modules() if isinstance(each, _ConvNd)}),
         attention=_has_attention(model),
         tile_sizes=list(tiling.sizes) if tiling else [],
         tile_multiple=tiling.multiple if tiling else 1,
@@ -111,12 +113,6 @@ def _input_shapes(loaded: Loaded, batch_size: int) -> list[list[int]]:
                 "The first dimension of every input must be the batch.",
             )
     return shapes
-
-
-def _convolution_dimensions(model: nn.Module) -> list[int]:
-    from torch.nn.modules.conv import _ConvNd
-
-    return sorted({len(module.kernel_size) for module in model.modules() if isinstance(module, _ConvNd)})
 
 
 def _has_attention(model: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,11 +80,6 @@ def blend_weights(side: TileSide, up: int, down: int, device: torch.device, dtyp
         return weights.to(device=device, dtype=dtype)
 
 
-def _chunks(positions: Sequence[tuple[int, ...]], count: int) -> Iterator[list[tuple[int, ...]]]:
-    for first in range(0, len(positions), count):
-        yield list(positions[first : first + count])
-
-
 def _cut(x: torch.Tensor, sides: Sequence[TileSide], positions: list[tuple[int, ...]]) -> torch.Tensor:
     tiles = []
     for position in positions:
@@ -120,7 +115,8 @@ def apply_tiled(
     tiles_per_call = min(tiles_per_call, len(positions))
     result: torch.Tensor | None = None
     dtype = x.dtype
-    for chunk in _chunks(positions, tiles_per_call):
+    for first in range(0, len(positions), tiles_per_call):
+        chunk = positions[first : first + tiles_per_call]
         filled = chunk + chunk[-1:] * (tiles_per_call - len(chunk))
         outputs = function(_cut(x, sides, filled))
         if result is None:

@@ -16,7 +16,17 @@ from gpubench.executor.executor import Executor, Job
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.hardware.facts import Device
-from gpubench.report.model import Configuration, Measurement, Protocol, Quality, Report, Role, Utilization, Value
+from gpubench.report.model import (
+    Configuration,
+    Measurement,
+    Memory,
+    Protocol,
+    Quality,
+    Report,
+    Role,
+    Utilization,
+    Value,
+)
 from gpubench.search.space import Builder, ToggleValues
 from gpubench.search.strategies import get_strategy, search_space
 from gpubench.search.strategy import SearchSpace
@@ -25,7 +35,7 @@ from gpubench.study.book import Book
 from gpubench.study.rows import CONTROL
 from gpubench.study.study import Study
 from gpubench.toggles.toggle import Scope
-from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, ProbeResult, SamplesTaken, WorkloadChoice
+from gpubench.worker.messages import EvidenceCollected, Prepared, ProbeResult, SamplesTaken, WorkloadChoice
 from tests import reports
 
 STEPS = Path(__file__).with_name("timed_steps.py")
@@ -92,7 +102,7 @@ class Planted:
     count: Callable[[str], int] = lambda _: 3  # samples of a process
     noise: float = 0.001  # between samples of one process, half of the whole range
     flags: Callable[[str, int], Sequence[str]] = lambda _, __: ()
-    memory: MemoryRead | None = None  # of each process that ran alone
+    memory: Memory | None = None  # of each process that ran alone
     control: str = "baseline"  # the row whose times the A/A control of a final has
     free: float = 2**60  # bytes
     protocol: Protocol = field(default_factory=Protocol)

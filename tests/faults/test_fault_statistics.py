@@ -26,11 +26,10 @@ from gpubench.executor.outcome import Outcome
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.flags import UNSTEADY
 from gpubench.report import store
-from gpubench.report.model import Configuration, Measurement, Protocol, Recommendation
+from gpubench.report.model import Configuration, Measurement, Memory, Protocol, Recommendation
 from gpubench.stats.estimate import Estimate
 from gpubench.stats.student import detectable
 from gpubench.study.schedule import Schedule
-from gpubench.worker.messages import MemoryRead
 from tests import reports
 from tests.faults.scripted import (
     Planted,
@@ -341,10 +340,11 @@ def test_a_control_does_not_cost_the_others_their_turns(tmp_path: Path) -> None:
             together.append([job.id for job in jobs])
             return super().run_round(jobs, needed_bytes)
 
-    read = MemoryRead(
-        allocated=None, reserved=None, warmup_allocated=None, host_peak=11 * 2**30, host_warmup_peak=11 * 2**30,
-        host_at_start=2**30, retries=None, growth_per_iteration=None, seconds=0.0, unavailable={},
-    )  # fmt: skip
+    read = Memory(
+        host_peak_resident_bytes=11 * 2**30,
+        host_warmup_peak_resident_bytes=11 * 2**30,
+        host_resident_at_start_bytes=2**30,
+    )
 
     def seconds(row_id: str, _: int) -> float:
         return 0.1 if row_id == "baseline" else 0.05

@@ -98,9 +98,9 @@ def test_the_gpu_now(fake_nvml: FakeNvml) -> None:
     card.fails["nvmlDeviceGetTotalEnergyConsumption"] = NOT_SUPPORTED
     nvml = Nvml.open()
     device = Device(kind="cuda", name="x", index=0, uuid="GPU-1")
-    names, driver, cuda, now = checkup._nvml_facts(nvml, device)
-    assert (names, driver, cuda) == (["NVIDIA Test Card"], "570.86.15", [12, 8])
-    assert now is not None
+    facts = checkup._nvml_facts(nvml, device)
+    now = facts.pop("gpu")
+    assert facts == {"cards": ["NVIDIA Test Card"], "driver_version": "570.86.15", "driver_cuda": [12, 8]}
     assert (now.throttle_reasons, now.utilization_percent) == (["hw_thermal_slowdown"], 3)
     assert (now.power_limit_watts, now.default_power_limit_watts) == (300, 350)
     assert now.other_processes == ["pid 7, 1 MiB"]
@@ -109,8 +109,8 @@ def test_the_gpu_now(fake_nvml: FakeNvml) -> None:
 
 def test_a_gpu_that_nvml_cannot_find(fake_nvml: FakeNvml) -> None:
     fake_nvml.add(FakeGpu(uuid="GPU-1"))
-    _, _, _, now = checkup._nvml_facts(Nvml.open(), Device(kind="cuda", name="x", index=0, uuid="GPU-2"))
-    assert now is not None and "GPU-2 cannot be reached" in now.unavailable["device"]
+    facts = checkup._nvml_facts(Nvml.open(), Device(kind="cuda", name="x", index=0, uuid="GPU-2"))
+    assert "GPU-2 cannot be reached" in facts["gpu"].unavailable["device"]
 
 
 def test_processes_and_limits_that_cannot_be_read(fake_nvml: FakeNvml) -> None:

@@ -42,7 +42,7 @@ def growth_of(
         return next(levels)
 
     monkeypatch.setattr(module, "in_use", in_use)
-    return ready.measure_memory().growth_per_iteration, steps
+    return ready.measure_memory().memory.growth_bytes_per_iteration, steps
 
 
 def test_level_memory_takes_four_steps(ready: PreparedModel, monkeypatch: pytest.MonkeyPatch) -> None:
