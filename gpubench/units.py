@@ -10,6 +10,8 @@ from gpubench.errors import GpubenchError
 BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+# Durations below so many seconds are multiplied by that factor and shown in that unit.
+DURATIONS = ((1e-6, 1e9, "ns"), (1e-3, 1e6, "us"), (1, 1e3, "ms"), (120, 1, "s"), (7200, 1 / 60, "min"))
 BEYOND = 10.0  # shares that are not told any nearer
 SHARE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*")
 QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
@@ -71,13 +73,7 @@ def format_bytes(size: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """Three significant figures with a unit from ns to h: `12.3 ms`, `4.00 s`, `2.50 min`."""
-    for limit, factor, unit in (
-        (1e-6, 1e9, "ns"),
-        (1e-3, 1e6, "us"),
-        (1, 1e3, "ms"),
-        (120, 1, "s"),
-        (7200, 1 / 60, "min"),
-    ):
+    for limit, factor, unit in DURATIONS:
         if abs(seconds) < limit:
             return f"{significant(seconds * factor)} {unit}"
     return f"{significant(seconds / 3600)} h"

@@ -26,12 +26,7 @@ from gpubench.cli.workloads import workloads
 from gpubench.errors import EXIT_FAULT, EXIT_USAGE, GpubenchError
 from gpubench.text import printable
 
-app = typer.Typer(
-    name="gpubench",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(name="gpubench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 # The base class of the parser's errors; its module differs between versions of typer.
 ParserError: type[Exception] = typer.BadParameter.__mro__[2]

@@ -17,16 +17,12 @@ def spread(arguments: list[str], options: tuple[str, ...]) -> list[str]:
     for index, argument in enumerate(arguments):
         if argument == "--":
             return result + arguments[index:]
-        if argument in options:
-            taking = argument
-            following = arguments[index + 1] if index + 1 < len(arguments) else ""
-            if not NUMBER.fullmatch(following):  # `1,2,4`, or an error
-                result.append(argument)
-                taking = ""
-        elif taking and NUMBER.fullmatch(argument):
+        if taking and NUMBER.fullmatch(argument):
             result += [taking, argument]
-        else:
-            taking = ""
+            continue
+        following = "".join(arguments[index + 1 : index + 2])  # no number: `1,2,4`, or an error
+        taking = argument if argument in options and NUMBER.fullmatch(following) else ""
+        if not taking:
             result.append(argument)
     return result
 

@@ -89,14 +89,12 @@ class ForkServer:
 
     def fork(self) -> Worker:
         """A fresh worker. A server that has died is started again once."""
-        for attempt in (1, 2):
+        for _ in range(2):
             try:
                 self.wait_ready()
                 return self._fork()
             except (Closed, TimeoutError):
                 self.close()
-                if attempt == 2:
-                    break
         raise WorkerError("crashed", "the process that starts workers has died twice", "start")
 
     def _fork(self) -> Worker:

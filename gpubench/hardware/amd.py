@@ -100,15 +100,12 @@ class AmdDevice:
         # The first is there from ROCm 6.4 on; of the others each card fills one.
         power = self._read("amdsmi_get_power_info")
         got.put("power_watts", number(power, "socket_power", "current_socket_power", "average_socket_power"))
-        got.put("energy_joules", self._energy())
+        got.put("energy_millijoules", self._energy(), told="energy_joules")
         got.put("temperature_celsius", self._temperature())
         got.put("sm_clock_mhz", self._clock("GFX"))
         got.put("memory_clock_mhz", self._clock("MEM"))
-        got.put("throttle_reasons", Unavailable(NO_REASONS))
-        values = got.values
-        values["energy_millijoules"] = values.pop("energy_joules")
-        values["throttle_bits"] = values.pop("throttle_reasons")
-        return GpuSample(**values, unavailable=got.unavailable)
+        got.put("throttle_bits", Unavailable(NO_REASONS), told="throttle_reasons")
+        return GpuSample(**got.values, unavailable=got.unavailable)
 
     def _read(self, function: str, *arguments: object) -> Any:
         return where_known(lambda *known: self._smi.attempt(function, self.handle, *known), *arguments)

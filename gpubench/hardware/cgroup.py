@@ -12,16 +12,12 @@ from gpubench.hardware.nvml_call import Unavailable, where_known
 UNLIMITED_BYTES = 2**60
 
 
-def _memberships(root: Path) -> dict[str, str]:
-    """Controller -> path of this process's group; "" is version 2."""
-    lines = (root / "proc/self/cgroup").read_text().splitlines()
-    parts = [line.split(":", 2) for line in lines if line.count(":") >= 2]
-    return {controller: path for _, names, path in parts for controller in names.split(",")}
-
-
 def _folders(root: Path, controller: str) -> list[Path]:
     """The group's folder and those above it: the narrowest limit among them holds."""
-    memberships = _memberships(root)
+    lines = (root / "proc/self/cgroup").read_text().splitlines()
+    parts = [line.split(":", 2) for line in lines if line.count(":") >= 2]
+    # Controller -> path of this process's group; "" is version 2.
+    memberships = {name: path for _, names, path in parts for name in names.split(",")}
     mounts = [root / "sys/fs/cgroup" / controller] if controller in memberships else []
     mounts += [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
     folders: list[Path] = []

@@ -161,9 +161,9 @@ class Gatherer:
         self.values: dict[str, Any] = {}
         self.unavailable: dict[str, str] = {}
 
-    def put(self, name: str, value: Any, convert: Callable[[Any], Any] = lambda value: value) -> None:
-        """Keeps `convert(value)`, or the reason where `value` is `Unavailable`."""
+    def put(self, name: str, value: Any, convert: Callable[[Any], Any] = lambda value: value, told: str = "") -> None:
+        """Keeps `convert(value)`, or the reason where `value` is `Unavailable`; `told`: its name in reports."""
         if isinstance(value, Unavailable):
-            self.values[name], self.unavailable[name] = None, value.reason
+            self.values[name], self.unavailable[told or name] = None, value.reason
         else:
             self.values[name] = convert(value)

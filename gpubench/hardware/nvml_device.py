@@ -35,16 +35,13 @@ class NvmlDevice:
         got.put("memory_utilization_percent", rates, lambda rates: float(rates.memory))
         got.put("memory_used_bytes", attempt("nvmlDeviceGetMemoryInfo", self.handle), lambda info: int(info.used))
         got.put("power_watts", self._whole("nvmlDeviceGetPowerUsage"), lambda milliwatts: milliwatts / 1000)
-        got.put("energy_joules", self._whole("nvmlDeviceGetTotalEnergyConsumption"), int)
+        got.put("energy_millijoules", self._whole("nvmlDeviceGetTotalEnergyConsumption"), int, told="energy_joules")
         temperature = attempt("nvmlDeviceGetTemperature", self.card, pynvml.NVML_TEMPERATURE_GPU)
         got.put("temperature_celsius", temperature, float)
         got.put("sm_clock_mhz", attempt("nvmlDeviceGetClockInfo", self.card, pynvml.NVML_CLOCK_SM), float)
         got.put("memory_clock_mhz", attempt("nvmlDeviceGetClockInfo", self.card, pynvml.NVML_CLOCK_MEM), float)
-        got.put("throttle_reasons", self._event_reasons(), int)
-        values = got.values
-        values["energy_millijoules"] = values.pop("energy_joules")
-        values["throttle_bits"] = values.pop("throttle_reasons")
-        return GpuSample(**values, unavailable=got.unavailable)
+        got.put("throttle_bits", self._event_reasons(), int, told="throttle_reasons")
+        return GpuSample(**got.values, unavailable=got.unavailable)
 
     def _event_reasons(self) -> Any:
         bits = attempt("nvmlDeviceGetCurrentClocksEventReasons", self.card)

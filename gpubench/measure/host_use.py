@@ -20,21 +20,14 @@ UNSEEN_CORES = 0.1
 
 
 @dataclass(frozen=True)
-class WorkerReading:
-    """What is read of one worker beside its line in the process table."""
-
-    switches: Mapping[int, int] | Unavailable  # thread -> times that the kernel took its core away
-    swapped_bytes: int | Unavailable
-
-
-@dataclass(frozen=True)
 class HostReading:
     """The host at one moment; `host_use` makes sense of two."""
 
     at: float  # time.monotonic()
     times: CpuTimes | Unavailable
     stats: Mapping[int, bytes] | Unavailable  # process id -> /proc/[pid]/stat
-    workers: Mapping[int, WorkerReading]
+    switches: Mapping[int, Mapping[int, int] | Unavailable]  # worker -> thread -> times that it lost its core
+    swapped_bytes: Mapping[int, int | Unavailable]  # by worker
     ours: frozenset[int]
     throttled_s: float | Unavailable
 
@@ -50,7 +43,8 @@ def read_host(pids: Iterable[int], ours: frozenset[int] = frozenset(), root: Pat
         at=time.monotonic(),
         times=read_times(root),
         stats=read_stats(root),
-        workers={pid: WorkerReading(_switches(root, pid), _swapped(root, pid)) for pid in workers},
+        switches={pid: _switches(root, pid) for pid in workers},
+        swapped_bytes={pid: _swapped(root, pid) for pid in workers},
         ours=ours | {os.getpid(), *workers},
         throttled_s=cpu_throttled_s(root),
     )
@@ -65,7 +59,7 @@ def host_use(before: HostReading, after: HostReading) -> HostUse:
     cores = where_known(
         lambda span, old, new: _rate(new.busy - old.busy - span.our_cpu_s(), seconds), span, before.times, after.times
     )
-    faults = where_known(lambda span: _total([span.major_faults(pid) for pid in after.workers]), span)
+    faults = where_known(lambda span: _total([span.major_faults(pid) for pid in after.switches]), span)
     steal = where_known(lambda old, new: _rate(new.steal - old.steal, seconds), before.times, after.times)
     throttled = where_known(lambda old, new: max(0.0, new - old), before.throttled_s, after.throttled_s)
     got = Gatherer()
@@ -73,8 +67,10 @@ def host_use(before: HostReading, after: HostReading) -> HostUse:
     got.put("busiest_other", where_known(lambda span: _busiest(span, cores), span))
     got.put("major_faults", faults)
     got.put("steal_cores", steal)
-    got.put("involuntary_switches", _switched(before.workers, after.workers))
-    got.put("swapped_bytes", _total([worker.swapped_bytes for worker in after.workers.values()]))
+    # Over the threads that still live: counts of ended threads are lost.
+    switches = [where_known(_grown, last, before.switches.get(pid, {})) for pid, last in after.switches.items()]
+    got.put("involuntary_switches", _total(switches))
+    got.put("swapped_bytes", _total(list(after.swapped_bytes.values())))
     got.put("quota_throttled_s", throttled)
     return HostUse(seconds=max(0.0, seconds), **got.values, unavailable=got.unavailable)
 
@@ -96,14 +92,8 @@ def _busiest(span: Span, cores: float | Unavailable) -> str | Unavailable | None
     return None
 
 
-def _switched(before: Mapping[int, WorkerReading], after: Mapping[int, WorkerReading]) -> int | Unavailable:
-    """Over the threads that still live: counts of ended threads are lost."""
-
-    def grown(last: Mapping[int, int], first: Mapping[int, int]) -> int:
-        return sum(max(0, count - first.get(thread, 0)) for thread, count in last.items())
-
-    first = {pid: worker.switches for pid, worker in before.items()}
-    return _total([where_known(grown, worker.switches, first.get(pid, {})) for pid, worker in after.items()])
+def _grown(last: Mapping[int, int], first: Mapping[int, int]) -> int:
+    return sum(max(0, count - first.get(thread, 0)) for thread, count in last.items())
 
 
 def _total(values: list[int | Unavailable]) -> int | Unavailable:

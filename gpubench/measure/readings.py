@@ -76,7 +76,8 @@ def summarize(
     for name in ACTIVITY_FIELDS:
         gathered.put(name, activity_reading(activities, name, start, end))
     gathered.put("energy_joules", _energy(samples, start, end))
-    gathered.put("throttle_reasons", _throttle(inside, start, end))
+    bits = _throttle_bits(inside) or _unread(inside, "throttle_reasons", start, end)
+    gathered.put("throttle_reasons", bits, lambda bits: decode_reasons(reduce(int.__or__, bits)))
     gathered.put("other_processes", _others(samples, start, end, ours))
     return Utilization(**gathered.values, unavailable=gathered.unavailable)
 
@@ -167,11 +168,6 @@ def _energy(samples: Sequence[MonitorSample], start: float, end: float) -> float
     if values[-1] == values[0]:  # no device runs on nothing
         return Unavailable(f"the energy counter did not move within the window of {end - start:.2f} s")
     return (values[-1] - values[0]) / 1000
-
-
-def _throttle(inside: Sequence[MonitorSample], start: float, end: float) -> list[str] | Unavailable:
-    bits = _throttle_bits(inside)
-    return decode_reasons(reduce(int.__or__, bits)) if bits else _unread(inside, "throttle_reasons", start, end)
 
 
 def _throttle_bits(samples: Sequence[MonitorSample]) -> list[int]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gpubench.metrics import MISSING
-from gpubench.text import printable
 
 Kind = Literal["report", "answer", "check", "history"]
 
@@ -120,15 +119,15 @@ def table(columns: Sequence[Column], groups: Sequence[RowGroup], longest: int | 
     return dataclasses.replace(full, columns=tuple(kept)) if full.rows else None
 
 
-def made_printable(value: Any) -> Any:
-    """A copy of a document, or of a part of one, in which every text is safe to print."""
+def with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """A copy of a document, of a part of one or of plain data in which `change` has been applied to every text."""
     if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, tuple):
-        return tuple(map(made_printable, value))
+        return change(value)
+    if isinstance(value, tuple | list):
+        return type(value)(with_texts(item, change) for item in value)
     if isinstance(value, Mapping):
-        return {key: made_printable(text) for key, text in value.items()}
+        return {key: with_texts(item, change) for key, item in value.items()}
     if value is None or not dataclasses.is_dataclass(value):
         return value
-    parts = {part.name: made_printable(getattr(value, part.name)) for part in dataclasses.fields(value)}
+    parts = {part.name: with_texts(getattr(value, part.name), change) for part in dataclasses.fields(value)}
     return dataclasses.replace(value, **parts)  # type: ignore[type-var]

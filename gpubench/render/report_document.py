@@ -20,13 +20,7 @@ from gpubench.text import plural
 from gpubench.units import format_bytes, significant
 
 Code = Callable[[Report, Recommendation | None], str]  # what switches a recommendation on
-GROUPS = {
-    "baseline": "",
-    "alone": "alone:",
-    "ladder": "the ladder:",
-    "sweep": "the sweep:",
-    "other": "others:",
-}
+GROUPS = {"baseline": "", "alone": "alone:", "ladder": "the ladder:", "sweep": "the sweep:", "other": "others:"}
 
 
 def reports_content(reports: Sequence[Report], code: Code) -> Content:

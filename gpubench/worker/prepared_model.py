@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from gpubench.flags import WARM_CACHE, Flag
 from gpubench.measure.memory import (
     GRAIN_BYTES,
@@ -81,10 +83,8 @@ class PreparedModel:
         self.iterations = 1
         self.seconds_per_iteration = 0.0
         self.unavailable: dict[str, str] = {}
-        self.host_at_start: int | None = None
+        self.memory = Memory()
         self.used_at_start: int | None = None
-        self.host_warmup_peak: int | None = None
-        self.warmup_allocated: int | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -112,7 +112,8 @@ class PreparedModel:
         if device.type == "cpu" and "TORCHINDUCTOR_WORKER_START" not in os.environ:
             # A forked compile worker starts at once; a new interpreter would import torch for every configuration.
             torch._inductor.config.worker_start_method = "fork"
-        self.host_at_start, self.used_at_start = host_memory().resident, in_use(device)
+        self.memory = Memory(host_resident_at_start_bytes=host_memory().resident)
+        self.used_at_start = in_use(device)
         with self.phase("build"):
             if self.protocol.max_memory_bytes:
                 limits.limit_memory(device, self.protocol.max_memory_bytes)
@@ -178,12 +179,16 @@ class PreparedModel:
     def end_of_warmup(self) -> None:
         """Records the peaks so far, so that later figures do not include build and compilation."""
         gc.collect()
-        self.warmup_allocated, _ = device_peaks(self.context.device)
-        if self.warmup_allocated is None:
+        allocated, _ = device_peaks(self.context.device)
+        if allocated is None:
             for name in ("peak_memory_allocated", "peak_memory_reserved", "warmup_peak_memory_allocated"):
                 self.unavailable[f"{name}_bytes"] = "torch's CPU allocator keeps no peaks"
             self.unavailable["allocation_retries"] = "torch's CPU allocator counts none"
-        self.host_warmup_peak = host_memory().peak
+        self.memory = replace(
+            self.memory,
+            warmup_peak_memory_allocated_bytes=allocated,
+            host_warmup_peak_resident_bytes=host_memory().peak,
+        )
 
     def sample(self, blocks: int | None) -> SamplesTaken:
         """Takes samples by the protocol, or that many blocks, with the garbage collector off."""
@@ -253,13 +258,11 @@ class PreparedModel:
         growth = self.growth(levels)
         if growth is None:
             self.unavailable["growth_bytes_per_iteration"] = "memory could not be read after each step"
-        memory = Memory(
+        memory = replace(
+            self.memory,
             peak_memory_allocated_bytes=allocated,
             peak_memory_reserved_bytes=reserved,
-            warmup_peak_memory_allocated_bytes=self.warmup_allocated,
             host_peak_resident_bytes=host_memory().peak,
-            host_warmup_peak_resident_bytes=self.host_warmup_peak,
-            host_resident_at_start_bytes=self.host_at_start,
             allocation_retries=None if retries is None or later is None else later - retries,
             growth_bytes_per_iteration=growth,
             unavailable=self.unavailable,

@@ -21,9 +21,10 @@ from gpubench.render.document import (
     RowGroup,
     Table,
     TableRow,
-    made_printable,
+    with_texts,
 )
 from gpubench.render.formats import all_formats, choices, endings, render
+from gpubench.text import printable
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_every_text_of_a_document_is_made_printable() -> None:
         chosen = Recommended(text, text, (note,), (text,))
         return Document(text, (text,), table, (note,), chosen, text, (text,), (text,))
 
-    assert made_printable(document(evil)) == document(safe)
+    assert with_texts(document(evil), printable) == document(safe)
     assert "\x1b" not in render(content(evil), "table") + render(content(evil), "markdown")
 
 

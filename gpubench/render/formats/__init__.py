@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from gpubench.errors import unknown_name
-from gpubench.render.document import Content, Kind, made_printable
+from gpubench.render.document import Content, Kind, with_texts
+from gpubench.text import printable
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def render(content: Content, name: str) -> str:
     """
     if name not in choices(content.kind):
         raise unknown_name("format", name, choices(content.kind))
-    safe = dataclasses.replace(content, documents=lambda: made_printable(tuple(content.documents())))
+    safe = dataclasses.replace(content, documents=lambda: with_texts(tuple(content.documents()), printable))
     return all_formats()[name].render(safe)
 
 
