@@ -361,7 +361,7 @@ def workload_object() -> object:
         (lambda: gpubench.compare(set={"precison": "fp32"}), "Did you mean 'precision'"),
         (lambda: gpubench.compare(allow=["wrong"]), "Unknown flag 'wrong'"),
         (lambda: gpubench.compare(rounds=0), "rounds is 0. Give a whole number from 1 on"),
-        (lambda: gpubench.compare(final_rounds=1.5), "final_rounds is 1.5"),
+        (lambda: gpubench.compare(final_rounds=1.5), "Expected `int . null`, got `float`"),
         (lambda: gpubench.compare(seed=2**31), "seed is 2147483648"),
         (lambda: gpubench.compare(timeout_s=0), "timeout_s is 0"),
         (lambda: gpubench.compare(resume=True), "no report to resume without output"),

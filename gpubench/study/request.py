@@ -58,15 +58,13 @@ class StudyRequest:
     def check(self) -> None:
         """Raises GpubenchError for whatever can be seen to be wrong without loading torch."""
         check_workload(self.workload)
+        one_of("mode", self.mode, (None, *get_args(Mode)))
+        one_of("objective", self.objective, get_args(Objective))
         try:
             msgspec.convert({name: getattr(self, name) for name in self.__dataclass_fields__}, StudyRequest)
         except msgspec.ValidationError as error:
-            raise GpubenchError(
-                f"An argument has a wrong type: {error}.", "help(gpubench.compare) lists them."
-            ) from error
+            raise GpubenchError(f"Wrong type of argument: {error}.", "See help(gpubench.compare).") from error
         all_metrics()  # a broken plug-in is better told before the run than after it
-        one_of("mode", self.mode, (None, *get_args(Mode)))
-        one_of("objective", self.objective, get_args(Objective))
         if self.strategy is not None:
             get_strategy(self.strategy)
         self.requested()
