@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gpubench.errors import GpubenchError
 from gpubench.workloads.loader import Loaded
+from gpubench.workloads.observe import observe
 from gpubench.workloads.source import blaming
 from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
@@ -19,8 +20,6 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
     The model is built on the meta device if its code allows that, so that even a large one needs no memory.
     Raises GpubenchError if the mode, a batch, or a compile target does not fit the workload.
     """
-    from torch.nn.modules.conv import _ConvNd
-
     workload = loaded.workload
     if mode not in workload.modes:
         raise GpubenchError(
@@ -32,6 +31,8 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         raise GpubenchError(f"The batch size is {count}.", "Give a whole number of at least 1.")
     model = _build(loaded)
     _check_targets(loaded, model)
+    parameter_count, shapes = _count_parameters(loaded, model), _input_shapes(loaded, count)
+    seen = observe(loaded, mode, model)
     tiling = workload.tiling if mode == "inference" else None
     return WorkloadFacts(
         reference=loaded.reference,
@@ -42,10 +43,10 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         size=loaded.size,
         parameters=dict(loaded.parameters),
         batch_size=count,
-        parameter_count=_count_parameters(loaded, model),
-        input_shapes=_input_shapes(loaded, count),
-        convolution_dimensions=sorted({len(each.kernel_size) for each in model.modules() if isinstance(each, _ConvNd)}),
-        attention=_has_attention(model),
+        parameter_count=parameter_count,
+        input_shapes=shapes,
+        convolution_dimensions=_convolution_dimensions(model) if seen.device is None else seen.convolution_dimensions(),
+        attention=seen.attention() or _has_attention(model),
         tile_sizes=list(tiling.sizes) if tiling else [],
         tile_multiple=tiling.multiple if tiling else 1,
         tile_overlap=tiling.overlap if tiling else 0,
@@ -113,6 +114,13 @@ def _input_shapes(loaded: Loaded, batch_size: int) -> list[list[int]]:
                 "The first dimension of every input must be the batch.",
             )
     return shapes
+
+
+def _convolution_dimensions(model: nn.Module) -> list[int]:
+    """By the classes of the modules, for a model whose step cannot be watched here."""
+    from torch.nn.modules.conv import _ConvNd
+
+    return sorted({len(each.kernel_size) for each in model.modules() if isinstance(each, _ConvNd)})
 
 
 def _has_attention(model: nn.Module) -> bool:
