@@ -119,6 +119,7 @@ class PreparedModel:
                 limits.limit_memory(device, self.protocol.max_memory_bytes)
             loaded, mode = load_choice(request.choice)
             self.context = build(loaded, mode, device, request.configuration, self.protocol.seed)
+            self.context.facts = request.facts
             if parts(self.context.model) & {part for other in others for part in parts(other)}:
                 raise Shared
             batches = make_batches(loaded, self.context.batch_size, self.protocol.input_batches, self.protocol.seed)
