@@ -18,7 +18,8 @@ from gpubench.stats.processes import Phase, latest
 RECOMMENDED = Role(kind="recommendation")
 CONTROL = "control"  # id of the baseline's second row in a final
 OF_THE_BASELINE = (
-    "memory", "quality", "evidence", "compile_time_s", "host", "utilization", "device_busy_s", "host_bound_fraction"
+    "memory", "quality", "evidence", "compile_time_s", "host", "utilization", "counts", "device_busy_s",
+    "host_bound_fraction",
 )  # fmt: skip
 
 
@@ -67,6 +68,7 @@ def first_row(planned: Candidate, result: Outcome, position: int, drift: float =
         compile_time_s=prepared.compile_time_s,
         device_busy_s=collected.device_busy_s,
         graph_breaks=collected.graph_breaks,
+        counts=collected.counts,
         memory=result.memory,
         utilization=utilization(result),
         host=result.host,

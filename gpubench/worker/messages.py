@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from gpubench.flags import Flag
 from gpubench.hardware.facts import Device, Environment
-from gpubench.report.model import Evidence, Memory, Protocol, Quality, Value
+from gpubench.report.model import Evidence, Memory, Protocol, Quality, StepCounts, Value
 from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
 # ----- tool -> fork server, and back
@@ -195,6 +195,7 @@ class EvidenceCollected(Struct, frozen=True, tag=True, kw_only=True):
     flags: list[Flag]
     seconds: float
     graph_breaks: int | None = None  # counted by the compiler; None if nothing was compiled
+    counts: StepCounts | None = None
     device_busy_s: float | None = None  # time in one profiled step in which kernels or copies ran on the GPU
 
 

@@ -29,6 +29,7 @@ from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, sample, sample_blocks
 from gpubench.report.model import Evidence, Memory, Quality
 from gpubench.worker import limits, reference
+from gpubench.worker.counts import step_counts
 from gpubench.worker.messages import Checked, EvidenceCollected, MemoryRead, Prepare, Prepared, SamplesTaken
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
 from gpubench.worker.step import Stepper
@@ -287,7 +288,7 @@ class PreparedModel:
             results = [
                 (toggle, value, toggle.evidence(context, value)) for toggle, value in toggles_of(context.configuration)
             ]
-        breaks = [result.graph_breaks for _, _, result in results if result.graph_breaks is not None]
+        compiled = next((result for _, _, result in results if result.graph_breaks is not None), None)
         return EvidenceCollected(
             evidence=[
                 Evidence(toggle=toggle.name, value=value, took_effect=result.took_effect, detail=result.detail)
@@ -295,6 +296,7 @@ class PreparedModel:
             ],
             flags=[result.flag for _, _, result in results if result.flag],
             seconds=self.phases["evidence"],
-            graph_breaks=breaks[0] if breaks else None,
+            graph_breaks=compiled.graph_breaks if compiled else None,
+            counts=step_counts(context, compiled),
             device_busy_s=context.trace.device_busy_s if context.trace else None,
         )
