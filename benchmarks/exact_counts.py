@@ -2,7 +2,8 @@
 
     python benchmarks/exact_counts.py [REPEATS [WORKLOAD...]]
 
-Prints a line for each configuration. A count that differs between two of its processes is named, and the exit code is 1.
+Prints a line for each configuration. A count that differs between two of its processes is named, and the exit code
+is 1.
 """
 
 from __future__ import annotations

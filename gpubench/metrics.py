@@ -153,7 +153,7 @@ def _allocated(change: float) -> str:
 
 
 def _flops(change: float) -> str:
-    return f"{significant(abs(change))} FLOPs {'more' if change > 0 else 'fewer'} in a step"
+    return f"{abs(change):.3g} FLOPs {'more' if change > 0 else 'fewer'} in a step"
 
 
 def _work_in(dtype: str) -> Metric:
@@ -220,7 +220,7 @@ BUNDLED = (
         "kernels", "", "lower", _at("counts.kernels"), COUNT,
         limit=0.0, heading="kernels", width=200, exact=_counted("kernel"),
     ),
-    Metric("flops", "", "lower", _at("counts.flops"), significant, limit=0.0, title="FLOPs", exact=_flops),
+    Metric("flops", "", "lower", _at("counts.flops"), "{:.4g}".format, limit=0.0, title="FLOPs", exact=_flops),
     Metric(
         "bytes_allocated", "bytes", "lower", _at("counts.bytes_allocated"), format_bytes,
         limit=0.0, column="bytes_allocated", exact=_allocated,

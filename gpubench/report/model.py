@@ -225,7 +225,7 @@ class Measurement(Struct, frozen=True, kw_only=True):
     graph_breaks: Count | None = None  # that dynamo counted; None where nothing was compiled
     counts: StepCounts | None = None  # of one step
     device_busy_s: Seconds | None = None  # of one step: kernels and copies ran on the GPU for so long
-    host_bound_fraction: Annotated[float, Meta(ge=0, le=1)] | None = None  # of the step, in which the GPU did nothing
+    host_bound_fraction: Annotated[float, Meta(ge=0, le=1)] | None = None  # of the step, to enqueue it on an idle GPU
     memory: Memory | None = None
     utilization: Utilization | None = None
     host: HostUse | None = None

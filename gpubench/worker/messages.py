@@ -161,6 +161,7 @@ class Prepared(Struct, frozen=True, tag=True, kw_only=True):
     seconds_per_iteration: float
     warmup_iterations: int
     steady: bool | None
+    enqueue_s: float | None = None  # the host's time to enqueue a step on an idle GPU
     quality: Quality
     flags: list[Flag]
     phases_s: dict[str, float]

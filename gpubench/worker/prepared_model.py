@@ -26,7 +26,7 @@ from gpubench.measure.memory import (
 )
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
-from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, sample, sample_blocks
+from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, enqueue_seconds, sample, sample_blocks
 from gpubench.report.model import Evidence, Memory, Quality
 from gpubench.worker import limits, reference
 from gpubench.worker.counts import step_counts
@@ -147,12 +147,14 @@ class PreparedModel:
         self.seconds_per_iteration = warm.seconds_per_iteration
         self.iterations = calibrate(warm.seconds_per_iteration, self.protocol.block_s)
         self.end_of_warmup()
+        enqueue_s = enqueue_seconds(self.stepper.step, self.timer, warm.seconds_per_iteration)
         return Prepared(
             items_per_step=self.context.batch_size * self.context.workload.items_per_sample,
             compile_time_s=first,
             seconds_per_iteration=warm.seconds_per_iteration,
             warmup_iterations=warm.iterations,
             steady=warm.steady,
+            enqueue_s=enqueue_s,
             quality=quality,
             flags=self.flags,
             phases_s=dict(self.phases),
