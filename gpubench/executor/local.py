@@ -318,6 +318,7 @@ class LocalExecutor:
             compile_cache=pool.compile_cache(configuration),
             reference_folder=reference.folder,
             reference_problem=reference.problem,
+            facts=pool.facts,
         )
         slot.prepared = self._ask(slot, request, Prepared)
 

@@ -26,6 +26,7 @@ from gpubench.report.model import Configuration, Protocol, Value
 from gpubench.toggles import all_toggles, get
 from gpubench.toggles.traits import compiles
 from gpubench.worker.messages import Describe, MakeReference, ProbeResult, ReferenceMade, WorkloadChoice
+from gpubench.workloads.workload_facts import WorkloadFacts
 
 FREE_SHARE = 0.8  # of the free memory may be planned with: peaks of warming up are above those of the steps
 DESCRIBE_TIMEOUT_S = 300.0  # a user's module may import half the world
@@ -52,6 +53,7 @@ class WorkerPool:
         self._toolchains: set[int] = set()
         self._found = DeviceAccess(None)
         self._cleanup = contextlib.ExitStack()
+        self.facts: WorkloadFacts | None = None  # once described
         self.busy_before = ""  # why the device was not free before the run
 
     def __enter__(self) -> WorkerPool:
@@ -138,7 +140,7 @@ class WorkerPool:
                 ) from error
             finally:
                 worker.kill()
-        facts = described.workload
+        facts = self.facts = described.workload
         size = None if facts.size == "default" else facts.size  # what a workload that takes none calls its own
         self.choice = replace(self.choice, size=size, mode=facts.mode, source_hash=facts.source_hash)
         device = described.device

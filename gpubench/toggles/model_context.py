@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from gpubench.measure.trace import Trace
     from gpubench.workloads.workload import Workload
-    from gpubench.workloads.workload_facts import Mode
+    from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
 
 @dataclass
@@ -38,6 +38,7 @@ class ModelContext:
     inputs_resident: bool = True  # batches are on the device before the first step; else `transfer` moves each one
     step: StepParts = field(init=False)
     compiled: bool = False
+    facts: WorkloadFacts | None = None  # what a look at the workload found, where one was taken
     trace: Trace | None = None  # of one step after warm-up; None: profiling failed, see trace_error
     trace_error: str = ""
     notes: dict[str, Any] = field(default_factory=dict)  # a toggle's own memory from apply to evidence

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from gpubench.flags import Flag
 from gpubench.hardware.facts import Device, Environment
-from gpubench.report.model import Evidence, Memory, Protocol, Quality, Value
+from gpubench.report.model import Evidence, Memory, Protocol, Quality, StepCounts, Value
 from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
 # ----- tool -> fork server, and back
@@ -92,6 +92,7 @@ class Prepare(Struct, frozen=True, tag=True, kw_only=True):
     compile_cache: str  # a folder of this configuration's own
     reference_folder: str | None  # outputs to compare with; None: there are none, see reference_problem
     reference_problem: str = ""
+    facts: WorkloadFacts | None = None  # from the look at the workload, where one was taken
 
 
 class MakeReference(Struct, frozen=True, tag=True, kw_only=True):
@@ -160,6 +161,7 @@ class Prepared(Struct, frozen=True, tag=True, kw_only=True):
     seconds_per_iteration: float
     warmup_iterations: int
     steady: bool | None
+    enqueue_s: float | None = None  # the host's time to enqueue a step on an idle GPU
     quality: Quality
     flags: list[Flag]
     phases_s: dict[str, float]
@@ -194,6 +196,7 @@ class EvidenceCollected(Struct, frozen=True, tag=True, kw_only=True):
     flags: list[Flag]
     seconds: float
     graph_breaks: int | None = None  # counted by the compiler; None if nothing was compiled
+    counts: StepCounts | None = None
     device_busy_s: float | None = None  # time in one profiled step in which kernels or copies ran on the GPU
 
 

@@ -26,9 +26,10 @@ from gpubench.measure.memory import (
 )
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
-from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, sample, sample_blocks
+from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, enqueue_seconds, sample, sample_blocks
 from gpubench.report.model import Evidence, Memory, Quality
 from gpubench.worker import limits, reference
+from gpubench.worker.counts import step_counts
 from gpubench.worker.messages import Checked, EvidenceCollected, MemoryRead, Prepare, Prepared, SamplesTaken
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
 from gpubench.worker.step import Stepper
@@ -119,6 +120,7 @@ class PreparedModel:
                 limits.limit_memory(device, self.protocol.max_memory_bytes)
             loaded, mode = load_choice(request.choice)
             self.context = build(loaded, mode, device, request.configuration, self.protocol.seed)
+            self.context.facts = request.facts
             if parts(self.context.model) & {part for other in others for part in parts(other)}:
                 raise Shared
             batches = make_batches(loaded, self.context.batch_size, self.protocol.input_batches, self.protocol.seed)
@@ -145,12 +147,14 @@ class PreparedModel:
         self.seconds_per_iteration = warm.seconds_per_iteration
         self.iterations = calibrate(warm.seconds_per_iteration, self.protocol.block_s)
         self.end_of_warmup()
+        enqueue_s = enqueue_seconds(self.stepper.step, self.timer, warm.seconds_per_iteration)
         return Prepared(
             items_per_step=self.context.batch_size * self.context.workload.items_per_sample,
             compile_time_s=first,
             seconds_per_iteration=warm.seconds_per_iteration,
             warmup_iterations=warm.iterations,
             steady=warm.steady,
+            enqueue_s=enqueue_s,
             quality=quality,
             flags=self.flags,
             phases_s=dict(self.phases),
@@ -286,7 +290,7 @@ class PreparedModel:
             results = [
                 (toggle, value, toggle.evidence(context, value)) for toggle, value in toggles_of(context.configuration)
             ]
-        breaks = [result.graph_breaks for _, _, result in results if result.graph_breaks is not None]
+        compiled = next((result for _, _, result in results if result.graph_breaks is not None), None)
         return EvidenceCollected(
             evidence=[
                 Evidence(toggle=toggle.name, value=value, took_effect=result.took_effect, detail=result.detail)
@@ -294,6 +298,7 @@ class PreparedModel:
             ],
             flags=[result.flag for _, _, result in results if result.flag],
             seconds=self.phases["evidence"],
-            graph_breaks=breaks[0] if breaks else None,
+            graph_breaks=compiled.graph_breaks if compiled else None,
+            counts=step_counts(context, compiled),
             device_busy_s=context.trace.device_busy_s if context.trace else None,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from gpubench.errors import GpubenchError
@@ -47,6 +48,9 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         input_shapes=shapes,
         convolution_dimensions=_convolution_dimensions(model) if seen.device is None else seen.convolution_dimensions(),
         attention=seen.attention() or _has_attention(model),
+        unconvolved=list(_unconvolved(model) if seen.device is None else seen.unconvolved),
+        called=list(seen.called),
+        misses_targets=bool(seen.called) and not any(_reached(each, seen.called) for each in workload.compile_targets),
         tile_sizes=list(tiling.sizes) if tiling else [],
         tile_multiple=tiling.multiple if tiling else 1,
         tile_overlap=tiling.overlap if tiling else 0,
@@ -121,6 +125,24 @@ def _convolution_dimensions(model: nn.Module) -> list[int]:
     from torch.nn.modules.conv import _ConvNd
 
     return sorted({len(each.kernel_size) for each in model.modules() if isinstance(each, _ConvNd)})
+
+
+def _unconvolved(model: nn.Module) -> list[str]:
+    """By the classes of the modules, for a model whose step cannot be watched here."""
+    from torch.nn.modules.conv import _ConvNd
+
+    within = [name for name, each in model.named_modules() if isinstance(each, _ConvNd)]
+    named = (*model.named_parameters(), *model.named_buffers())
+    return [name for name, weight in named if weight.dim() in (4, 5) and not any(_below(name, one) for one in within)]
+
+
+def _below(name: str, module: str) -> bool:
+    return not module or f"{name}.".startswith(f"{module}.")
+
+
+def _reached(target: str, called: Sequence[str]) -> bool:
+    """Whether the step runs `target`: it calls that module, or one which `target` is a part of and may be called by."""
+    return any(_below(target, module) for module in called)
 
 
 def _has_attention(model: nn.Module) -> bool:

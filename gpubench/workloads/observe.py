@@ -35,6 +35,7 @@ class Observed:
     problem: str = ""
     calls: list[Call] = field(default_factory=list)
     called: tuple[str, ...] = ()  # dotted names of the modules that the step itself calls; "" is the whole model
+    unconvolved: tuple[str, ...] = ()  # parameters and buffers of 4 or 5 dimensions that no convolution used
     autocast: tuple[str, ...] = ()  # dtypes of autocast contexts that the workload's own code entered: "bfloat16"
     output: Any = None  # of inference; the loss of training
 
@@ -87,13 +88,17 @@ def _watching(model: nn.Module, seen: Observed) -> Iterator[None]:
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
     from torch.utils._python_dispatch import TorchDispatchMode
 
+    weights = _Weights(model)
+
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             tensors = [each for each in args if isinstance(each, torch.Tensor)]
             name = str(func).removesuffix(f".{func._overloadname}")
             dtypes, shapes = (each.dtype for each in tensors), (tuple(each.shape) for each in tensors)
             seen.calls.append(Call(name, tuple(dtypes), tuple(shapes)))
-            return func(*args, **(kwargs or {}))
+            result = func(*args, **(kwargs or {}))
+            weights.follow(name, tensors, result)
+            return result
 
     names, inside = {id(module): name for name, module in model.named_modules()}, [0]
 
@@ -119,3 +124,43 @@ def _watching(model: nn.Module, seen: Observed) -> Iterator[None]:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(Watch())  # type: ignore[no-untyped-call]
         yield
+    seen.unconvolved = weights.unconvolved()
+
+
+class _Weights:
+    """Follows a model's weights of 4 or 5 dimensions through a step, to the convolutions that use them.
+
+    A convolution may take what was computed from one: cast, divided by its norm, scaled for each sample. It then still
+    has the sides of the kernel as its last dimensions.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        found = (*model.named_parameters(), *model.named_buffers())
+        self._names = {id(weight): name for name, weight in found if weight.dim() in (4, 5)}
+        self._kernels = {name: tuple(weight.shape[2:]) for name, weight in found if weight.dim() in (4, 5)}
+        self._from = {key: {name} for key, name in self._names.items()}  # identity of a tensor -> what it is made of
+        self._kept: list[torch.Tensor] = []  # so that no identity is given to another tensor
+        self._used: set[str] = set()
+
+    def follow(self, operator: str, arguments: list[torch.Tensor], result: Any) -> None:
+        """Notes what an operator made of its arguments."""
+        import torch
+
+        if "convolution" in operator:
+            for argument in arguments[1:]:
+                self._used |= self._from.get(id(argument), set())
+            return
+        origins = set().union(*(self._from.get(id(argument), ()) for argument in arguments))
+        if not origins:
+            return
+        for made in result if isinstance(result, tuple | list) else (result,):
+            if not isinstance(made, torch.Tensor) or id(made) in self._names:
+                continue
+            sides = {len(kernel): tuple(made.shape[-len(kernel) :]) for kernel in self._kernels.values()}
+            if kept := {name for name in origins if sides[len(self._kernels[name])] == self._kernels[name]}:
+                self._from[id(made)] = kept
+                self._kept.append(made)
+
+    def unconvolved(self) -> tuple[str, ...]:
+        """The weights that no convolution used."""
+        return tuple(name for name in self._names.values() if name not in self._used)

@@ -102,3 +102,49 @@ def test_inputs_that_do_not_fit() -> None:
     assert "They must be a tuple of at least one tensor." in with_inputs(lambda b, g: ())
     assert "has shape [1, 4] for a batch of 2. The first dimension" in with_inputs(lambda b, g: (torch.ones(1, 4),))
     assert "Making the inputs of mine.py:make failed: KeyError" in with_inputs(lambda b, g: {}["x"])
+
+
+class Parts(nn.Module):
+    """A model whose step calls parts of it, and never the whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 4)
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return self.encoder(x)
+
+
+@pytest.mark.parametrize(
+    ("targets", "misses"),
+    [
+        (("",), True),
+        (("decoder",), True),
+        (("decoder", "encoder"), False),
+        (("encoder",), False),
+        (("encoder.0",), False),
+    ],
+)
+def test_a_step_that_calls_no_compile_target_is_known_before_it_is_measured(targets: Any, misses: bool) -> None:
+    case = loaded(Parts, infer=lambda model, batch, options: model.encode(*batch), compile_targets=targets)
+    facts = describe(case, "inference")
+    assert (facts.called, facts.misses_targets) == (["encoder"], misses)
+
+
+def test_a_step_that_calls_the_whole_model_reaches_every_target() -> None:
+    for targets in (("",), ("0",)):
+        facts = describe(loaded(lambda: nn.Sequential(nn.Linear(4, 4)), compile_targets=targets), "inference")
+        assert (facts.called, facts.misses_targets) == ([""], False)
+
+
+def test_what_no_convolution_uses_is_told_by_class_where_the_step_cannot_be_watched() -> None:
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3))
+            self.positions = nn.Parameter(torch.zeros(1, 4, 8, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise ValueError("not now")
+
+    assert describe(loaded(Failing), "inference").unconvolved == ["positions"]

@@ -60,6 +60,44 @@ def test_convolutions_are_found_by_what_runs() -> None:
     assert found.output.shape == (2, 4, 6, 6)
 
 
+class Modulated(nn.Module):
+    """Weights for each sample, from one that is stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.style = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Linear(8, 3)
+        self.positions = nn.Parameter(torch.zeros(1, 3, 8, 8))
+        self.register_buffer("blur", torch.ones(4, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight[None] * self.style(x[:, 0, 0])[:, None, :, None, None]
+        x = (x + self.positions).reshape(1, -1, 8, 8)
+        x = F.conv2d(x, weight.reshape(-1, 3, 3, 3), groups=weight.shape[0])
+        return F.conv2d(x.reshape(-1, 4, 6, 6), self.blur, groups=4)
+
+
+def normed(wrap: Any) -> Any:
+    return lambda: nn.Sequential(wrap(nn.Conv2d(3, 4, 3)), nn.ReLU())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch calls the older forms deprecated
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize(
+    ("build", "unconvolved"),
+    [
+        (Functional, ("unused.weight",)),
+        (Modulated, ("positions",)),
+        (normed(nn.utils.parametrizations.spectral_norm), ()),
+        (normed(nn.utils.parametrizations.weight_norm), ("0.parametrizations.weight.original0",)),  # the norms
+        (normed(nn.utils.spectral_norm), ()),
+        (normed(nn.utils.weight_norm), ("0.weight_g",)),
+    ],
+)
+def test_weights_are_followed_to_the_convolutions_that_use_them(build: Any, unconvolved: Any, mode: str) -> None:
+    found = seen(build, mode=mode, loss=lambda model, batch: model(*batch).mean())
+    assert found.unconvolved == unconvolved
+
+
 @pytest.mark.parametrize("kind", ["script", "trace", "compile"])
 def test_a_model_in_another_form(kind: str) -> None:
     def build() -> Any:
@@ -68,7 +106,8 @@ def test_a_model_in_another_form(kind: str) -> None:
             return torch.compile(model)
         return torch.jit.script(model) if kind == "script" else torch.jit.trace(model, torch.randn(1, 3, 8, 8))
 
-    assert seen(build, meta=kind != "trace").convolution_dimensions() == [2]
+    found = seen(build, meta=kind != "trace")
+    assert (found.convolution_dimensions(), found.unconvolved) == ([2], ())
 
 
 def test_the_modules_that_the_step_itself_calls() -> None:
