@@ -6,12 +6,15 @@ import contextlib
 import hashlib
 import sys
 import sysconfig
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from gpubench.measure.values import rounding_of
 from gpubench.worker import limits, reference
+from gpubench.worker.fill import Filled
 from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResult, ReferenceMade
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, seed_everything, use_device
 from gpubench.worker.step import Stepper
@@ -19,6 +22,10 @@ from gpubench.workloads.catalog import resolve_size
 
 if TYPE_CHECKING:
     import torch
+
+    from gpubench.measure.values import Rounding
+
+NUDGE = 1e-6  # relative; one rounding in fp32 is off by up to 6e-8, and a network makes hundreds in a row
 
 
 def describe(request: Describe) -> ProbeResult:
@@ -66,24 +73,33 @@ def make_reference(request: MakeReference) -> ReferenceMade:
     loaded, mode = load_choice(request.choice)
     folder, seed = Path(request.folder), request.protocol.seed
 
-    def plain() -> Stepper:
+    def plain() -> tuple[Stepper, Filled]:
         context = build(loaded, mode, device, request.configuration, seed)
+        filled = Filled(context.model, seed)
         apply_toggles(context, make_batches(loaded, context.batch_size, request.protocol.input_batches, seed))
-        return Stepper(context)
+        return Stepper(context), filled
 
-    stepper = plain()
+    stepper, filled = plain()
     if mode == "training":
         steps = request.protocol.quality_steps
         losses, update = train(stepper, steps)
-        stepper = plain()
+        stepper, _ = plain()
         seed_everything(seed + 1)  # same weights and inputs; only random numbers drawn in the step (dropout) differ
         again, _ = train(stepper, steps)
         reference.save_training(folder, losses, update, reference.loss_spread(losses, again))
     else:
-        outputs = [infer_in_parts(stepper, index) for index in range(len(stepper.context.batches))]
+        outputs = every_batch(stepper)
         seed_everything(seed + 1)
         again_first = infer_in_parts(stepper, 0)
-        reference.save_inference(folder, outputs, reference.output_spread(outputs[0], again_first))
+        spread = reference.output_spread(outputs[0], again_first)
+        reference.save_inference(
+            folder,
+            outputs,
+            spread,
+            left_out=reference.left_out(stepper.output),
+            timed=unfilled(stepper, filled),
+            rounding=rounding(stepper, outputs[0]) if spread <= reference.RANDOM else None,
+        )
     return ReferenceMade()
 
 
@@ -91,6 +107,46 @@ def train(stepper: Stepper, steps: int) -> tuple[list[float], dict[str, torch.Te
     """The losses of the first `steps` steps and the change of the parameters over them."""
     before = reference.parameters(stepper.context.model)
     return reference.training_steps(stepper, before, [], steps)
+
+
+def every_batch(stepper: Stepper) -> list[dict[str, torch.Tensor]]:
+    """The outputs for each batch."""
+    return [infer_in_parts(stepper, index) for index in range(len(stepper.context.batches))]
+
+
+def unfilled(stepper: Stepper, filled: Filled) -> list[dict[str, torch.Tensor]] | None:
+    """The outputs with the model's own parameters, as they will be timed; None where none is filled."""
+    if not filled.names:
+        return None
+    filled.restore()
+    outputs = every_batch(stepper)
+    filled.fill()
+    return outputs
+
+
+def rounding(stepper: Stepper, plain: dict[str, torch.Tensor]) -> dict[str, Rounding]:
+    """What rounding of weights and inputs changes in the outputs `plain` of the first batch; spoils the weights."""
+    import torch
+
+    chance = torch.Generator().manual_seed(0)
+
+    def nudge(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor * (1 + NUDGE * torch.randn(tensor.shape, generator=chance).to(tensor))
+
+    changed, own = [], stepper.context.batches[0]
+    try:
+        for change in (nudge, lambda tensor: tensor.bfloat16()):
+            with torch.no_grad():
+                for parameter in stepper.context.model.parameters():
+                    if parameter.is_floating_point():
+                        parameter.copy_(change(parameter))
+                inputs = (change(each).to(each) if each.is_floating_point() else each for each in own)
+                stepper.context.batches[0] = tuple(inputs)
+            changed.append(infer_in_parts(stepper, 0))
+    except Exception:  # noqa: BLE001 - whatever a model refuses; outputs are then held to the tolerance alone
+        traceback.print_exc()
+        return {}
+    return rounding_of(plain, *changed)
 
 
 def infer_in_parts(stepper: Stepper, index: int) -> dict[str, torch.Tensor]:

@@ -99,6 +99,6 @@ def test_inputs_that_do_not_fit() -> None:
         return fails(loaded(lambda: nn.Linear(4, 4), inputs=make))
 
     assert "inputs of workload 'mine' are of type Tensor" in with_inputs(lambda b, g: torch.ones(b, 4))
-    assert "They must be a tuple of at least one tensor." in with_inputs(lambda b, g: ())
+    assert "are an empty tuple. They must be a tuple of at least one dense tensor." in with_inputs(lambda b, g: ())
     assert "has shape [1, 4] for a batch of 2. The first dimension" in with_inputs(lambda b, g: (torch.ones(1, 4),))
     assert "Making the inputs of mine.py:make failed: KeyError" in with_inputs(lambda b, g: {}["x"])
