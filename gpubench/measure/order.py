@@ -32,39 +32,60 @@ def unmatched(out: torch.Tensor, ref: torch.Tensor, tolerance: float) -> tuple[f
 
     Rows are along the first dimension, or along the second within each element of the first: what fits better counts.
     """
-    return min(_layouts(out, ref, tolerance, width=1), default=(1.0, 1))
+    out, ref = (each.reshape(each.shape or (1,)) for each in (out, ref))
+    found = [(1.0, 1)]
+    for pairs in _layouts(out, ref, width=1):
+        shares = [_without_counterpart(one, other, tolerance) for one, other in pairs]
+        rows = sum(max(len(one), len(other)) for one, other in pairs)
+        found.append((sum(shares) / max(1, len(shares)), rows))
+    return min(found)
 
 
 def permuted(out: torch.Tensor, ref: torch.Tensor, tolerance: float) -> bool:
     """Whether rows or ids came in another order. Single floating numbers are no rows: they are alike by chance."""
-    width = 2 if ref.is_floating_point() or ref.is_complex() else 1
-    return any(share <= tolerance for share, _ in _layouts(out, ref, tolerance, width))
+    for pairs in _layouts(out, ref, width=2 if ref.is_floating_point() or ref.is_complex() else 1):
+        elsewhere = [_without_counterpart(one, other, tolerance) for one, other in pairs]
+        here = [_off_in_place(one, other, tolerance) for one, other in pairs]
+        if elsewhere and sum(elsewhere) <= tolerance * len(pairs) and sum(here) > 2 * sum(elsewhere):
+            return True
+    return False
 
 
-def _layouts(out: torch.Tensor, ref: torch.Tensor, tolerance: float, width: int) -> list[tuple[float, int]]:
-    """What `unmatched` says of each way to see rows of at least `width` numbers."""
+def _layouts(out: torch.Tensor, ref: torch.Tensor, width: int) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """The ways to see rows of at least `width` numbers in tensors of any shape: each is a list of sets of rows."""
     found = []
     if ref.dim() and out.shape[1:] == ref.shape[1:] and math.prod(ref.shape[1:]) >= width:
-        found.append((_without_counterpart(out, ref, tolerance), max(len(out), len(ref))))
+        found.append([(out, ref)])
     inner = ref.dim() > 1 and out.dim() == ref.dim() and len(out) == len(ref) and out.shape[2:] == ref.shape[2:]
     if inner and math.prod(ref.shape[2:]) >= width:
-        shares = [_without_counterpart(one, other, tolerance) for one, other in zip(out, ref, strict=True)]
-        found.append((sum(shares) / max(1, len(shares)), len(ref) * max(out.shape[1], ref.shape[1])))
+        found.append(list(zip(out, ref, strict=True)))
     return found
 
 
-def _without_counterpart(out: torch.Tensor, ref: torch.Tensor, tolerance: float) -> float:
+def _rows(out: torch.Tensor, ref: torch.Tensor, tolerance: float) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """[N, F] and [M, F] in fp64, and the distance at which two rows count as the same."""
     import torch
 
-    if not len(out) or not len(ref):
-        return float(len(out) != len(ref))
-    exact = not (ref.is_floating_point() or ref.is_complex())
     one, other = (torch.view_as_real(each.resolve_conj()) if each.is_complex() else each for each in (out, ref))
     one, other = (each.reshape(len(each), -1).double() for each in (one, other))
     one, other = (each.nan_to_num(nan=0.0, posinf=1e300, neginf=-1e300) for each in (one, other))
     scale = other.abs().max().clamp_min(1e-300)
     one, other = one / scale, other / scale
-    near = 0.0 if exact else tolerance * float(other.square().sum(1).mean().sqrt())
+    exact = not (ref.is_floating_point() or ref.is_complex())
+    return one, other, 0.0 if exact else tolerance * float(other.square().sum(1).mean().sqrt())
+
+
+def _off_in_place(out: torch.Tensor, ref: torch.Tensor, tolerance: float) -> float:
+    if len(out) != len(ref) or not len(ref):
+        return float(len(out) != len(ref))
+    one, other, near = _rows(out, ref, tolerance)
+    return float(((one - other).norm(dim=1) > near).double().mean())
+
+
+def _without_counterpart(out: torch.Tensor, ref: torch.Tensor, tolerance: float) -> float:
+    if not len(out) or not len(ref):
+        return float(len(out) != len(ref))
+    one, other, near = _rows(out, ref, tolerance)
     if other.shape[1] == 1 and len(one) == len(other):
         return float(((one.sort(0).values - other.sort(0).values).abs() > near).double().mean())
     return max(_lonely(one, other, near), _lonely(other, one, near))

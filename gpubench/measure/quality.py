@@ -34,6 +34,9 @@ MAX_LOST_UPDATES = 0.05
 SPREADS = 3  # one pair of runs tells a spread only roughly
 PART_FACTOR = 5  # one part of a tensor may be off by this much more than the whole
 FEW = 64  # values, whose norm may be small by cancellation
+EMPTY = "it is empty: give the model weights or inputs with which it finds something"
+SAME = "give the model weights or inputs that change it"
+NOISE = 0.1  # change by rounding in fp32 alone, beyond which an output has no value to compare
 MAX_SAID = 3  # outputs that a sentence names
 
 
@@ -118,16 +121,16 @@ def _judge_one(
 ) -> OutputQuality:
     if (out.is_floating_point(), out.is_complex()) != (ref.is_floating_point(), ref.is_complex()):
         return OutputQuality(name=name, passed=False, note=f"it is {out.dtype}, the reference's is {ref.dtype}")
+    rounding = rounding or Rounding()
     if how == "set":
-        return _judge_set(name, out, ref, tolerance)
+        return _judge_set(name, out, ref, tolerance, rounding)
     if out.shape != ref.shape:
         return OutputQuality(name=name, passed=False, note=_shapes(out, ref))
     if not ref.numel():
-        return OutputQuality(name=name, passed=None, note="it is empty, so nothing was compared")
+        return OutputQuality(name=name, passed=None, note=EMPTY)
     if how == "rank":
-        return _judge_rank(name, out, ref, tolerance)
-    counted = values.is_counted(ref)
-    found = (_judge_counted if counted else _judge_values)(name, out, ref, tolerance, rounding or Rounding())
+        return _judge_rank(name, out, ref, tolerance, rounding)
+    found = (_judge_counted if values.is_counted(ref) else _judge_values)(name, out, ref, tolerance, rounding)
     if found.passed is False and not found.non_finite_count and order.permuted(out, ref, tolerance):
         advice = "the same rows are there in another order; where that is right (near-ties swap), give the workload"
         found = replace(found, note=f"{found.note}; {advice} compare={{{name!r}: 'set'}}")
@@ -142,20 +145,29 @@ def _shapes(out: torch.Tensor, ref: torch.Tensor) -> str:
     return said
 
 
-def _judge_set(name: str, out: torch.Tensor, ref: torch.Tensor, tolerance: float) -> OutputQuality:
+def _judge_set(name: str, out: torch.Tensor, ref: torch.Tensor, tolerance: float, rounding: Rounding) -> OutputQuality:
     if not ref.numel() and not out.numel():
-        return OutputQuality(name=name, passed=None, note="it is empty, so nothing was compared")
+        return OutputQuality(name=name, passed=None, note=EMPTY)
     share, rows = order.unmatched(out, ref, tolerance)
-    passed = share * rows <= _chance(tolerance, rows)
-    note = "" if passed else f"{share:.2%} of its rows have no counterpart in the reference's, above {tolerance:g}"
-    return OutputQuality(name=name, passed=passed, note=note, relative_error=share)
+    limit = _chance(tolerance, rows) / rows
+    note = f"{share:.2%} of its rows have no counterpart in the reference's, above {tolerance:.2%}"
+    return _by_share(name, share, limit, note, tolerance, rounding)
 
 
-def _judge_rank(name: str, out: torch.Tensor, ref: torch.Tensor, tolerance: float) -> OutputQuality:
+def _judge_rank(name: str, out: torch.Tensor, ref: torch.Tensor, tolerance: float, rounding: Rounding) -> OutputQuality:
     moved, swap = order.displaced(out, ref)
-    passed = moved <= tolerance + swap
-    note = "" if passed else f"its entries moved by {moved:.2%} of the list's length, above {tolerance + swap:.2%}"
-    return OutputQuality(name=name, passed=passed, note=note, relative_error=moved)
+    note = f"its entries moved by {moved:.2%} of the list's length on average, above {tolerance + swap:.2%}"
+    return _by_share(name, moved, tolerance + swap, note, tolerance, rounding)
+
+
+def _by_share(name: str, share: float, limit: float, note: str, tolerance: float, rounding: Rounding) -> OutputQuality:
+    """By the share that differs: right up to `limit`, undecided where rounding alone makes about as many differ."""
+    if share <= limit:
+        return OutputQuality(name=name, passed=True, note="", relative_error=share)
+    if share <= limit + SPREADS * rounding.error * tolerance / ROUNDED_TOLERANCE:
+        note = f"{note}; rounding alone changes about as many, as near-ties swap: return the scores too"
+        return OutputQuality(name=name, passed=None, note=note, relative_error=share)
+    return OutputQuality(name=name, passed=False, note=note, relative_error=share)
 
 
 def _chance(share: float, count: float) -> float:
@@ -171,22 +183,14 @@ def _judge_counted(
 
     count, differ = ref.numel(), int((out != ref).sum())
     if count > 1 and not differ and not ref.any():
-        return OutputQuality(
-            name=name, passed=None, note=f"all its values are {ref.flatten()[0].item()} in the reference"
-        )
+        note = f"all its values are {ref.flatten()[0].item()} in the reference: {SAME}"
+        return OutputQuality(name=name, passed=None, note=note)
     allowed, kind = _chance(tolerance, count), "values"
     if ref.dtype is torch.bool:  # where few are true, those must agree too
         rarer = min(int(ref.sum()), count - int(ref.sum()))
         allowed, kind = min(allowed, _chance(PART_FACTOR * tolerance, rarer)), "truth values"
-    share = differ / count
-    note: str = ""
-    passed: bool | None = differ <= allowed
-    if not passed:
-        note = f"{differ} of {count} {kind} differ, more than {tolerance:g} of them"
-        if differ <= allowed + SPREADS * rounding.error * count * tolerance / ROUNDED_TOLERANCE:
-            note = f"{differ} of {count} {kind} differ, about as many as rounding alone changes: return the scores too"
-            passed = None
-    return OutputQuality(name=name, passed=passed, note=note, relative_error=share)
+    note = f"{differ} of {count} {kind} differ, more than {tolerance:.2g} of them"
+    return _by_share(name, differ / count, allowed / count, note, tolerance, rounding)
 
 
 def _judge_values(
@@ -195,7 +199,7 @@ def _judge_values(
     """Floating and complex values, pictures and sounds: the size of the difference."""
     out, ref = values.as_real(out), values.as_real(ref)
     nan, fill = ref.isnan(), values.masked(ref)
-    unlike = int((fill & ((out.sign() != ref.sign()) | ~(out.abs() >= values.FILL))).sum())
+    unlike = int((fill & ((out.sign() != ref.sign()) | ~(out.abs() >= values.FILL / 2))).sum())
     numbers = ~nan & ~fill & out.isfinite()
     lost = int((~nan & ~fill & ~out.isfinite()).sum())
     problems = []
@@ -208,7 +212,7 @@ def _judge_values(
     if not ref.any():
         size = float(out.norm()) / math.sqrt(max(1, int(numbers.sum())))
         if numbers.any():
-            notes.append("all its values are zero in the reference")
+            notes.append(f"all its values are zero in the reference: {SAME}")
         elif fill.any():
             notes.append("all its values are infinite or masked")
         if not size <= tolerance:  # nothing says how large it should be; 1 is what networks compute with
@@ -217,6 +221,9 @@ def _judge_values(
             name=name, passed=False if problems else None, note="; ".join(problems or notes), non_finite_count=lost
         )
     found = distance(out, ref)
+    if rounding.nudge > NOISE and not problems:
+        said = f"rounding in fp32 alone changes it by {rounding.nudge:.2g}, so there is nothing to compare"
+        return OutputQuality(name=name, passed=None, note=said, relative_error=_finite(found.error))
     problems += _off(found, tolerance)
     if not problems and (part := _worst_part(out, ref, tolerance, rounding)):
         problems.append(part)
@@ -247,7 +254,7 @@ def _off(found: values.Distance, tolerance: float) -> list[str]:
 def _excuse(found: values.Distance, ref: torch.Tensor, tolerance: float, rounding: Rounding) -> str:
     """Why an output that is far off cannot be judged: it is rounding noise in the reference as well."""
     if found.error <= SPREADS * rounding.nudge:
-        return f"rounding in fp32 alone changes it by {rounding.nudge:.2g}, so there is nothing to compare"
+        return f"it is {found.error:.2g} off, and rounding in fp32 alone changes it by {rounding.nudge:.2g}"
     size = float(ref.norm()) / math.sqrt(ref.numel())
     by_rounding = rounding.error * tolerance / ROUNDED_TOLERANCE / size
     if ref.numel() <= FEW and found.error <= tolerance + SPREADS * by_rounding:

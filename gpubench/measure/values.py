@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
+from gpubench.measure import order
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,11 +25,20 @@ MAX_PARTS = 4096
 
 
 class Rounding(Struct, frozen=True):
-    """What rounding alone changes in one output of the plain model on the first batch."""
+    """What rounding alone changes in one output of the plain model."""
 
     nudge: float = 0.0  # relative change where weights and inputs differ as fp32 rounds; of classes, the share
     error: float = 0.0  # root mean square of the change where they are rounded to bf16; of classes, the share
     parts: dict[str, list[float]] = field(default_factory=dict)  # dimension -> the same for each index of it
+
+    def or_worse(self, other: Rounding) -> Rounding:
+        """The larger of each figure of two batches, whose shapes may differ."""
+        parts = {
+            axis: list(map(max, mine, other.parts[axis]))
+            for axis, mine in self.parts.items()
+            if len(other.parts.get(axis, ())) == len(mine)
+        }
+        return Rounding(max(self.nudge, other.nudge), max(self.error, other.error), parts)
 
 
 @dataclass(frozen=True)
@@ -103,17 +114,35 @@ def sizes(tensor: torch.Tensor, axis: int) -> torch.Tensor:
     return (tensor.movedim(axis, 0).flatten(1) / scale).square().mean(1).sqrt() * scale
 
 
-def rounding_of(plain: Tensors, nudged: Tensors, rounded: Tensors) -> dict[str, Rounding]:
-    """What rounding changes in each output: `nudged` and `rounded` are the plain model's with changed weights."""
-    return {
-        name: _rounding(tensor, nudged[name], rounded[name])
-        for name, tensor in plain.items()
-        if tensor.numel()
-        and all(tensor.shape == (other.get(name, tensor[..., None])).shape for other in (nudged, rounded))
-    }
+def rounding_of(
+    plain: Sequence[Tensors],
+    nudged: Tensors,
+    rounded: Sequence[Tensors],
+    compare: str | Mapping[str, str] = "values",
+) -> dict[str, Rounding]:
+    """What rounding changes in each output.
+
+    Args:
+        plain: the plain model's outputs for each batch.
+        nudged: the same for the first batch, where weights and inputs differ by a rounding of fp32.
+        rounded: the same for each batch, where weights and inputs are rounded to bf16.
+    """
+    found: dict[str, Rounding] = {}
+    for own, near, far in zip(plain, [nudged, *plain[1:]], rounded, strict=True):
+        for name, tensor in own.items():
+            if tensor.numel() and name in near and name in far:
+                one = _rounding(tensor, near[name], far[name], order.how(name, compare))
+                found[name] = found[name].or_worse(one) if name in found else one
+    return found
 
 
-def _rounding(plain: torch.Tensor, nudged: torch.Tensor, rounded: torch.Tensor) -> Rounding:
+def _rounding(plain: torch.Tensor, nudged: torch.Tensor, rounded: torch.Tensor, how: str) -> Rounding:
+    if how == "set":
+        return Rounding(error=order.unmatched(rounded, plain, ROUNDED_TOLERANCE)[0])
+    if not plain.shape == nudged.shape == rounded.shape:
+        return Rounding()
+    if how == "rank":
+        return Rounding(error=order.displaced(rounded, plain)[0])
     if is_counted(plain):
         near_share, far_share = (float((other != plain).double().mean()) for other in (nudged, rounded))
         return Rounding(near_share, far_share)

@@ -29,7 +29,9 @@ class Filled:
             for name, parameter in model.named_parameters()
             if _hides(name, parameter.detach())
         }
-        self._random = {name: _values(name, own, seed) for name, own in self._own.items()}
+        # Residual branches add up: each gets its share, so that a deep model's output stays of one size.
+        share = len(self._own) ** -0.5 if self._own else 1.0
+        self._random = {name: share * _values(name, own, seed) for name, own in self._own.items()}
         self.fill()
 
     @property

@@ -7,6 +7,7 @@ import hashlib
 import sys
 import sysconfig
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +99,7 @@ def make_reference(request: MakeReference) -> ReferenceMade:
             spread,
             left_out=reference.left_out(stepper.output),
             timed=unfilled(stepper, filled),
-            rounding=rounding(stepper, outputs[0]) if spread <= reference.RANDOM else None,
+            rounding=rounding(stepper, outputs) if spread <= reference.RANDOM else None,
         )
     return ReferenceMade()
 
@@ -124,29 +125,33 @@ def unfilled(stepper: Stepper, filled: Filled) -> list[dict[str, torch.Tensor]] 
     return outputs
 
 
-def rounding(stepper: Stepper, plain: dict[str, torch.Tensor]) -> dict[str, Rounding]:
-    """What rounding of weights and inputs changes in the outputs `plain` of the first batch; spoils the weights."""
+def rounding(stepper: Stepper, plain: list[dict[str, torch.Tensor]]) -> dict[str, Rounding]:
+    """What rounding of weights and inputs changes in the outputs `plain` of each batch; spoils weights and inputs."""
     import torch
 
-    chance = torch.Generator().manual_seed(0)
+    context, chance = stepper.context, torch.Generator().manual_seed(0)
 
     def nudge(tensor: torch.Tensor) -> torch.Tensor:
         return tensor * (1 + NUDGE * torch.randn(tensor.shape, generator=chance).to(tensor))
 
-    changed, own = [], stepper.context.batches[0]
+    def change(how: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        with torch.no_grad():
+            for parameter in context.model.parameters():
+                if parameter.is_floating_point():
+                    parameter.copy_(how(parameter))
+            context.batches = [
+                tuple(how(each).to(each) if each.is_floating_point() else each for each in batch)
+                for batch in context.batches
+            ]
+
     try:
-        for change in (nudge, lambda tensor: tensor.bfloat16()):
-            with torch.no_grad():
-                for parameter in stepper.context.model.parameters():
-                    if parameter.is_floating_point():
-                        parameter.copy_(change(parameter))
-                inputs = (change(each).to(each) if each.is_floating_point() else each for each in own)
-                stepper.context.batches[0] = tuple(inputs)
-            changed.append(infer_in_parts(stepper, 0))
+        change(nudge)
+        near = infer_in_parts(stepper, 0)
+        change(lambda tensor: tensor.bfloat16())
+        return rounding_of(plain, near, every_batch(stepper), context.workload.compare)
     except Exception:  # noqa: BLE001 - whatever a model refuses; outputs are then held to the tolerance alone
         traceback.print_exc()
         return {}
-    return rounding_of(plain, *changed)
 
 
 def infer_in_parts(stepper: Stepper, index: int) -> dict[str, torch.Tensor]:
