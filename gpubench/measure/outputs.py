@@ -57,10 +57,10 @@ def collect(result: Any, path: str = "output") -> Found:
 
 def no_tensor(result: Any) -> GpubenchError:
     """What to say of an inference step whose `result` holds nothing that can be compared."""
-    why = next(iter(collect(result).left_out.values()), "")
-    kind = "None" if result is None else f"a {type(result).__name__} without tensors"
+    inside = [f"{path}: {why}" for path, why in collect(result).left_out.items() if path != "output"]
+    kind = "None" if result is None else f"an object of type {type(result).__name__} without tensors"
     return GpubenchError(
-        f"The inference step returned {kind}{f': {why}' if why else ''}.",
+        f"The inference step returned {kind}{f' ({listed(inside)})' if inside else ''}.",
         "Return a tensor (latent_dist.mode(), say), or tensors in tuples, lists, mappings, dataclasses or objects.",
     )
 

@@ -210,7 +210,7 @@ def _judge_values(
     out, ref = out.where(numbers, 0.0), ref.where(numbers, 0.0)
     notes = [f"{int(nan.sum())} of {nan.numel()} values are NaN in the reference too"] if nan.any() else []
     if not ref.any():
-        size = float(out.norm()) / math.sqrt(max(1, int(numbers.sum())))
+        size = values.size(out)
         if numbers.any():
             notes.append(f"all its values are zero in the reference: {SAME}")
         elif fill.any():
@@ -255,8 +255,7 @@ def _excuse(found: values.Distance, ref: torch.Tensor, tolerance: float, roundin
     """Why an output that is far off cannot be judged: it is rounding noise in the reference as well."""
     if found.error <= SPREADS * rounding.nudge:
         return f"it is {found.error:.2g} off, and rounding in fp32 alone changes it by {rounding.nudge:.2g}"
-    size = float(ref.norm()) / math.sqrt(ref.numel())
-    by_rounding = rounding.error * tolerance / ROUNDED_TOLERANCE / size
+    by_rounding = rounding.error / values.size(ref) * tolerance / ROUNDED_TOLERANCE
     if ref.numel() <= FEW and found.error <= tolerance + SPREADS * by_rounding:
         return f"its values nearly cancel out: they are {found.error:.2g} off, rounding alone makes {by_rounding:.2g}"
     return ""

@@ -108,9 +108,14 @@ def parts(shape: Sequence[int]) -> list[int]:
     return [axis for axis in sorted(fitting) if total >= MIN_PART * shape[axis]]
 
 
+def size(tensor: torch.Tensor) -> float:
+    """The root mean square, whatever the scale."""
+    return float(sizes(tensor.reshape(1, -1), 0)) if tensor.numel() else 0.0
+
+
 def sizes(tensor: torch.Tensor, axis: int) -> torch.Tensor:
     """The root mean square of each part along `axis`."""
-    scale = tensor.abs().max().clamp_min(1e-300)
+    scale = tensor.abs().max().clamp_min(1e-307)
     return (tensor.movedim(axis, 0).flatten(1) / scale).square().mean(1).sqrt() * scale
 
 
@@ -151,7 +156,7 @@ def _rounding(plain: torch.Tensor, nudged: torch.Tensor, rounded: torch.Tensor, 
     ref, near, change = (each.where(numbers, 0.0) for each in (ref, near, far - ref))
     return Rounding(
         nudge=finite(distance(near, ref).error),
-        error=finite(float(change.norm()) / math.sqrt(max(1, int(numbers.sum())))),
+        error=finite(size(change)),
         parts={str(axis): [finite(each) for each in sizes(change, axis).tolist()] for axis in parts(plain.shape)},
     )
 

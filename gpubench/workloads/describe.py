@@ -35,7 +35,9 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
     _check_targets(loaded, model)
     parameter_count, shapes = _count_parameters(loaded, model), _input_shapes(loaded, count)
     seen = observe(loaded, mode, model)
-    not_compared = _check_outputs(loaded, seen) if mode == "inference" and seen.device else {}
+    if seen.device and mode == "training":
+        _check_loss(loaded, seen)
+    not_compared = _check_outputs(loaded, seen) if seen.device and mode == "inference" else {}
     tiling = workload.tiling if mode == "inference" else None
     return WorkloadFacts(
         reference=loaded.reference,
@@ -138,6 +140,19 @@ def _no_input(part: Any) -> str:
     if part.is_quantized:
         return f"a quantized tensor ({part.dtype})"
     return "a tensor on the meta device, without values" if part.is_meta else ""
+
+
+def _check_loss(loaded: Loaded, seen: Observed) -> None:
+    import torch
+
+    loss = seen.output
+    if isinstance(loss, torch.Tensor) and loss.numel() == 1:
+        return
+    kind = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, torch.Tensor) else f"{type(loss).__name__}"
+    raise GpubenchError(
+        f"The loss of workload {loaded.workload.name!r} is {'None' if loss is None else kind}.",
+        "It must be a tensor of one number, which `backward` starts from.",
+    )
 
 
 def _check_outputs(loaded: Loaded, seen: Observed) -> dict[str, str]:
