@@ -139,6 +139,15 @@ def _scientific(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}"
 
 
+def _error(row: Row) -> str:
+    """`3.1e-03`; `3.1e-03 scores` where that is the worst of several outputs."""
+    quality = row.measurement.quality
+    if quality is None or quality.relative_error is None:
+        return MISSING
+    name = quality.outputs[0].name.removeprefix("output.") if len(quality.outputs) > 1 else ""
+    return f"{_scientific(quality.relative_error)} {name}".strip()
+
+
 COUNT = "{:.0f}".format
 
 # In the order of columns.
@@ -173,6 +182,7 @@ BUNDLED = (
     Metric(
         "quality", "", "lower", _at("quality.relative_error"), _scientific,
         limit="error_growth", heading="rel. error", width=130, title="output error", column="relative_error",
+        cell=_error,
     ),
     Metric("graph_breaks", "", "lower", _at("graph_breaks"), COUNT, limit=0.0),
     Metric("gpu_utilization", "percent", None, _at("utilization.gpu_utilization_percent.mean"), COUNT, heading="GPU %"),

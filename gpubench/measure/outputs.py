@@ -127,7 +127,8 @@ def _numbers(value: Any) -> torch.Tensor | None:
 
     single = isinstance(value, numbers.Number)
     listed = isinstance(value, list | Set) and bool(value) and all(isinstance(each, numbers.Number) for each in value)
-    if not (single or listed or hasattr(value, "__array__") or hasattr(value, "__array_interface__")):
+    # Of the class: some objects answer for attributes that they have not.
+    if not (single or listed or hasattr(type(value), "__array__") or hasattr(type(value), "__array_interface__")):
         return None
     try:
         array = np.asarray(sorted(value) if isinstance(value, Set) else value)

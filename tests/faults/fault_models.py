@@ -163,3 +163,17 @@ def tiny_branch() -> Workload:
         name="tiny", item="row", batch_size=8, build=lambda: Hidden(torch.full((32,), 1e-5), True), inputs=inputs,
         loss=lambda model, batch: (model(*batch) - batch[0]).square().mean(),
     )  # fmt: skip
+
+
+def mixed() -> Workload:
+    """What can be compared, beside what cannot: text, nothing, rounding noise, and padding that is infinite."""
+
+    def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> dict[str, object]:
+        logits = model(batch[0])
+        noise = (logits + 1000) - 1000 - logits
+        padded = torch.cat([logits, torch.full_like(logits, -torch.inf)], 1)
+        return {"logits": padded, "noise": noise, "none": noise[:0], "text": "a cat", "order": logits.argsort(-1)}
+
+    return Workload(
+        name="mixed", item="row", batch_size=32, build=Product, inputs=inputs, infer=infer, compare={"order": "rank"}
+    )  # fmt: skip

@@ -114,3 +114,25 @@ def test_complex_outputs_are_compared_as_numbers() -> None:
     assert compare(close, expected, tolerance=1e-3, what="reference").passed is True
     turned = {"output": expected["output"] * 1j}
     assert compare(turned, expected, tolerance=1e-3, what="reference").passed is False
+
+
+def test_training_without_a_finite_reference_is_undecided() -> None:
+    nan = float("nan")
+    found = compare_training(
+        [1.0, nan], [1.0, nan], {"w": REFERENCE}, {"w": REFERENCE}, tolerance=0.05, what="reference"
+    )
+    assert found.passed is None
+    assert "the reference's own losses or parameters are not finite (losses 1, nan)" in found.reason
+    lost = REFERENCE * nan
+    found = compare_training([1.0], [1.0], {"w": REFERENCE}, {"w": lost}, tolerance=0.05, what="reference")
+    assert found.passed is None
+
+
+def test_training_that_overflows_says_what_is_not_finite() -> None:
+    update = REFERENCE.clone()
+    update[0, 0] = float("inf")
+    found = train([1.0, 0.9, 0.8], update)
+    assert found.passed is False
+    assert "1 losses or parameters are not finite" in found.reason
+    assert "above inf" not in found.reason
+    assert "nan is above" not in found.reason
