@@ -179,8 +179,17 @@ SHORT_WARMUP = FlagKind(
 )
 QUALITY_UNCHECKED = FlagKind(
     "quality_unchecked",
-    "There was nothing to compare the outputs with. Except for the baseline such a row is not recommended.",
-    "Make random numbers an input of the model.",
+    "No output could be compared: they are random, zero, empty or rounding noise, or there is no reference. Except for "
+    "the baseline such a row is not recommended.",
+    "Make random numbers an input of the model; give it weights and inputs that fill its outputs.",
+)
+PARTLY_CHECKED = FlagKind(
+    "partly_checked",
+    "Some of the outputs could not be compared: they hold no numbers, are zero, empty or rounding noise. The others "
+    "are right.",
+    "Return tensors, and give the model weights and inputs that fill its outputs.",
+    "caution",
+    "not all of its outputs were compared",
 )
 REMEASURED = FlagKind(
     "remeasured",

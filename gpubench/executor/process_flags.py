@@ -16,6 +16,7 @@ from gpubench.flags import (
     HOST_BOUND_SHARE,
     IDLE_SHARE,
     MAJOR_FAULTS,
+    PARTLY_CHECKED,
     POWER_CAPPED,
     QUALITY_UNCHECKED,
     SHORT_WARMUP,
@@ -64,6 +65,8 @@ def flags_of(result: Outcome, busy_before: str = "", discarded: Sequence[str] = 
         flags.append(STOPPED_BY_TIME.flag(sampled.unmet))
     if prepared.quality.passed is None:
         flags.append(QUALITY_UNCHECKED.flag(prepared.quality.reason))
+    elif prepared.quality.not_compared:
+        flags.append(PARTLY_CHECKED.flag(prepared.quality.not_compared))
     growth = (result.memory and result.memory.growth_bytes_per_iteration) or 0
     if growth >= GRAIN_BYTES:
         flags.append(GROWING_MEMORY.flag(f"{format_bytes(growth)} more with every step"))

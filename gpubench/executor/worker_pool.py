@@ -21,6 +21,7 @@ from gpubench.hardware.find_device import DeviceAccess, find_device
 from gpubench.hardware.monitored import MonitoredDevice
 from gpubench.hardware.nvml_call import Unavailable
 from gpubench.measure.device_free import busy_before
+from gpubench.measure.outputs import listed
 from gpubench.measure.quality import FP32_TOLERANCE
 from gpubench.report.model import Configuration, Protocol, Value
 from gpubench.toggles import all_toggles, get
@@ -141,6 +142,9 @@ class WorkerPool:
             finally:
                 worker.kill()
         facts = self.facts = described.workload
+        if facts.not_compared:
+            said = [f"{name}: {why}" for name, why in facts.not_compared.items()]
+            self.notes.append(f"Not all that the step returns can be compared. {listed(said)}.")
         size = None if facts.size == "default" else facts.size  # what a workload that takes none calls its own
         self.choice = replace(self.choice, size=size, mode=facts.mode, source_hash=facts.source_hash)
         device = described.device

@@ -165,13 +165,25 @@ class Evidence(Struct, frozen=True, kw_only=True):
     detail: str
 
 
+class OutputQuality(Struct, frozen=True, kw_only=True):
+    """One tensor of the output against the reference's; the worst of the inputs compared."""
+
+    name: str  # its path: "output", "output.boxes"; "" of all
+    passed: bool | None  # None: it cannot be compared, see `note`
+    note: str  # what is wrong, or what was not compared
+    relative_error: float | None = None  # ||out - ref|| / ||ref||; of classes, masks and sets the share that differs
+    cosine_similarity: float | None = None
+    norm_ratio: float | None = None
+    non_finite_count: int = 0
+
+
 class Quality(Struct, frozen=True, kw_only=True):
-    """Outputs against the fp32 baseline's on the same inputs; the worst of the inputs compared."""
+    """Outputs against the fp32 baseline's on the same inputs; figures are those of the worst output."""
 
     passed: bool | None  # None: there was nothing to compare with, see `reason`
     reason: str
     reference: str
-    relative_error: float | None = None  # ||out - ref|| / ||ref||
+    relative_error: float | None = None  # ||out - ref|| / ||ref||; of classes, masks and sets the share that differs
     cosine_similarity: float | None = None
     norm_ratio: float | None = None  # ||out|| / ||ref||; cosine alone accepts outputs scaled by 2
     non_finite_count: int | None = None
@@ -180,6 +192,9 @@ class Quality(Struct, frozen=True, kw_only=True):
     reference_losses: list[float | None] | None = None
     parameter_relative_error: float | None = None  # training: of the parameters' change over those steps
     lost_update_share: float | None = None  # training: parameters that the reference moved and this one did not
+    outputs: list[OutputQuality] = field(default_factory=list)  # inference: the worst 16, worst first
+    not_compared: str = ""  # where others passed: what could not be compared, and why
+    filled_parameters: list[str] = field(default_factory=list)  # zero or tiny: they had random values while checked
 
 
 class Role(Struct, frozen=True, kw_only=True):

@@ -24,12 +24,14 @@ from gpubench.measure.memory import (
     reset_device_peak,
     reset_host_peak,
 )
+from gpubench.measure.outputs import MAX_SHOWN
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, enqueue_seconds, sample, sample_blocks
 from gpubench.report.model import Evidence, Memory, Quality
 from gpubench.worker import limits, reference
 from gpubench.worker.counts import step_counts
+from gpubench.worker.fill import Filled
 from gpubench.worker.messages import Checked, EvidenceCollected, MemoryRead, Prepare, Prepared, SamplesTaken
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
 from gpubench.worker.step import Stepper
@@ -124,6 +126,7 @@ class PreparedModel:
             if parts(self.context.model) & {part for other in others for part in parts(other)}:
                 raise Shared
             batches = make_batches(loaded, self.context.batch_size, self.protocol.input_batches, self.protocol.seed)
+            filled = Filled(self.context.model, self.protocol.seed)
         with self.phase("apply"):
             apply_toggles(self.context, batches)
         self.timer = CudaTimer(device) if device.type == "cuda" else WallTimer()
@@ -134,7 +137,8 @@ class PreparedModel:
             first = self.timer.block(lambda: self.stepper.run(0), 1).wall_s
         if self.context.compiled and cold and came_from_cache():
             self.flags.append(WARM_CACHE.flag(FROM_A_CACHE))
-        quality = self.check(before)
+        quality = replace(self.check(before), filled_parameters=filled.names[:MAX_SHOWN])
+        filled.restore()
         with self.phase("warm-up"):
             warm = warm_up(
                 self.stepper.step,
@@ -177,7 +181,7 @@ class PreparedModel:
                     self.stepper.run(index)
                     outputs[index] = reference.snapshot(self.stepper.output)
             with self.phase("quality"):
-                return reference.check_inference(Path(folder), outputs, tolerance)
+                return reference.check_inference(Path(folder), outputs, tolerance, how=self.context.workload.compare)
         return Quality(passed=None, reason=self.request.reference_problem, reference=reference.WHAT)
 
     def end_of_warmup(self) -> None:
@@ -236,7 +240,8 @@ class PreparedModel:
             if index != last:
                 self.stepper.run(index)
                 outputs[index] = reference.snapshot(self.stepper.output)
-        return Checked(reference.check_inference(Path(self.request.reference_folder), outputs, self.request.tolerance))
+        folder, how = Path(self.request.reference_folder), self.context.workload.compare
+        return Checked(reference.check_inference(folder, outputs, self.request.tolerance, how=how, timed=True))
 
     def measure_memory(self) -> MemoryRead:
         """Memory peaks over a few untimed steps that begin with an empty cache, and the growth from step to step."""
