@@ -13,6 +13,7 @@ from pathlib import Path
 import gpubench
 from gpubench.errors import GpubenchError
 from gpubench.executor.worker_process import Worker, WorkerError, expect, tail
+from gpubench.streams import fill_closed
 from gpubench.worker.messages import (
     Channel,
     Closed,
@@ -166,6 +167,7 @@ def start_module(
 
     The number of its own end is its first argument, before the rest of `arguments`.
     """
+    fill_closed()  # subprocess gives the child's output the numbers 1 and 2, which must not be the connection's
     ours, theirs = socket.socketpair()
     module, *others = arguments
     with theirs, log.open("ab") as output:
