@@ -106,7 +106,11 @@ def measuring_options(
     ] = 0,
     resume: Annotated[
         bool,
-        run_option("--resume", help="Resume the report at --output, or the newest unfinished one of this workload."),
+        run_option(
+            "--resume",
+            help="Resume the report at --output, or the newest unfinished one of this workload; begin one where there "
+            "is none yet.",
+        ),
     ] = False,
     dry_run: Annotated[
         bool, run_option("--dry-run", help="Print what would be measured and skipped, without measuring.")
