@@ -200,6 +200,7 @@ def server_environment(extra: Mapping[str, str], python: str, folder: Path) -> d
         # The same device numbers in NVML, nvidia-smi and torch.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         **os.environ,
+        "TMPDIR": str(folder.parent),  # where compilers and the profiler can work; see scratch_root
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
         **extra,

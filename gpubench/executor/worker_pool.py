@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from gpubench.errors import GpubenchError
-from gpubench.executor.scratch import scratch_folder
+from gpubench.executor.scratch import scratch_folder, scratch_root
 from gpubench.executor.spawn_server import WorkerServer, make_server
 from gpubench.executor.worker_process import Worker, WorkerError, WorkerFailed
 from gpubench.hardware.cpu import available_memory_bytes
@@ -56,6 +56,9 @@ class WorkerPool:
 
     def __enter__(self) -> WorkerPool:
         self.folder = self._cleanup.enter_context(scratch_folder())
+        root, problem = scratch_root()
+        if problem:
+            self.notes.append(f"Temporary files go to {root} instead of TMPDIR: {problem}.")
         return self
 
     def __exit__(self, *_: object) -> None:
