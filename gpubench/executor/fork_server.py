@@ -13,6 +13,7 @@ from pathlib import Path
 import gpubench
 from gpubench.errors import GpubenchError
 from gpubench.executor.worker_process import Worker, WorkerError, expect, tail
+from gpubench.hardware.find_device import CUDA_ENVIRONMENT
 from gpubench.streams import fill_closed
 from gpubench.worker.messages import (
     Channel,
@@ -195,10 +196,7 @@ def server_environment(extra: Mapping[str, str], python: str, folder: Path) -> d
         paths = [] if installed else [str(package.parent)]
     paths += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     return {
-        # NVML answers torch.cuda.is_available() then; the CUDA runtime's answer would break the forked children.
-        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-        # The same device numbers in NVML, nvidia-smi and torch.
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        **CUDA_ENVIRONMENT,
         **os.environ,
         "TMPDIR": str(folder.parent),  # where compilers and the profiler can work; see scratch_root
         "PYTHONPATH": os.pathsep.join(paths),

@@ -44,6 +44,8 @@ class WorkerPool:
 
     def __init__(self, choice: WorkloadChoice, device: str, protocol: Protocol, python: str = sys.executable) -> None:
         self.choice, self.device, self.protocol, self.python = choice, device, protocol, python
+        # Compiled code would make a CUDA context of its own in a run on the CPU (pytorch#150622).
+        self._environment = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
         self.since = time.monotonic()
         self.spent: dict[str, float] = {}  # seconds that the tool itself took, by part
         self.notes: list[str] = []
@@ -90,6 +92,7 @@ class WorkerPool:
                     self._server(environment_of(configuration)).wait_ready()
 
     def _server(self, environment: Mapping[str, str]) -> WorkerServer:
+        environment = {**self._environment, **environment}
         key = frozenset(environment.items())
         if key not in self._servers:
             server = make_server(environment, self.choice.reference, self.folder, self.python)
@@ -147,6 +150,10 @@ class WorkerPool:
         device = described.device
         self._found = find_device(device.kind, device.uuid, device.index or 0)
         self._cleanup.callback(self._found.close)
+        if described.note:
+            self.notes.append(described.note)
+        if isinstance(self.monitored, Unavailable):
+            self.notes.append(f"The GPU could not be watched: {self.monitored.reason}.")
         busy = busy_before(self.monitored)
         if isinstance(busy, str) and busy:
             self.busy_before = busy

@@ -149,6 +149,7 @@ class ProbeResult(Struct, frozen=True, tag=True):
     workload: WorkloadFacts
     device: Device
     environment: Environment
+    note: str = ""  # what the report must say of the choice of the device
     modules: dict[str, Module] = {}  # the user's own modules that the workload's file imported, by name
 
 

@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
 def describe(request: Describe) -> ProbeResult:
     """The facts of workload, device and software, found in this process."""
-    from gpubench.hardware.probe import choose_device, probe_device, probe_environment
+    import torch
+
+    from gpubench.hardware.probe import choose_device, cuda_problem, probe_device, probe_environment
     from gpubench.workloads.describe import describe as facts_of
 
     device = choose_device(request.device)
+    unusable = request.device == "auto" and device == "cpu" and torch.cuda.is_available()
     choice = request.choice
     size = resolve_size(choice.reference, choice.size, device.partition(":")[0])
     loaded, mode = load_choice(msgspec.structs.replace(choice, size=size))
@@ -34,6 +37,7 @@ def describe(request: Describe) -> ProbeResult:
         workload=facts_of(loaded, mode, request.batch_size),
         device=probe_device(device),
         environment=probe_environment(),
+        note=f"There is a GPU, but the CPU was measured. {cuda_problem()}" if unusable else "",
         modules=own_modules(loaded.file),
     )
 

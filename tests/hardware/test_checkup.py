@@ -100,7 +100,9 @@ def test_the_gpu_now(fake_nvml: FakeNvml) -> None:
     device = Device(kind="cuda", name="x", index=0, uuid="GPU-1")
     facts = checkup._nvml_facts(nvml, device)
     now = facts.pop("gpu")
-    assert facts == {"cards": ["NVIDIA Test Card"], "driver_version": "570.86.15", "driver_cuda": [12, 8]}
+    assert facts == {
+        "cards": ["NVIDIA Test Card"], "unreadable": [], "driver_version": "570.86.15", "driver_cuda": [12, 8]
+    }  # fmt: skip
     assert (now.throttle_reasons, now.utilization_percent) == (["hw_thermal_slowdown"], 3)
     assert (now.power_limit_watts, now.default_power_limit_watts) == (300, 350)
     assert now.other_processes == ["pid 7, 1 MiB"]

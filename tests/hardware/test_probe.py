@@ -43,6 +43,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch, fake_nvml: FakeNvml) -> FakeGpu:
         L2_cache_size=48 * 2**20,
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
     return fake_nvml.add(FakeGpu(uuid=f"GPU-{UUID}", power_limit_milliwatts=285_000))
