@@ -101,7 +101,7 @@ def driver(facts: Checkup) -> Iterator[DoctorFinding]:
         )
     yield ok("driver", facts.driver_version or "version unknown")
     cuda = facts.environment.cuda if facts.environment else None
-    if not cuda or not facts.driver_cuda:
+    if not cuda or not facts.driver_cuda or facts.cuda_problem:
         return
     newest = ".".join(map(str, facts.driver_cuda))
     needed = _numbers(cuda)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpubench.errors import GpubenchError
+from gpubench.executor.fork_server import server_environment
 from gpubench.hardware import checkup
 from gpubench.hardware.checkup import check_up, gpu_now, run_probe
 from gpubench.hardware.cpu import CpuTimes
@@ -74,6 +75,14 @@ def test_a_missing_python_is_a_sentence(tmp_path: Path) -> None:
 def test_a_torch_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(checkup, "PROBE_LIMIT_S", 0.2)
     assert run_probe("cpu", broken_python(tmp_path, "exec sleep 20")) == (None, "no answer from torch within 0 s")
+
+
+def test_the_probe_counts_cards_as_the_measuring_processes_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    python = broken_python(tmp_path, "echo order $CUDA_DEVICE_ORDER $PYTORCH_NVML_BASED_CUDA_CHECK >&2; exit 1")
+    assert run_probe("cpu", python) == (None, "order PCI_BUS_ID 1")
+    ours = server_environment({}, sys.executable, tmp_path)
+    assert (ours["CUDA_DEVICE_ORDER"], ours["PYTORCH_NVML_BASED_CUDA_CHECK"]) == ("PCI_BUS_ID", "1")
 
 
 def test_torch_missing_is_told_from_device_missing(monkeypatch: pytest.MonkeyPatch) -> None:
