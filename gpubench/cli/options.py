@@ -75,7 +75,13 @@ def measuring_options(
         run_option("--max-memory", metavar="SIZE", help="Memory limit per configuration, such as 8GiB."),
     ] = None,
     timeout: Annotated[
-        str, run_option("--timeout", metavar="TIME", help="Time limit per configuration, such as 90s.")
+        str,
+        run_option(
+            "--timeout",
+            metavar="TIME",
+            help="Time limit per configuration, and for importing and for building the model before the first, such "
+            "as 90s.",
+        ),
     ] = "10min",
     rounds: Annotated[
         int,

@@ -62,7 +62,7 @@ def local_executor(
     """An executor for jobs of `targets`, by name; all its processes and files are gone afterwards."""
     with ExitStack() as stack:
         pools = {
-            name: stack.enter_context(WorkerPool(target.workload, device, protocol, target.python))
+            name: stack.enter_context(WorkerPool(target.workload, device, protocol, target.python, on_phase))
             for name, target in targets.items()
         }
         yield LocalExecutor(next(iter(pools.values())), {}, on_phase, pools)

@@ -56,8 +56,19 @@ class ToolchainReady(Struct, frozen=True, tag=True):
     problem: str = ""
 
 
+class Activity(Struct, frozen=True, tag=True):
+    """The phase that the server or the worker begins."""
+
+    name: str
+
+
+def importing(reference: str) -> str:
+    """What the phase is called in which the workload's module is imported."""
+    return f"importing {reference.rpartition(':')[0] or reference}"
+
+
 ServerRequest = Fork | PrepareToolchain
-ServerReply = Ready | Forked | Exited | ToolchainReady
+ServerReply = Activity | Ready | Forked | Exited | ToolchainReady
 
 # ----- tool -> worker, and back
 
@@ -128,12 +139,6 @@ class CollectEvidence(Struct, frozen=True, tag=True):
     """Collect each toggle's evidence. The last request, since the profiler keeps tens of megabytes."""
 
     model: int
-
-
-class Activity(Struct, frozen=True, tag=True):
-    """The phase that the worker begins."""
-
-    name: str
 
 
 class Module(Struct, frozen=True):

@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from gpubench.worker import limits, reference
-from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResult, ReferenceMade
+from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResult, ReferenceMade, importing
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, seed_everything, use_device
 from gpubench.worker.step import Stepper
 from gpubench.workloads.catalog import resolve_size
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def describe(request: Describe) -> ProbeResult:
-    """The facts of workload, device and software, found in this process."""
+def describe(request: Describe, tell: Callable[[str], None] = lambda _: None) -> ProbeResult:
+    """The facts of workload, device and software, found in this process; `tell` is called with what takes time."""
     import torch
 
     from gpubench.hardware.probe import choose_device, cuda_problem, probe_device, probe_environment
@@ -32,7 +33,9 @@ def describe(request: Describe) -> ProbeResult:
     unusable = request.device == "auto" and device == "cpu" and torch.cuda.is_available()
     choice = request.choice
     size = resolve_size(choice.reference, choice.size, device.partition(":")[0])
+    tell(importing(choice.reference))
     loaded, mode = load_choice(msgspec.structs.replace(choice, size=size))
+    tell("building the model")
     return ProbeResult(
         workload=facts_of(loaded, mode, request.batch_size),
         device=probe_device(device),

@@ -18,6 +18,7 @@ import sys
 
 from gpubench.worker.fork_safety import Inheritance
 from gpubench.worker.messages import (
+    Activity,
     Channel,
     Closed,
     Exited,
@@ -28,6 +29,7 @@ from gpubench.worker.messages import (
     ServerRequest,
     ToolchainReady,
     WorkerRequest,
+    importing,
 )
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -190,10 +192,13 @@ def main() -> None:
     """Serves on the inherited socket named by the first argument."""
     channel = Channel[ServerRequest](socket.socket(fileno=int(sys.argv[1])), ServerRequest)
     import_torch()
-    loaded = preload(sys.argv[2]) if len(sys.argv) > 2 else None
-    freeze()
-    problem, inheritance = (loaded, None) if isinstance(loaded, str) else ("", loaded)
     with contextlib.suppress(Closed):
+        loaded: Inheritance | str | None = None
+        if len(sys.argv) > 2:
+            channel.send(Activity(importing(sys.argv[2])))
+            loaded = preload(sys.argv[2])
+        freeze()
+        problem, inheritance = (loaded, None) if isinstance(loaded, str) else ("", loaded)
         channel.send(Ready(problem))
         Server(channel, inheritance).serve()
 
