@@ -75,7 +75,13 @@ def measuring_options(
         run_option("--max-memory", metavar="SIZE", help="Memory limit per configuration, such as 8GiB."),
     ] = None,
     timeout: Annotated[
-        str, run_option("--timeout", metavar="TIME", help="Time limit per configuration, such as 90s.")
+        str,
+        run_option(
+            "--timeout",
+            metavar="TIME",
+            help="Time limit per configuration, and for importing and for building the model before the first, such "
+            "as 90s.",
+        ),
     ] = "10min",
     rounds: Annotated[
         int,
@@ -106,7 +112,11 @@ def measuring_options(
     ] = 0,
     resume: Annotated[
         bool,
-        run_option("--resume", help="Resume the report at --output, or the newest unfinished one of this workload."),
+        run_option(
+            "--resume",
+            help="Resume the report at --output, or the newest unfinished one of this workload; begin one where there "
+            "is none yet.",
+        ),
     ] = False,
     dry_run: Annotated[
         bool, run_option("--dry-run", help="Print what would be measured and skipped, without measuring.")

@@ -56,8 +56,19 @@ class ToolchainReady(Struct, frozen=True, tag=True):
     problem: str = ""
 
 
+class Activity(Struct, frozen=True, tag=True):
+    """The phase that the server or the worker begins."""
+
+    name: str
+
+
+def importing(reference: str) -> str:
+    """What the phase is called in which the workload's module is imported."""
+    return f"importing {reference.rpartition(':')[0] or reference}"
+
+
 ServerRequest = Fork | PrepareToolchain
-ServerReply = Ready | Forked | Exited | ToolchainReady
+ServerReply = Activity | Ready | Forked | Exited | ToolchainReady
 
 # ----- tool -> worker, and back
 
@@ -131,12 +142,6 @@ class CollectEvidence(Struct, frozen=True, tag=True):
     model: int
 
 
-class Activity(Struct, frozen=True, tag=True):
-    """The phase that the worker begins."""
-
-    name: str
-
-
 class Module(Struct, frozen=True):
     """A module of the user's own code."""
 
@@ -150,6 +155,7 @@ class ProbeResult(Struct, frozen=True, tag=True):
     workload: WorkloadFacts
     device: Device
     environment: Environment
+    note: str = ""  # what the report must say of the choice of the device
     modules: dict[str, Module] = {}  # the user's own modules that the workload's file imported, by name
 
 

@@ -16,7 +16,7 @@ import msgspec
 from gpubench.measure.values import rounding_of
 from gpubench.worker import limits, reference
 from gpubench.worker.fill import Filled
-from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResult, ReferenceMade
+from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResult, ReferenceMade, importing
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, seed_everything, use_device
 from gpubench.worker.step import Stepper
 from gpubench.workloads.catalog import resolve_size
@@ -29,19 +29,25 @@ if TYPE_CHECKING:
 NUDGE = 1e-6  # relative; one rounding in fp32 is off by up to 6e-8, and a network makes hundreds in a row
 
 
-def describe(request: Describe) -> ProbeResult:
-    """The facts of workload, device and software, found in this process."""
-    from gpubench.hardware.probe import choose_device, probe_device, probe_environment
+def describe(request: Describe, tell: Callable[[str], None] = lambda _: None) -> ProbeResult:
+    """The facts of workload, device and software, found in this process; `tell` is called with what takes time."""
+    import torch
+
+    from gpubench.hardware.probe import choose_device, cuda_problem, probe_device, probe_environment
     from gpubench.workloads.describe import describe as facts_of
 
     device = choose_device(request.device)
+    unusable = request.device == "auto" and device == "cpu" and torch.cuda.is_available()
     choice = request.choice
     size = resolve_size(choice.reference, choice.size, device.partition(":")[0])
+    tell(importing(choice.reference))
     loaded, mode = load_choice(msgspec.structs.replace(choice, size=size))
+    tell("building the model")
     return ProbeResult(
         workload=facts_of(loaded, mode, request.batch_size),
         device=probe_device(device),
         environment=probe_environment(),
+        note=f"There is a GPU, but the CPU was measured. {cuda_problem()}" if unusable else "",
         modules=own_modules(loaded.file),
     )
 

@@ -111,6 +111,8 @@ class PreparedModel:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = request.compile_cache
         os.environ["TRITON_CACHE_DIR"] = str(Path(request.compile_cache, "triton"))
         cold = not any(Path(request.compile_cache).iterdir())
+        if not cold:  # nothing is left to compile: a pool of compilers would import torch while samples are taken
+            torch._inductor.config.compile_threads = 1
         device = use_device(request.device)
         if device.type == "cpu" and "TORCHINDUCTOR_WORKER_START" not in os.environ:
             # A forked compile worker starts at once; a new interpreter would import torch for every configuration.
