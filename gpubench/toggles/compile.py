@@ -219,6 +219,7 @@ COMPILE = Toggle(
     },
     stage=Stage.COMPILE,
     compiles=("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+    replays_graphs=_CUDA_GRAPH_MODES,
     requires={"reduce-overhead": _NEEDS_CUDA_GRAPHS, "max-autotune": _NEEDS_CUDA_GRAPHS},
     apply=apply,
     evidence=evidence,

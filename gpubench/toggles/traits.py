@@ -24,6 +24,11 @@ def compiles(configuration: Values) -> bool:
     return any(value in _known()[name].compiles for name, value in configuration.items() if name in _known())
 
 
+def replays_graphs(configuration: Values) -> bool:
+    """Whether a step of `configuration` replays CUDA graphs, whose memory torch counts as reserved only."""
+    return any(value in _known()[name].replays_graphs for name, value in configuration.items() if name in _known())
+
+
 def noise_group(configuration: Values) -> str:
     """What makes identical processes of `configuration` differ more than usual; empty where nothing does.
 
