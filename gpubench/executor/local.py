@@ -318,6 +318,7 @@ class LocalExecutor:
             compile_cache=pool.compile_cache(configuration),
             reference_folder=reference.folder,
             reference_problem=reference.problem,
+            device_free_bytes=pool.device_free_bytes(),
         )
         slot.prepared = self._ask(slot, request, Prepared)
 

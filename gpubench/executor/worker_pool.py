@@ -158,14 +158,16 @@ class WorkerPool:
 
     def free_memory_bytes(self) -> float:
         """Bytes free on the device, less a margin; infinite where that cannot be read."""
+        free = available_memory_bytes() if self.monitored is None else self.device_free_bytes()
+        return math.inf if free is None or isinstance(free, Unavailable) else FREE_SHARE * free
+
+    def device_free_bytes(self) -> int | None:
+        """Bytes free on the GPU as its maker's library tells; None where it does not, and on a CPU."""
         device = self.monitored
-        if isinstance(device, Unavailable):
-            return math.inf
-        if device is not None:
-            total, used = device.total_memory_bytes(), device.sample().memory_used_bytes
-            return math.inf if isinstance(total, Unavailable) or used is None else FREE_SHARE * (total - used)
-        free = available_memory_bytes()
-        return math.inf if isinstance(free, Unavailable) else FREE_SHARE * free
+        if device is None or isinstance(device, Unavailable):
+            return None
+        total, used = device.total_memory_bytes(), device.sample().memory_used_bytes
+        return None if isinstance(total, Unavailable) or used is None else total - used
 
     def reference(self, configuration: Mapping[str, Value], defaults: Mapping[str, Value]) -> Reference:
         """The fp32 outputs of the problem that `configuration` computes, made on the first call."""

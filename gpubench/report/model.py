@@ -88,6 +88,7 @@ class Memory(Struct, frozen=True, kw_only=True):
     peak_memory_reserved_bytes: Bytes | None = None
     warmup_peak_memory_allocated_bytes: Bytes | None = None
     device_process_memory_bytes: Bytes | None = None  # NVML: includes the context, which torch does not see
+    device_context_bytes: Bytes | None = None  # beyond torch's allocator: CUDA context, libraries and loaded kernels
     host_peak_resident_bytes: Bytes | None = None
     host_warmup_peak_resident_bytes: Bytes | None = None
     host_resident_at_start_bytes: Bytes | None = None  # Python and torch, before the model is built

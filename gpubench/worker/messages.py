@@ -92,6 +92,7 @@ class Prepare(Struct, frozen=True, tag=True, kw_only=True):
     compile_cache: str  # a folder of this configuration's own
     reference_folder: str | None  # outputs to compare with; None: there are none, see reference_problem
     reference_problem: str = ""
+    device_free_bytes: int | None = None  # of a GPU, before this process touched it; None: unknown, or a CPU
 
 
 class MakeReference(Struct, frozen=True, tag=True, kw_only=True):

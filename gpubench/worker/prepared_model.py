@@ -17,6 +17,7 @@ from gpubench.flags import WARM_CACHE, Flag
 from gpubench.measure.memory import (
     GRAIN_BYTES,
     allocation_retries,
+    beyond_allocator,
     device_peaks,
     growth,
     host_memory,
@@ -115,8 +116,7 @@ class PreparedModel:
         self.memory = Memory(host_resident_at_start_bytes=host_memory().resident)
         self.used_at_start = in_use(device)
         with self.phase("build"):
-            if self.protocol.max_memory_bytes:
-                limits.limit_memory(device, self.protocol.max_memory_bytes)
+            self.limit_memory(device)
             loaded, mode = load_choice(request.choice)
             self.context = build(loaded, mode, device, request.configuration, self.protocol.seed)
             if parts(self.context.model) & {part for other in others for part in parts(other)}:
@@ -133,6 +133,8 @@ class PreparedModel:
         if self.context.compiled and cold and came_from_cache():
             self.flags.append(WARM_CACHE.flag(FROM_A_CACHE))
         quality = self.check(before)
+        if device.type == "cuda":
+            self.limit_memory(device)  # again: the libraries and kernels that the step needs are loaded now
         with self.phase("warm-up"):
             warm = warm_up(
                 self.stepper.step,
@@ -155,6 +157,12 @@ class PreparedModel:
             flags=self.flags,
             phases_s=dict(self.phases),
         )
+
+    def limit_memory(self, device: torch.device) -> None:
+        """Keeps this process within the limit that the user gave, if one."""
+        limit = self.protocol.max_memory_bytes
+        if limit:
+            limits.limit_memory(device, limit, beyond_allocator(device, self.request.device_free_bytes) or 0)
 
     def check(self, before: dict[str, torch.Tensor]) -> Quality:
         """The quality of the outputs on every batch; in training, of the first steps, which are part of the warm-up."""
@@ -262,6 +270,7 @@ class PreparedModel:
             self.memory,
             peak_memory_allocated_bytes=allocated,
             peak_memory_reserved_bytes=reserved,
+            device_context_bytes=beyond_allocator(device, self.request.device_free_bytes),
             host_peak_resident_bytes=host_memory().peak,
             allocation_retries=None if retries is None or later is None else later - retries,
             growth_bytes_per_iteration=growth,
