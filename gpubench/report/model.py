@@ -135,6 +135,7 @@ class HostUse(Struct, frozen=True, kw_only=True):
     seconds: Seconds
     steal_cores: float | None = None  # taken by the hypervisor, on the cores that this run may use
     other_cores: float | None = None  # kept busy by processes that are not this run's
+    idle_cores: float | None = None  # of those that this run may use
     busiest_other: str | None = None  # the process among them that used most CPU time; None too where there is none
     involuntary_switches: int | None = None  # times that the kernel took a core away from the worker
     major_faults: int | None = None  # pages of the worker that had to be read from disk or swap
