@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from gpubench.flags import WARM_CACHE, Flag
+from gpubench.measure.compile_cache import came_from_cache
 from gpubench.measure.memory import (
     GRAIN_BYTES,
     allocation_retries,
@@ -47,19 +48,6 @@ MEMORY_PASS_S = 2.0  # steps too long for this get MEMORY_STEPS_LEAST
 LEAKED_BYTES = 2**29  # growth beyond this needs no further steps
 
 FROM_A_CACHE = "the compiled code came from a cache outside this run, so compile_time_s does not include compiling"
-
-
-def came_from_cache() -> bool:
-    """Whether inductor compiled nothing in this process and took all its graphs from a cache.
-
-    Misses of AOTAutograd's cache do not matter: inductor may still have the code in its own.
-    """
-    from torch._dynamo.utils import counters
-
-    seen = counters["inductor"]
-    hits = seen.get("fxgraph_cache_hit", 0) + counters["aot_autograd"].get("autograd_cache_hit", 0)
-    compiled = seen.get("fxgraph_cache_miss", 0) + seen.get("fxgraph_cache_bypass", 0)
-    return hits > 0 and compiled == 0
 
 
 class Shared(Exception):
@@ -104,6 +92,7 @@ class PreparedModel:
         Raises Shared if the model has modules, parameters or buffers in common with `others`, which live here already.
         """
         import torch._inductor.config
+        from torch._dynamo.utils import counters
 
         request = self.request
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = request.compile_cache
@@ -130,7 +119,7 @@ class PreparedModel:
         with self.phase("first step"):
             self.tell("compile" if self.context.compiled else "first step")
             first = self.timer.block(lambda: self.stepper.run(0), 1).wall_s
-        if self.context.compiled and cold and came_from_cache():
+        if self.context.compiled and cold and came_from_cache(counters):
             self.flags.append(WARM_CACHE.flag(FROM_A_CACHE))
         quality = self.check(before)
         if device.type == "cuda":
