@@ -33,6 +33,7 @@ from gpubench.report.model import Evidence, Memory, Quality
 from gpubench.worker import limits, reference
 from gpubench.worker.messages import Checked, EvidenceCollected, MemoryRead, Prepare, Prepared, SamplesTaken
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
+from gpubench.worker.settling import TrainingStart, settled_steps
 from gpubench.worker.step import Stepper
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class PreparedModel:
         self.unavailable: dict[str, str] = {}
         self.memory = Memory()
         self.used_at_start: int | None = None
+        self.start: TrainingStart | None = None  # where updates may be skipped at first
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -116,6 +118,7 @@ class PreparedModel:
         self.timer = CudaTimer(device) if device.type == "cuda" else WallTimer()
         self.stepper = Stepper(self.context)
         before = reference.parameters(self.context.model) if mode == "training" else {}
+        self.start = TrainingStart(self.context) if self.context.skipped else None
         with self.phase("first step"):
             self.tell("compile" if self.context.compiled else "first step")
             first = self.timer.block(lambda: self.stepper.run(0), 1).wall_s
@@ -159,7 +162,8 @@ class PreparedModel:
         if self.context.mode == "training":
             with self.phase("warm-up"):
                 losses = [] if self.stepper.loss is None else [float(self.stepper.loss)]
-                losses, update = reference.training_steps(self.stepper, before, losses, self.protocol.quality_steps)
+                steps = self.protocol.quality_steps
+                losses, update = settled_steps(self.stepper, self.start, before, losses, steps)
             with self.phase("quality"):
                 if folder:
                     return reference.check_training(Path(folder), losses, update, tolerance)
