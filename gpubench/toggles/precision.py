@@ -201,6 +201,7 @@ PRECISION = Toggle(
         "fp16-weights": "weights and floating-point inputs converted to float16; everything is computed in it",
     },
     stage=Stage.DTYPE,
+    ranks_anew_compiled=True,  # autocast casts weights and activations anew in each step, by kernels of their own
     requires={
         "tf32": Requirement(
             device_kinds=("cuda",), compute_capability=(8, 0), why="TF32 needs tensor cores of Ampere or newer"
