@@ -41,7 +41,11 @@ def measuring_options(
     ] = None,
     size: Annotated[
         str,
-        model_option("--size", help="Model size: auto, base (the real size), small (for CPUs) or tiny (for tests)."),
+        model_option(
+            "--size",
+            help="Model size: auto (by the device and its memory), base (the real size), large or medium (the same "
+            "model on more or less input), small (for CPUs) or tiny (for tests).",
+        ),
     ] = "auto",
     param: Annotated[
         list[str] | None,

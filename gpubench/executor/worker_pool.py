@@ -123,7 +123,7 @@ class WorkerPool:
 
     def describe(self, batch_size: int | None) -> ProbeResult:
         """The facts of workload, device and software; GpubenchError where one of them is missing."""
-        request = Describe(self.choice, self.device, batch_size)
+        request = Describe(self.choice, self.device, batch_size, self.protocol.max_memory_bytes)
         with self._timed("describe"):
             worker = self._server({}).fork()
             try:

@@ -78,6 +78,7 @@ class Describe(Struct, frozen=True, tag=True):
     choice: WorkloadChoice
     device: str  # "auto", "cpu", "cuda:0"
     batch_size: int | None = None
+    max_memory_bytes: int | None = None  # the limit that each configuration will have
 
 
 class Prepare(Struct, frozen=True, tag=True, kw_only=True):

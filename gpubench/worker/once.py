@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 def describe(request: Describe) -> ProbeResult:
     """The facts of workload, device and software, found in this process."""
-    from gpubench.hardware.probe import choose_device, probe_device, probe_environment
+    from gpubench.hardware.probe import probe_device, probe_environment
     from gpubench.workloads.describe import describe as facts_of
 
-    device = choose_device(request.device)
-    choice = request.choice
-    size = resolve_size(choice.reference, choice.size, device.partition(":")[0])
+    choice, device = request.choice, probe_device(request.device)
+    memory = [known for known in (device.total_memory_bytes, request.max_memory_bytes) if known is not None]
+    size = resolve_size(choice.reference, choice.size, device.kind, min(memory, default=None))
     loaded, mode = load_choice(msgspec.structs.replace(choice, size=size))
     return ProbeResult(
         workload=facts_of(loaded, mode, request.batch_size),
-        device=probe_device(device),
+        device=device,
         environment=probe_environment(),
         modules=own_modules(loaded.file),
     )

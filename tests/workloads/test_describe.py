@@ -10,6 +10,10 @@ import torch
 from torch import nn
 
 from gpubench.errors import GpubenchError
+from gpubench.hardware import probe
+from gpubench.hardware.facts import Device
+from gpubench.worker import once
+from gpubench.worker.messages import Describe, WorkloadChoice
 from gpubench.workloads.describe import describe
 from gpubench.workloads.loader import Loaded, load
 from gpubench.workloads.workload import Workload
@@ -102,3 +106,17 @@ def test_inputs_that_do_not_fit() -> None:
     assert "They must be a tuple of at least one tensor." in with_inputs(lambda b, g: ())
     assert "has shape [1, 4] for a batch of 2. The first dimension" in with_inputs(lambda b, g: (torch.ones(1, 4),))
     assert "Making the inputs of mine.py:make failed: KeyError" in with_inputs(lambda b, g: {}["x"])
+
+
+@pytest.mark.parametrize(
+    ("card_gib", "limit_gib", "size"),
+    [(79, None, "large"), (23, None, "base"), (5.8, None, "medium"), (79, 6, "medium")],
+)
+def test_auto_is_the_size_that_fits_the_card_or_the_limit(
+    card_gib: float, limit_gib: int | None, size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = Device(kind="cuda", name="A card", index=0, total_memory_bytes=round(card_gib * 2**30))
+    monkeypatch.setattr(probe, "probe_device", lambda _: card)
+    choice = WorkloadChoice(reference="resnet50", size=None, parameters={}, mode=None)
+    limit = None if limit_gib is None else limit_gib * 2**30
+    assert once.describe(Describe(choice, "cuda:0", 1, limit)).workload.size == size
