@@ -194,11 +194,14 @@ class WorkerPool:
         try:
             worker = self._server({}).fork()
             try:
-                worker.ask(request, ReferenceMade, time.monotonic() + self.protocol.timeout_s)
+                made = worker.ask(request, ReferenceMade, time.monotonic() + self.protocol.timeout_s)
             finally:
                 worker.kill()
         except (WorkerFailed, WorkerError) as error:
             return Reference(None, f"the fp32 reference could not be made: {error}")
+        note = f"The fp32 reference was made {made.where}: it did not fit into the device's memory as it is."
+        if made.where and note not in self.notes:
+            self.notes.append(note)
         return Reference(str(folder))
 
     def compile_cache(self, configuration: Configuration) -> str:

@@ -168,7 +168,9 @@ class Prepared(Struct, frozen=True, tag=True, kw_only=True):
 
 
 class ReferenceMade(Struct, frozen=True, tag=True):
-    """Answer to `MakeReference`."""
+    """Answer to `MakeReference`; `where`: it did not fit into the device's memory, and was made there instead."""
+
+    where: str = ""
 
 
 class SamplesTaken(Struct, frozen=True, tag=True, kw_only=True):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gpubench.worker import limits, reference
+from gpubench.worker.fallbacks import Way, first_that_fits, ways
 from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResult, ReferenceMade
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, seed_everything, use_device
 from gpubench.worker.step import Stepper
@@ -66,25 +67,32 @@ def make_reference(request: MakeReference) -> ReferenceMade:
     loaded, mode = load_choice(request.choice)
     folder, seed = Path(request.folder), request.protocol.seed
 
-    def plain() -> Stepper:
-        context = build(loaded, mode, device, request.configuration, seed)
+    def plain(way: Way) -> Stepper:
+        context = build(loaded, mode, way.device, request.configuration, seed)
         apply_toggles(context, make_batches(loaded, context.batch_size, request.protocol.input_batches, seed))
         return Stepper(context)
 
-    stepper = plain()
-    if mode == "training":
-        steps = request.protocol.quality_steps
-        losses, update = train(stepper, steps)
-        stepper = plain()
-        seed_everything(seed + 1)  # same weights and inputs; only random numbers drawn in the step (dropout) differ
-        again, _ = train(stepper, steps)
-        reference.save_training(folder, losses, update, reference.loss_spread(losses, again))
-    else:
-        outputs = [infer_in_parts(stepper, index) for index in range(len(stepper.context.batches))]
-        seed_everything(seed + 1)
-        again_first = infer_in_parts(stepper, 0)
-        reference.save_inference(folder, outputs, reference.output_spread(outputs[0], again_first))
-    return ReferenceMade()
+    def make(way: Way) -> None:
+        if mode == "training":
+            steps = request.protocol.quality_steps
+            losses, update = train(plain(way), steps)
+            stepper = plain(way)
+            seed_everything(seed + 1)  # same weights and inputs; only random numbers drawn in the step (dropout) differ
+            again, _ = train(stepper, steps)
+            reference.save_training(folder, losses, update, reference.loss_spread(losses, again))
+        else:
+            stepper = plain(way)
+            outputs = [infer_in_parts(stepper, index) for index in range(len(stepper.context.batches))]
+            seed_everything(seed + 1)
+            again_first = infer_in_parts(stepper, 0)
+            reference.save_inference(folder, outputs, reference.output_spread(outputs[0], again_first))
+
+    choices = ways(device, mode)
+    way = first_that_fits(choices, make)
+    if way is choices[0]:
+        return ReferenceMade()
+    reference.save_place(folder, way.where)
+    return ReferenceMade(way.where)
 
 
 def train(stepper: Stepper, steps: int) -> tuple[list[float], dict[str, torch.Tensor]]:

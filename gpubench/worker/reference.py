@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 # Relative. Summing in another order differs by some 1e-7 in fp32, drawing other random numbers by several per cent.
 RANDOM = 1e-4
-WHAT = "the same model, plain, in fp32 on the same device"
+MODEL = "the same model, plain, in fp32"
+WHAT = f"{MODEL} on the same device"
+PLACE = "where.txt"  # beside the outputs, if they were made elsewhere
 
 
 def snapshot(outputs: Any) -> dict[str, torch.Tensor]:
@@ -60,6 +62,16 @@ def loss_spread(first: list[float], second: list[float]) -> float:
     return max((abs(one - other) / abs(one) for one, other in pairs if one), default=0.0)
 
 
+def save_place(folder: Path, where: str) -> None:
+    """Notes that the reference in `folder` was not made as usual, but "on the CPU", say."""
+    (folder / PLACE).write_text(where)
+
+
+def what(folder: Path) -> str:
+    """What the reference in `folder` is, as reports say it."""
+    return f"{MODEL} {(folder / PLACE).read_text()}" if (folder / PLACE).exists() else WHAT
+
+
 def save_inference(folder: Path, outputs: list[dict[str, torch.Tensor]], spread: float) -> None:
     """Stores the outputs of each batch, and how much they vary by chance."""
     for index, one in enumerate(outputs):
@@ -78,10 +90,10 @@ def check_inference(folder: Path, outputs: dict[int, dict[str, torch.Tensor]], t
     spread = json.loads((folder / "facts.json").read_text())["spread"]
     if spread > RANDOM:
         reason = f"the model draws random numbers: two plain fp32 runs on one input differ by {spread:.2g}"
-        return Quality(passed=None, reason=f"{reason}; make them part of the inputs", reference=WHAT)
+        return Quality(passed=None, reason=f"{reason}; make them part of the inputs", reference=what(folder))
     return worst(
         [
-            compare(one, load_tensors(folder / f"batch-{index}"), tolerance=tolerance, what=WHAT)
+            compare(one, load_tensors(folder / f"batch-{index}"), tolerance=tolerance, what=what(folder))
             for index, one in outputs.items()
         ]
     )
@@ -96,7 +108,7 @@ def check_training(folder: Path, losses: list[float], update: dict[str, torch.Te
         update,
         load_tensors(folder / "update"),
         tolerance=tolerance,
-        what=WHAT,
+        what=what(folder),
         spread=facts["spread"] if facts["spread"] > RANDOM else 0.0,
     )
 
