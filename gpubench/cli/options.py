@@ -79,7 +79,12 @@ def measuring_options(
         run_option("--max-memory", metavar="SIZE", help="Memory limit per configuration, such as 8GiB."),
     ] = None,
     timeout: Annotated[
-        str, run_option("--timeout", metavar="TIME", help="Time limit per configuration, such as 90s.")
+        str,
+        run_option(
+            "--timeout",
+            metavar="TIME",
+            help="Time limit per configuration, such as 90s; twice as long where it compiles first.",
+        ),
     ] = "10min",
     rounds: Annotated[
         int,
