@@ -1,4 +1,4 @@
-"""What a process holds of a GPU outside torch's allocator, and a limit that counts it. Nothing else may run meanwhile."""
+"""What a process holds of a GPU outside torch's allocator, and a limit that counts it. Run it alone on the device."""
 
 from __future__ import annotations
 
