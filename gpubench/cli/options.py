@@ -41,7 +41,11 @@ def measuring_options(
     ] = None,
     size: Annotated[
         str,
-        model_option("--size", help="Model size: auto, base (the real size), small (for CPUs) or tiny (for tests)."),
+        model_option(
+            "--size",
+            help="Model size: auto (by the device and its memory), base (the real size), large or medium (the same "
+            "model on more or less input), small (for CPUs) or tiny (for tests).",
+        ),
     ] = "auto",
     param: Annotated[
         list[str] | None,
@@ -79,8 +83,8 @@ def measuring_options(
         run_option(
             "--timeout",
             metavar="TIME",
-            help="Time limit per configuration, and for importing and for building the model before the first, such "
-            "as 90s.",
+            help="Time limit per configuration, such as 90s, twice as long where it compiles first; also for importing "
+            "and for building the model before that.",
         ),
     ] = "10min",
     rounds: Annotated[

@@ -14,6 +14,7 @@ from gpubench.flags import (
     GROWING_MEMORY,
     HOST_BOUND,
     HOST_BOUND_SHARE,
+    IDLE_CORES,
     IDLE_SHARE,
     MAJOR_FAULTS,
     PARTLY_CHECKED,
@@ -28,7 +29,7 @@ from gpubench.flags import (
 )
 from gpubench.measure.memory import GRAIN_BYTES
 from gpubench.measure.steady import drift
-from gpubench.report.model import HostUse, Utilization
+from gpubench.report.model import HostUse
 from gpubench.units import format_bytes
 
 
@@ -49,7 +50,7 @@ def flags_of(result: Outcome, busy_before: str = "", discarded: Sequence[str] = 
     # Interleaved turns drift with the machine, which the other configurations of the round share.
     if not result.turns and (change := drift(sampled.samples_s)) is not None:
         flags.append(UNSTEADY.flag(f"its step time changed by {change:+.1%} during sampling"))
-    flags += _contaminated(result.utilization, result.host, busy_before)
+    flags += _contaminated(result, busy_before)
     if result.host:
         flags += _swapped(result.host)
     if discarded:
@@ -102,15 +103,26 @@ def _step_s(result: Outcome) -> float:
     return statistics.median(result.sampled.samples_s) if result.sampled and result.sampled.samples_s else 0.0
 
 
-def _contaminated(utilization: Utilization | None, host: HostUse | None, busy_before: str) -> list[Flag]:
+def cores_matter(result: Outcome) -> bool:
+    """Whether others on the cores change the figure: always on a CPU; on a GPU where the step waits for the host.
+
+    Also where too few cores were idle to launch kernels from. Both as long as it is not known to be otherwise.
+    """
+    on_gpu = result.sampled is not None and result.sampled.device_samples_s is not None
+    fraction, idle = host_bound_fraction(result), result.host.idle_cores if result.host else None
+    return not on_gpu or fraction is None or fraction > HOST_BOUND_SHARE or idle is None or idle < IDLE_CORES
+
+
+def _contaminated(result: Outcome, busy_before: str) -> list[Flag]:
     """Whether others used the device or the cores meanwhile, and who; `busy_before`: the device, before the run."""
-    details = []
+    utilization, host, details = result.utilization, result.host, []
+    cores = cores_matter(result)
     if utilization and utilization.other_processes:
         details.append(f"on the device as well: {', '.join(utilization.other_processes)}")
-    if host and (host.other_cores or 0) > BUSY_CORES:
+    if cores and host and (host.other_cores or 0) > BUSY_CORES:
         who = f", most of it {host.busiest_other}" if host.busiest_other else ""
         details.append(f"other processes kept {host.other_cores:.1f} cores busy{who}")
-    if host and (host.steal_cores or 0) > BUSY_CORES:
+    if cores and host and (host.steal_cores or 0) > BUSY_CORES:
         details.append(f"the hypervisor took {host.steal_cores:.1f} cores away")
     if host and host.quota_throttled_s:
         details.append(f"the control group's CPU quota stopped it for {host.quota_throttled_s:.2f} s")

@@ -141,7 +141,7 @@ class WorkerPool:
 
     def describe(self, batch_size: int | None) -> ProbeResult:
         """The facts of workload, device and software; GpubenchError where one of them is missing."""
-        request = Describe(self.choice, self.device, batch_size)
+        request = Describe(self.choice, self.device, batch_size, self.protocol.max_memory_bytes)
         with self._timed("describe"):
             worker = self._server({}).fork()
             try:
@@ -186,14 +186,16 @@ class WorkerPool:
 
     def free_memory_bytes(self) -> float:
         """Bytes free on the device, less a margin; infinite where that cannot be read."""
+        free = available_memory_bytes() if self.monitored is None else self.device_free_bytes()
+        return math.inf if free is None or isinstance(free, Unavailable) else FREE_SHARE * free
+
+    def device_free_bytes(self) -> int | None:
+        """Bytes free on the GPU as its maker's library tells; None where it does not, and on a CPU."""
         device = self.monitored
-        if isinstance(device, Unavailable):
-            return math.inf
-        if device is not None:
-            total, used = device.total_memory_bytes(), device.sample().memory_used_bytes
-            return math.inf if isinstance(total, Unavailable) or used is None else FREE_SHARE * (total - used)
-        free = available_memory_bytes()
-        return math.inf if isinstance(free, Unavailable) else FREE_SHARE * free
+        if device is None or isinstance(device, Unavailable):
+            return None
+        total, used = device.total_memory_bytes(), device.sample().memory_used_bytes
+        return None if isinstance(total, Unavailable) or used is None else total - used
 
     def reference(self, configuration: Mapping[str, Value], defaults: Mapping[str, Value]) -> Reference:
         """The fp32 outputs of the problem that `configuration` computes, made on the first call."""
@@ -221,11 +223,14 @@ class WorkerPool:
             worker = self._server({}).fork()
             worker.phase = "reference"
             try:
-                worker.ask(request, ReferenceMade, time.monotonic() + self.protocol.timeout_s, self.on_phase)
+                made = worker.ask(request, ReferenceMade, time.monotonic() + self.protocol.timeout_s, self.on_phase)
             finally:
                 worker.kill()
         except (WorkerFailed, WorkerError) as error:
             return Reference(None, f"the fp32 reference could not be made: {error}")
+        note = f"The fp32 reference was made {made.where}: it did not fit into the device's memory as it is."
+        if made.where and note not in self.notes:
+            self.notes.append(note)
         return Reference(str(folder))
 
     def compile_cache(self, configuration: Configuration) -> str:

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from gpubench.hardware.nvml_call import Unavailable
 
-# Bit -> name, from nvml.h (nvmlClocksEventReasons). Written out because older bindings have other names for them.
+# Bit -> name, from nvml.h (nvmlClocksEventReasons; the last two nvmlClocksThrottleReasons). Written out because older
+# bindings have other names for them, or none.
 EVENT_REASONS = {
     0x001: "gpu_idle",
     0x002: "applications_clocks_setting",
@@ -22,6 +23,8 @@ EVENT_REASONS = {
     0x040: "hw_thermal_slowdown",
     0x080: "hw_power_brake",
     0x100: "display_clock_setting",
+    0x200: "board_limit",
+    0x400: "reliability",  # the voltage that is safe for years: how a card boosts, as the two limits on power are
 }
 # Above this utilization the GPU works for somebody: an idle one with a display reads 0 to 3 %.
 BUSY_PERCENT = 5.0

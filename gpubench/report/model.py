@@ -88,6 +88,7 @@ class Memory(Struct, frozen=True, kw_only=True):
     peak_memory_reserved_bytes: Bytes | None = None
     warmup_peak_memory_allocated_bytes: Bytes | None = None
     device_process_memory_bytes: Bytes | None = None  # NVML: includes the context, which torch does not see
+    device_context_bytes: Bytes | None = None  # beyond torch's allocator: CUDA context, libraries and loaded kernels
     host_peak_resident_bytes: Bytes | None = None
     host_warmup_peak_resident_bytes: Bytes | None = None
     host_resident_at_start_bytes: Bytes | None = None  # Python and torch, before the model is built
@@ -134,6 +135,7 @@ class HostUse(Struct, frozen=True, kw_only=True):
     seconds: Seconds
     steal_cores: float | None = None  # taken by the hypervisor, on the cores that this run may use
     other_cores: float | None = None  # kept busy by processes that are not this run's
+    idle_cores: float | None = None  # of those that this run may use
     busiest_other: str | None = None  # the process among them that used most CPU time; None too where there is none
     involuntary_switches: int | None = None  # times that the kernel took a core away from the worker
     major_faults: int | None = None  # pages of the worker that had to be read from disk or swap

@@ -89,6 +89,7 @@ class Describe(Struct, frozen=True, tag=True):
     choice: WorkloadChoice
     device: str  # "auto", "cpu", "cuda:0"
     batch_size: int | None = None
+    max_memory_bytes: int | None = None  # the limit that each configuration will have
 
 
 class Prepare(Struct, frozen=True, tag=True, kw_only=True):
@@ -104,6 +105,7 @@ class Prepare(Struct, frozen=True, tag=True, kw_only=True):
     reference_folder: str | None  # outputs to compare with; None: there are none, see reference_problem
     reference_problem: str = ""
     facts: WorkloadFacts | None = None  # from the look at the workload, where one was taken
+    device_free_bytes: int | None = None  # of a GPU, before this process touched it; None: unknown, or a CPU
 
 
 class MakeReference(Struct, frozen=True, tag=True, kw_only=True):
@@ -174,7 +176,9 @@ class Prepared(Struct, frozen=True, tag=True, kw_only=True):
 
 
 class ReferenceMade(Struct, frozen=True, tag=True):
-    """Answer to `MakeReference`."""
+    """Answer to `MakeReference`; `where`: it did not fit into the device's memory, and was made there instead."""
+
+    where: str = ""
 
 
 class SamplesTaken(Struct, frozen=True, tag=True, kw_only=True):

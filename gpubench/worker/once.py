@@ -15,6 +15,7 @@ import msgspec
 
 from gpubench.measure.values import rounding_of
 from gpubench.worker import limits, reference
+from gpubench.worker.fallbacks import Way, first_that_fits, ways
 from gpubench.worker.fill import Filled
 from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResult, ReferenceMade, importing
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, seed_everything, use_device
@@ -33,19 +34,19 @@ def describe(request: Describe, tell: Callable[[str], None] = lambda _: None) ->
     """The facts of workload, device and software, found in this process; `tell` is called with what takes time."""
     import torch
 
-    from gpubench.hardware.probe import choose_device, cuda_problem, probe_device, probe_environment
+    from gpubench.hardware.probe import cuda_problem, probe_device, probe_environment
     from gpubench.workloads.describe import describe as facts_of
 
-    device = choose_device(request.device)
-    unusable = request.device == "auto" and device == "cpu" and torch.cuda.is_available()
-    choice = request.choice
-    size = resolve_size(choice.reference, choice.size, device.partition(":")[0])
+    choice, device = request.choice, probe_device(request.device)
+    unusable = request.device == "auto" and device.kind == "cpu" and torch.cuda.is_available()
+    memory = [known for known in (device.total_memory_bytes, request.max_memory_bytes) if known is not None]
+    size = resolve_size(choice.reference, choice.size, device.kind, min(memory, default=None))
     tell(importing(choice.reference))
     loaded, mode = load_choice(msgspec.structs.replace(choice, size=size))
     tell("building the model")
     return ProbeResult(
         workload=facts_of(loaded, mode, request.batch_size),
-        device=probe_device(device),
+        device=device,
         environment=probe_environment(),
         note=f"There is a GPU, but the CPU was measured. {cuda_problem()}" if unusable else "",
         modules=own_modules(loaded.file),
@@ -80,34 +81,41 @@ def make_reference(request: MakeReference) -> ReferenceMade:
     loaded, mode = load_choice(request.choice)
     folder, seed = Path(request.folder), request.protocol.seed
 
-    def plain() -> tuple[Stepper, Filled]:
-        context = build(loaded, mode, device, request.configuration, seed)
+    def plain(way: Way) -> tuple[Stepper, Filled]:
+        context = build(loaded, mode, way.device, request.configuration, seed)
         filled = Filled(context.model, seed)
         apply_toggles(context, make_batches(loaded, context.batch_size, request.protocol.input_batches, seed))
         return Stepper(context), filled
 
-    stepper, filled = plain()
-    if mode == "training":
-        steps = request.protocol.quality_steps
-        losses, update = train(stepper, steps)
-        stepper, _ = plain()
-        seed_everything(seed + 1)  # same weights and inputs; only random numbers drawn in the step (dropout) differ
-        again, _ = train(stepper, steps)
-        reference.save_training(folder, losses, update, reference.loss_spread(losses, again))
-    else:
-        outputs = every_batch(stepper)
-        seed_everything(seed + 1)
-        again_first = infer_in_parts(stepper, 0)
-        spread = reference.output_spread(outputs[0], again_first)
-        reference.save_inference(
-            folder,
-            outputs,
-            spread,
-            left_out=reference.left_out(stepper.output),
-            timed=unfilled(stepper, filled),
-            rounding=rounding(stepper, outputs) if spread <= reference.RANDOM else None,
-        )
-    return ReferenceMade()
+    def make(way: Way) -> None:
+        stepper, filled = plain(way)
+        if mode == "training":
+            steps = request.protocol.quality_steps
+            losses, update = train(stepper, steps)
+            stepper, _ = plain(way)
+            seed_everything(seed + 1)  # same weights and inputs; only random numbers drawn in the step (dropout) differ
+            again, _ = train(stepper, steps)
+            reference.save_training(folder, losses, update, reference.loss_spread(losses, again))
+        else:
+            outputs = every_batch(stepper)
+            seed_everything(seed + 1)
+            again_first = infer_in_parts(stepper, 0)
+            spread = reference.output_spread(outputs[0], again_first)
+            reference.save_inference(
+                folder,
+                outputs,
+                spread,
+                left_out=reference.left_out(stepper.output),
+                timed=unfilled(stepper, filled),
+                rounding=rounding(stepper, outputs) if spread <= reference.RANDOM else None,
+            )
+
+    choices = ways(device, mode)
+    way = first_that_fits(choices, make)
+    if way is choices[0]:
+        return ReferenceMade()
+    reference.save_place(folder, way.where)
+    return ReferenceMade(way.where)
 
 
 def train(stepper: Stepper, steps: int) -> tuple[list[float], dict[str, torch.Tensor]]:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 # Relative. Summing in another order differs by some 1e-7 in fp32, drawing other random numbers by several per cent.
 RANDOM = 1e-4
-WHAT = "the same model, plain, in fp32 on the same device"
+MODEL = "the same model, plain, in fp32"
+WHAT = f"{MODEL} on the same device"
+PLACE = "where.txt"  # beside the outputs, if they were made elsewhere
 
 
 def snapshot(outputs: Any) -> dict[str, torch.Tensor]:
@@ -76,6 +78,16 @@ def loss_spread(first: list[float], second: list[float]) -> float:
     return max((abs(one - other) / abs(one) for one, other in pairs if one), default=0.0)
 
 
+def save_place(folder: Path, where: str) -> None:
+    """Notes that the reference in `folder` was not made as usual, but "on the CPU", say."""
+    (folder / PLACE).write_text(where)
+
+
+def what(folder: Path) -> str:
+    """What the reference in `folder` is, as reports say it."""
+    return f"{MODEL} {(folder / PLACE).read_text()}" if (folder / PLACE).exists() else WHAT
+
+
 def save_inference(
     folder: Path,
     outputs: list[dict[str, torch.Tensor]],
@@ -123,7 +135,7 @@ def check_inference(
     facts = json.loads((folder / "facts.json").read_text())
     if facts["spread"] > RANDOM:
         reason = f"the model draws random numbers: two plain fp32 runs on one input differ by {facts['spread']:.2g}"
-        return Quality(passed=None, reason=f"{reason}; make them part of the inputs", reference=WHAT)
+        return Quality(passed=None, reason=f"{reason}; make them part of the inputs", reference=what(folder))
     rounding = msgspec.convert(facts["rounding"], dict[str, Rounding])
     dropped = [OutputQuality(name=name, passed=None, note=why) for name, why in facts["left_out"].items()]
     steps = []
@@ -131,7 +143,7 @@ def check_inference(
         own = folder / f"timed-{index}"
         expected = load_tensors(own if timed and own.exists() else folder / f"batch-{index}")
         steps.append([*judge(one, expected, tolerance=tolerance, rounding=rounding, compare=how), *dropped])
-    return together(steps, tolerance=tolerance, what=WHAT)
+    return together(steps, tolerance=tolerance, what=what(folder))
 
 
 def check_training(folder: Path, losses: list[float], update: dict[str, torch.Tensor], tolerance: float) -> Quality:
@@ -143,7 +155,7 @@ def check_training(folder: Path, losses: list[float], update: dict[str, torch.Te
         update,
         load_tensors(folder / "update"),
         tolerance=tolerance,
-        what=WHAT,
+        what=what(folder),
         spread=facts["spread"] if facts["spread"] > RANDOM else 0.0,
     )
 

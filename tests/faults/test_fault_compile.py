@@ -125,3 +125,10 @@ def test_thirteen_compiled_configurations_are_each_compiled(tmp_path: Path) -> N
         assert "limit" not in proof["detail"]
         assert row["compile_time_s"] > 20 * row["latency_s"]["median"]
         assert not any(flag["kind"] in ("partly_compiled", "warm_cache") for flag in row["flags"])
+
+
+def test_a_configuration_that_compiles_first_has_twice_the_time(bench: LocalExecutor) -> None:
+    eager, compiled = Job("eager", {"compile": "off"}), Job("compiled", {"compile": "default", "threads": 3})
+    assert (bench.limit_s(eager), bench.limit_s(compiled)) == (SHORT.timeout_s, 2 * SHORT.timeout_s)
+    Path(bench.pool.compile_cache(compiled.configuration), "code").touch()  # what its first process leaves
+    assert bench.limit_s(compiled) == SHORT.timeout_s

@@ -121,6 +121,7 @@ def test_older_name_of_the_throttle_reasons(
         (0x1, ["gpu_idle"]),
         (0x88, ["hw_slowdown", "hw_power_brake"]),
         (0x112, ["applications_clocks_setting", "sync_boost", "display_clock_setting"]),
+        (0x600, ["board_limit", "reliability"]),
         (0x1004, ["sw_power_cap", "unknown_0x1000"]),
     ],
 )

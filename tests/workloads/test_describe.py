@@ -10,6 +10,10 @@ import torch
 from torch import nn
 
 from gpubench.errors import GpubenchError
+from gpubench.hardware import probe
+from gpubench.hardware.facts import Device
+from gpubench.worker import once
+from gpubench.worker.messages import Describe, WorkloadChoice
 from gpubench.workloads.describe import describe
 from gpubench.workloads.loader import Loaded, load
 from gpubench.workloads.workload import Workload
@@ -191,3 +195,17 @@ def test_a_loss_that_is_none_is_told() -> None:
     assert "The loss of workload 'mine' is None. It must be a tensor of one number" in with_loss(lambda m, b: None)
     assert "is a tensor of shape [2, 4]" in with_loss(lambda m, b: m(*b))
     assert "is dict." in with_loss(lambda m, b: {"loss": m(*b).mean()})
+
+
+@pytest.mark.parametrize(
+    ("card_gib", "limit_gib", "size"),
+    [(79, None, "large"), (23, None, "base"), (5.8, None, "medium"), (79, 6, "medium")],
+)
+def test_auto_is_the_size_that_fits_the_card_or_the_limit(
+    card_gib: float, limit_gib: int | None, size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = Device(kind="cuda", name="A card", index=0, total_memory_bytes=round(card_gib * 2**30))
+    monkeypatch.setattr(probe, "probe_device", lambda _: card)
+    choice = WorkloadChoice(reference="resnet50", size=None, parameters={}, mode=None)
+    limit = None if limit_gib is None else limit_gib * 2**30
+    assert once.describe(Describe(choice, "cuda:0", 1, limit)).workload.size == size
