@@ -133,3 +133,12 @@ def fused() -> Workload:
         return Fused()
 
     return Workload(name="fused", item="row", batch_size=4, build=build, inputs=inputs)
+
+
+def in_parts() -> Workload:
+    """Calls a part of the model, so that compiling the whole compiles nothing."""
+
+    def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> torch.Tensor:
+        return torch.relu(model.layer(batch[0]))  # type: ignore[operator]
+
+    return Workload(name="parts", item="row", batch_size=4, build=Paced, inputs=inputs, infer=infer)

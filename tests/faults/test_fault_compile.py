@@ -125,3 +125,14 @@ def test_thirteen_compiled_configurations_are_each_compiled(tmp_path: Path) -> N
         assert "limit" not in proof["detail"]
         assert row["compile_time_s"] > 20 * row["latency_s"]["median"]
         assert not any(flag["kind"] in ("partly_compiled", "warm_cache") for flag in row["flags"])
+
+
+def test_a_step_that_never_calls_what_is_compiled_names_what_it_calls() -> None:
+    choice = WorkloadChoice(reference=f"{WORKLOADS}:in_parts", size=None, parameters={}, mode="inference")
+    with WorkerPool(choice, "cpu", SHORT) as pool:
+        assert pool.describe(None).workload.misses_targets
+        result = LocalExecutor(pool, {"compile": "off"}, lambda _: None).run_alone(Job("row", {"compile": "default"}))
+    assert result.status == "not_effective"
+    assert "it calls no compile target, name what it calls: Workload(..., compile_targets=('layer',))" in result.reason
+    assert result.collected is not None and result.collected.counts is not None
+    assert (result.collected.counts.frames_compiled, result.collected.counts.work) == (0, {"fp32": 1.0})
