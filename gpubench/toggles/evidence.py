@@ -67,7 +67,7 @@ def replays_graph(trace: Trace) -> bool:
 
 def is_blind(context: ModelContext, trace: Trace) -> bool:
     """Whether the profiler recorded nothing of a GPU, not even that CUDA was called: what ran there is then unknown."""
-    seen = trace.kernels or any(name.startswith("cu") for name in trace.names - _PROFILERS_OWN)
+    seen = trace.kernels or any(name.startswith(("cu", "hip")) for name in trace.names - _PROFILERS_OWN)
     return context.device.type == "cuda" and not seen
 
 

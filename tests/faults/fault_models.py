@@ -177,3 +177,12 @@ def mixed() -> Workload:
     return Workload(
         name="mixed", item="row", batch_size=32, build=Product, inputs=inputs, infer=infer, compare={"order": "rank"}
     )  # fmt: skip
+
+
+def in_parts() -> Workload:
+    """Calls a part of the model, so that compiling the whole compiles nothing."""
+
+    def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> torch.Tensor:
+        return torch.relu(model.layer(batch[0]))  # type: ignore[operator]
+
+    return Workload(name="parts", item="row", batch_size=4, build=Paced, inputs=inputs, infer=infer)

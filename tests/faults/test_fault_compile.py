@@ -132,3 +132,14 @@ def test_a_configuration_that_compiles_first_has_twice_the_time(bench: LocalExec
     assert (bench.limit_s(eager), bench.limit_s(compiled)) == (SHORT.timeout_s, 2 * SHORT.timeout_s)
     Path(bench.pool.compile_cache(compiled.configuration), "code").touch()  # what its first process leaves
     assert bench.limit_s(compiled) == SHORT.timeout_s
+
+
+def test_a_step_that_never_calls_what_is_compiled_names_what_it_calls() -> None:
+    choice = WorkloadChoice(reference=f"{WORKLOADS}:in_parts", size=None, parameters={}, mode="inference")
+    with WorkerPool(choice, "cpu", SHORT) as pool:
+        assert pool.describe(None).workload.misses_targets
+        result = LocalExecutor(pool, {"compile": "off"}, lambda _: None).run_alone(Job("row", {"compile": "default"}))
+    assert result.status == "not_effective"
+    assert "it calls no compile target, name what it calls: Workload(..., compile_targets=('layer',))" in result.reason
+    assert result.collected is not None and result.collected.counts is not None
+    assert (result.collected.counts.frames_compiled, result.collected.counts.work) == (0, {"fp32": 1.0})

@@ -108,3 +108,38 @@ assert attention_backends(trace) == {in_graph}, trace
 )
 def test_attention_is_told_from_operators_and_inside_a_cuda_graph_from_kernels(backend, name, in_graph):
     check(ATTENTION.format(backend=backend, name=name, in_graph=in_graph))
+
+
+def test_every_launch_has_its_kernel_and_what_waits_and_copies_is_seen():
+    check("""
+import torch
+from gpubench.measure.trace import trace_step
+
+here, small = torch.ones(8), torch.ones(8, device="cuda")
+
+def step():
+    for _ in range(20):
+        small.add_(1)
+    small.copy_(here)
+    small.sum().item()
+
+trace = trace_step(step, cuda=True)
+assert trace.lost == 0 and trace.device_busy_s, trace
+assert len(trace.kernels) == 21, trace.kernels
+assert sum("HtoD" in name for name in trace.copies) == 1, trace.copies
+assert any("Synchronize" in name for name in trace.cuda_calls), trace.cuda_calls
+assert [each.name for each in trace.operators].count("aten::add_") == 20
+""")
+
+
+def test_the_hosts_time_is_short_where_the_gpu_takes_long():
+    check("""
+import torch
+from gpubench.measure.timing import CudaTimer, enqueue_seconds
+
+timer = CudaTimer(torch.device("cuda"))
+step = lambda: torch.cuda._sleep(50_000_000)
+step()
+block = timer.block(step, 3)
+assert enqueue_seconds(step, timer, block.wall_s / 3) < 0.1 * block.wall_s / 3
+""")

@@ -105,6 +105,8 @@ def test_graph_breaks_are_flagged_and_dataclasses_are_outputs(models: Path, tmp_
     assert not any(flag["kind"] == "partly_compiled" for flag in plain["flags"])
     assert {"kind": "partly_compiled", "detail": "1 graph break", "effect": "caution"} in compiled["flags"]
     assert compiled["quality"]["passed"] is True
+    assert (compiled["counts"]["frames_compiled"], compiled["counts"]["recompiles"]) == (2, 0)
+    assert plain["counts"]["frames_compiled"] is None and plain["counts"]["operators"] > 0
 
 
 def test_a_step_that_returns_nothing_is_said_so(models: Path, tmp_path: Path) -> None:

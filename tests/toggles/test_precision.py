@@ -258,3 +258,23 @@ def test_without_records_of_the_gpu_operators_in_another_dtype_prove_nothing(kit
     assert PRECISION.evidence(context, "bf16-weights").took_effect is None
     context.trace = kit.trace([("aten::mm", "c10::BFloat16")])
     assert PRECISION.evidence(context, "bf16-weights").took_effect is True
+
+
+def test_attention_that_torch_computes_in_fp32_under_dropout_counts_by_its_work(kit):
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts, self.out = nn.Linear(64, 192), nn.Linear(64, 64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            query, key, value = self.parts(x).chunk(3, dim=-1)
+            return self.out(nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=0.1))
+
+    def sequences(batch_size: int, generator: torch.Generator) -> tuple[torch.Tensor]:
+        return (torch.randn(batch_size, 1, 8, 64, generator=generator),)
+
+    work = kit.workload(Block, inputs=sequences, loss=lambda model, batch: model(batch[0]).float().mean())
+    proof = PRECISION.evidence(kit.run({"precision": "bf16-autocast"}, work, mode="training"), "bf16-autocast")
+    assert "attention ran in math" in proof.detail
+    assert proof.took_effect is True, proof
+    assert proof.detail.startswith("5 of 11 convolutions, matrix products and attentions, 9"), proof
