@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gpubench.text import encodable
 from gpubench.worker import limits, reference
 from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResult, ReferenceMade, importing
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, seed_everything, use_device
@@ -61,7 +62,7 @@ def own_modules(file: Path | None) -> dict[str, Module]:
         if installed or path == (file and file.resolve()) or any(path.is_relative_to(one) for one in foreign):
             continue
         with contextlib.suppress(OSError):
-            found[name] = Module(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+            found[name] = Module(encodable(str(path)), hashlib.sha256(path.read_bytes()).hexdigest())
     return found
 
 
