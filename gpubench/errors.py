@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 from gpubench.text import printable
@@ -38,3 +39,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
     return GpubenchError(
         f"Unknown {kind} {name!r}.", f"{suggestion}Known: {', '.join(names) or 'none'}. {hint}".strip()
     )
+
+
+def check_current_folder() -> None:
+    """Raises GpubenchError where the current folder has been deleted: torch's libraries cannot be loaded there."""
+    try:
+        os.getcwd()  # noqa: PTH109 - it alone is asked
+    except OSError as error:
+        raise GpubenchError(
+            "The current folder has been deleted or cannot be entered.", "Change to another with cd, and start again."
+        ) from error

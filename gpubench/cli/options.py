@@ -62,7 +62,9 @@ def measuring_options(
     batch_size: Annotated[
         int | None, model_option("--batch-size", min=1, help="Items per step. Default: the workload's.")
     ] = None,
-    device: Annotated[str, run_option("--device", help="Device: auto, cpu or cuda:N.")] = "auto",
+    device: Annotated[
+        str, run_option("--device", help="Device: cpu, cuda:N, or auto: the largest GPU that is free, else the CPU.")
+    ] = "auto",
     fix: Annotated[
         list[str] | None,
         run_option(
