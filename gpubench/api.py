@@ -90,7 +90,8 @@ def compare(
         fix: Values held in every row, the baseline included, such as `{"allocator": "tuned"}`.
         objective: What the recommendation is best at: `"fps"`, `"latency"` or `"memory"`.
         max_memory_bytes: Memory limit per configuration; on a GPU with the CUDA context and libraries.
-        timeout_s: Time limit per configuration; twice as long where it compiles with an empty cache.
+        timeout_s: Time limit per configuration, twice as long where it compiles with an empty cache, and for importing
+            and for building the model before the first.
         rounds: Fresh processes per configuration.
         final_rounds: Rounds of the final on fresh data; 0: none; None: 6, or as many as fit in 60 s.
         strict: Rows whose flags speak against their figures fail.

@@ -17,7 +17,8 @@ Effect = Literal["gates", "allowed", "caution", "note"]
 BUSY_CORES = 0.25  # a quarter of a core: the system's own housekeeping stays below 0.1 (seen on an idle machine)
 IDLE_CORES = 2  # one for the thread that launches kernels, one for those of autograd and of the driver
 MAJOR_FAULTS = 10  # pages read from disk while sampling: fewer are late loads of code
-HOST_BOUND_SHARE = 0.25  # of the step: above it another batch size or CUDA graphs are worth a try
+HOST_BOUND_SHARE = 0.8  # of the step, that the host needs to enqueue it: above, it can hardly be faster than the host
+IDLE_SHARE = 0.25  # of the step, in which the GPU does nothing: with less it is busy, however long the host takes
 NOISY_EFFECT = 0.05  # smallest effect that the rounds must be able to detect
 
 
@@ -133,7 +134,8 @@ THROTTLED = FlagKind(
 )
 HOST_BOUND = FlagKind(
     "host_bound",
-    f"The GPU did nothing in more than {100 * HOST_BOUND_SHARE:g} % of the step.",
+    f"The host needs more than {100 * HOST_BOUND_SHARE:g} % of the step's time to enqueue it, and the GPU did nothing "
+    f"in more than {100 * IDLE_SHARE:g} % of it.",
     "Try a larger batch, or CUDA graphs. The figure itself is right for this machine.",
     "caution",
     "the GPU waited for the host in a good part of each step, so the figure depends on this CPU too",
@@ -179,8 +181,17 @@ SHORT_WARMUP = FlagKind(
 )
 QUALITY_UNCHECKED = FlagKind(
     "quality_unchecked",
-    "There was nothing to compare the outputs with. Except for the baseline such a row is not recommended.",
-    "Make random numbers an input of the model.",
+    "No output could be compared: they are random, zero, empty or rounding noise, or there is no reference. Except for "
+    "the baseline such a row is not recommended.",
+    "Make random numbers an input of the model; give it weights and inputs that fill its outputs.",
+)
+PARTLY_CHECKED = FlagKind(
+    "partly_checked",
+    "Some of the outputs could not be compared: they hold no numbers, are zero, empty or rounding noise. The others "
+    "are right.",
+    "Return tensors, and give the model weights and inputs that fill its outputs.",
+    "caution",
+    "not all of its outputs were compared",
 )
 REMEASURED = FlagKind(
     "remeasured",

@@ -15,6 +15,7 @@ from gpubench.analysis.peak_memory import gated_bytes, peak_bytes
 from gpubench.errors import GpubenchError, unknown_name
 from gpubench.plugins import called, load_plugin, name_taken
 from gpubench.report.model import Measurement, Report
+from gpubench.text import plural
 from gpubench.units import format_bytes, significant
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Metric:
         compared: The value that `check` compares, where it is not the one shown.
         statistic: Of the time per item in one process; `check` then tests the processes of both reports.
         decisive: Whether a row is inconclusive where this metric is.
+        exact: What a change by so much is called: "3 kernels more". For figures that repeat exactly, so that any change
+            counts; `check` compares them only where the software is the same.
 
     Example:
         >>> Metric("temperature", "", None, lambda report, row: hottest(row.measurement), "{:.0f}".format)
@@ -68,6 +71,7 @@ class Metric:
     compared: Reader | None = None
     statistic: Literal["median", "p95"] | None = None
     decisive: bool = True
+    exact: Callable[[float], str] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or self.name.replace("_", " "))
@@ -139,6 +143,43 @@ def _scientific(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}"
 
 
+def _counted(word: str, many: str = "") -> Callable[[float], str]:
+    """`14 kernels more`, `1 kernel fewer`."""
+    return lambda change: f"{plural(abs(round(change)), word, many)} {'more' if change > 0 else 'fewer'}"
+
+
+def _allocated(change: float) -> str:
+    return f"{format_bytes(abs(change))} {'more' if change > 0 else 'less'} allocated in a step"
+
+
+def _flops(change: float) -> str:
+    return f"{abs(change):.3g} FLOPs {'more' if change > 0 else 'fewer'} in a step"
+
+
+def _work_in(dtype: str) -> Metric:
+    def read(report: Report, row: Row) -> Number:
+        counts = row.measurement.counts
+        return counts.work.get(dtype, 0.0) if counts and counts.work else None
+
+    def moved(change: float) -> str:
+        return f"{100 * abs(change):.3g} % of the work {'fell back to' if change > 0 else 'no longer runs in'} {dtype}"
+
+    wide = dtype in ("fp32", "fp64")  # what others fall back to: more of it is worse
+    return Metric(
+        f"work_{dtype}", "", "lower" if wide else None, read, "{:.1%}".format,
+        limit=0.0 if wide else None, title=f"work in {dtype}", exact=moved,
+    )  # fmt: skip
+
+
+def _error(row: Row) -> str:
+    """`3.1e-03`; `3.1e-03 scores` where that is the worst of several outputs."""
+    quality = row.measurement.quality
+    if quality is None or quality.relative_error is None:
+        return MISSING
+    name = quality.outputs[0].name.removeprefix("output.") if len(quality.outputs) > 1 else ""
+    return f"{_scientific(quality.relative_error)} {name}".strip()
+
+
 COUNT = "{:.0f}".format
 
 # In the order of columns.
@@ -173,8 +214,36 @@ BUNDLED = (
     Metric(
         "quality", "", "lower", _at("quality.relative_error"), _scientific,
         limit="error_growth", heading="rel. error", width=130, title="output error", column="relative_error",
+        cell=_error,
     ),
-    Metric("graph_breaks", "", "lower", _at("graph_breaks"), COUNT, limit=0.0),
+    Metric("graph_breaks", "", "lower", _at("graph_breaks"), COUNT, limit=0.0, exact=_counted("graph break")),
+    Metric(
+        "frames_compiled", "", "lower", _at("counts.frames_compiled"), COUNT,
+        limit=0.0, exact=_counted("compiled frame"),
+    ),
+    Metric("recompiles", "", "lower", _at("counts.recompiles"), COUNT, limit=0.0, exact=_counted("recompile")),
+    Metric(
+        "operators", "", "lower", _at("counts.operators"), COUNT,
+        limit=0.0, heading="operators", width=200, exact=_counted("operator"),
+    ),
+    Metric(
+        "kernels", "", "lower", _at("counts.kernels"), COUNT,
+        limit=0.0, heading="kernels", width=200, exact=_counted("kernel"),
+    ),
+    Metric("flops", "", "lower", _at("counts.flops"), "{:.4g}".format, limit=0.0, title="FLOPs", exact=_flops),
+    Metric(
+        "bytes_allocated", "bytes", "lower", _at("counts.bytes_allocated"), format_bytes,
+        limit=0.0, column="bytes_allocated", exact=_allocated,
+    ),
+    Metric(
+        "copies_to_device", "", "lower", _at("counts.copies_to_device"), COUNT,
+        limit=0.0, exact=_counted("copy to the device", "copies to the device"),
+    ),
+    Metric(
+        "synchronizations", "", "lower", _at("counts.synchronizations"), COUNT,
+        limit=0.0, exact=_counted("synchronization"),
+    ),
+    *map(_work_in, ("fp32", "fp64", "bf16", "fp16")),
     Metric("gpu_utilization", "percent", None, _at("utilization.gpu_utilization_percent.mean"), COUNT, heading="GPU %"),
     Metric("process_cpu", "percent", None, _at("utilization.process_cpu_percent.mean"), COUNT, heading="CPU %"),
     Metric("power", "W", "lower", _at("utilization.power_watts.mean"), heading="power W"),

@@ -87,7 +87,8 @@ def measuring_options(
         run_option(
             "--timeout",
             metavar="TIME",
-            help="Time limit per configuration, such as 90s; twice as long where it compiles first.",
+            help="Time limit per configuration, such as 90s, twice as long where it compiles first; also for importing "
+            "and for building the model before that.",
         ),
     ] = "10min",
     rounds: Annotated[
@@ -119,7 +120,11 @@ def measuring_options(
     ] = 0,
     resume: Annotated[
         bool,
-        run_option("--resume", help="Resume the report at --output, or the newest unfinished one of this workload."),
+        run_option(
+            "--resume",
+            help="Resume the report at --output, or the newest unfinished one of this workload; begin one where there "
+            "is none yet.",
+        ),
     ] = False,
     dry_run: Annotated[
         bool, run_option("--dry-run", help="Print what would be measured and skipped, without measuring.")

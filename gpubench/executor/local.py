@@ -66,7 +66,7 @@ def local_executor(
     """An executor for jobs of `targets`, by name; all its processes and files are gone afterwards."""
     with ExitStack() as stack:
         pools = {
-            name: stack.enter_context(WorkerPool(target.workload, device, protocol, target.python))
+            name: stack.enter_context(WorkerPool(target.workload, device, protocol, target.python, on_phase))
             for name, target in targets.items()
         }
         yield LocalExecutor(next(iter(pools.values())), {}, on_phase, pools)
@@ -109,7 +109,11 @@ class LocalExecutor:
 
     def describe(self, batch_size: int | None, target: str = "") -> ProbeResult:
         """The facts of workload, device and software; GpubenchError where one of them is missing."""
-        return self.targets[target].describe(batch_size)
+        described = self.targets[target].describe(batch_size)
+        for pool in self.pools:  # all on one card, whichever would be free at another moment
+            if pool.device == "auto":
+                pool.device = self.targets[target].device
+        return described
 
     def configure(self, protocol: Protocol, defaults: Mapping[str, Value]) -> None:
         """How to measure from now on, and the configuration whose outputs in fp32 are the reference."""
@@ -330,6 +334,7 @@ class LocalExecutor:
             compile_cache=pool.compile_cache(configuration),
             reference_folder=reference.folder,
             reference_problem=reference.problem,
+            facts=pool.facts,
             device_free_bytes=pool.device_free_bytes(),
         )
         slot.prepared = self._ask(slot, request, Prepared)

@@ -15,7 +15,9 @@ from gpubench.flags import (
     HOST_BOUND,
     HOST_BOUND_SHARE,
     IDLE_CORES,
+    IDLE_SHARE,
     MAJOR_FAULTS,
+    PARTLY_CHECKED,
     POWER_CAPPED,
     QUALITY_UNCHECKED,
     SHORT_WARMUP,
@@ -58,12 +60,14 @@ def flags_of(result: Outcome, busy_before: str = "", discarded: Sequence[str] = 
     if result.utilization and "sw_power_cap" in (result.utilization.throttle_reasons or ()):
         flags.append(POWER_CAPPED.flag("the device ran at its power limit, as it does under load"))
     fraction = host_bound_fraction(result)
-    if fraction is not None and fraction > HOST_BOUND_SHARE:
-        flags.append(HOST_BOUND.flag(f"the GPU was idle for {fraction:.0%} of the step, waiting for the host"))
+    if fraction is not None and fraction > HOST_BOUND_SHARE and _idle_share(result) > IDLE_SHARE:
+        flags.append(HOST_BOUND.flag(f"the host needs {fraction:.0%} of the step's time to enqueue it"))
     if sampled.unmet:
         flags.append(STOPPED_BY_TIME.flag(sampled.unmet))
     if prepared.quality.passed is None:
         flags.append(QUALITY_UNCHECKED.flag(prepared.quality.reason))
+    elif prepared.quality.not_compared:
+        flags.append(PARTLY_CHECKED.flag(prepared.quality.not_compared))
     growth = (result.memory and result.memory.growth_bytes_per_iteration) or 0
     if growth >= GRAIN_BYTES:
         flags.append(GROWING_MEMORY.flag(f"{format_bytes(growth)} more with every step"))
@@ -71,12 +75,32 @@ def flags_of(result: Outcome, busy_before: str = "", discarded: Sequence[str] = 
 
 
 def host_bound_fraction(result: Outcome) -> float | None:
-    """The share of a step by the wall clock in which no kernel or copy ran on the GPU; None on a CPU."""
-    collected, sampled = result.collected, result.sampled
-    if collected is None or sampled is None or collected.device_busy_s is None or not sampled.samples_s:
+    """The host's time to enqueue a step on an idle GPU, as a share of the step's in a row of many.
+
+    None on a CPU, and for a step that waits for the GPU itself: the host's own time is then not known.
+    """
+    prepared, step_s = result.prepared, _step_s(result)
+    if prepared is None or prepared.enqueue_s is None or not step_s or waits_for_gpu(result):
         return None
-    step_s = statistics.median(sampled.samples_s)
-    return min(1.0, max(0.0, 1 - collected.device_busy_s / step_s)) if step_s > 0 else None
+    return min(1.0, prepared.enqueue_s / step_s)
+
+
+def waits_for_gpu(result: Outcome) -> bool:
+    """Whether the profiled step waited for the GPU."""
+    counts = result.collected.counts if result.collected else None
+    return bool(counts and counts.synchronizations)
+
+
+def _idle_share(result: Outcome) -> float:
+    """The share of the step in which the GPU did nothing; 1 where that is not known."""
+    step_s, collected = _step_s(result), result.collected
+    if not step_s or collected is None or collected.device_busy_s is None:
+        return 1.0
+    return 1 - collected.device_busy_s / step_s
+
+
+def _step_s(result: Outcome) -> float:
+    return statistics.median(result.sampled.samples_s) if result.sampled and result.sampled.samples_s else 0.0
 
 
 def cores_matter(result: Outcome) -> bool:

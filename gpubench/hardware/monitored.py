@@ -79,7 +79,7 @@ class GpuState:
     """What does not change while a measurement runs."""
 
     name: str | None
-    uuid: str
+    uuid: str | None
     total_memory_bytes: int | None
     power_limit_watts: float | None  # enforced
     default_power_limit_watts: float | None
@@ -131,16 +131,23 @@ class MonitoredDevice(Protocol):
         """A meter of this device's units; the caller closes it."""
 
 
+# NVIDIA's multi-process service computes for the processes that connect to it, and is nobody's program itself.
+SERVICE = "nvidia-cuda-mps-server"
+
+
 def other_processes(listed: Iterable[Process], ours: frozenset[int], *, we_use_it: bool) -> list[Process] | Unavailable:
     """Those of `listed` that are not ours. `we_use_it`: a process of ours surely has a context on the device."""
     processes = list(listed)
+    others = [process for process in processes if process.pid not in ours and process.name != SERVICE]
     if we_use_it and not any(process.pid in ours for process in processes):
+        if any(process.name == SERVICE for process in processes):
+            return Unavailable(f"{SERVICE} is listed in the place of the processes that compute through it")
         # Accusing the only listed process would often mean accusing ourselves.
         return Unavailable(
             "the driver does not list this benchmark's own process under its id, so it cannot be told from others "
             "(inside a container process ids differ from the driver's)"
         )
-    return [process for process in processes if process.pid not in ours]
+    return others
 
 
 def memory_of(listed: list[Process] | Unavailable, pid: int) -> int | Unavailable:

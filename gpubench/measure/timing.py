@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     import torch
 
 Step = Callable[[], object]
+
+ENQUEUED_STEPS = 5  # whose median is the host's time for a step
+ENQUEUE_S = 0.5  # of long steps fewer
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,9 @@ class Timer(Protocol):
 
     def block(self, step: Step, iterations: int) -> BlockTime:
         """The time of `iterations` calls of `step`."""
+
+    def enqueue(self, step: Step) -> float | None:
+        """Seconds until one call of `step` returns that began on an idle device; None where it waits for its work."""
 
     def now(self) -> float:
         """Seconds of a clock that never goes back."""
@@ -48,6 +55,9 @@ class WallTimer:
         for _ in range(iterations):
             step()
         return BlockTime(self.now() - start)
+
+    def enqueue(self, step: Step) -> None:
+        """Nothing: a call returns when its work is done."""
 
 
 class CudaTimer:
@@ -70,6 +80,23 @@ class CudaTimer:
         last.record()
         self.cuda.synchronize(self.device)
         return BlockTime(self.now() - start, first.elapsed_time(last) / 1e3)  # elapsed_time is in milliseconds
+
+    def enqueue(self, step: Step) -> float:
+        """The host's time for one call of `step`: nothing before it delays its launches."""
+        self.cuda.synchronize(self.device)
+        start = self.now()
+        step()
+        seconds = self.now() - start
+        self.cuda.synchronize(self.device)
+        return seconds
+
+
+def enqueue_seconds(step: Step, timer: Timer, seconds_per_step: float) -> float | None:
+    """The host's time to enqueue one step; None where the host is the device, or the device's timer has none."""
+    count = min(ENQUEUED_STEPS, max(1, int(ENQUEUE_S // max(seconds_per_step, 1e-9))))
+    seconds = [timer.enqueue(step) for _ in range(count)]
+    known = [each for each in seconds if each is not None]
+    return statistics.median(known) if known else None
 
 
 def calibrate(seconds_per_iteration: float, block_s: float) -> int:

@@ -138,7 +138,7 @@ def _rows(
         if new.id in unfair:
             reason = f"{new.items_per_step} items per step, {old.items_per_step} before."
             findings.append(Finding(metric="fps", verdict="inconclusive", reason=reason))
-        checked.append(_row_check(new, findings))
+        checked.append(_row_check(new, findings, paired=are_paired(baseline, current)))
     checked += [_missing(row, current) for row in matched.missing]
     names = ", ".join(row.id for row in matched.fresh[:3]) + (", ..." if len(matched.fresh) > 3 else "")
     count = len(matched.fresh)
@@ -160,10 +160,13 @@ def is_same_run(baseline: Report, current: Report) -> bool:
     return any(both) and alike
 
 
-def _row_check(row: Measurement, findings: list[Finding]) -> RowCheck:
+def _row_check(row: Measurement, findings: list[Finding], *, paired: bool = False) -> RowCheck:
     # What is much noisier than a median, or measured only once, would leave every row undecided.
     indecisive = {metric.name for metric in gated() if not metric.decisive}
     deciding = [one for one in findings if one.metric not in indecisive or one.verdict != "inconclusive"]
+    if paired:  # the time itself was compared well, and that is what more or fewer operators would stand for
+        counted = {metric.name for metric in gated() if metric.exact}
+        deciding = [one for one in deciding if one.metric not in counted]
     verdict = worst([one.verdict for one in deciding])
     return RowCheck(id=row.id, configuration=row.configuration, verdict=verdict, findings=findings)
 

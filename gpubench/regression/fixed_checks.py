@@ -13,12 +13,18 @@ from msgspec import structs
 from gpubench.analysis.peak_memory import RESOLUTION_BYTES, counted_exactly
 from gpubench.analysis.table import Row
 from gpubench.flags import UNRELIABLE, WARM_CACHE
+from gpubench.hardware.facts import Device
 from gpubench.metrics import Metric, gated
+from gpubench.regression.comparability import differences
 from gpubench.regression.verdicts import Finding, Limits, Verdict
 from gpubench.report.model import Measurement, Report
 from gpubench.toggles.traits import compiles
 from gpubench.units import format_bytes
 
+# Fields of `comparability` that decide which operators a step calls.
+DECIDES_OPERATORS = (
+    "cores", "torch", "cuda", "cudnn", "triton", "variables", "settings", "batch_size", "input_shapes"
+)  # fmt: skip
 SMALL_ERROR = 1e-5  # relative error of outputs: below it, sums in another order explain any change
 
 
@@ -36,9 +42,36 @@ class RowPair:
 def gates(pair: RowPair, limits: Limits) -> list[Finding]:
     """Status; and where both rows are ok, every gated metric that needs no statistics."""
     findings = [status(pair.old, pair.new)]
+    unlike = other_software(pair.baseline, pair.current)
     if pair.old.status == pair.new.status == "ok":
-        findings += [judge(metric, pair, limits) for metric in gated() if metric.statistic is None]
+        for metric in (each for each in gated() if each.statistic is None):
+            found = _not_compared(metric, pair, unlike) if metric.exact and unlike else judge(metric, pair, limits)
+            if not metric.exact or found.verdict != "incomparable" or (found.baseline, found.current) != (None, None):
+                findings.append(found)  # what exists on other devices only, or in newer reports, is not worth a word
     return findings
+
+
+def other_software(baseline: Report, current: Report) -> str:
+    """How the two runs differ in what decides on the operators of a step; empty where they do not."""
+    found = [str(each) for each in differences(baseline, current) if each.field in DECIDES_OPERATORS]
+    if baseline.tool.version != current.tool.version:
+        found.append(f"gpubench: {baseline.tool.version} against {current.tool.version}")
+    one, other = (_machine(report.device) for report in (baseline, current))
+    if one != other:
+        found.append(f"device: {baseline.device.name} against {current.device.name}")
+    return ", ".join(found)
+
+
+def _machine(device: Device) -> tuple[object, ...]:
+    """What torch looks at to choose operators: of a CPU its instructions, of a GPU the model."""
+    return (device.kind, sorted(device.instruction_sets) if device.kind == "cpu" else device.name)
+
+
+def _not_compared(metric: Metric, pair: RowPair, unlike: str) -> Finding:
+    reason = f"Not compared: it repeats exactly only where all is the same, and these differ: {unlike}."
+    read = metric.read
+    before, after = read(pair.baseline, Row(pair.old)), read(pair.current, Row(pair.new))
+    return Finding(metric=metric.name, verdict="incomparable", reason=reason, baseline=before, current=after)
 
 
 def status(old: Measurement, new: Measurement) -> Finding:
@@ -71,11 +104,14 @@ def judge(metric: Metric, pair: RowPair, limits: Limits) -> Finding:
         reason = "Measured before, missing now."
         return Finding(metric=metric.name, verdict="inconclusive", reason=reason, baseline=before)
     limit = limits.share(metric, pair.current.device.kind)
-    title = metric.title[0].upper() + metric.title[1:]
+    words = metric.title[0].upper() + metric.title[1:]
+    words = f"{words} {metric.quantity(after)}, was {metric.quantity(before)}."
+    if metric.exact and before != after:
+        words = f"{metric.exact(after - before)}: {metric.quantity(after)}, was {metric.quantity(before)}."
     finding = Finding(
         metric=metric.name,
         verdict=moved(before, after, limit, metric.better),
-        reason=f"{title} {metric.quantity(after)}, was {metric.quantity(before)}.",
+        reason=words,
         baseline=before,
         current=after,
         unit=metric.unit,

@@ -144,6 +144,20 @@ class HostUse(Struct, frozen=True, kw_only=True):
     unavailable: dict[str, str] = field(default_factory=dict)
 
 
+class StepCounts(Struct, frozen=True, kw_only=True):
+    """What one step does, counted: the same in every run of the same software, however busy the machine is."""
+
+    operators: Count | None = None  # calls, those that operators make themselves included; a CUDA graph hides them
+    kernels: Count | None = None  # on a GPU
+    flops: Count | None = None  # of convolutions, matrix products and attentions; None where some cannot be counted
+    bytes_allocated: Bytes | None = None  # in the device's memory, those given back within the step included
+    frames_compiled: Count | None = None  # up to and with that step; None where nothing was compiled
+    recompiles: Count | None = None  # of these, of frames that were compiled before
+    copies_to_device: Count | None = None  # from the host's memory
+    synchronizations: Count | None = None  # times that the host waited for the GPU
+    work: dict[str, float] = field(default_factory=dict)  # share of the FLOPs by dtype: {"bf16": 0.9, "fp32": 0.1}
+
+
 class Evidence(Struct, frozen=True, kw_only=True):
     """Whether a toggle's value really took effect; None: it could not be read."""
 
@@ -153,13 +167,25 @@ class Evidence(Struct, frozen=True, kw_only=True):
     detail: str
 
 
+class OutputQuality(Struct, frozen=True, kw_only=True):
+    """One tensor of the output against the reference's; the worst of the inputs compared."""
+
+    name: str  # its path: "output", "output.boxes"; "" of all
+    passed: bool | None  # None: it cannot be compared, see `note`
+    note: str  # what is wrong, or what was not compared
+    relative_error: float | None = None  # ||out - ref|| / ||ref||; of classes, masks and sets the share that differs
+    cosine_similarity: float | None = None
+    norm_ratio: float | None = None
+    non_finite_count: int = 0
+
+
 class Quality(Struct, frozen=True, kw_only=True):
-    """Outputs against the fp32 baseline's on the same inputs; the worst of the inputs compared."""
+    """Outputs against the fp32 baseline's on the same inputs; figures are those of the worst output."""
 
     passed: bool | None  # None: there was nothing to compare with, see `reason`
     reason: str
     reference: str
-    relative_error: float | None = None  # ||out - ref|| / ||ref||
+    relative_error: float | None = None  # ||out - ref|| / ||ref||; of classes, masks and sets the share that differs
     cosine_similarity: float | None = None
     norm_ratio: float | None = None  # ||out|| / ||ref||; cosine alone accepts outputs scaled by 2
     non_finite_count: int | None = None
@@ -168,6 +194,9 @@ class Quality(Struct, frozen=True, kw_only=True):
     reference_losses: list[float | None] | None = None
     parameter_relative_error: float | None = None  # training: of the parameters' change over those steps
     lost_update_share: float | None = None  # training: parameters that the reference moved and this one did not
+    outputs: list[OutputQuality] = field(default_factory=list)  # inference: the worst 16, worst first
+    not_compared: str = ""  # where others passed: what could not be compared, and why
+    filled_parameters: list[str] = field(default_factory=list)  # zero or tiny: they had random values while checked
 
 
 class Role(Struct, frozen=True, kw_only=True):
@@ -211,8 +240,9 @@ class Measurement(Struct, frozen=True, kw_only=True):
     rounds: list[Round] = field(default_factory=list)
     compile_time_s: Seconds | None = None  # the first call, apart from all later ones
     graph_breaks: Count | None = None  # that dynamo counted; None where nothing was compiled
+    counts: StepCounts | None = None  # of one step
     device_busy_s: Seconds | None = None  # of one step: kernels and copies ran on the GPU for so long
-    host_bound_fraction: Annotated[float, Meta(ge=0, le=1)] | None = None  # of the step, in which the GPU did nothing
+    host_bound_fraction: Annotated[float, Meta(ge=0, le=1)] | None = None  # of the step, to enqueue it on an idle GPU
     memory: Memory | None = None
     utilization: Utilization | None = None
     host: HostUse | None = None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from gpubench.executor.outcome import Outcome
-from gpubench.executor.process_flags import host_bound_fraction, merged
+from gpubench.executor.process_flags import host_bound_fraction, merged, waits_for_gpu
 from gpubench.flags import UNRELIABLE
 from gpubench.report.model import Measurement, Role, Round, Utilization
 from gpubench.search.space import Candidate
@@ -18,7 +18,8 @@ from gpubench.stats.processes import Phase, latest
 RECOMMENDED = Role(kind="recommendation")
 CONTROL = "control"  # id of the baseline's second row in a final
 OF_THE_BASELINE = (
-    "memory", "quality", "evidence", "compile_time_s", "host", "utilization", "device_busy_s", "host_bound_fraction"
+    "memory", "quality", "evidence", "compile_time_s", "host", "utilization", "counts", "device_busy_s",
+    "host_bound_fraction",
 )  # fmt: skip
 
 
@@ -67,6 +68,7 @@ def first_row(planned: Candidate, result: Outcome, position: int, drift: float =
         compile_time_s=prepared.compile_time_s,
         device_busy_s=collected.device_busy_s,
         graph_breaks=collected.graph_breaks,
+        counts=collected.counts,
         memory=result.memory,
         utilization=utilization(result),
         host=result.host,
@@ -148,14 +150,18 @@ def with_samples(
 
 
 def host_bound(row: Measurement, result: Outcome) -> Measurement:
-    """`row` with the fraction of its step in which the GPU did nothing, or why there is none."""
-    fraction = host_bound_fraction(result)
-    if fraction is not None:
-        return msgspec.structs.replace(row, host_bound_fraction=fraction)
+    """`row` with the host's share of its step, and why that or the GPU's busy time is missing."""
+    row = msgspec.structs.replace(row, host_bound_fraction=host_bound_fraction(result))
     on_cpu = result.sampled is not None and result.sampled.device_samples_s is None
-    reason = "a CPU is host and device at once" if on_cpu else "the profiler saw no GPU kernel in the step"
-    missing = ("host_bound_fraction", "device_busy_s")
-    return msgspec.structs.replace(row, unavailable={**row.unavailable, **dict.fromkeys(missing, reason)})
+    missing: dict[str, str] = {}
+    if row.device_busy_s is None:
+        missing["device_busy_s"] = "the profiler recorded none, or not all, of the step's GPU kernels"
+    if row.host_bound_fraction is None:
+        waits = "the step waits for the GPU, so that the host's own time is not known"
+        missing["host_bound_fraction"] = waits if waits_for_gpu(result) else "the host's time was not measured"
+    if on_cpu:
+        missing = dict.fromkeys(missing, "a CPU is host and device at once")
+    return msgspec.structs.replace(row, unavailable={**row.unavailable, **missing})
 
 
 def utilization(result: Outcome) -> Utilization | None:

@@ -12,9 +12,8 @@ from gpubench.toggles.toggle import EvidenceResult, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
-    from gpubench.measure.trace import Operator, Trace
+    from gpubench.measure.trace import Trace
     from gpubench.toggles.model_context import ModelContext
 
 
@@ -39,30 +38,23 @@ def _convert(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous(memory_format=memory_format) if memory_format else tensor
 
 
-def _convolutions(model: nn.Module) -> list[nn.Module]:
-    from torch.nn.modules.conv import _ConvNd
+def _weights(context: ModelContext) -> list[torch.Tensor]:
+    """Parameters and buffers of a convolution's dimensions, whatever holds them, but those that are no convolution's.
 
-    return [module for module in model.modules() if isinstance(module, _ConvNd) and module.weight.dim() in (4, 5)]
+    Read as they are stored: a parametrized module (spectral norm) computes anew what its `weight` is asked for.
+    """
+    others = context.facts.unconvolved if context.facts else []
+    named = (*context.model.named_parameters(), *context.model.named_buffers())
+    return [weight for name, weight in named if _memory_format(weight.dim()) and name not in others]
 
 
 def apply(context: ModelContext, value: Value) -> None:
     """Converts each convolution's weights and each input to the channels-last format for its number of dimensions."""
     if value == "off":
         return
-    for module in _convolutions(context.model):
-        memory_format = _memory_format(module.weight.dim())  # type: ignore[operator]
-        module.to(memory_format=memory_format)  # type: ignore[call-overload]
+    for weight in _weights(context):
+        weight.data = _convert(weight.data)
     context.batches = [tuple(_convert(tensor) for tensor in batch) for batch in context.batches]
-
-
-def _share(layouts: list[str | None]) -> tuple[int, int]:
-    told = [layout for layout in layouts if layout]
-    return told.count("channels_last"), len(told)
-
-
-def _inputs(operators: list[Operator]) -> tuple[int, int]:
-    """How many of the operators' inputs are channels-last, and how many have a recognizable layout."""
-    return _share([read.layout(each.shapes[0], each.strides[0]) for each in operators if each.shapes and each.strides])
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
@@ -77,12 +69,18 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
 
 
 def _from_trace(context: ModelContext, trace: Trace, value: Value) -> EvidenceResult:
-    # cuDNN and oneDNN compute in channels-last if either the input or the weight is; torch reorders the other one at
-    # each call. So the arguments they were called with decide, and the inputs tell how often torch had to reorder.
-    calls = read.convolutions(trace)
-    hits, told = _inputs(read.backend_convolutions(trace) or calls)
-    arrived, arrivals = _inputs(calls)
-    words = f"{hits} of {told} convolutions ran in channels-last; {arrived} of {arrivals} inputs already were"
+    # The layout they were computed in decides, and the inputs tell how often torch had to reorder.
+    ran = read.convolutions(trace)
+    told = [each for each in ran if each.computed]
+    hits = [each.computed for each in told].count("channels_last")
+    arrivals = [each.arrived for each in ran if each.arrived]
+    arrived = arrivals.count("channels_last")
+    work = {id(each.operator) for each in told if each.computed == "channels_last"}
+    share = read.share([each.operator for each in told], lambda operator: id(operator) in work)
+    words = f"{hits} of {len(told)} convolutions"
+    if 0 < hits < len(told):
+        words += f", {share:.0%} of their work,"
+    words += f" ran in channels-last; {arrived} of {len(arrivals)} inputs already were"
     if value == "off":
         # `off` only means that nothing was converted. On a CPU inductor itself picks channels-last for convolutions.
         words = words if told else f"no tensor has a recognizable layout: {words}"
@@ -92,12 +90,12 @@ def _from_trace(context: ModelContext, trace: Trace, value: Value) -> EvidenceRe
         return _from_kernels(context, trace, words)
     if arrived < hits:
         words += " and the others are reordered at each call"
-    return EvidenceResult(hits >= read.MAJORITY * told, f"{words} (at least {read.MAJORITY:.0%} required)")
+    return EvidenceResult(share >= read.MAJORITY, f"{words} (at least {read.MAJORITY:.0%} required)")
 
 
 def _from_kernels(context: ModelContext, trace: Trace, words: str) -> EvidenceResult:
-    weights = [module.weight for module in _convolutions(context.model)]
-    laid, told = _share([read.layout(weight.shape, weight.stride()) for weight in weights])  # type: ignore[operator, arg-type]
+    weights = [read.layout(weight.shape, weight.stride()) for weight in _weights(context)]
+    laid, told = weights.count("channels_last"), len(weights) - weights.count(None)
     # Only kernels that compute: those that reorder NCHW to NHWC have both in their names.
     named = sum(any(part in kernel.name.lower() for part in _NAMES) for kernel in kernels.compute_kernels(trace))
     if told and laid < read.MAJORITY * told:

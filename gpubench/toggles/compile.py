@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpubench.flags import PARTLY_COMPILED, Flag
@@ -15,7 +15,7 @@ from gpubench.report.model import Value
 from gpubench.text import plural
 from gpubench.toggles import evidence as read
 from gpubench.toggles.kernels import compute_kernels
-from gpubench.toggles.toggle import EvidenceResult, Requirement, Stage, Toggle
+from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,7 @@ _CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 _BENCHMARKING_MODES = ("max-autotune", "max-autotune-no-cudagraphs")
 # What the profiler calls compiled code: dynamo's region, inductor's call, and both in one autograd function.
 _COMPILED_EVENTS = ("Torch-Compiled Region", "## Call CompiledFxGraph", "CompiledFunction")
+_RECOMPILES = "gpubench.recompiles"  # beside dynamo's own groups of counters
 _START = "compile.start"  # note: dynamo's counters and the number of messages when the toggle was applied
 
 
@@ -86,9 +87,12 @@ def _compile(module: nn.Module, mode: str) -> None:
 
 
 def _all_counters() -> dict[str, dict[str, int]]:
+    from torch._dynamo import convert_frame
     from torch._dynamo.utils import counters
 
-    return {group: dict(counts) for group, counts in counters.items()}
+    attempts = getattr(convert_frame, "FRAME_COMPILE_COUNTER", {})  # frame -> how often it was compiled
+    found: dict[str, dict[Any, int]] = {group: dict(counts) for group, counts in counters.items()}
+    return found | {_RECOMPILES: {frame: count - 1 for frame, count in attempts.items()}}
 
 
 def _counters(context: ModelContext) -> dict[str, dict[str, int]]:
@@ -127,7 +131,13 @@ def _recompile_limit(counters: dict[str, dict[str, int]], messages: list[str]) -
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether compiled code ran in the profiled step, and what dynamo and inductor left uncompiled."""
-    return dataclasses.replace(_evidence(context, value), graph_breaks=_graph_break_count(context))
+    counters, compiled = _counters(context), context.compiled
+    return dataclasses.replace(
+        _evidence(context, value),
+        graph_breaks=_graph_break_count(context),
+        frames_compiled=counters.get("frames", {}).get("ok", 0) if compiled else None,
+        recompiles=sum(counters.get(_RECOMPILES, {}).values()) if compiled else None,
+    )
 
 
 def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
@@ -138,7 +148,8 @@ def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
     if value == "off":
         return trace if isinstance(trace, EvidenceResult) else _uncompiled(context, ran, ok)
     if ok == 0:
-        return EvidenceResult(False, f"dynamo compiled 0 of {plural(total, 'frame')}: the step ran eagerly")
+        words = f"dynamo compiled 0 of {plural(total, 'frame')}: the step ran eagerly"
+        return EvidenceResult(False, words if total else words + _what_the_step_calls(context))
     words = _what_was_compiled(context, counters, total, ok)
     if limit := _recompile_limit(counters, _messages(context)):
         return EvidenceResult(False, f"{words}; the recompile limit was hit and later calls ran eagerly: {limit}")
@@ -150,6 +161,26 @@ def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
     if value in _CUDA_GRAPH_MODES:
         result = _cuda_graphs(context, trace, words, total - ok)
     return _benchmarked(context, counters, trace, result) if value in _BENCHMARKING_MODES else result
+
+
+def _what_the_step_calls(context: ModelContext) -> str:
+    if context.facts is None or not context.facts.called:
+        return "; if the step calls only parts of the model, name those: Workload(..., compile_targets=(...))"
+    if context.facts.misses_targets:
+        return f"; it calls no compile target, {_remedy(context.facts.called)}"
+    return ""
+
+
+def _remedy(called: Sequence[str]) -> str:
+    names = "".join(f"{name!r}, " for name in called)
+    return f"name what it calls: Workload(..., compile_targets=({names.strip() if len(called) == 1 else names[:-2]}))"
+
+
+def _calls_a_target(scope: Scope, value: Value, _: Mapping[str, Value]) -> str | None:
+    facts = scope.workload
+    if value == "off" or not facts.misses_targets:
+        return None
+    return f"would compile nothing: the step calls no compile target, {_remedy(facts.called)}"
 
 
 def _uncompiled(context: ModelContext, ran: bool, ok: int) -> EvidenceResult:
@@ -193,6 +224,8 @@ def _cuda_graphs(context: ModelContext, trace: Trace, words: str, eager_frames: 
     logged = (_first_line(message) for message in _messages(context) if "cudagraph" in message.lower())
     why = next(logged, "no reason logged")
     if not read.replays_graph(trace):
+        if read.is_blind(context, trace):
+            return EvidenceResult(None, f"{words}; {read.BLIND}, so whether CUDA graphs were replayed is not known")
         words += f"; no CUDA graph was launched in the step, {plural(skips, 'graph')} skipped: {why}"
         return EvidenceResult(False, words)
     but = f", but {plural(skips, 'graph')} skipped: {why}" if skips else ""
@@ -256,6 +289,7 @@ COMPILE = Toggle(
     compiles=("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     replays_graphs=_CUDA_GRAPH_MODES,
     requires={"reduce-overhead": _NEEDS_CUDA_GRAPHS, "max-autotune": _NEEDS_CUDA_GRAPHS},
+    check=_calls_a_target,
     apply=apply,
     evidence=evidence,
     usage=_usage,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gpubench.toggles.toggle import EvidenceResult
@@ -13,24 +14,26 @@ if TYPE_CHECKING:
     from gpubench.measure.trace import Operator, Trace
     from gpubench.toggles.model_context import ModelContext
 
-# A toggle took effect if it reached at least this share of the operators it is about. Not all of them: autocast keeps
-# in fp32 what a model excludes (a loss, a normalization), and a reshape inside attention can give one convolution a
-# contiguous tensor. If more than a fifth is missed, the model does not run as labelled.
+# A toggle took effect if it reached at least this share of the work it is about. Not all of it: autocast keeps in fp32
+# what a model excludes (a loss, a normalization), and a reshape inside attention can give one convolution a contiguous
+# tensor. If more than a fifth is missed, the model does not run as labelled.
 MAJORITY = 0.8
 
 # The operators that do the arithmetic. Callers of these (aten::conv2d, aten::linear, aten::matmul) still have
-# arguments that autocast has not yet cast; their callees (aten::mkldnn_convolution) would count twice.
+# arguments that autocast has not yet cast. What one of these calls in turn (aten::mkldnn_convolution) is a part of it.
+_CONVOLUTION = r"aten::_?convolution|mkldnn::_convolution(_transpose)?_pointwise\w*"
 _COMPUTE = re.compile(
-    r"aten::(convolution|convolution_backward|_?addmm(_activation)?|mm|bmm|baddbmm|addbmm|mv|addmv"
-    r"|_cudnn_rnn|mkldnn_rnn_layer|_scaled_dot_product_(flash|efficient|cudnn|fused)\w*)"
-    r"|mkldnn::(_convolution(_transpose)?_pointwise\w*|_linear_pointwise\w*)"
+    rf"{_CONVOLUTION}|aten::(convolution_backward|_?addmm(_activation)?|mm|bmm|baddbmm|addbmm|mv|addmv|_int_mm|_scaled_mm"
+    r"|_cudnn_rnn(_backward)?|mkldnn_rnn_layer(_backward)?|_scaled_dot_product_(flash|efficient|cudnn|fused)\w*)"
+    r"|mkldnn::_linear_pointwise\w*|mkl::_mkl_linear"
     r"|triton_tem_\w+"  # inductor's Triton templates are recorded with their arguments, like operators
 )
-_CONVOLUTION = re.compile(r"aten::convolution|mkldnn::_convolution(_transpose)?_pointwise\w*")
-# What cuDNN and oneDNN are called with, after torch has put input and weight into one layout.
-_BACKEND_CONVOLUTION = re.compile(
-    r"aten::(cudnn_convolution\w*|mkldnn_convolution)|mkldnn::_convolution(_transpose)?_pointwise\w*"
-)
+_FORWARD = re.compile(_CONVOLUTION)
+# What a convolution is computed by, after torch has put input and weight into one layout: cuDNN and oneDNN, or torch's
+# own code, of which only the 2-D kinds can do channels-last; the others copy their input to the contiguous layout.
+_LIBRARY = re.compile(r"aten::(cudnn_convolution|miopen_convolution|mkldnn_convolution)\w*|mkldnn::_convolution\w*")
+_OWN = re.compile(r"aten::(_slow_conv2d_forward|slow_conv_dilated2d|slow_conv_transpose2d)")
+_OWN_CONTIGUOUS = re.compile(r"aten::(slow_conv3d\w*|slow_conv_dilated3d|slow_conv_transpose3d|_?conv_depthwise\dd)")
 _FLOATING = {"float": "fp32", "double": "fp64", "c10::BFloat16": "bf16", "c10::Half": "fp16"}
 
 # Attention backends with their forward operator and, for CUDA graphs, which hide operators, the kernel's name. "math"
@@ -44,6 +47,7 @@ _ATTENTIONS = (
 )
 
 _PROFILERS_OWN = frozenset({"cudaDeviceSynchronize"})  # recorded even if nothing of the step was
+BLIND = "the profiler recorded neither a GPU kernel nor a call of CUDA (CUPTI gives no records here)"
 
 
 def recorded(context: ModelContext) -> Trace | EvidenceResult:
@@ -61,19 +65,72 @@ def replays_graph(trace: Trace) -> bool:
     return any("GraphLaunch" in name for name in trace.names)
 
 
+def is_blind(context: ModelContext, trace: Trace) -> bool:
+    """Whether the profiler recorded nothing of a GPU, not even that CUDA was called: what ran there is then unknown."""
+    seen = trace.kernels or any(name.startswith("cu") for name in trace.names - _PROFILERS_OWN)
+    return context.device.type == "cuda" and not seen
+
+
+def _outermost(trace: Trace, pattern: re.Pattern[str]) -> list[tuple[Operator, list[Operator]]]:
+    """The operators of that name that no other one of that name had called, each with those that it called."""
+    found: list[tuple[Operator, list[Operator]]] = []
+    inside = False
+    for operator in trace.operators:
+        inside = inside and operator.depth > found[-1][0].depth
+        if inside:
+            found[-1][1].append(operator)
+        elif pattern.fullmatch(operator.name):
+            found.append((operator, []))
+            inside = True
+    return found
+
+
 def compute_operators(trace: Trace) -> list[Operator]:
-    """The convolutions, matrix products and attentions of the step, backward ones included."""
-    return [operator for operator in trace.operators if _COMPUTE.fullmatch(operator.name)]
+    """The convolutions, matrix products and attentions of the step, backward ones included, each once."""
+    return [operator for operator, _ in _outermost(trace, _COMPUTE)]
 
 
-def convolutions(trace: Trace) -> list[Operator]:
+@dataclass(frozen=True)
+class Convolution:
+    """A forward convolution of the step, with the layouts that its input arrived in and was computed in."""
+
+    operator: Operator
+    arrived: str | None  # see `layout`
+    computed: str | None
+
+
+def convolutions(trace: Trace) -> list[Convolution]:
     """The forward convolutions of the step; input 0 is the activation `[B, C, *S]`, input 1 the weight."""
-    return [operator for operator in trace.operators if _CONVOLUTION.fullmatch(operator.name)]
+    return [
+        Convolution(operator, _layout_of(operator), _computed_in(operator, called))
+        for operator, called in _outermost(trace, _FORWARD)
+    ]
 
 
-def backend_convolutions(trace: Trace) -> list[Operator]:
-    """The calls of cuDNN and oneDNN in the step; input 0 is the activation as it was computed on."""
-    return [operator for operator in trace.operators if _BACKEND_CONVOLUTION.fullmatch(operator.name)]
+def _computed_in(operator: Operator, called: Sequence[Operator]) -> str | None:
+    # cuDNN and oneDNN compute in channels-last if either the input or the weight is; torch reorders the other one at
+    # each call, so what they were called with decides. Inductor calls oneDNN directly.
+    if any(_OWN_CONTIGUOUS.fullmatch(each.name) for each in called):
+        return _layout_of(operator) and "contiguous"
+    if own := next((each for each in called if _OWN.fullmatch(each.name)), None):
+        layouts = [_layout_of(own), _layout_of(own, 1)]
+        return "channels_last" if "channels_last" in layouts else layouts[0]
+    return _layout_of(next((each for each in called if _LIBRARY.fullmatch(each.name)), operator))
+
+
+def _layout_of(operator: Operator, argument: int = 0) -> str | None:
+    if len(operator.shapes) <= argument or len(operator.strides) <= argument:
+        return None
+    return layout(operator.shapes[argument], operator.strides[argument])
+
+
+def share(operators: Sequence[Operator], chosen: Callable[[Operator], bool]) -> float:
+    """The share of the operators' work that the chosen ones do: of their FLOPs, or of their number where unknown."""
+    counted = [operator.flops for operator in operators]
+    known = all(counted) and None not in counted
+    weights = [operator.flops or 0 if known else 1 for operator in operators]
+    total = sum(weights)
+    return sum(w for operator, w in zip(operators, weights, strict=True) if chosen(operator)) / total if total else 0.0
 
 
 def operator_dtype(operator: Operator) -> str | None:

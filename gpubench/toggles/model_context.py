@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gpubench.measure.trace import Trace
     from gpubench.workloads.workload import Workload
-    from gpubench.workloads.workload_facts import Mode
+    from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
 
 @dataclass
@@ -42,6 +42,7 @@ class ModelContext:
     """Whether the update since the last call was skipped, by a toggle that first has to find out how to train; None:
     nothing skips. Only once nothing is skipped do the steps begin that are compared with the reference's."""
     compiled: bool = False
+    facts: WorkloadFacts | None = None  # what a look at the workload found, where one was taken
     trace: Trace | None = None  # of one step after warm-up; None: profiling failed, see trace_error
     trace_error: str = ""
     notes: dict[str, Any] = field(default_factory=dict)  # a toggle's own memory from apply to evidence

@@ -99,10 +99,11 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     trace = read.recorded(context)
     if isinstance(trace, EvidenceResult):
         return trace
+    blind = read.is_blind(context, trace)
     if value in ("fp32", "tf32"):
         result = _full_precision(context.device, trace, str(value))
     else:
-        result = _lower_precision(trace, str(value).split("-", maxsplit=1)[0])
+        result = _lower_precision(trace, str(value).split("-", maxsplit=1)[0], blind=blind)
     silent = context.device.type == "cuda" and not trace.kernels
     words = [result.detail, "no GPU kernel was recorded" if silent else kernels.top(trace)]
     if backends := read.attention_backends(trace):
@@ -114,25 +115,31 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     return dataclasses.replace(result, detail="; ".join(filter(None, words)))
 
 
-def _lower_precision(trace: Trace, wanted: str) -> EvidenceResult:
-    # Kernel time decides where kernel names show the dtype, since two operators of three may be a tenth of the work.
-    # Operators decide if there are no kernels (a CPU) or too many with unknown dtype, unless a CUDA graph hides them.
-    dtypes = [read.operator_dtype(operator) for operator in read.compute_operators(trace)]
-    share = kernels.share_in(trace, wanted, read.launched_dtypes(trace))
-    words, by_count, by_time = [], None, None
-    if not dtypes and share is None:
+def _lower_precision(trace: Trace, wanted: str, *, blind: bool) -> EvidenceResult:
+    # Kernel time decides where kernel names show the dtype. The operators' FLOPs decide if there are no kernels (a CPU)
+    # or too many with unknown dtype, unless a CUDA graph hides them.
+    operators = read.compute_operators(trace)
+    in_time = kernels.share_in(trace, wanted, read.launched_dtypes(trace))
+    words, by_work, by_time = [], None, None
+    if not operators and in_time is None:
         words.append(_NOTHING)
-    if dtypes:
-        hits = dtypes.count(wanted)
-        by_count = hits >= read.MAJORITY * len(dtypes)
-        words.append(f"{hits} of {len(dtypes)} {_KIND} ran in {wanted} (at least {read.MAJORITY:.0%} required)")
-    if share is not None:
-        by_time = True if share.low >= read.MAJORITY else False if share.high < read.MAJORITY else None
-        words.append(_in_time(share, wanted))
+    if operators:
+        hits = [read.operator_dtype(operator) for operator in operators].count(wanted)
+        share = read.share(operators, lambda operator: read.operator_dtype(operator) == wanted)
+        by_work = share >= read.MAJORITY
+        words.append(
+            f"{hits} of {len(operators)} {_KIND}, {share:.0%} of their work, ran in {wanted} "
+            f"(at least {read.MAJORITY:.0%} required)"
+        )
+    if in_time is not None:
+        by_time = True if in_time.low >= read.MAJORITY else False if in_time.high < read.MAJORITY else None
+        words.append(_in_time(in_time, wanted))
     if read.replays_graph(trace):
-        by_count = None
+        by_work = None
         words.append("a CUDA graph hides its operators")
-    return EvidenceResult(by_time if by_time is not None else by_count, "; ".join(words))
+    elif blind and not by_work:  # a CUDA graph would not show either
+        by_work = None
+    return EvidenceResult(by_time if by_time is not None else by_work, "; ".join(words))
 
 
 def _in_time(share: kernels.Share, dtype: str) -> str:

@@ -66,7 +66,8 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     trace = recorded(context)
     if isinstance(trace, EvidenceResult):
         return trace
-    sides = [max(operator.shapes[0][2:]) for operator in convolutions(trace) if len(operator.shapes[0]) > 2]
+    inputs = [each.operator.shapes[0] for each in convolutions(trace)]
+    sides = [max(shape[2:]) for shape in inputs if len(shape) > 2]
     if not sides:
         words = "the profiled step has no convolution input that shows the tile size"
         if value == WHOLE:
@@ -75,8 +76,8 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     largest = max(sides)
     words = f"the longest side of a convolution's input was {largest} px"
     if value == WHOLE:
-        inputs = max((max(tensor.shape[2:], default=0) for batch in context.batches for tensor in batch), default=0)
-        whole = context.workload.resolution or inputs
+        given = max((max(tensor.shape[2:], default=0) for batch in context.batches for tensor in batch), default=0)
+        whole = context.workload.resolution or given
         return EvidenceResult(largest >= whole, f"{words}, the whole input's is {whole} px")
     # Models that pad before a convolution show a pixel or two more than the tile.
     slack = context.workload.tiling.multiple if context.workload.tiling else 1

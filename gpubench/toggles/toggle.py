@@ -104,6 +104,8 @@ class EvidenceResult:
     detail: str
     flag: Flag | None = None  # what a reader of the table must know although it took effect
     graph_breaks: int | None = None  # that a compiler counted; None where nothing was compiled
+    frames_compiled: int | None = None  # the same
+    recompiles: int | None = None  # the same: of frames that it had compiled before
 
 
 def always(_: Scope) -> str | None:

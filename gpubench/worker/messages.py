@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from gpubench.flags import Flag
 from gpubench.hardware.facts import Device, Environment
-from gpubench.report.model import Evidence, Memory, Protocol, Quality, Value
+from gpubench.report.model import Evidence, Memory, Protocol, Quality, StepCounts, Value
 from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
 # ----- tool -> fork server, and back
@@ -56,8 +56,19 @@ class ToolchainReady(Struct, frozen=True, tag=True):
     problem: str = ""
 
 
+class Activity(Struct, frozen=True, tag=True):
+    """The phase that the server or the worker begins."""
+
+    name: str
+
+
+def importing(reference: str) -> str:
+    """What the phase is called in which the workload's module is imported."""
+    return f"importing {reference.rpartition(':')[0] or reference}"
+
+
 ServerRequest = Fork | PrepareToolchain
-ServerReply = Ready | Forked | Exited | ToolchainReady
+ServerReply = Activity | Ready | Forked | Exited | ToolchainReady
 
 # ----- tool -> worker, and back
 
@@ -93,6 +104,7 @@ class Prepare(Struct, frozen=True, tag=True, kw_only=True):
     compile_cache: str  # a folder of this configuration's own
     reference_folder: str | None  # outputs to compare with; None: there are none, see reference_problem
     reference_problem: str = ""
+    facts: WorkloadFacts | None = None  # from the look at the workload, where one was taken
     device_free_bytes: int | None = None  # of a GPU, before this process touched it; None: unknown, or a CPU
 
 
@@ -132,12 +144,6 @@ class CollectEvidence(Struct, frozen=True, tag=True):
     model: int
 
 
-class Activity(Struct, frozen=True, tag=True):
-    """The phase that the worker begins."""
-
-    name: str
-
-
 class Module(Struct, frozen=True):
     """A module of the user's own code."""
 
@@ -151,6 +157,7 @@ class ProbeResult(Struct, frozen=True, tag=True):
     workload: WorkloadFacts
     device: Device
     environment: Environment
+    note: str = ""  # what the report must say of the choice of the device
     modules: dict[str, Module] = {}  # the user's own modules that the workload's file imported, by name
 
 
@@ -162,6 +169,7 @@ class Prepared(Struct, frozen=True, tag=True, kw_only=True):
     seconds_per_iteration: float
     warmup_iterations: int
     steady: bool | None
+    enqueue_s: float | None = None  # the host's time to enqueue a step on an idle GPU
     quality: Quality
     flags: list[Flag]
     phases_s: dict[str, float]
@@ -198,6 +206,7 @@ class EvidenceCollected(Struct, frozen=True, tag=True, kw_only=True):
     flags: list[Flag]
     seconds: float
     graph_breaks: int | None = None  # counted by the compiler; None if nothing was compiled
+    counts: StepCounts | None = None
     device_busy_s: float | None = None  # time in one profiled step in which kernels or copies ran on the GPU
 
 

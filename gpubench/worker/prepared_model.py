@@ -26,11 +26,14 @@ from gpubench.measure.memory import (
     reset_device_peak,
     reset_host_peak,
 )
+from gpubench.measure.outputs import MAX_SHOWN
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
-from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, sample, sample_blocks
+from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, enqueue_seconds, sample, sample_blocks
 from gpubench.report.model import Evidence, Memory, Quality
 from gpubench.worker import limits, reference
+from gpubench.worker.counts import step_counts
+from gpubench.worker.fill import Filled
 from gpubench.worker.messages import Checked, EvidenceCollected, MemoryRead, Prepare, Prepared, SamplesTaken
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
 from gpubench.worker.settling import TrainingStart, settled_steps
@@ -100,6 +103,8 @@ class PreparedModel:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = request.compile_cache
         os.environ["TRITON_CACHE_DIR"] = str(Path(request.compile_cache, "triton"))
         cold = not any(Path(request.compile_cache).iterdir())
+        if not cold:  # nothing is left to compile: a pool of compilers would import torch while samples are taken
+            torch._inductor.config.compile_threads = 1
         device = use_device(request.device)
         if device.type == "cpu" and "TORCHINDUCTOR_WORKER_START" not in os.environ:
             # A forked compile worker starts at once; a new interpreter would import torch for every configuration.
@@ -110,9 +115,11 @@ class PreparedModel:
             self.limit_memory(device)
             loaded, mode = load_choice(request.choice)
             self.context = build(loaded, mode, device, request.configuration, self.protocol.seed)
+            self.context.facts = request.facts
             if parts(self.context.model) & {part for other in others for part in parts(other)}:
                 raise Shared
             batches = make_batches(loaded, self.context.batch_size, self.protocol.input_batches, self.protocol.seed)
+            filled = Filled(self.context.model, self.protocol.seed)
         with self.phase("apply"):
             apply_toggles(self.context, batches)
         self.timer = CudaTimer(device) if device.type == "cuda" else WallTimer()
@@ -124,7 +131,8 @@ class PreparedModel:
             first = self.timer.block(lambda: self.stepper.run(0), 1).wall_s
         if self.context.compiled and cold and came_from_cache(counters):
             self.flags.append(WARM_CACHE.flag(FROM_A_CACHE))
-        quality = self.check(before)
+        quality = replace(self.check(before), filled_parameters=filled.names[:MAX_SHOWN])
+        filled.restore()
         if device.type == "cuda":
             self.limit_memory(device)  # again: the libraries and kernels that the step needs are loaded now
         with self.phase("warm-up"):
@@ -139,12 +147,14 @@ class PreparedModel:
         self.seconds_per_iteration = warm.seconds_per_iteration
         self.iterations = calibrate(warm.seconds_per_iteration, self.protocol.block_s)
         self.end_of_warmup()
+        enqueue_s = enqueue_seconds(self.stepper.step, self.timer, warm.seconds_per_iteration)
         return Prepared(
             items_per_step=self.context.batch_size * self.context.workload.items_per_sample,
             compile_time_s=first,
             seconds_per_iteration=warm.seconds_per_iteration,
             warmup_iterations=warm.iterations,
             steady=warm.steady,
+            enqueue_s=enqueue_s,
             quality=quality,
             flags=self.flags,
             phases_s=dict(self.phases),
@@ -174,7 +184,7 @@ class PreparedModel:
                     self.stepper.run(index)
                     outputs[index] = reference.snapshot(self.stepper.output)
             with self.phase("quality"):
-                return reference.check_inference(Path(folder), outputs, tolerance)
+                return reference.check_inference(Path(folder), outputs, tolerance, how=self.context.workload.compare)
         return Quality(passed=None, reason=self.request.reference_problem, reference=reference.WHAT)
 
     def end_of_warmup(self) -> None:
@@ -233,7 +243,8 @@ class PreparedModel:
             if index != last:
                 self.stepper.run(index)
                 outputs[index] = reference.snapshot(self.stepper.output)
-        return Checked(reference.check_inference(Path(self.request.reference_folder), outputs, self.request.tolerance))
+        folder, how = Path(self.request.reference_folder), self.context.workload.compare
+        return Checked(reference.check_inference(folder, outputs, self.request.tolerance, how=how, timed=True))
 
     def measure_memory(self) -> MemoryRead:
         """Memory peaks over a few untimed steps that begin with an empty cache, and the growth from step to step."""
@@ -288,7 +299,7 @@ class PreparedModel:
             results = [
                 (toggle, value, toggle.evidence(context, value)) for toggle, value in toggles_of(context.configuration)
             ]
-        breaks = [result.graph_breaks for _, _, result in results if result.graph_breaks is not None]
+        compiled = next((result for _, _, result in results if result.graph_breaks is not None), None)
         return EvidenceCollected(
             evidence=[
                 Evidence(toggle=toggle.name, value=value, took_effect=result.took_effect, detail=result.detail)
@@ -296,6 +307,7 @@ class PreparedModel:
             ],
             flags=[result.flag for _, _, result in results if result.flag],
             seconds=self.phases["evidence"],
-            graph_breaks=breaks[0] if breaks else None,
+            graph_breaks=compiled.graph_breaks if compiled else None,
+            counts=step_counts(context, compiled),
             device_busy_s=context.trace.device_busy_s if context.trace else None,
         )

@@ -24,8 +24,12 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     input_shapes: list[list[int]]
     convolution_dimensions: list[int] = field(default_factory=list)  # [2], [3], []
     attention: bool = False
+    unconvolved: list[str] = field(default_factory=list)  # weights of 4 or 5 dimensions that no convolution uses
+    called: list[str] = field(default_factory=list)  # modules that the step itself calls, by name; "" is the model
+    misses_targets: bool = False  # the step calls none of its compile targets, so compiling them changes nothing
     tile_sizes: list[int] = field(default_factory=list)  # offered; empty: cannot be tiled
     tile_multiple: int = 1  # a tile size must be a multiple of this
     tile_overlap: int = 0  # the default
     resolution: int | None = None  # of the longer spatial side, if there is one
+    not_compared: dict[str, str] = field(default_factory=dict)  # outputs of the step: path -> why
     source_hash: str | None = None  # of a user's file; a run with a changed file is not resumed

@@ -7,7 +7,16 @@ import pytest
 
 from gpubench.measure.steady import drift, warm_up
 from gpubench.measure.stopping import StoppingRule, has_settled, relative_spread
-from gpubench.measure.timing import Samples, WallTimer, calibrate, sample, sample_blocks
+from gpubench.measure.timing import (
+    ENQUEUED_STEPS,
+    CudaTimer,
+    Samples,
+    WallTimer,
+    calibrate,
+    enqueue_seconds,
+    sample,
+    sample_blocks,
+)
 from tests.faults.scripted import Script
 
 
@@ -136,3 +145,40 @@ def test_relative_spread() -> None:
     assert relative_spread([1.0, 1.0, 1.0]) == 0.0
     assert relative_spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(2 / 3)
     assert relative_spread([1.0]) == 0.0
+
+
+class Gpu:
+    """A GPU behind a queue: a call of the step takes the host's time, and synchronizing what is left of the GPU's."""
+
+    def __init__(self, host_s: float, device_s: float) -> None:
+        self.host_s, self.device_s, self.time, self.done, self.waits = host_s, device_s, 0.0, 0.0, 0
+
+    def step(self) -> None:
+        self.time += self.host_s
+        self.done = max(self.done, self.time) + self.device_s
+
+    def synchronize(self, device: object) -> None:
+        self.time, self.waits = max(self.time, self.done), self.waits + 1
+
+    def timer(self) -> CudaTimer:
+        timer = CudaTimer.__new__(CudaTimer)  # its own constructor needs no GPU, but torch's events would
+        timer.device, timer.cuda, timer.now = None, self, lambda: self.time  # type: ignore[assignment]
+        return timer
+
+
+def test_the_hosts_time_for_a_step_is_taken_from_an_idle_gpu() -> None:
+    gpu = Gpu(host_s=0.002, device_s=0.03)
+    gpu.step()  # still running when the first one is timed
+    assert enqueue_seconds(gpu.step, gpu.timer(), 0.03) == pytest.approx(0.002)
+    assert gpu.waits == 2 * ENQUEUED_STEPS
+    assert gpu.time == gpu.done  # nothing is left for what comes next
+
+
+def test_of_long_steps_few_are_enqueued() -> None:
+    gpu = Gpu(host_s=0.002, device_s=2.0)
+    enqueue_seconds(gpu.step, gpu.timer(), 2.0)
+    assert gpu.waits == 2
+
+
+def test_a_cpu_enqueues_nothing() -> None:
+    assert enqueue_seconds(Script(1.0).step, WallTimer(), 1.0) is None

@@ -18,7 +18,7 @@ from gpubench.hardware.facts import Device
 from gpubench.regression.comparison import NamedReport, check
 from gpubench.regression.time_verdicts import confidence, level
 from gpubench.regression.verdicts import RUN_SPREAD, Check, Finding, Limits, RowCheck, holm, worst
-from gpubench.report.model import Measurement, Quality, Report
+from gpubench.report.model import Measurement, Quality, Report, StepCounts
 from gpubench.stats.estimate import Estimate
 from tests.reports import CPU, GPU, ROLES, alone, baseline, report, row
 
@@ -372,6 +372,100 @@ def test_rows_that_ran_in_neither_are_no_comparison() -> None:
 def test_graph_breaks_are_counted(before: int, after: int, verdict: str) -> None:
     found = compare(changed(measured(), graph_breaks=after), changed(measured(), graph_breaks=before))
     assert metric(found, "graph_breaks").verdict == verdict
+
+
+COUNTS = StepCounts(
+    operators=100, kernels=100, flops=10**9, bytes_allocated=2**30, frames_compiled=1, recompiles=0,
+    copies_to_device=0, synchronizations=0, work={"bf16": 1.0},
+)  # fmt: skip
+
+
+def counted(device: Device = GPU, **fields: Any) -> Report:
+    return changed(measured(device=device), counts=msgspec.structs.replace(COUNTS, **fields))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("operators", {"operators": 101}, "1 operator more: 101, was 100."),
+        ("kernels", {"kernels": 114}, "14 kernels more: 114, was 100."),
+        ("flops", {"flops": 15 * 10**8}, "5e+08 FLOPs more in a step: 1.5e+09, was 1e+09."),
+        (
+            "bytes_allocated",
+            {"bytes_allocated": 2**30 + 2**20},
+            "1.00 MiB more allocated in a step: 1.00 GiB, was 1.00 GiB.",
+        ),
+        ("frames_compiled", {"frames_compiled": 4}, "3 compiled frames more: 4, was 1."),
+        ("recompiles", {"recompiles": 1}, "1 recompile more: 1, was 0."),
+        ("copies_to_device", {"copies_to_device": 2}, "2 copies to the device more: 2, was 0."),
+        ("synchronizations", {"synchronizations": 1}, "1 synchronization more: 1, was 0."),
+        ("work_fp32", {"work": {"bf16": 0.88, "fp32": 0.12}}, "12 % of the work fell back to fp32: 12.0%, was 0.0%."),
+    ],
+)
+def test_what_repeats_exactly_regresses_by_any_change(name: str, fields: dict[str, Any], words: str) -> None:
+    found = compare(counted(**fields), counted())
+    assert (found.verdict, found.exit_code) == ("regressed", 1)
+    assert (metric(found, name).verdict, metric(found, name).reason) == ("regressed", words)
+    others = [one.verdict for one in of(found).findings if one.metric != name]
+    assert set(others) == {"unchanged"}
+    assert metric(compare(counted(), counted(**fields)), name).verdict == "improved"
+
+
+def test_graph_breaks_are_told_by_their_number() -> None:
+    found = compare(changed(measured(), graph_breaks=3), changed(measured(), graph_breaks=0))
+    assert metric(found, "graph_breaks").reason == "3 graph breaks more: 3, was 0."
+
+
+@pytest.mark.parametrize("field", ["torch", "cuda", "triton"])
+def test_counts_of_other_software_are_not_compared_and_that_is_said(field: str) -> None:
+    before = counted()
+    environment = msgspec.structs.replace(before.environment, **{field: "2.9"})
+    before = msgspec.structs.replace(before, environment=environment)
+    found = compare(counted(kernels=200), before, allow=[field])
+    kernels = metric(found, "kernels")
+    assert (found.verdict, kernels.verdict, kernels.baseline, kernels.current) == (
+        "unchanged",
+        "incomparable",
+        100,
+        200,
+    )
+    assert kernels.reason.startswith("Not compared: it repeats exactly only where all is the same")
+    assert f"{field}: 2.9 against" in kernels.reason
+
+
+def test_counts_of_another_gpubench_or_gpu_are_not_compared() -> None:
+    for before in (
+        msgspec.structs.replace(counted(), tool=msgspec.structs.replace(counted().tool, version="0.0.1")),
+        counted(device=msgspec.structs.replace(GPU, name="Another GPU")),
+    ):
+        found = compare(counted(kernels=200), before, allow=["device"])
+        assert metric(found, "kernels").verdict == "incomparable"
+
+
+@pytest.mark.parametrize(("instructions", "verdict"), [(["avx2"], "regressed"), (["avx2", "avx512f"], "incomparable")])
+def test_on_cpus_of_another_name_the_same_instructions_are_the_same_operators(
+    instructions: list[str], verdict: str
+) -> None:
+    one = msgspec.structs.replace(CPU, instruction_sets=["avx2"])
+    other = msgspec.structs.replace(CPU, name="Another CPU", instruction_sets=instructions)
+    found = compare(counted(device=other, operators=200), counted(device=one), allow=["device"])
+    assert metric(found, "operators").verdict == verdict
+
+
+def test_reports_without_counts_are_compared_without_them() -> None:
+    found = compare(counted(), measured())
+    assert found.verdict == "unchanged"
+    assert {metric(found, name).reason for name in ("operators", "kernels", "work_fp32")} == {"Not measured before."}
+
+
+def test_counts_that_are_missing_now_do_not_pass() -> None:
+    assert compare(measured(), counted()).verdict == "inconclusive"
+
+
+def test_where_both_sides_shared_their_rounds_the_time_decides_and_not_the_counts() -> None:
+    sides = [msgspec.structs.replace(counted(operators=count), session="s") for count in (101, 100)]
+    found = compare(*sides)
+    assert (found.verdict, metric(found, "operators").verdict) == ("unchanged", "regressed")
 
 
 def quality(error: float | None, passed: bool | None = True) -> Quality:

@@ -74,8 +74,8 @@ def loss(model: nn.Module, batch: Any) -> torch.Tensor:
 
 
 def workload(build: Callable[[], nn.Module] = Net, **changes: Any) -> Workload:
-    parts: dict[str, Any] = {"inputs": images(), "infer": infer, "loss": loss}
-    return Workload(name="net", item="image", batch_size=2, build=build, **(parts | changes))
+    parts: dict[str, Any] = {"batch_size": 2, "inputs": images(), "infer": infer, "loss": loss}
+    return Workload(name="net", item="image", build=build, **(parts | changes))
 
 
 def step(context: ModelContext) -> None:

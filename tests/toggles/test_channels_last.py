@@ -74,6 +74,118 @@ class Reordered(nn.Module):
         return self.second(self.first(x).contiguous())
 
 
+WRAPPERS = {
+    "spectral_norm": nn.utils.parametrizations.spectral_norm,
+    "weight_norm": nn.utils.parametrizations.weight_norm,
+    "spectral_norm hook": nn.utils.spectral_norm,
+    "weight_norm hook": nn.utils.weight_norm,
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch calls the hooks deprecated
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_weights_that_are_computed_are_converted_where_they_are_stored(kit, wrapper):
+    def build() -> nn.Module:
+        wrap = WRAPPERS[wrapper]
+        return nn.Sequential(wrap(nn.Conv2d(4, 8, 3)), nn.SiLU(), wrap(nn.Conv2d(8, 8, 3)))
+
+    work = kit.workload(build, loss=lambda model, batch: model(batch[0]).mean())
+    plain = kit.prepare({"channels_last": "off"}, work, mode="training")
+    applied = kit.prepare({"channels_last": "on"}, work, mode="training")
+    before, after = plain.model.state_dict(), applied.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)  # no power iteration more
+    outputs = [context.model.double()(context.batches[0][0].double()) for context in (plain, applied)]
+    torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)  # but for sums in another order
+    state = {name: value.clone() for name, value in applied.model.state_dict().items()}
+    context = kit.run({"channels_last": "on"}, work, mode="training")
+    assert CHANNELS_LAST.evidence(context, "on").took_effect is True
+    context.model, context.trace = applied.model, kit.trace(kernels=["sm80_xmma_fprop_nhwckrsc"], graph=True)
+    assert CHANNELS_LAST.evidence(context, "on").took_effect is True
+    assert all(torch.equal(state[name], value) for name, value in applied.model.state_dict().items())
+
+
+class Functional(nn.Module):
+    """A convolution that is no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 4, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(x, self.weight)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch calls TorchScript deprecated
+@pytest.mark.parametrize("kind", ["functional", "script", "trace", "compile"])
+def test_a_model_in_another_form_is_converted(kit, kind):
+    def build() -> nn.Module:
+        plain = nn.Sequential(nn.Conv2d(4, 8, 3), nn.SiLU(), nn.Conv2d(8, 8, 3))
+        forms = {"functional": Functional, "script": lambda: torch.jit.script(plain)}
+        forms["trace"] = lambda: torch.jit.trace(plain, torch.randn(1, 4, 8, 8))
+        forms["compile"] = lambda: torch.compile(plain)
+        return forms[kind]()
+
+    context = kit.run({"channels_last": "on"}, kit.workload(build))
+    weights = [weight for weight in context.model.parameters() if weight.dim() == 4]
+    assert weights and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    assert CHANNELS_LAST.evidence(context, "on").took_effect is True
+    missed = kit.run({"channels_last": "on"}, kit.workload(build), replace={"channels_last": DO_NOTHING})
+    if kind != "compile":  # inductor chooses the layout itself
+        assert CHANNELS_LAST.evidence(missed, "on").took_effect is False
+
+
+def test_what_no_convolution_uses_keeps_its_layout(kit):
+    class Positioned(kit.Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions = nn.Parameter(torch.randn(1, 4, 8, 8))
+
+    context = kit.prepare({"channels_last": "off"}, kit.workload(Positioned))
+    context.facts = kit.scope(unconvolved=["positions"]).workload
+    CHANNELS_LAST.apply(context, "on")
+    assert context.model.positions.is_contiguous()
+    assert context.model.body[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+class Own(nn.Module):
+    """At batch 1 and in one thread torch computes these itself: the 3-D ones always on contiguous tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep, self.flat = nn.Sequential(nn.Conv3d(4, 8, 3), nn.Conv3d(8, 8, 3)), nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.flat(self.deep(x)[:, :, 0])
+
+
+def test_convolutions_that_torch_computes_itself_are_read_too(kit):
+    torch.set_num_threads(1)
+    work = kit.workload(Own, batch_size=1, inputs=kit.images(3))
+    proof = CHANNELS_LAST.evidence(kit.run({"channels_last": "on"}, work), "on")
+    assert proof.took_effect is False
+    assert proof.detail.startswith("1 of 3 convolutions, 1% of their work, ran in channels-last")
+
+
+def test_the_share_of_the_work_decides_and_not_the_number_of_convolutions(kit):
+    class Small(nn.Module):
+        """Three small convolutions on contiguous tensors beside a large one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.large, self.small = nn.Conv2d(4, 32, 5), nn.ModuleList(nn.Conv2d(2, 2, 3) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.large(x).mean()
+            for layer in self.small:
+                layer.weight.data = layer.weight.data.contiguous()
+                y = y + layer(x[:, :2].contiguous()).mean()
+            return y
+
+    proof = CHANNELS_LAST.evidence(kit.run({"channels_last": "on"}, kit.workload(Small)), "on")
+    assert proof.took_effect is True
+    assert proof.detail.startswith("1 of 4 convolutions, 9")
+
+
 def test_activations_that_had_to_be_reordered_are_told(kit):
     proof = CHANNELS_LAST.evidence(kit.run({"channels_last": "on"}, kit.workload(Reordered)), "on")
     assert proof.took_effect is True

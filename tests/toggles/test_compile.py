@@ -33,7 +33,11 @@ class Small(nn.Module):
 def test_default_compiles(kit, mode):
     context = kit.run({"compile": "default"}, mode=mode)
     assert COMPILE.evidence(context, "default") == EvidenceResult(
-        took_effect=True, detail="1 frame compiled to 1 graph; no graph break", graph_breaks=0
+        took_effect=True,
+        detail="1 frame compiled to 1 graph; no graph break",
+        graph_breaks=0,
+        frames_compiled=1,
+        recompiles=0,
     )
 
 
@@ -120,7 +124,9 @@ def test_each_target_is_compiled_by_itself(kit):
 def test_an_apply_that_does_nothing_is_caught(kit):
     context = kit.run({"compile": "default"}, replace={"compile": DO_NOTHING})
     assert COMPILE.evidence(context, "default") == EvidenceResult(
-        took_effect=False, detail="dynamo compiled 0 of 0 frames: the step ran eagerly"
+        took_effect=False,
+        detail="dynamo compiled 0 of 0 frames: the step ran eagerly; "
+        "if the step calls only parts of the model, name those: Workload(..., compile_targets=(...))",
     )
 
 
@@ -133,7 +139,11 @@ def test_off_that_compiled_is_caught(kit):
     always = dataclasses.replace(COMPILE, apply=lambda context, value: COMPILE.apply(context, "default"))
     context = kit.run({"compile": "off"}, kit.workload(Small), replace={"compile": always})
     assert COMPILE.evidence(context, "off") == EvidenceResult(
-        took_effect=False, detail="compiled code ran in the step; gpubench compiled it", graph_breaks=0
+        took_effect=False,
+        detail="compiled code ran in the step; gpubench compiled it",
+        graph_breaks=0,
+        frames_compiled=1,
+        recompiles=0,
     )
 
 
@@ -218,7 +228,11 @@ def test_what_was_counted_and_logged_before_is_not_its_own(kit):
     logging.getLogger("torch._dynamo").warning("torch._dynamo hit config.recompile_limit (8)")
     context = kit.run({"compile": "default"}, kit.workload(Small))
     assert COMPILE.evidence(context, "default") == EvidenceResult(
-        took_effect=True, detail="1 frame compiled to 1 graph; no graph break", graph_breaks=0
+        took_effect=True,
+        detail="1 frame compiled to 1 graph; no graph break",
+        graph_breaks=0,
+        frames_compiled=1,
+        recompiles=0,
     )
     assert COMPILE.evidence(earlier, "default").took_effect is False  # to that one the message is its own
     eager = kit.run({"compile": "off"}, kit.workload(Small))
@@ -261,6 +275,42 @@ def test_cuda_graphs_that_were_skipped_are_caught(kit):
     proof = COMPILE.evidence(context, "reduce-overhead")
     assert proof.took_effect is False
     assert "no CUDA graph was launched in the step, 1 graph skipped" in proof.detail
+
+
+def test_without_records_of_the_gpu_a_cuda_graph_is_unknown_and_not_missing(kit):
+    context = kit.run({"compile": "reduce-overhead"}, kit.workload(Small))
+    context.device = torch.device("cuda")
+    proof = COMPILE.evidence(context, "reduce-overhead")
+    assert proof.took_effect is None
+    assert "CUPTI gives no records here" in proof.detail
+    launched = dataclasses.replace(context.trace, names=context.trace.names | {"cudaLaunchKernel"})
+    context.trace = launched  # CUDA was seen, and no graph among its calls
+    assert COMPILE.evidence(context, "reduce-overhead").took_effect is False
+
+
+def test_a_step_that_calls_no_target_is_told_what_to_name(kit):
+    work = kit.workload(infer=lambda model, batch, options: model.head(model.body(batch[0]).flatten(2).mean(2)))
+    context = kit.prepare({"compile": "default"}, work)
+    facts = context.facts = kit.scope(called=["body", "head"], misses_targets=True).workload
+    kit.step(context)
+    kit.trace_again(context)
+    remedy = "the step calls no compile target, name what it calls: Workload(..., compile_targets=('body', 'head'))"
+    proof = COMPILE.evidence(context, "default")
+    assert proof.took_effect is False
+    assert proof.detail == f"dynamo compiled 0 of 0 frames: the step ran eagerly; {remedy.replace('the step', 'it', 1)}"
+    before = kit.scope(called=facts.called, misses_targets=True)
+    assert COMPILE.unmet(before, "default") == f"would compile nothing: {remedy}"
+    assert COMPILE.unmet(before, "off") is None
+
+
+def test_recompiles_are_counted(kit):
+    context = kit.prepare({"compile": "default"}, kit.workload(Small))
+    for side in (8, 9):  # the second shape compiles once more
+        context.batches = [tuple(kit.images(side=side)(2, torch.Generator()))]
+        kit.step(context)
+    kit.trace_again(context)
+    proof = COMPILE.evidence(context, "default")
+    assert (proof.frames_compiled, proof.recompiles) == (2, 1)
 
 
 def test_modes_with_cuda_graphs_need_cuda(kit):

@@ -34,7 +34,8 @@ def test_an_apply_that_does_nothing_is_caught(kit, value):
     context = kit.run({"precision": value}, replace={"precision": DO_NOTHING})
     assert PRECISION.evidence(context, value) == EvidenceResult(
         took_effect=False,
-        detail=f"0 of 3 convolutions, matrix products and attentions ran in {value[:4]} (at least 80% required)",
+        detail=f"0 of 3 convolutions, matrix products and attentions, 0% of their work, ran in {value[:4]} "
+        "(at least 80% required)",
     )
 
 
@@ -192,3 +193,68 @@ def test_the_scaler_really_refuses_fp16_gradients():
     scaler.scale(parameter.sum()).backward()
     with pytest.raises(ValueError, match="unscale FP16 gradients"):
         scaler.unscale_(optimizer)
+
+
+class Multiplied(nn.Module):
+    """One operator that autocast intercepts under its own name: recorded before the cast and, inside that, after it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.weight, self.bias = name, nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.zeros(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.reshape(-1, 8)
+        if self.name == "addmm":
+            return torch.addmm(self.bias, x, self.weight)
+        if self.name == "mm":
+            return torch.mm(x, self.weight)
+        x, weight = x.view(4, -1, 8), self.weight.expand(4, 8, 8)
+        return torch.bmm(x, weight) if self.name == "bmm" else torch.baddbmm(self.bias.expand(4, 1, 8), x, weight)
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("name", ["mm", "addmm", "bmm", "baddbmm"])
+def test_an_operator_that_autocast_calls_again_counts_once(kit, name, mode):
+    work = kit.workload(lambda: Multiplied(name), loss=lambda model, batch: model(batch[0]).float().mean())
+    proof = PRECISION.evidence(kit.run({"precision": "bf16-autocast"}, work, mode=mode), "bf16-autocast")
+    assert proof.took_effect is True, proof
+    count = 1 if mode == "inference" else 2  # of the inputs no gradient is asked
+    assert f"{count} of {count} convolutions" in proof.detail
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_in_autocast(kit, layer):
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.flatten(0, 1))[0]
+
+    proof = PRECISION.evidence(
+        kit.run({"precision": "bf16-autocast"}, kit.workload(Recurrent, inputs=kit.images())), "bf16-autocast"
+    )
+    assert proof.took_effect is True, proof
+
+
+def test_the_share_of_the_work_decides_and_not_the_number_of_operators(kit):
+    def build() -> nn.Module:  # four vectors of the spectral norm's power iteration, in fp32, beside each convolution
+        layers = [nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 3, padding=1)) for _ in range(3)]
+        return nn.Sequential(nn.Conv2d(4, 8, 1), *layers)
+
+    work = kit.workload(build, loss=lambda model, batch: model(batch[0]).mean())
+    context = kit.run({"precision": "bf16-autocast"}, work, mode="training")
+    proof = PRECISION.evidence(context, "bf16-autocast")
+    assert proof.took_effect is True, proof
+    assert not proof.detail.startswith("8 of 8")
+    assert "100% of their work" in proof.detail or "99% of their work" in proof.detail
+
+
+def test_without_records_of_the_gpu_operators_in_another_dtype_prove_nothing(kit):
+    context = kit.prepare({"precision": "bf16-weights"})
+    context.device = torch.device("cuda")
+    context.trace = kit.trace([("aten::mm", "float")])  # a replayed CUDA graph would hide the others
+    assert PRECISION.evidence(context, "bf16-weights").took_effect is None
+    context.trace = kit.trace([("aten::mm", "c10::BFloat16")])
+    assert PRECISION.evidence(context, "bf16-weights").took_effect is True

@@ -1,0 +1,166 @@
+"""One plain step of a workload, watched: the operators that run, the modules it calls, what it returns. Needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from gpubench.workloads.loader import Loaded
+from gpubench.workloads.workload_facts import Mode
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+SMALL_BATCH = 2  # what is watched does not depend on the batch; one alone would stop batch normalization
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an ATen operator. The lists run over its tensor arguments."""
+
+    name: str  # "aten.convolution"
+    dtypes: tuple[torch.dtype, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass
+class Observed:
+    """What one step did; `device` is None and `problem` says why where it could not be run."""
+
+    device: str | None = None  # "meta": without memory and arithmetic; "cpu" where the code reads values
+    problem: str = ""
+    calls: list[Call] = field(default_factory=list)
+    called: tuple[str, ...] = ()  # dotted names of the modules that the step itself calls; "" is the whole model
+    unconvolved: tuple[str, ...] = ()  # parameters and buffers of 4 or 5 dimensions that no convolution used
+    autocast: tuple[str, ...] = ()  # dtypes of autocast contexts that the workload's own code entered: "bfloat16"
+    output: Any = None  # of inference; the loss of training
+
+    def convolution_dimensions(self) -> list[int]:
+        """Spatial dimensions of the convolutions that ran: [2], [2, 3], []."""
+        return sorted(
+            {len(call.shapes[1]) - 2 for call in self.calls if "convolution" in call.name and call.shapes[1:]}
+        )
+
+    def attention(self) -> bool:
+        """Whether an operator for attention ran."""
+        return any("attention" in call.name for call in self.calls)
+
+
+def observe(loaded: Loaded, mode: Mode, model: nn.Module) -> Observed:
+    """Watches one step on a small batch: of `model` if it is on the meta device, or else of a new one on the CPU."""
+    import torch
+
+    if all(part.is_meta for part in (*model.parameters(), *model.buffers())):
+        seen = _attempt(loaded, mode, lambda: model, torch.device("meta"))
+        if seen.device is not None:
+            return seen
+    return _attempt(loaded, mode, loaded.workload.build, torch.device("cpu"))
+
+
+def _attempt(loaded: Loaded, mode: Mode, build: Callable[[], nn.Module], device: torch.device) -> Observed:
+    import torch
+
+    workload, seen = loaded.workload, Observed()
+    try:
+        torch.manual_seed(0)
+        model = build()
+        model.train(mode == "training")
+        batch = workload.inputs(min(workload.batch_size, SMALL_BATCH), torch.Generator().manual_seed(0))
+        batch = tuple(part.to(device) for part in batch)
+        with torch.set_grad_enabled(mode == "training"), _watching(model, seen):
+            if mode == "training":
+                seen.output = workload.loss(model, batch) if workload.loss else None
+            else:
+                seen.output = workload.infer(model, batch, {}) if workload.infer else None
+    except Exception as error:  # noqa: BLE001 - whatever the user's code raises; the measured step will tell of it
+        return Observed(problem=f"{type(error).__name__}: {error}".splitlines()[0])
+    seen.device = device.type
+    return seen
+
+
+@contextmanager
+def _watching(model: nn.Module, seen: Observed) -> Iterator[None]:
+    import torch
+    from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    weights = _Weights(model)
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            tensors = [each for each in args if isinstance(each, torch.Tensor)]
+            name = str(func).removesuffix(f".{func._overloadname}")
+            dtypes, shapes = (each.dtype for each in tensors), (tuple(each.shape) for each in tensors)
+            seen.calls.append(Call(name, tuple(dtypes), tuple(shapes)))
+            result = func(*args, **(kwargs or {}))
+            weights.follow(name, tensors, result)
+            return result
+
+    names, inside = {id(module): name for name, module in model.named_modules()}, [0]
+
+    def enter(module: nn.Module, *_: Any) -> None:
+        if not inside[0] and id(module) in names:
+            seen.called = tuple(dict.fromkeys([*seen.called, names[id(module)]]))
+        inside[0] += 1
+
+    def leave(*_: Any) -> None:
+        inside[0] -= 1
+
+    def autocasting(context: Any) -> Any:
+        if context._enabled:
+            seen.autocast = tuple(dict.fromkeys([*seen.autocast, str(context.fast_dtype).removeprefix("torch.")]))
+        return entered(context)  # type: ignore[no-untyped-call]
+
+    entered = torch.autocast.__enter__
+    with ExitStack() as stack:
+        # Hooks for all modules: scripted ones take none of their own.
+        stack.callback(register_module_forward_pre_hook(enter).remove)
+        stack.callback(register_module_forward_hook(leave, always_call=True).remove)
+        stack.enter_context(mock.patch.object(torch.autocast, "__enter__", autocasting))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(Watch())  # type: ignore[no-untyped-call]
+        yield
+    seen.unconvolved = weights.unconvolved()
+
+
+class _Weights:
+    """Follows a model's weights of 4 or 5 dimensions through a step, to the convolutions that use them.
+
+    A convolution may take what was computed from one: cast, divided by its norm, scaled for each sample. It then still
+    has the sides of the kernel as its last dimensions.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        found = (*model.named_parameters(), *model.named_buffers())
+        self._names = {id(weight): name for name, weight in found if weight.dim() in (4, 5)}
+        self._kernels = {name: tuple(weight.shape[2:]) for name, weight in found if weight.dim() in (4, 5)}
+        self._from = {key: {name} for key, name in self._names.items()}  # identity of a tensor -> what it is made of
+        self._kept: list[torch.Tensor] = []  # so that no identity is given to another tensor
+        self._used: set[str] = set()
+
+    def follow(self, operator: str, arguments: list[torch.Tensor], result: Any) -> None:
+        """Notes what an operator made of its arguments."""
+        import torch
+
+        if "convolution" in operator:
+            for argument in arguments[1:]:
+                self._used |= self._from.get(id(argument), set())
+            return
+        origins = set().union(*(self._from.get(id(argument), ()) for argument in arguments))
+        if not origins:
+            return
+        for made in result if isinstance(result, tuple | list) else (result,):
+            if not isinstance(made, torch.Tensor) or id(made) in self._names:
+                continue
+            sides = {len(kernel): tuple(made.shape[-len(kernel) :]) for kernel in self._kernels.values()}
+            if kept := {name for name in origins if sides[len(self._kernels[name])] == self._kernels[name]}:
+                self._from[id(made)] = kept
+                self._kept.append(made)
+
+    def unconvolved(self) -> tuple[str, ...]:
+        """The weights that no convolution used."""
+        return tuple(name for name in self._names.values() if name not in self._used)
