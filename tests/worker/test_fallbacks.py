@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,6 +104,24 @@ def made(folder: Path, monkeypatch: pytest.MonkeyPatch, roomy: bool) -> Referenc
         choice=choice, device="cpu", configuration={"optimizer": "for-loop"}, protocol=Protocol(), folder=str(folder)
     )
     return once.make_reference(request)
+
+
+def test_only_one_model_lives_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    living: list[weakref.ref[nn.Module]] = []
+    most = 0
+
+    def watched(*arguments: Any) -> Any:
+        nonlocal most
+        context = build(*arguments)
+        living.append(weakref.ref(context.model))
+        gc.collect()
+        most = max(most, sum(each() is not None for each in living))
+        return context
+
+    build = once.build
+    monkeypatch.setattr(once, "build", watched)
+    made(tmp_path / "plain", monkeypatch, roomy=True)
+    assert (len(living), most) == (2, 1)
 
 
 def test_activations_in_the_hosts_memory_change_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
