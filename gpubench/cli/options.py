@@ -78,7 +78,11 @@ def measuring_options(
     ] = "fps",
     max_memory: Annotated[
         str | None,
-        run_option("--max-memory", metavar="SIZE", help="Memory limit per configuration, such as 8GiB."),
+        run_option(
+            "--max-memory",
+            metavar="SIZE",
+            help="Memory limit per configuration, such as 8GiB; on a GPU with the CUDA context and libraries.",
+        ),
     ] = None,
     timeout: Annotated[
         str,

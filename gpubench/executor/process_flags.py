@@ -59,8 +59,7 @@ def flags_of(result: Outcome, busy_before: str = "", discarded: Sequence[str] = 
         flags.append(THROTTLED.flag(f"{reasons}; sampled again after cooling down, {times}"))
     if result.utilization and "sw_power_cap" in (result.utilization.throttle_reasons or ()):
         flags.append(POWER_CAPPED.flag("the device ran at its power limit, as it does under load"))
-    fraction = host_bound_fraction(result)
-    if fraction is not None and fraction > HOST_BOUND_SHARE and _idle_share(result) > IDLE_SHARE:
+    if waits_for_host(result) and (fraction := host_bound_fraction(result)):
         flags.append(HOST_BOUND.flag(f"the host needs {fraction:.0%} of the step's time to enqueue it"))
     if sampled.unmet:
         flags.append(STOPPED_BY_TIME.flag(sampled.unmet))
@@ -83,6 +82,14 @@ def host_bound_fraction(result: Outcome) -> float | None:
     if prepared is None or prepared.enqueue_s is None or not step_s or waits_for_gpu(result):
         return None
     return min(1.0, prepared.enqueue_s / step_s)
+
+
+def waits_for_host(result: Outcome) -> bool | None:
+    """Whether the GPU waits for the host in a good part of the step; None where that is not known."""
+    fraction = host_bound_fraction(result)
+    if _idle_share(result) <= IDLE_SHARE:
+        return False  # it is busy, however long the host takes
+    return None if fraction is None else fraction > HOST_BOUND_SHARE
 
 
 def waits_for_gpu(result: Outcome) -> bool:
@@ -109,8 +116,8 @@ def cores_matter(result: Outcome) -> bool:
     Also where too few cores were idle to launch kernels from. Both as long as it is not known to be otherwise.
     """
     on_gpu = result.sampled is not None and result.sampled.device_samples_s is not None
-    fraction, idle = host_bound_fraction(result), result.host.idle_cores if result.host else None
-    return not on_gpu or fraction is None or fraction > HOST_BOUND_SHARE or idle is None or idle < IDLE_CORES
+    idle = result.host.idle_cores if result.host else None
+    return not on_gpu or waits_for_host(result) is not False or idle is None or idle < IDLE_CORES
 
 
 def _contaminated(result: Outcome, busy_before: str) -> list[Flag]:

@@ -93,6 +93,7 @@ def make_reference(request: MakeReference) -> ReferenceMade:
         if mode == "training":
             steps = request.protocol.quality_steps
             losses, update = train(stepper, steps)
+            del stepper, filled  # or the device would have to hold two models, with their optimizers' state
             stepper, _ = plain(way)
             seed_everything(seed + 1)  # same weights and inputs; only random numbers drawn in the step (dropout) differ
             again, _ = train(stepper, steps)

@@ -174,6 +174,7 @@ class PreparedModel:
                 losses = [] if self.stepper.loss is None else [float(self.stepper.loss)]
                 steps = self.protocol.quality_steps
                 losses, update = settled_steps(self.stepper, self.start, before, losses, steps)
+                self.start = None  # it would count as memory of the steps
             with self.phase("quality"):
                 if folder:
                     return reference.check_training(Path(folder), losses, update, tolerance)
