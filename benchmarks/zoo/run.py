@@ -25,11 +25,7 @@ from typing import Any
 from models import HERE, MODELS, NAMES, reference_of
 
 ROOT = HERE.parents[1]
-VALUES = {
-    "precision": ("fp32", "bf16-autocast", "bf16-weights"),
-    "channels_last": ("off", "on"),
-    "compile": ("off", "default"),
-}
+PRESET = HERE / "preset.toml"
 COLUMNS = {
     "baseline": "baseline",
     "precision=bf16-autocast": "bf16-autocast",
@@ -113,8 +109,7 @@ def measured(name: str, mode: str, work: Path, *, again: bool) -> tuple[dict[str
     report, log, timed = (work / f"{stem}.{end}" for end in ("json", "log", "seconds"))
     if again or not timed.exists():
         command = [sys.executable, "-m", "gpubench", "compare-opts", reference_of(name), "--mode", mode]
-        command += ["--device", "cpu", "--strategy", "each", "--final-rounds", "0", "--timeout", "5min"]
-        command += [part for toggle, values in VALUES.items() for part in ("--set", f"{toggle}={','.join(values)}")]
+        command += ["--device", "cpu", "--preset", str(PRESET), "--final-rounds", "0", "--timeout", "5min"]
         report.unlink(missing_ok=True)
         seconds = run([*command, "--output", str(report)], log, GPUBENCH_QUICK_PROTOCOL="1")
         timed.write_text(f"{seconds:.1f}\n")
@@ -245,7 +240,7 @@ def main() -> None:
     parser.add_argument("--judge-again", action="store_true", help="judge again what is kept")
     parser.add_argument("--judge-only", action="store_true", help="judge, and measure nothing")
     parser.add_argument(
-        "--backend", default="inductor", help="the judge's for compile: aot_eager is quicker, checks less"
+        "--backend", default="inductor", help="the judge's for compile: eager is quicker, checks no numbers"
     )
     parser.add_argument("--time-limit", type=float, metavar="MINUTES", help="begin no further model after that")
     parser.add_argument("--output", type=Path, help="write the table there too")
