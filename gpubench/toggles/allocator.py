@@ -10,6 +10,7 @@ import ctypes.util
 import functools
 import os
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -156,8 +157,8 @@ def _trial(value: str, words: str) -> EvidenceResult:
     return EvidenceResult(False if False in results else None if None in results else True, words)
 
 
-def _usage(value: Value) -> str:
-    parts = [f"export {name}={text}" for name, text in _variables(str(value), "", "").items() if text]
+def _usage(value: Value, _: Scope | None) -> str:
+    parts = [f"export {name}={shlex.quote(text)}" for name, text in _variables(str(value), "", "").items() if text]
     return "\n".join(parts) or "unset GLIBC_TUNABLES LD_PRELOAD"
 
 

@@ -73,7 +73,7 @@ CUDNN_BENCHMARK = Toggle(
     requires={"off": _CUDA_ONLY, "on": _CUDA_ONLY},
     apply=apply,
     evidence=evidence,
-    usage=lambda value: f"torch.backends.cudnn.benchmark = {value == 'on'}",
+    usage=lambda value, _: f"torch.backends.cudnn.benchmark = {value == 'on'}",
     claims=("vae-guide", "cytodl", "bf16-guide"),
     source="PyTorch documentation: torch.backends.cudnn.benchmark",
 )

@@ -90,7 +90,7 @@ THREADS = Toggle(
     integers=Integers(low=1, high=1024, meaning="threads per operator"),
     apply=apply,
     evidence=evidence,
-    usage=lambda value: f"torch.set_num_threads({value})",
+    usage=lambda value, _: f"torch.set_num_threads({value})",
     claims=("mmrec-cpu",),
     source="PyTorch documentation: CPU threading and TorchScript inference, tuning the number of threads",
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from gpubench.errors import GpubenchError
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.observe import observe
 from gpubench.workloads.source import blaming
-from gpubench.workloads.workload_facts import Mode, WorkloadFacts
+from gpubench.workloads.workload_facts import CompileTarget, Mode, WorkloadFacts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,12 +48,23 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         input_shapes=shapes,
         convolution_dimensions=_convolution_dimensions(model) if seen.device is None else seen.convolution_dimensions(),
         attention=seen.attention() or _has_attention(model),
+        compile_targets=compile_targets(model, workload.compile_targets),
         tile_sizes=list(tiling.sizes) if tiling else [],
         tile_multiple=tiling.multiple if tiling else 1,
         tile_overlap=tiling.overlap if tiling else 0,
         resolution=workload.resolution,
         source_hash=loaded.source_hash,
     )
+
+
+def compile_targets(model: nn.Module, names: Iterable[str]) -> list[CompileTarget]:
+    """What `torch.compile` has to know of the submodules of those dotted names."""
+    modules = {name: model.get_submodule(name) for name in names}
+    return [CompileTarget(name=name, forward_module=_forward_module(module)) for name, module in modules.items()]
+
+
+def _forward_module(module: nn.Module) -> str:
+    return getattr(module.forward, "__module__", None) or type(module).__module__
 
 
 def _build(loaded: Loaded) -> nn.Module:

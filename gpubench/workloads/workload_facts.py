@@ -9,6 +9,15 @@ from msgspec import Struct, field
 Mode = Literal["inference", "training"]
 
 
+class CompileTarget(Struct, frozen=True, kw_only=True):
+    """A submodule that torch.compile is applied to by itself."""
+
+    name: str  # dotted; "" is the whole model
+    forward_module: (
+        str  # where its forward is defined: "my_model", or "torch.nn.modules.container" of a bare Sequential
+    )
+
+
 class WorkloadFacts(Struct, frozen=True, kw_only=True):
     """One workload at one size in one mode."""
 
@@ -24,6 +33,7 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     input_shapes: list[list[int]]
     convolution_dimensions: list[int] = field(default_factory=list)  # [2], [3], []
     attention: bool = False
+    compile_targets: list[CompileTarget] | None = None  # None: not recorded (older reports)
     tile_sizes: list[int] = field(default_factory=list)  # offered; empty: cannot be tiled
     tile_multiple: int = 1  # a tile size must be a multiple of this
     tile_overlap: int = 0  # the default
