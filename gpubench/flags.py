@@ -192,7 +192,8 @@ MEASURED_APART = FlagKind(
 )
 UNRELIABLE = FlagKind(
     "unreliable",
-    "An earlier process was fine and a later one failed; the row has the later one's status and no figures.",
+    "An earlier process was fine and a later one failed; the row has the later one's status, and no figures unless "
+    "only the proof is missing.",
     "Read the row's reason and `log_tail`.",
 )
 

@@ -12,7 +12,7 @@ import msgspec
 
 from gpubench.errors import GpubenchError
 from gpubench.executor.executor import Job
-from gpubench.executor.outcome import Outcome, failed, now, oom_kills, sentence
+from gpubench.executor.outcome import Outcome, failed, lost_proof, now, oom_kills, sentence
 from gpubench.executor.slot import Slot, blocks_of_a_turn, outcome_of
 from gpubench.executor.worker_pool import WorkerPool, tolerance_of
 from gpubench.executor.worker_process import OnPhase, WorkerError, WorkerFailed
@@ -40,6 +40,8 @@ from gpubench.worker.messages import (
 
 Reply = TypeVar("Reply", bound=msgspec.Struct)
 
+# For the proof, and so many steps beyond it: tracing a few steps takes seconds, while a profiler that hangs never ends.
+PROOF_S, PROOF_STEPS = 60.0, 10
 COOLING_LOOK_S = 0.5  # between two looks at a device that cools down
 
 
@@ -302,8 +304,11 @@ class LocalExecutor:
         return Monitor(slots[0].worker.pid, self.pool.monitored, hz=self.protocol.monitor_hz, ours=ours)
 
     def _ask(self, slot: Slot, request: WorkerRequest, reply: type[Reply]) -> Reply:
-        deadline = slot.deadline or time.monotonic() + self.protocol.timeout_s
-        return slot.worker.ask(request, reply, deadline, self.on_phase)
+        return slot.worker.ask(request, reply, time.monotonic() + self._left_s(slot), self.on_phase)
+
+    def _left_s(self, slot: Slot) -> float:
+        """Seconds until an answer is due."""
+        return self.protocol.timeout_s if slot.deadline is None else max(0.0, slot.deadline - time.monotonic())
 
     def _prepare(self, slot: Slot) -> None:
         pool, configuration = self.targets[slot.job.target], slot.job.configuration
@@ -341,4 +346,14 @@ class LocalExecutor:
         slot.last_quality = self._ask(slot, CheckLast(slot.number, every_batch), Checked).quality
 
     def _collect_evidence(self, slot: Slot) -> None:
-        slot.collected = self._ask(slot, CollectEvidence(slot.number), EvidenceCollected)
+        """The proof. It comes last and has a deadline of its own, so that losing it costs no sample."""
+        step_s = slot.prepared.seconds_per_iteration if slot.prepared else 0.0
+        limit_s = min(PROOF_S + PROOF_STEPS * step_s, self._left_s(slot))
+        try:
+            slot.collected = slot.worker.ask(
+                CollectEvidence(slot.number), EvidenceCollected, time.monotonic() + limit_s, self.on_phase
+            )
+        except (WorkerFailed, WorkerError) as error:
+            if slot.worker.is_lost():  # with the server that forked it: it is asked again
+                raise
+            slot.proof_lost = lost_proof(error, limit_s, oom_kills() > slot.kills)

@@ -18,7 +18,10 @@ VMSTAT = Path("/proc/vmstat")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one process gave. `prepared`, `sampled`, `memory` and `collected` are None from where it failed on."""
+    """What one process gave. `prepared`, `sampled`, `memory` and `collected` are None from where it failed on.
+
+    `proof_lost` says why `collected` is None although the rest is there.
+    """
 
     status: Status
     reason: str
@@ -28,6 +31,7 @@ class Outcome:
     last_quality: Quality | None = None  # of the last timed output
     memory: Memory | None = None
     collected: EvidenceCollected | None = None
+    proof_lost: str = ""
     utilization: Utilization | None = None
     host: HostUse | None = None
     turns: Sequence[int] = ()
@@ -49,6 +53,8 @@ def verdict(result: Outcome) -> tuple[Status, str]:
     if quality is not None and quality.passed is False:
         stale = "" if result.prepared and result.prepared.quality.passed is False else "of the last timed step "
         return "wrong", f"the output {stale}differs from the fp32 reference: {quality.reason}"
+    if result.proof_lost:
+        return "unproven", f"its figures stand, but whether its settings took effect is unknown: {result.proof_lost}"
     evidence = result.collected.evidence if result.collected else []
     idle = [each for each in evidence if each.took_effect is False]
     if idle:
@@ -75,6 +81,17 @@ def failed(
     else:
         status, reason = "crashed", f"{error.reason} during {error.phase}"
     return Outcome(status, sentence(reason), started_at, log_tail=log_tail)
+
+
+def lost_proof(error: WorkerFailed | WorkerError, limit_s: float, kernel_killed: bool) -> str:
+    """Why the proof of a process that has given its samples was lost, as a clause."""
+    if isinstance(error, WorkerFailed):
+        return f"the profiled step failed: {error.failed.reason}"
+    if error.kind == "timeout":
+        return f"the profiled step did not end within {limit_s:.0f} s, so the process was stopped"
+    if kernel_killed:
+        return "the kernel's out-of-memory killer ended the process in the profiled step"
+    return f"{error.reason} in the profiled step"
 
 
 def oom_kills() -> int:

@@ -37,6 +37,7 @@ class Slot:
     last_quality: Quality | None = None
     memory: MemoryRead | None = None
     collected: EvidenceCollected | None = None
+    proof_lost: str = ""  # why `collected` is None although it was asked for
     failure: Outcome | None = None
     lost: bool = False  # another one in the same process took it down: nothing is known of this one
 
@@ -71,7 +72,7 @@ def outcome_of(
 ) -> Outcome:
     """What `slot` gave, with its status; `busy_before`: why the device was not free before the run."""
     prepared, sampled, collected = slot.prepared, slot.sampled, slot.collected
-    if prepared is None or sampled is None or collected is None:
+    if prepared is None or sampled is None or (collected is None and not slot.proof_lost):
         return Outcome("failed", "The process gave no samples.", slot.started_at)  # a fault of gpubench's own
     phases = {**prepared.phases_s, "samples": sum(part.ended - part.started for part in slot.parts)}
     phases["warm-up"] = phases.get("warm-up", 0.0) + sampled.warmup_s
@@ -84,7 +85,8 @@ def outcome_of(
             memory = msgspec.structs.replace(memory, unavailable=reasons)
         else:
             memory = msgspec.structs.replace(memory, device_process_memory_bytes=process_memory)
-    phases["evidence"] = collected.seconds
+    if collected:
+        phases["evidence"] = collected.seconds
     if not slot.shared_with and len(slot.parts) == 1:
         phases["total"] = time.monotonic() - slot.started
     result = Outcome(
@@ -96,6 +98,7 @@ def outcome_of(
         last_quality=slot.last_quality,
         memory=memory,
         collected=collected,
+        proof_lost=slot.proof_lost,
         utilization=utilization,
         host=host,
         turns=[len(part.samples_s) for part in slot.parts] if len(slot.parts) > 1 else [],

@@ -59,19 +59,19 @@ def first_row(planned: Candidate, result: Outcome, position: int, drift: float =
         log_tail=result.log_tail,
     )
     prepared, collected = result.prepared, result.collected
-    if prepared is None or collected is None or result.sampled is None:
+    if prepared is None or result.sampled is None:
         return row
     row = msgspec.structs.replace(
         row,
         items_per_step=prepared.items_per_step,
         compile_time_s=prepared.compile_time_s,
-        device_busy_s=collected.device_busy_s,
-        graph_breaks=collected.graph_breaks,
+        device_busy_s=collected.device_busy_s if collected else None,
+        graph_breaks=collected.graph_breaks if collected else None,
         memory=result.memory,
         utilization=utilization(result),
         host=result.host,
         quality=result.quality,
-        evidence=collected.evidence,
+        evidence=collected.evidence if collected else [],
     )
     return with_samples(host_bound(row, result), result, "explore", 1, position, drift)
 
@@ -82,10 +82,11 @@ def with_round(
     """`row` with one more process's samples; a process that failed changes the row's status."""
     if result.status != "ok":
         flag = UNRELIABLE.flag(f"{result.status} in a later process: {result.reason}")
-        # Its samples are kept, and stand for nothing any more.
-        return msgspec.structs.replace(
-            row, status=result.status, reason=result.reason, flags=[*row.flags, flag], fps=None, latency_s=None
-        )
+        if result.status == "unproven":  # only the proof is missing
+            row = with_samples(row, result, phase, index, position, drift)
+        else:  # its samples are kept, and stand for nothing any more
+            row = msgspec.structs.replace(row, fps=None, latency_s=None)
+        return msgspec.structs.replace(row, status=result.status, reason=result.reason, flags=[*row.flags, flag])
     row = msgspec.structs.replace(row, phases_s=add_up(row.phases_s, result.phases_s))
     return with_samples(row, result, phase, index, position, drift)
 
@@ -154,6 +155,7 @@ def host_bound(row: Measurement, result: Outcome) -> Measurement:
         return msgspec.structs.replace(row, host_bound_fraction=fraction)
     on_cpu = result.sampled is not None and result.sampled.device_samples_s is None
     reason = "a CPU is host and device at once" if on_cpu else "the profiler saw no GPU kernel in the step"
+    reason = "the profiled step was lost" if result.proof_lost and not on_cpu else reason
     missing = ("host_bound_fraction", "device_busy_s")
     return msgspec.structs.replace(row, unavailable={**row.unavailable, **dict.fromkeys(missing, reason)})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -133,3 +134,16 @@ def fused() -> Workload:
         return Fused()
 
     return Workload(name="fused", item="row", batch_size=4, build=build, inputs=inputs)
+
+
+def profiled(how: str = "hang") -> Workload:
+    """Hangs or dies as soon as it is profiled."""
+
+    def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> torch.Tensor:
+        if torch.autograd._profiler_enabled():
+            if how == "die":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(3600)
+        return model(batch[0])
+
+    return Workload(name="profiled", item="row", batch_size=4, build=Paced, inputs=inputs, infer=infer)
