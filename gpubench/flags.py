@@ -165,6 +165,22 @@ PARTLY_COMPILED = FlagKind(
     "caution",
     "not all of the model was compiled",
 )
+SPEED_CHANGED = FlagKind(
+    "speed_changed",
+    "Just before its proof, the last thing that a process does, a step took more than twice or less than half as long "
+    "as when it was sampled.",
+    "Run the model inside `build` until all its steps do the same work. If they never do, no single figure is right.",
+    "gates",
+    "its steps took another time later on",
+    repeats=True,
+    strict=True,
+)
+INTERRUPTED = FlagKind(
+    "interrupted",
+    "The process, gpubench or the machine was stopped (Ctrl-Z, a debugger, a closed lid) while samples were taken. "
+    "Those were discarded and taken again. If all were, the row fails.",
+    "None needed, unless it happens often: then something on this machine stops processes.",
+)
 STOPPED_BY_TIME = FlagKind(
     "stopped_by_time",
     "Sampling ended at its time limit, before it had enough samples or a small enough spread.",

@@ -33,6 +33,11 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def times(count: int) -> str:
+    """`once`, `2 times`."""
+    return "once" if count == 1 else f"{count} times"
+
+
 def plural(count: int, word: str, many: str = "") -> str:
     """`1 row`, `2 rows`."""
     return f"{count} {word if count == 1 else many or word + 's'}"

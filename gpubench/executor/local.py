@@ -16,7 +16,7 @@ from gpubench.executor.outcome import Outcome, failed, lost_proof, now, oom_kill
 from gpubench.executor.slot import Slot, blocks_of_a_turn, outcome_of
 from gpubench.executor.worker_pool import WorkerPool, tolerance_of
 from gpubench.executor.worker_process import OnPhase, WorkerError, WorkerFailed
-from gpubench.flags import MEASURED_APART, THROTTLED
+from gpubench.flags import INTERRUPTED, MEASURED_APART, THROTTLED, Flag
 from gpubench.hardware.nvml import Unavailable
 from gpubench.measure.host_use import host_use, read_host
 from gpubench.measure.monitor import Monitor
@@ -45,8 +45,12 @@ PROOF_S, PROOF_STEPS = 60.0, 10
 COOLING_LOOK_S = 0.5  # between two looks at a device that cools down
 
 
-class Throttled(Exception):
-    """Heat or power supply held the device back in every sampling."""
+class NoValidSamples(Exception):
+    """Every sampling had to be discarded, for what `flag` says."""
+
+    def __init__(self, flag: Flag) -> None:
+        super().__init__(flag.detail)
+        self.flag = flag
 
 
 @dataclass(frozen=True)
@@ -294,10 +298,9 @@ class LocalExecutor:
                 for other in slots:
                     taken_down = other.worker is slot.worker or other.worker.is_lost()
                     other.lost = other.lost or (taken_down and other.failure is None)
-        except Throttled as error:
-            flags = (THROTTLED.flag(str(error)),)
+        except NoValidSamples as error:
             reason = sentence(f"no valid samples: {error}")
-            slot.failure = Outcome("failed", reason, slot.started_at, flags=flags)
+            slot.failure = Outcome("failed", reason, slot.started_at, flags=(error.flag,))
 
     def _monitor(self, slots: Sequence[Slot]) -> Monitor:
         ours = frozenset(slot.worker.pid for slot in slots)
@@ -327,16 +330,23 @@ class LocalExecutor:
         slot.prepared = self._ask(slot, request, Prepared)
 
     def _sample(self, slot: Slot, monitor: Monitor, blocks: int | None) -> None:
-        """Samples without heat: what was taken while the device was held back is discarded and taken again."""
+        """Samples of a process that ran freely: what was taken while it was stopped or held back is taken again."""
         while True:
             sampled = self._ask(slot, TakeSamples(slot.number, blocks), SamplesTaken)
+            if stopped := monitor.stopped_s(slot.worker.pid, sampled.started, sampled.ended):
+                slot.stopped.append(stopped)
+                if len(slot.stopped) > self.protocol.throttle_retries:
+                    words = f"it was stopped in each of {len(slot.stopped)} samplings"
+                    raise NoValidSamples(INTERRUPTED.flag(words))
+                continue
             slow = monitor.slowdowns(sampled.started, sampled.ended)
             if isinstance(slow, Unavailable) or not slow:
                 slot.parts.append(sampled)
                 return
             slot.discarded.append(" and ".join(slow))
             if len(slot.discarded) > self.protocol.throttle_retries:
-                raise Throttled(f"{slot.discarded[-1]} in each of {len(slot.discarded)} samplings")
+                words = f"{slot.discarded[-1]} in each of {len(slot.discarded)} samplings"
+                raise NoValidSamples(THROTTLED.flag(words))
             self.on_phase("cooling down")
             deadline = time.monotonic() + self.protocol.cool_down_s
             while isinstance(slow := monitor.slowdowns_now(), list) and slow and time.monotonic() < deadline:

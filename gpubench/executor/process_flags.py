@@ -14,6 +14,7 @@ from gpubench.flags import (
     GROWING_MEMORY,
     HOST_BOUND,
     HOST_BOUND_SHARE,
+    INTERRUPTED,
     MAJOR_FAULTS,
     POWER_CAPPED,
     QUALITY_UNCHECKED,
@@ -27,14 +28,17 @@ from gpubench.flags import (
 from gpubench.measure.memory import GRAIN_BYTES
 from gpubench.measure.steady import drift
 from gpubench.report.model import HostUse, Utilization
-from gpubench.units import format_bytes
+from gpubench.text import times
+from gpubench.units import format_bytes, format_duration
 
 
-def flags_of(result: Outcome, busy_before: str = "", discarded: Sequence[str] = ()) -> tuple[Flag, ...]:
+def flags_of(
+    result: Outcome, busy_before: str = "", discarded: Sequence[str] = (), stopped: Sequence[float] = ()
+) -> tuple[Flag, ...]:
     """All flags of one process that ran to its end.
 
     `busy_before`: why the device was not free before the run. `discarded`: the slowdown reasons of each sampling that
-    was thrown away.
+    was thrown away. `stopped`: for how many seconds it was stopped in each that was thrown away for that.
     """
     prepared, sampled, collected = result.prepared, result.sampled, result.collected
     if prepared is None or sampled is None:
@@ -52,8 +56,10 @@ def flags_of(result: Outcome, busy_before: str = "", discarded: Sequence[str] = 
         flags += _swapped(result.host)
     if discarded:
         reasons = ", ".join(dict.fromkeys(discarded))
-        times = "once" if len(discarded) == 1 else f"{len(discarded)} times"
-        flags.append(THROTTLED.flag(f"{reasons}; sampled again after cooling down, {times}"))
+        flags.append(THROTTLED.flag(f"{reasons}; sampled again after cooling down, {times(len(discarded))}"))
+    if stopped:
+        words = f"stopped for {format_duration(sum(stopped))} while it was sampled"
+        flags.append(INTERRUPTED.flag(f"{words}; sampled again, {times(len(stopped))}"))
     if result.utilization and "sw_power_cap" in (result.utilization.throttle_reasons or ()):
         flags.append(POWER_CAPPED.flag("the device ran at its power limit, as it does under load"))
     fraction = host_bound_fraction(result)

@@ -33,7 +33,8 @@ class Slot:
     shared_with: list[str] = field(default_factory=list)
     prepared: Prepared | None = None
     parts: list[SamplesTaken] = field(default_factory=list)
-    discarded: list[str] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)  # for heat: what each discarded sampling saw
+    stopped: list[float] = field(default_factory=list)  # for how many seconds, in each sampling discarded for that
     last_quality: Quality | None = None
     memory: MemoryRead | None = None
     collected: EvidenceCollected | None = None
@@ -110,7 +111,7 @@ def outcome_of(
         result,
         status=status,
         reason=sentence(reason),
-        flags=flags_of(result, busy_before, slot.discarded),
+        flags=flags_of(result, busy_before, slot.discarded, slot.stopped),
         log_tail=slot.worker.log_tail() if status != "ok" else "",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from gpubench.flags import WARM_CACHE, Flag
+from gpubench.flags import SPEED_CHANGED, WARM_CACHE, Flag
 from gpubench.measure.memory import (
     GRAIN_BYTES,
     allocation_retries,
@@ -24,10 +25,13 @@ from gpubench.measure.memory import (
     reset_device_peak,
     reset_host_peak,
 )
+from gpubench.measure.repeat import Pace, change, time_again
+from gpubench.measure.run_delay import run_delay_s
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, sample, sample_blocks
 from gpubench.report.model import Evidence, Memory, Quality
+from gpubench.units import format_duration
 from gpubench.worker import limits, reference
 from gpubench.worker.messages import Checked, EvidenceCollected, MemoryRead, Prepare, Prepared, SamplesTaken
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
@@ -85,6 +89,7 @@ class PreparedModel:
         self.unavailable: dict[str, str] = {}
         self.memory = Memory()
         self.used_at_start: int | None = None
+        self.sampled = Pace([], 0.0)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -190,16 +195,24 @@ class PreparedModel:
             host_warmup_peak_resident_bytes=host_memory().peak,
         )
 
+    @contextmanager
+    def without_garbage_collection(self) -> Iterator[None]:
+        """Collects garbage, and then not until the end of the block."""
+        gc.collect()
+        gc.disable()
+        try:
+            yield
+        finally:
+            gc.enable()
+
     def sample(self, blocks: int | None) -> SamplesTaken:
         """Takes samples by the protocol, or that many blocks, with the garbage collector off."""
         self.tell("sampling")
-        gc.collect()
-        gc.disable()
-        asked = time.monotonic()
-        try:
+        with self.without_garbage_collection():
+            asked = time.monotonic()
             if blocks is not None:  # other models ran meanwhile and filled the caches
                 self.timer.block(self.stepper.step, calibrate(self.seconds_per_iteration, self.protocol.block_s / 5))
-            started = time.monotonic()
+            started, waited, steps = time.monotonic(), run_delay_s(), self.stepper.steps
             if blocks is None:
                 given = self.protocol
                 rule = StoppingRule(given.min_samples, given.min_sampling_s, given.target_spread, given.max_sampling_s)
@@ -207,8 +220,8 @@ class PreparedModel:
             else:
                 taken = sample_blocks(self.stepper.step, self.timer, iterations=self.iterations, count=blocks)
             ended = time.monotonic()
-        finally:
-            gc.enable()
+            waited_s = max(0.0, run_delay_s() - waited) / (self.stepper.steps - steps)
+        self.sampled += Pace(taken.seconds, waited_s)
         return SamplesTaken(
             samples_s=list(taken.seconds),
             device_samples_s=None if taken.device_seconds is None else list(taken.device_seconds),
@@ -273,11 +286,22 @@ class PreparedModel:
         """Bytes that each step adds; `levels` are readings after each step."""
         return growth(levels, self.used_at_start, self.stepper.steps)
 
+    def speed_changed(self) -> list[Flag]:
+        """A flag where the step no longer takes as long as when it was sampled."""
+        with self.phase("evidence"), self.without_garbage_collection():
+            iterations, block_s = self.iterations, self.protocol.block_s
+            again = time_again(self.stepper.step, self.timer, iterations=iterations, block_s=block_s)
+        if not self.sampled.seconds or change(self.sampled, again) is None:
+            return []
+        before, now = (format_duration(statistics.median(pace.seconds)) for pace in (self.sampled, again))
+        return [SPEED_CHANGED.flag(f"{now} a step just before the proof, {before} when it was sampled")]
+
     def collect_evidence(self) -> EvidenceCollected:
         """Each toggle's evidence, from one profiled step and the libraries' own records."""
         from gpubench.measure.trace import trace_step
 
         context = self.context
+        flags = self.speed_changed()
         with self.phase("evidence"):
             try:
                 context.trace = trace_step(self.stepper.step, cuda=context.device.type == "cuda")
@@ -292,7 +316,7 @@ class PreparedModel:
                 Evidence(toggle=toggle.name, value=value, took_effect=result.took_effect, detail=result.detail)
                 for toggle, value, result in results
             ],
-            flags=[result.flag for _, _, result in results if result.flag],
+            flags=[*flags, *(result.flag for _, _, result in results if result.flag)],
             seconds=self.phases["evidence"],
             graph_breaks=breaks[0] if breaks else None,
             device_busy_s=context.trace.device_busy_s if context.trace else None,
