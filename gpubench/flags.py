@@ -146,7 +146,8 @@ POWER_CAPPED = FlagKind(
 )
 GROWING_MEMORY = FlagKind(
     "growing_memory",
-    "Memory in use grew with every step of the memory pass.",
+    "Memory in use grew with every step of the memory pass, by a page or more. Such a row is recommended neither for "
+    "the least memory nor under --max-memory.",
     "Look for tensors that the model keeps (lists, caches, graphs of earlier losses).",
     "caution",
     "memory grows with every step",

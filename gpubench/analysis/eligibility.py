@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpubench.analysis.peak_memory import needed_bytes
+from gpubench.analysis.peak_memory import grows, needed_bytes
 from gpubench.flags import Flag
 from gpubench.report.model import Measurement, Objective, Report
 from gpubench.stats.processes import flagged, latest_phase, of_phase
@@ -64,6 +64,8 @@ def _quality(report: Report, row: Measurement) -> str | None:
 def _limit(report: Report, row: Measurement, limit: int | None) -> str | None:
     if limit is None:
         return None
+    if grows(row):
+        return f"its memory grows with every step, so it outgrows {format_bytes(limit)} and any other limit"
     needed = needed_bytes(row, report.device.kind)
     if needed is None:
         return f"its memory was not measured, so it may not fit in {format_bytes(limit)}"
@@ -71,8 +73,13 @@ def _limit(report: Report, row: Measurement, limit: int | None) -> str | None:
 
 
 def _problem(report: Report, row: Measurement, objective: Objective) -> str | None:
-    """A step over fewer items is always shorter and smaller, so comparing it would always recommend a batch of 1."""
+    """Why the figure that the objective ranks by says nothing of the row; None where it does.
+
+    A step over fewer items is always shorter and smaller, so comparing it would always recommend a batch of 1.
+    """
     baseline = report.baseline
+    if objective == "memory" and grows(row):
+        return "its memory grows with every step, so that its peak only says how many steps were measured"
     if objective == "fps" or baseline is None or row.items_per_step == baseline.items_per_step:
         return None
     return (

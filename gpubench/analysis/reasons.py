@@ -16,7 +16,7 @@ from gpubench.analysis.effects import (
     shown,
 )
 from gpubench.analysis.eligibility import MIN_ROUNDS, cautions, gate
-from gpubench.analysis.peak_memory import MEANING, RESOLUTION_BYTES, peak_bytes
+from gpubench.analysis.peak_memory import MEANING, RESOLUTION_BYTES, grows, peak_bytes
 from gpubench.analysis.ranking import Ranking
 from gpubench.report.model import Configuration, Measurement, Report
 from gpubench.stats.estimate import Estimate
@@ -209,7 +209,8 @@ def _cost(choice: Choice) -> list[str]:
         return []
     difference, peak = memory_difference(chosen, baseline, kind), peak_bytes(chosen, kind)
     if difference is None or peak is None:
-        memory = "Memory: unknown, because its own or the baseline's was not measured."
+        why = "grows with every step" if grows(chosen) or grows(baseline) else "was not measured"
+        memory = f"Memory: unknown, because its own or the baseline's {why}."
     else:
         memory = f"Memory: {format_bytes(peak)}, {signed_bytes(difference)} versus the baseline ({MEANING[kind]})."
     extra = compile_difference(chosen, baseline)

@@ -25,7 +25,7 @@ from gpubench.flags import (
     UNSTEADY,
     Flag,
 )
-from gpubench.measure.memory import GRAIN_BYTES
+from gpubench.measure.memory import LEAK_BYTES
 from gpubench.measure.steady import drift
 from gpubench.report.model import HostUse, Utilization
 from gpubench.text import times
@@ -70,7 +70,7 @@ def flags_of(
     if prepared.quality.passed is None:
         flags.append(QUALITY_UNCHECKED.flag(prepared.quality.reason))
     growth = (result.memory and result.memory.growth_bytes_per_iteration) or 0
-    if growth >= GRAIN_BYTES:
+    if growth >= LEAK_BYTES:
         flags.append(GROWING_MEMORY.flag(f"{format_bytes(growth)} more with every step"))
     return tuple(flags)
 

@@ -16,12 +16,13 @@ from msgspec.structs import replace
 
 from gpubench.flags import SPEED_CHANGED, WARM_CACHE, Flag
 from gpubench.measure.memory import (
-    GRAIN_BYTES,
+    LEAK_BYTES,
     allocation_retries,
     device_peaks,
     growth,
     host_memory,
     in_use,
+    is_exact,
     reset_device_peak,
     reset_host_peak,
 )
@@ -88,7 +89,8 @@ class PreparedModel:
         self.seconds_per_iteration = 0.0
         self.unavailable: dict[str, str] = {}
         self.memory = Memory()
-        self.used_at_start: int | None = None
+        self.used_when_warm: int | None = None
+        self.steps_when_warm = 0
         self.sampled = Pace([], 0.0)
 
     @contextmanager
@@ -118,7 +120,6 @@ class PreparedModel:
             # A forked compile worker starts at once; a new interpreter would import torch for every configuration.
             torch._inductor.config.worker_start_method = "fork"
         self.memory = Memory(host_resident_at_start_bytes=host_memory().resident)
-        self.used_at_start = in_use(device)
         with self.phase("build"):
             if self.protocol.max_memory_bytes:
                 limits.limit_memory(device, self.protocol.max_memory_bytes)
@@ -184,6 +185,7 @@ class PreparedModel:
     def end_of_warmup(self) -> None:
         """Records the peaks so far, so that later figures do not include build and compilation."""
         gc.collect()
+        self.used_when_warm, self.steps_when_warm = in_use(self.context.device), self.stepper.steps
         allocated, _ = device_peaks(self.context.device)
         if allocated is None:
             for name in ("peak_memory_allocated", "peak_memory_reserved", "warmup_peak_memory_allocated"):
@@ -260,7 +262,7 @@ class PreparedModel:
         levels: list[int | None] = []
         while len(levels) < count or (
             len(levels) < MEMORY_STEPS_SURE
-            and (self.growth(levels) or 0) >= GRAIN_BYTES
+            and (self.growth(levels) or 0) >= LEAK_BYTES
             and (levels[-1] or 0) - (levels[0] or 0) < LEAKED_BYTES
             and time.monotonic() - started < MEMORY_PASS_S
         ):
@@ -284,7 +286,8 @@ class PreparedModel:
 
     def growth(self, levels: Sequence[int | None]) -> int | None:
         """Bytes that each step adds; `levels` are readings after each step."""
-        return growth(levels, self.used_at_start, self.stepper.steps)
+        steps = self.stepper.steps - self.steps_when_warm
+        return growth(levels, self.used_when_warm, steps, exact=is_exact(self.context.device))
 
     def speed_changed(self) -> list[Flag]:
         """A flag where the step no longer takes as long as when it was sampled."""

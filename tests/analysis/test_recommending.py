@@ -459,3 +459,22 @@ def test_a_toggle_missing_from_the_ladder_is_said() -> None:
 def test_every_reason_is_about_known_rows() -> None:
     rows = [baseline(), row("r", 0.05, FAST, roles=[alone("precision"), rung("precision", 1)])]
     assert best(report(*rows)).configuration == {**BASELINE, **FAST}
+
+
+def test_memory_that_grows_with_every_step_is_no_figure_to_go_by() -> None:
+    grows = {"flags": ["growing_memory: 16.3 KiB more with every step"]}
+    small = row("small", 0.09, {"precision": "bf16-autocast"}, memory_mib=400, **grows)
+    found = report(baseline(memory_mib=1000), small)
+    least = recommend(found, "memory")
+    assert least.recommendation is not None
+    assert least.recommendation.id == "baseline"
+    assert "its memory grows with every step" in least.excluded["small"]
+    limited = recommend(found, "fps", 2**40)
+    assert "so it outgrows 1.00 TiB and any other limit" in limited.excluded["small"]
+    fastest = recommend(found, "fps")
+    assert fastest.recommendation is not None
+    assert fastest.recommendation.id == "small"
+    said = " ".join(fastest.reasons)
+    assert "Memory: unknown, because its own or the baseline's grows with every step." in said
+    assert "memory -" not in said
+    assert recommend(report(baseline(memory_mib=1000, **grows), small), "memory").recommendation is None

@@ -29,7 +29,6 @@ ORDER = [
 SHARED = {
     "evidence",
     "kernels",
-    "process_memory",
     "model_context",
     "printed",
     "tf32_probe",
