@@ -12,6 +12,8 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench.text import clause
+
 Effect = Literal["gates", "allowed", "caution", "note"]
 
 BUSY_CORES = 0.25  # a quarter of a core: the system's own housekeeping stays below 0.1 (seen on an idle machine)
@@ -40,7 +42,7 @@ class FlagKind:
 
     def flag(self, detail: str) -> Flag:
         """A flag of this kind."""
-        return Flag(self.name, detail, self.effect)
+        return Flag(self.name, clause(detail), self.effect)
 
 
 class Flag(Struct, frozen=True):

@@ -12,7 +12,7 @@ import msgspec
 
 from gpubench.errors import GpubenchError
 from gpubench.executor.executor import Job
-from gpubench.executor.outcome import Outcome, failed, lost_proof, now, oom_kills, sentence
+from gpubench.executor.outcome import Outcome, failed, lost_proof, now, oom_kills
 from gpubench.executor.slot import Slot, blocks_of_a_turn, outcome_of
 from gpubench.executor.worker_pool import WorkerPool, tolerance_of
 from gpubench.executor.worker_process import OnPhase, WorkerError, WorkerFailed
@@ -21,6 +21,7 @@ from gpubench.hardware.nvml import Unavailable
 from gpubench.measure.host_use import host_use, read_host
 from gpubench.measure.monitor import Monitor
 from gpubench.report.model import Configuration, HostUse, Protocol, Utilization, Value
+from gpubench.text import sentence
 from gpubench.toggles.traits import compiles
 from gpubench.worker.messages import (
     Checked,

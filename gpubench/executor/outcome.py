@@ -11,6 +11,7 @@ from pathlib import Path
 from gpubench.executor.worker_process import WorkerError, WorkerFailed
 from gpubench.flags import Flag
 from gpubench.report.model import HostUse, Memory, Quality, Status, Utilization
+from gpubench.text import clause, sentence
 from gpubench.worker.messages import EvidenceCollected, Prepared, SamplesTaken
 
 VMSTAT = Path("/proc/vmstat")
@@ -58,10 +59,12 @@ def verdict(result: Outcome) -> tuple[Status, str]:
     evidence = result.collected.evidence if result.collected else []
     idle = [each for each in evidence if each.took_effect is False]
     if idle:
-        return "not_effective", "; ".join(f"{each.toggle}={each.value} took no effect: {each.detail}" for each in idle)
+        return "not_effective", "; ".join(
+            f"{each.toggle}={each.value} took no effect: {clause(each.detail)}" for each in idle
+        )
     unread = [each for each in evidence if each.took_effect is None]
     if unread:
-        words = "; ".join(f"{each.toggle}={each.value}: {each.detail}" for each in unread)
+        words = "; ".join(f"{each.toggle}={each.value}: {clause(each.detail)}" for each in unread)
         return "unproven", f"whether it took effect could not be read: {words}"
     return "ok", ""
 
@@ -72,7 +75,7 @@ def failed(
     """The result of a process that could not go on, or ended without an answer."""
     if isinstance(error, WorkerFailed):
         status: Status = "oom" if error.failed.kind == "oom" else "failed"
-        reason = f"{error.failed.reason} (during {error.phase})"
+        reason = f"{clause(error.failed.reason)} (during {error.phase})"
     elif error.kind == "timeout":
         status = "timeout"
         reason = f"it did not finish within {timeout_s:g} s and was stopped during {error.phase} (see --timeout)"
@@ -106,9 +109,3 @@ def oom_kills() -> int:
 def now() -> str:
     """UTC now, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def sentence(text: str) -> str:
-    """`text` in one line, as a sentence."""
-    line = " ".join(text.split())
-    return line if not line or line.endswith((".", "!", "?")) else f"{line}."

@@ -28,8 +28,8 @@ from gpubench.flags import (
 from gpubench.measure.memory import LEAK_BYTES
 from gpubench.measure.steady import drift
 from gpubench.report.model import HostUse, Utilization
-from gpubench.text import times
-from gpubench.units import format_bytes, format_duration
+from gpubench.text import plural, times
+from gpubench.units import format_bytes, format_duration, format_percent
 
 
 def flags_of(
@@ -44,13 +44,16 @@ def flags_of(
     if prepared is None or sampled is None:
         return ()
     flags = [*prepared.flags, *(collected.flags if collected else ())]
+    warmed = prepared.warmup_iterations
     if prepared.steady is False:
-        flags.append(UNSTEADY.flag(f"the warm-up's {prepared.warmup_iterations} iterations did not settle"))
+        flags.append(UNSTEADY.flag(f"the warm-up's {plural(warmed, 'iteration')} did not settle"))
     elif prepared.steady is None:
-        flags.append(SHORT_WARMUP.flag(f"{prepared.warmup_iterations} iterations are too few to tell if it is steady"))
+        flags.append(
+            SHORT_WARMUP.flag(f"{plural(warmed, 'iteration is', 'iterations are')} too few to tell if it is steady")
+        )
     # Interleaved turns drift with the machine, which the other configurations of the round share.
     if not result.turns and (change := drift(sampled.samples_s)) is not None:
-        flags.append(UNSTEADY.flag(f"its step time changed by {change:+.1%} during sampling"))
+        flags.append(UNSTEADY.flag(f"its step time changed by {format_percent(change)} during sampling"))
     flags += _contaminated(result.utilization, result.host, busy_before)
     if result.host:
         flags += _swapped(result.host)

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from gpubench.executor.executor import Job
-from gpubench.executor.outcome import Outcome, sentence, verdict
+from gpubench.executor.outcome import Outcome, verdict
 from gpubench.executor.process_flags import flags_of
 from gpubench.executor.worker_process import Worker
 from gpubench.hardware.nvml import Unavailable
 from gpubench.report.model import HostUse, Memory, Protocol, Quality, Utilization
+from gpubench.text import sentence
 from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, SamplesTaken
 
 TURN_S = 0.15  # three blocks: after a switch they are on their own caches again

@@ -16,6 +16,7 @@ from gpubench.flags import UNRELIABLE, WARM_CACHE
 from gpubench.metrics import Metric, gated
 from gpubench.regression.verdicts import Finding, Limits, Verdict
 from gpubench.report.model import Measurement, Report
+from gpubench.text import clause, plural, sentence
 from gpubench.toggles.traits import compiles
 from gpubench.units import format_bytes
 
@@ -44,7 +45,7 @@ def gates(pair: RowPair, limits: Limits) -> list[Finding]:
 def status(old: Measurement, new: Measurement) -> Finding:
     """Whether the row still runs."""
     verdict: Verdict = "unchanged"
-    reason = f"It was {old.status} and is {new.status}{f': {new.reason}' if new.reason else '.'}"
+    reason = sentence(f"It was {old.status} and is {new.status}{f': {new.reason}' if new.reason else ''}")
     if old.status == new.status:
         reason = f"It is {new.status}, as before."
     elif old.status == "ok":
@@ -103,7 +104,7 @@ def _outputs_wrong(pair: RowPair) -> tuple[Verdict, str] | None:
     old, new = pair.old.quality, pair.new.quality
     if old and old.passed and not (new and new.passed):
         why = (new.reason if new else "") or "no comparison was recorded"
-        return "regressed", f"Outputs were right before; now: {why}."
+        return "regressed", sentence(f"Outputs were right before; now: {why}")
     return None
 
 
@@ -120,7 +121,10 @@ def _no_graph(pair: RowPair) -> tuple[Verdict, str] | None:
 
 def _unlike_steps(pair: RowPair) -> tuple[Verdict, str] | None:
     if pair.by_item and pair.old.items_per_step != pair.new.items_per_step:
-        return "incomparable", f"{pair.new.items_per_step} items per step, {pair.old.items_per_step} before."
+        return (
+            "incomparable",
+            f"{plural(pair.new.items_per_step or 0, 'item')} per step, {pair.old.items_per_step} before.",
+        )
     return None
 
 
@@ -130,7 +134,7 @@ def _ignore_small_memory(pair: RowPair, finding: Finding) -> Finding:
     if pair.current.device.kind != "cpu" or finding.verdict == "unchanged" or apart > RESOLUTION_BYTES:
         return finding
     within = f", within the {format_bytes(RESOLUTION_BYTES)} by which identical processes differ."
-    return structs.replace(finding, verdict="unchanged", reason=finding.reason.removesuffix(".") + within)
+    return structs.replace(finding, verdict="unchanged", reason=clause(finding.reason) + within)
 
 
 def _no_cold_compile(pair: RowPair) -> tuple[Verdict, str] | None:
@@ -148,7 +152,7 @@ def _doubt_disturbed(pair: RowPair, finding: Finding) -> Finding:
     why = next((str(flag) for flags in first for flag in flags if flag.disturbs), "")
     if finding.verdict == "unchanged" or not why:
         return finding
-    return structs.replace(finding, verdict="inconclusive", reason=f"{finding.reason.removesuffix('.')}; {why}.")
+    return structs.replace(finding, verdict="inconclusive", reason=f"{clause(finding.reason)}; {why}.")
 
 
 Override = Callable[[RowPair], tuple[Verdict, str] | None]

@@ -14,6 +14,7 @@ from gpubench.report.model import Measurement, Role, Round, Utilization
 from gpubench.search.space import Candidate
 from gpubench.stats.latency import latency
 from gpubench.stats.processes import Phase, latest
+from gpubench.text import sentence
 
 RECOMMENDED = Role(kind="recommendation")
 CONTROL = "control"  # id of the baseline's second row in a final
@@ -28,7 +29,7 @@ def skipped(planned: Candidate) -> Measurement:
         id=planned.id,
         configuration=planned.configuration,
         status="skipped",
-        reason=f"{planned.skip}.",
+        reason=sentence(planned.skip),
         roles=list(planned.roles),
     )
 
@@ -96,7 +97,7 @@ def strict(row: Measurement) -> Measurement:
     found = [str(flag) for flag in row.flags if flag.fails_strictly]
     if row.status != "ok" or not found:
         return row
-    return msgspec.structs.replace(row, status="failed", reason=f"--strict: {'; '.join(found)}.")
+    return msgspec.structs.replace(row, status="failed", reason=sentence(f"--strict: {'; '.join(found)}"))
 
 
 def allowed(row: Measurement, allow: list[str]) -> Measurement:
