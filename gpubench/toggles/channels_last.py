@@ -119,13 +119,14 @@ CHANNELS_LAST = Toggle(
     applies=has_convolutions,
     apply=apply,
     evidence=evidence,
-    usage=lambda value: (
+    usage=lambda value, _: (
         """formats = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions
-for parameter in model.parameters():
-    parameter.data = parameter.data.to(memory_format=formats.get(parameter.dim(), torch.preserve_format))
-inputs = [x.to(memory_format=formats.get(x.dim(), torch.preserve_format)) for x in inputs]"""
+for module in model.modules():
+    if isinstance(module, torch.nn.modules.conv._ConvNd) and module.weight.dim() in formats:
+        module.to(memory_format=formats[module.weight.dim()])
+inputs = [x.contiguous(memory_format=formats[x.dim()]) if x.dim() in formats else x for x in inputs]"""
         if value == "on"
-        else "model = model.to(memory_format=torch.contiguous_format)"
+        else "# channels_last: off, so model and inputs stay as they are"
     ),
     claims=("cytodl", "vae-guide"),
     source="PyTorch tutorial: Channels Last Memory Format in PyTorch",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -186,3 +187,16 @@ def in_parts() -> Workload:
         return torch.relu(model.layer(batch[0]))  # type: ignore[operator]
 
     return Workload(name="parts", item="row", batch_size=4, build=Paced, inputs=inputs, infer=infer)
+
+
+def profiled(how: str = "hang") -> Workload:
+    """Hangs or dies as soon as it is profiled."""
+
+    def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> torch.Tensor:
+        if torch.autograd._profiler_enabled():
+            if how == "die":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(3600)
+        return model(batch[0])
+
+    return Workload(name="profiled", item="row", batch_size=4, build=Paced, inputs=inputs, infer=infer)

@@ -631,6 +631,6 @@ def test_a_flag_that_cannot_be_allowed_is_refused(capsys: pytest.CaptureFixture[
         assert gpubench(["compare-opts", f"{STEPS}:tiny", "--allow", name]) == 2
         said = capsys.readouterr().err
         assert f"Unknown flag '{name}'" in said
-        assert "Known: contaminated, swapped, unsteady." in said
+        assert "Known: contaminated, speed_changed, swapped, unsteady." in said
     assert gpubench(["compare-opts", f"{STEPS}:tiny", "--allow", "contaminatd"]) == 2
     assert "Did you mean 'contaminated'?" in capsys.readouterr().err
