@@ -198,10 +198,16 @@ def server_environment(extra: Mapping[str, str], python: str, folder: Path) -> d
         # The same device numbers in NVML, nvidia-smi and torch.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         **os.environ,
+        # One order of sets of strings for all processes: the user's own choice, but for a random one.
+        "PYTHONHASHSEED": _hash_seed(os.environ.get("PYTHONHASHSEED", "")),
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
         **extra,
     }
+
+
+def _hash_seed(own: str) -> str:
+    return own if own.isdigit() else "0"
 
 
 def alone(package: Path, folder: Path) -> Path:

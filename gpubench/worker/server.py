@@ -54,9 +54,11 @@ def preload(reference: str) -> str:
     import torch
 
     from gpubench.errors import GpubenchError
+    from gpubench.worker.seeding import IMPORT_SEED, seed_everything
     from gpubench.workloads.source import import_module_of
 
     before = _threads()
+    seed_everything(IMPORT_SEED)
     try:
         import_module_of(reference)
     except GpubenchError:
