@@ -151,6 +151,15 @@ GROWING_MEMORY = FlagKind(
     "caution",
     "memory grows with every step",
 )
+KEEPS_STATE = FlagKind(
+    "keeps_state",
+    "A step changes its inputs, the model or something else that the next step finds. The first steps of a fresh model "
+    "are compared with the reference's; later ones have no counterpart there.",
+    "Clone inputs before they are changed in place. Keep counters, caches and optimizers out of the timed step, unless "
+    "they are a part of what you time.",
+    "caution",
+    "each step depends on those before it",
+)
 WARM_CACHE = FlagKind(
     "warm_cache",
     "The compiled code came from a cache outside the run.",
@@ -178,7 +187,7 @@ SHORT_WARMUP = FlagKind(
 QUALITY_UNCHECKED = FlagKind(
     "quality_unchecked",
     "There was nothing to compare the outputs with. Except for the baseline such a row is not recommended.",
-    "Make random numbers an input of the model.",
+    "Do what the flag's reason says: make random numbers an input of the model, say.",
 )
 REMEASURED = FlagKind(
     "remeasured",

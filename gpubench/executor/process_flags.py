@@ -61,8 +61,8 @@ def flags_of(result: Outcome, busy_before: str = "", discarded: Sequence[str] = 
         flags.append(HOST_BOUND.flag(f"the GPU was idle for {fraction:.0%} of the step, waiting for the host"))
     if sampled.unmet:
         flags.append(STOPPED_BY_TIME.flag(sampled.unmet))
-    if prepared.quality.passed is None:
-        flags.append(QUALITY_UNCHECKED.flag(prepared.quality.reason))
+    if result.quality and result.quality.passed is None:
+        flags.append(QUALITY_UNCHECKED.flag(result.quality.reason))
     growth = (result.memory and result.memory.growth_bytes_per_iteration) or 0
     if growth >= GRAIN_BYTES:
         flags.append(GROWING_MEMORY.flag(f"{format_bytes(growth)} more with every step"))

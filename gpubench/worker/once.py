@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gpubench.worker import limits, reference
+from gpubench.worker import fingerprint, limits, reference
+from gpubench.worker.facts import Facts
 from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResult, ReferenceMade
-from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, seed_everything, use_device
+from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, use_device
+from gpubench.worker.repeatability import Fresh, study_inference, study_training
 from gpubench.worker.step import Stepper
 from gpubench.workloads.catalog import resolve_size
 
@@ -66,31 +68,21 @@ def make_reference(request: MakeReference) -> ReferenceMade:
     loaded, mode = load_choice(request.choice)
     folder, seed = Path(request.folder), request.protocol.seed
 
-    def plain() -> Stepper:
+    def plain() -> Fresh:
         context = build(loaded, mode, device, request.configuration, seed)
-        apply_toggles(context, make_batches(loaded, context.batch_size, request.protocol.input_batches, seed))
-        return Stepper(context)
+        batches = make_batches(loaded, context.batch_size, request.protocol.input_batches, seed)
+        built = fingerprint.of(context.model, batches)
+        apply_toggles(context, batches)
+        return Fresh(Stepper(context), built)
 
-    stepper = plain()
+    facts = Facts(request.configuration, {})
     if mode == "training":
-        steps = request.protocol.quality_steps
-        losses, update = train(stepper, steps)
-        stepper = plain()
-        seed_everything(seed + 1)  # same weights and inputs; only random numbers drawn in the step (dropout) differ
-        again, _ = train(stepper, steps)
-        reference.save_training(folder, losses, update, reference.loss_spread(losses, again))
+        update, facts = study_training(plain, seed, request.protocol.quality_steps, facts)
+        reference.save_training(folder, update, facts)
     else:
-        outputs = [infer_in_parts(stepper, index) for index in range(len(stepper.context.batches))]
-        seed_everything(seed + 1)
-        again_first = infer_in_parts(stepper, 0)
-        reference.save_inference(folder, outputs, reference.output_spread(outputs[0], again_first))
+        outputs, update, facts = study_inference(plain, infer_in_parts, seed, facts)
+        reference.save_inference(folder, outputs, update, facts)
     return ReferenceMade()
-
-
-def train(stepper: Stepper, steps: int) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """The losses of the first `steps` steps and the change of the parameters over them."""
-    before = reference.parameters(stepper.context.model)
-    return reference.training_steps(stepper, before, [], steps)
 
 
 def infer_in_parts(stepper: Stepper, index: int) -> dict[str, torch.Tensor]:
@@ -100,7 +92,8 @@ def infer_in_parts(stepper: Stepper, index: int) -> dict[str, torch.Tensor]:
     while True:
         try:
             found = []
-            for part in zip(*(tensor.chunk(parts) for tensor in batch), strict=True):
+            # The whole batch as it is: some steps know their inputs by identity.
+            for part in zip(*(tensor.chunk(parts) for tensor in batch), strict=True) if parts > 1 else [batch]:
                 context.batches[index] = part
                 stepper.run(index)
                 found.append(reference.snapshot(stepper.output))

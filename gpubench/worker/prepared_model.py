@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from gpubench.flags import WARM_CACHE, Flag
+from gpubench.flags import KEEPS_STATE, WARM_CACHE, Flag
 from gpubench.measure.memory import (
     GRAIN_BYTES,
     allocation_retries,
@@ -28,9 +28,12 @@ from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, sample, sample_blocks
 from gpubench.report.model import Evidence, Memory, Quality
-from gpubench.worker import limits, reference
+from gpubench.worker import fingerprint, limits, reference
 from gpubench.worker.messages import Checked, EvidenceCollected, MemoryRead, Prepare, Prepared, SamplesTaken
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
+from gpubench.worker.reference import Reference
+from gpubench.worker.repeatability import sequence
+from gpubench.worker.seeding import seed_step
 from gpubench.worker.step import Stepper
 
 if TYPE_CHECKING:
@@ -80,6 +83,7 @@ class PreparedModel:
         self.context: ModelContext
         self.stepper: Stepper
         self.timer: Timer
+        self.reference: Reference | None = None
         self.iterations = 1
         self.seconds_per_iteration = 0.0
         self.unavailable: dict[str, str] = {}
@@ -122,11 +126,18 @@ class PreparedModel:
             if parts(self.context.model) & {part for other in others for part in parts(other)}:
                 raise Shared
             batches = make_batches(loaded, self.context.batch_size, self.protocol.input_batches, self.protocol.seed)
+            if request.reference_folder:
+                built = fingerprint.of(self.context.model, batches)
+                self.reference = Reference(Path(request.reference_folder), request.configuration, built)
+                if self.reference.facts.state:
+                    self.flags.append(KEEPS_STATE.flag(self.reference.facts.state))
         with self.phase("apply"):
             apply_toggles(self.context, batches)
         self.timer = CudaTimer(device) if device.type == "cuda" else WallTimer()
         self.stepper = Stepper(self.context)
-        before = reference.parameters(self.context.model) if mode == "training" else {}
+        moves = mode == "training" or (self.reference is not None and self.reference.facts.moves)
+        before = reference.parameters(self.context.model) if moves else {}
+        seed_step(self.protocol.seed, 0)
         with self.phase("first step"):
             self.tell("compile" if self.context.compiled else "first step")
             first = self.timer.block(lambda: self.stepper.run(0), 1).wall_s
@@ -157,24 +168,31 @@ class PreparedModel:
         )
 
     def check(self, before: dict[str, torch.Tensor]) -> Quality:
-        """The quality of the outputs on every batch; in training, of the first steps, which are part of the warm-up."""
-        folder, tolerance = self.request.reference_folder, self.request.tolerance
+        """The quality of the first steps, the one that has run already included; `before`: parameters then."""
+        seed, tolerance = self.protocol.seed, self.request.tolerance
         if self.context.mode == "training":
             with self.phase("warm-up"):
                 losses = [] if self.stepper.loss is None else [float(self.stepper.loss)]
-                losses, update = reference.training_steps(self.stepper, before, losses, self.protocol.quality_steps)
+                count = self.protocol.quality_steps
+                losses, update = reference.training_steps(self.stepper, before, losses, count, seed)
             with self.phase("quality"):
-                if folder:
-                    return reference.check_training(Path(folder), losses, update, tolerance)
-        elif folder:
-            outputs = {}
+                if self.reference:
+                    return self.reference.check_training(losses, update, tolerance)
+        elif self.reference:
+            outputs = [reference.snapshot(self.stepper.output)]
             with self.phase("warm-up"):
-                for index in range(len(self.context.batches)):
-                    self.stepper.run(index)
-                    outputs[index] = reference.snapshot(self.stepper.output)
+                for index in sequence(len(self.context.batches))[1:]:
+                    outputs.append(self.seeded(index))
             with self.phase("quality"):
-                return reference.check_inference(Path(folder), outputs, tolerance)
+                update = reference.change(self.context.model, before) if before else {}
+                return self.reference.check_inference(outputs, update, tolerance)
         return Quality(passed=None, reason=self.request.reference_problem, reference=reference.WHAT)
+
+    def seeded(self, index: int) -> dict[str, torch.Tensor]:
+        """The output of a step on batch `index` with the random numbers that the reference has drawn for it."""
+        seed_step(self.protocol.seed, index)
+        self.stepper.run(index)
+        return reference.snapshot(self.stepper.output)
 
     def end_of_warmup(self) -> None:
         """Records the peaks so far, so that later figures do not include build and compilation."""
@@ -224,15 +242,13 @@ class PreparedModel:
 
         A stale buffer is right for the batch that filled it, possibly the last timed one; another batch exposes it.
         """
-        if self.context.mode != "inference" or not self.request.reference_folder or self.stepper.last_batch < 0:
-            return Checked(None)
         last = self.stepper.last_batch
+        if self.context.mode != "inference" or self.reference is None or last < 0:
+            return Checked(None)
         outputs = {last: reference.snapshot(self.stepper.output)}
-        for index in range(len(self.context.batches) if every_batch else 0):
-            if index != last:
-                self.stepper.run(index)
-                outputs[index] = reference.snapshot(self.stepper.output)
-        return Checked(reference.check_inference(Path(self.request.reference_folder), outputs, self.request.tolerance))
+        others = [index for index in range(len(self.context.batches)) if index != last] if every_batch else []
+        outputs |= {index: self.seeded(index) for index in others}
+        return Checked(self.reference.check_later(outputs, self.request.tolerance))
 
     def measure_memory(self) -> MemoryRead:
         """Memory peaks over a few untimed steps that begin with an empty cache, and the growth from step to step."""
