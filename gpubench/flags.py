@@ -112,6 +112,14 @@ SWAPPED = FlagKind(
     repeats=True,
     strict=True,
 )
+MEMOIZED = FlagKind(
+    "memoized",
+    "A step on inputs that it has seen before runs clearly fewer operators than one on fresh inputs, twice over.",
+    "Empty the model's cache in the step, or key it by what real use repeats.",
+    "gates",
+    "it keeps results of inputs that it has seen, so its figure is not the model's speed",
+    strict=True,
+)
 NOISY = FlagKind(
     "noisy",
     f"Over 3 processes or more, only effects above {100 * NOISY_EFFECT:g} % can be told from chance.",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from gpubench.flags import KEEPS_STATE, WARM_CACHE, Flag
+from gpubench.flags import KEEPS_STATE, MEMOIZED, WARM_CACHE, Flag
 from gpubench.measure.memory import (
     GRAIN_BYTES,
     allocation_retries,
@@ -27,8 +27,9 @@ from gpubench.measure.memory import (
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, sample, sample_blocks
-from gpubench.report.model import Evidence, Memory, Quality
+from gpubench.report.model import Evidence, Memory, Quality, Value
 from gpubench.worker import fingerprint, limits, reference
+from gpubench.worker.memoized import memoized
 from gpubench.worker.messages import Checked, EvidenceCollected, MemoryRead, Prepare, Prepared, SamplesTaken
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
 from gpubench.worker.reference import Reference
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gpubench.toggles.model_context import ModelContext
+    from gpubench.toggles.toggle import EvidenceResult, Toggle
 
 MEMORY_STEPS = 4  # three differences, whose median one late allocation cannot move
 MEMORY_STEPS_LEAST = 2
@@ -299,17 +301,33 @@ class PreparedModel:
                 context.trace = trace_step(self.stepper.step, cuda=context.device.type == "cuda")
             except Exception as error:  # noqa: BLE001 - the evidence that needs the trace reports it
                 context.trace_error = f"the profiler failed: {type(error).__name__}: {error}".splitlines()[0]
-            results = [
-                (toggle, value, toggle.evidence(context, value)) for toggle, value in toggles_of(context.configuration)
-            ]
+            results = self.evidence()
+            if missing := self.memoized():
+                results = self.evidence()  # of a whole step
         breaks = [result.graph_breaks for _, _, result in results if result.graph_breaks is not None]
         return EvidenceCollected(
             evidence=[
                 Evidence(toggle=toggle.name, value=value, took_effect=result.took_effect, detail=result.detail)
                 for toggle, value, result in results
             ],
-            flags=[result.flag for _, _, result in results if result.flag],
+            flags=[*missing, *(result.flag for _, _, result in results if result.flag)],
             seconds=self.phases["evidence"],
             graph_breaks=breaks[0] if breaks else None,
             device_busy_s=context.trace.device_busy_s if context.trace else None,
         )
+
+    def evidence(self) -> list[tuple[Toggle, Value, EvidenceResult]]:
+        """What the trace and the libraries' records say of each toggle."""
+        context = self.context
+        return [(toggle, value, toggle.evidence(context, value)) for toggle, value in toggles_of(context.configuration)]
+
+    def memoized(self) -> list[Flag]:
+        """A flag where the timed steps left out what a step on fresh inputs computes, whose trace is then kept."""
+        context = self.context
+        if context.trace is None:
+            return []
+        try:
+            left_out, context.trace = memoized(self.stepper, context.trace, self.protocol.seed)
+        except Exception:  # noqa: BLE001 - fresh inputs are the workload's own; the timed ones have been measured
+            return []
+        return [MEMOIZED.flag(left_out)] if left_out else []
