@@ -217,14 +217,9 @@ def test_other_random_numbers_are_not_called_wrong_and_gross_errors_are(made: Ma
 def test_a_buffer_that_turns_stale_shows_in_a_random_model(made: Make) -> None:
     folder, told = made("dropout")
     checked = of(folder, told)
-    outputs = {0: load_tensors(checked.folder / "step-1"), 1: load_tensors(checked.folder / "step-1")}
-    assert checked.check_later(outputs, 1e-3).passed is False
-    assert (
-        checked.check_later(
-            {0: load_tensors(checked.folder / "step-1"), 1: load_tensors(checked.folder / "step-2")}, 1e-3
-        ).passed
-        is True
-    )
+    one, other = (load_tensors(folder / f"step-{number}") for number in (1, 2))
+    assert checked.check_later({0: one, 1: one}, 1e-3).passed is False
+    assert checked.check_later({0: one, 1: other}, 1e-3).passed is True
     model, _ = prepared(folder, "dropout")
     model.sample(None)  # the last timed step has drawn numbers of its own
     later = model.check_last(every_batch=True).quality
