@@ -37,7 +37,7 @@ FEW = 64  # values, whose norm may be small by cancellation
 EMPTY = "it is empty: give the model weights or inputs with which it finds something"
 SAME = "give the model weights or inputs that change it"
 NOISE = 0.1  # change by rounding in fp32 alone, beyond which an output has no value to compare
-MAX_SAID = 3  # outputs that a sentence names
+MAX_SAID = 3  # notes in a sentence, and outputs named for each
 
 
 def judge(
@@ -108,9 +108,16 @@ def _severity(one: OutputQuality) -> tuple[int, float]:
 
 
 def _said(noted: Sequence[OutputQuality], several: bool) -> str:
-    said = [f"{each.name}: {each.note}" if several and each.name else each.note for each in noted[:MAX_SAID]]
-    more = len(noted) - len(said)
-    return "; ".join(said + ([f"and {plural(more, 'output')} more"] if more else []))
+    """The notes in one line, each once with the outputs that it is about."""
+    about: dict[str, list[str]] = {}
+    for each in noted:
+        about.setdefault(each.note, []).append(each.name)
+    said = []
+    for note, names in list(about.items())[:MAX_SAID]:
+        more = f" and {len(names) - MAX_SAID} more" if len(names) > MAX_SAID else ""
+        said.append(f"{', '.join(names[:MAX_SAID])}{more}: {note}" if several and names[0] else note)
+    rest = sum(map(len, list(about.values())[MAX_SAID:]))
+    return "; ".join([*said, f"and {plural(rest, 'output')} more"] if rest else said)
 
 
 # ----- one output

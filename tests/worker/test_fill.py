@@ -75,6 +75,8 @@ def test_what_cannot_be_written_is_left() -> None:
     model.wide = nn.Parameter(torch.zeros(1).expand(5))
     model.whole = nn.Parameter(torch.zeros(3, dtype=torch.long), requires_grad=False)
     model.none = nn.Parameter(torch.empty(0))
+    model.sparse = nn.Parameter(torch.zeros(3, 3).to_sparse())
+    model.eight = nn.Parameter(torch.zeros(3).to(torch.float8_e4m3fn), requires_grad=False)
     with torch.inference_mode():
         model.fixed = nn.Parameter(torch.zeros(3), requires_grad=False)
     assert not Filled(model, seed=0).names
