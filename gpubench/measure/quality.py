@@ -315,6 +315,9 @@ def compare_training(
         own = ", ".join(f"{loss:g}" for loss in reference_losses)
         reason = f"the reference's own losses or parameters are not finite (losses {own}): mend the loss first"
         return Quality(passed=None, reason=reason, reference=what, max_relative_error=tolerance)
+    if not changes.size and not changes.out_size:
+        reason = "no parameter moves in these steps, in the reference either: there is no gradient"
+        return Quality(passed=None, reason=reason, reference=what, max_relative_error=tolerance)
     non_finite += sum(not math.isfinite(loss) for loss in losses)
     error = max(
         (ratio(abs(loss - expected), abs(expected)) for loss, expected in zip(losses, reference_losses, strict=True)),
@@ -363,9 +366,14 @@ def _changes(update: Tensors, reference: Tensors) -> tuple[values.Distance, int]
     error, out_norm, ref_norm = (math.sqrt(squares[name]) for name in ("error", "out", "ref"))
     if not math.isfinite(ref_norm):
         return values.Distance(math.nan, math.nan, math.nan), non_finite
-    return values.Distance(
-        ratio(error, ref_norm), ratio(squares["dot"], out_norm * ref_norm), ratio(out_norm, ref_norm)
-    ), non_finite
+    found = values.Distance(
+        error=ratio(error, ref_norm),
+        cosine=ratio(squares["dot"], out_norm * ref_norm),
+        norms=ratio(out_norm, ref_norm),
+        size=ref_norm,
+        out_size=out_norm,
+    )
+    return found, non_finite
 
 
 def lost_updates(update: Tensors, reference_update: Tensors) -> float:
