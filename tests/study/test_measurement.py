@@ -110,10 +110,13 @@ def test_graph_breaks_are_flagged_and_dataclasses_are_outputs(models: Path, tmp_
     assert plain["counts"]["frames_compiled"] is None and plain["counts"]["operators"] > 0
 
 
-def test_a_step_that_returns_nothing_is_said_so(models: Path, tmp_path: Path) -> None:
-    report = compare("returns_nothing", models, tmp_path, "--set", "threads=1", "--strategy", "each",
-                     "--final-rounds", "0")  # fmt: skip
-    assert "returned a float without tensors" in report["measurements"][0]["quality"]["reason"]
+def test_a_step_that_returns_nothing_is_said_before_measuring(models: Path, tmp_path: Path) -> None:
+    done = gpubench_here("compare-opts", f"{models}:returns_nothing", "--set", "threads=1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "returned an object of type dict without tensors (output.answer: it is text)" in " ".join(
+        done.stderr.split()
+    )
+    assert not (tmp_path / "report.json").exists()
 
 
 def test_a_baseline_that_does_not_fit_ends_nothing(models: Path, tmp_path: Path) -> None:
