@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gpubench.report.model import Value
 from gpubench.toggles import evidence as read
 from gpubench.toggles import kernels
+from gpubench.toggles.printed import run_lines
 from gpubench.toggles.toggle import EvidenceResult, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
@@ -33,11 +35,6 @@ def _memory_format(dimensions: int) -> torch.memory_format | None:
     return {4: torch.channels_last, 5: torch.channels_last_3d}.get(dimensions)
 
 
-def _convert(tensor: torch.Tensor) -> torch.Tensor:
-    memory_format = _memory_format(tensor.dim())
-    return tensor.contiguous(memory_format=memory_format) if memory_format else tensor
-
-
 def _weights(context: ModelContext) -> list[torch.Tensor]:
     """Parameters and buffers of a convolution's dimensions, whatever holds them, but those that are no convolution's.
 
@@ -52,9 +49,19 @@ def apply(context: ModelContext, value: Value) -> None:
     """Converts each convolution's weights and each input to the channels-last format for its number of dimensions."""
     if value == "off":
         return
-    for weight in _weights(context):
-        weight.data = _convert(weight.data)
-    context.batches = [tuple(_convert(tensor) for tensor in batch) for batch in context.batches]
+    lines = _lines(context.facts.unconvolved if context.facts else [])
+    context.batches = [
+        tuple(run_lines(lines, model=context.model, inputs=batch)["inputs"]) for batch in context.batches
+    ]
+
+
+def _lines(unconvolved: Sequence[str]) -> str:
+    but = f" and name not in {list(unconvolved)}" if unconvolved else ""
+    return f"""formats = {{4: torch.channels_last, 5: torch.channels_last_3d}}  # by the number of dimensions
+for name, weight in [*model.named_parameters(), *model.named_buffers()]:
+    if weight.dim() in formats{but}:
+        weight.data = weight.data.contiguous(memory_format=formats[weight.dim()])
+inputs = [x.contiguous(memory_format=formats[x.dim()]) if x.dim() in formats else x for x in inputs]"""
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
@@ -119,12 +126,8 @@ CHANNELS_LAST = Toggle(
     applies=has_convolutions,
     apply=apply,
     evidence=evidence,
-    usage=lambda value, _: (
-        """formats = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions
-for module in model.modules():
-    if isinstance(module, torch.nn.modules.conv._ConvNd) and module.weight.dim() in formats:
-        module.to(memory_format=formats[module.weight.dim()])
-inputs = [x.contiguous(memory_format=formats[x.dim()]) if x.dim() in formats else x for x in inputs]"""
+    usage=lambda value, scope: (
+        _lines(scope.workload.unconvolved if scope else [])
         if value == "on"
         else "# channels_last: off, so model and inputs stay as they are"
     ),
