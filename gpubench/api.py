@@ -79,7 +79,7 @@ def compare(
     Args:
         workload: A bundled name, `"FILE.py:NAME"` or `"package.module:NAME"`.
         mode: `"inference"` or `"training"`; None: the first that the workload has.
-        size: `"auto"`, `"base"`, `"small"` or `"tiny"`, for workloads that have sizes.
+        size: `"auto"`, `"large"`, `"base"`, `"medium"`, `"small"` or `"tiny"`, for workloads that have sizes.
         parameters: Further arguments of the workload's function.
         batch_size: Items per step; None: the workload's.
         device: `"auto"`, `"cpu"` or `"cuda:N"`.
@@ -90,7 +90,8 @@ def compare(
         fix: Values held in every row, the baseline included, such as `{"allocator": "tuned"}`.
         objective: What the recommendation is best at: `"fps"`, `"latency"` or `"memory"`.
         max_memory_bytes: Memory limit per configuration.
-        timeout_s: Time limit per configuration.
+        timeout_s: Time limit per configuration, twice as long where it compiles with an empty cache, and for importing
+            and for building the model before the first.
         rounds: Fresh processes per configuration.
         final_rounds: Rounds of the final on fresh data; 0: none; None: 6, or as many as fit in 60 s.
         strict: Rows whose flags speak against their figures fail.

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 Effect = Literal["gates", "allowed", "caution", "note"]
 
 BUSY_CORES = 0.25  # a quarter of a core: the system's own housekeeping stays below 0.1 (seen on an idle machine)
+IDLE_CORES = 2  # one for the thread that launches kernels, one for those of autograd and of the driver
 MAJOR_FAULTS = 10  # pages read from disk while sampling: fewer are late loads of code
 HOST_BOUND_SHARE = 0.8  # of the step, that the host needs to enqueue it: above, it can hardly be faster than the host
 IDLE_SHARE = 0.25  # of the step, in which the GPU does nothing: with less it is busy, however long the host takes
@@ -95,7 +96,8 @@ UNSTEADY = FlagKind(
 CONTAMINATED = FlagKind(
     "contaminated",
     f"Other processes used the GPU, or more than {BUSY_CORES:g} cores were kept busy by others or taken by the "
-    "hypervisor, or the control group's CPU quota held the process back.",
+    "hypervisor, or the control group's CPU quota held the process back. On a GPU busy cores count only where the step "
+    f"is host-bound, or fewer than {IDLE_CORES} cores were idle.",
     "Stop the process that the flag names, or measure when the machine is idle.",
     "gates",
     "others used the machine while it was measured",
@@ -179,8 +181,17 @@ SHORT_WARMUP = FlagKind(
 )
 QUALITY_UNCHECKED = FlagKind(
     "quality_unchecked",
-    "There was nothing to compare the outputs with. Except for the baseline such a row is not recommended.",
-    "Make random numbers an input of the model.",
+    "No output could be compared: they are random, zero, empty or rounding noise, or there is no reference. Except for "
+    "the baseline such a row is not recommended.",
+    "Make random numbers an input of the model; give it weights and inputs that fill its outputs.",
+)
+PARTLY_CHECKED = FlagKind(
+    "partly_checked",
+    "Some of the outputs could not be compared: they hold no numbers, are zero, empty or rounding noise. The others "
+    "are right.",
+    "Return tensors, and give the model weights and inputs that fill its outputs.",
+    "caution",
+    "not all of its outputs were compared",
 )
 REMEASURED = FlagKind(
     "remeasured",

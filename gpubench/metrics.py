@@ -171,6 +171,15 @@ def _work_in(dtype: str) -> Metric:
     )  # fmt: skip
 
 
+def _error(row: Row) -> str:
+    """`3.1e-03`; `3.1e-03 scores` where that is the worst of several outputs."""
+    quality = row.measurement.quality
+    if quality is None or quality.relative_error is None:
+        return MISSING
+    name = quality.outputs[0].name.removeprefix("output.") if len(quality.outputs) > 1 else ""
+    return f"{_scientific(quality.relative_error)} {name}".strip()
+
+
 COUNT = "{:.0f}".format
 
 # In the order of columns.
@@ -205,6 +214,7 @@ BUNDLED = (
     Metric(
         "quality", "", "lower", _at("quality.relative_error"), _scientific,
         limit="error_growth", heading="rel. error", width=130, title="output error", column="relative_error",
+        cell=_error,
     ),
     Metric("graph_breaks", "", "lower", _at("graph_breaks"), COUNT, limit=0.0, exact=_counted("graph break")),
     Metric(

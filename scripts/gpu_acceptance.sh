@@ -1,49 +1,121 @@
 #!/usr/bin/env bash
-# Runs on any machine with an NVIDIA GPU, from a plain checkout: the GPU tests, then the main commands on real sizes.
-# Reports and logs are left in the folder named by the first argument (default: gpu-acceptance). Python: $PYTHON.
-# SECONDS_MAX (default 540) bounds the whole; a part that does not fit any more is skipped and named. PARTS, a pattern
-# such as 'tests|doctor|compare-resnet50.*', runs some parts only, so that several calls can share the work.
+# What gpubench does on a machine with an NVIDIA GPU, from a plain checkout and without network, in two calls of at most
+# 10 minutes each:
+#
+#   scripts/gpu_acceptance.sh first|second [FOLDER]
+#
+# FOLDER (default: $OUT, else gpu-acceptance) gets two files: verdicts-CALL.txt, one line for each part, and
+# gpu-acceptance-CALL.tar.gz, with all that the parts wrote. Each part has a hard limit of its own (SIGINT, so that it can
+# write what it has; SIGKILL 5 s later) and needs no other part. The exit code is 1 unless every part is ok.
+#
+# Needs PYTHON (default python3) with gpubench's requirements and pytest; pytest-xdist, if it is there, makes the tests
+# faster. Of these, images with PyTorch often lack msgspec: carry its wheel.
+# PARTS, a pattern such as 'tests.*|facts', runs some parts only. DEVICE=cpu SIZE=tiny tries the script without a GPU.
+# LIMIT and SECONDS_MAX shorten it. DRY_RUN=1 prints the parts, their limits and command lines.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+CALL=${1:-}
+[[ $CALL == first || $CALL == second ]] || { echo "usage: $0 first|second [FOLDER]" >&2; exit 2; }
 PYTHON=${PYTHON:-python3}
-OUT=$(mkdir -p "${1:-gpu-acceptance}" && cd "${1:-gpu-acceptance}" && pwd)
-SECONDS_MAX=${SECONDS_MAX:-540}
+DEVICE=${DEVICE:-cuda:0}
+SIZE=${SIZE:-base}
 PARTS=${PARTS:-.*}
+SECONDS_MAX=${SECONDS_MAX:-585} # of the whole; a part that does not fit any more has less, or none
+LIMIT=${LIMIT:-600} # no part has more seconds than that
+DRY_RUN=${DRY_RUN:-}
 export PYTHONUNBUFFERED=1
 failed=0
 
-part() { # part NAME SECONDS COMMAND...: runs a part if its time is left, and keeps its output
-    local name=$1 limit=$2 left=$((SECONDS_MAX - SECONDS)); shift 2
+if [[ -z $DRY_RUN ]]; then
+    FOLDER=${2:-${OUT:-gpu-acceptance}}
+    mkdir -p "$FOLDER" || exit 2
+    FOLDER=$(cd "$FOLDER" && pwd)
+    WORK=$(mktemp -d)
+    : >"$FOLDER/verdicts-$CALL.txt"
+    pack() {
+        tar -czf "$FOLDER/gpu-acceptance-$CALL.tar.gz" -C "$WORK" . && rm -rf "$WORK"
+    }
+    trap pack EXIT
+    trap 'exit 143' TERM INT
+    exec < /dev/null
+else
+    WORK=WORK
+fi
+cd "$ROOT" || exit 2
+
+part() { # part NAME SECONDS COMMAND...: runs one part within its limit, and judges what it wrote
+    local name=$1 limit=$2 begun=$SECONDS code=0
+    shift 2
     [[ $name =~ ^($PARTS)$ ]] || return 0
-    if ((left < 20)); then echo "SKIPPED $name: ${left} s left"; failed=1; return; fi
-    ((limit < left)) || limit=$left
-    echo "=== $name (at ${SECONDS} s, limit ${limit} s)"
-    if timeout "$limit" "$@" >"$OUT/$name.out" 2>"$OUT/$name.log"; then
-        echo "ok $name"
-    else
-        echo "FAILED $name with exit code $?"; tail -n 15 "$OUT/$name.log" "$OUT/$name.out"; failed=1
+    if [[ -n $DRY_RUN ]]; then
+        printf '%s %s' "$name" "$limit"
+        printf ' %q' "$@"
+        echo
+        return 0
     fi
+    local left=$((SECONDS_MAX - SECONDS - 10))
+    if ((left < 10)); then
+        echo "SKIPPED $name: no time was left" | tee -a "$FOLDER/verdicts-$CALL.txt"
+        failed=1
+        return 0
+    fi
+    ((limit <= left)) || limit=$left
+    ((limit <= LIMIT)) || limit=$LIMIT
+    timeout --signal=INT --kill-after=5 "$limit" "$@" >"$WORK/$name.out" 2>"$WORK/$name.log" || code=$?
+    "$PYTHON" scripts/gpu_verdicts.py "$WORK" "$name" "$code" "$((SECONDS - begun))" |
+        tee -a "$FOLDER/verdicts-$CALL.txt" || failed=1
+    cp "$FOLDER/verdicts-$CALL.txt" "$WORK"
 }
 
-part tests 200 "$PYTHON" -m pytest -q -m gpu tests -p no:cacheprovider
-part doctor 60 "$PYTHON" -m gpubench doctor
-for workload in resnet50 vae unet3d; do
-    for mode in inference training; do
-        part "compare-$workload-$mode" 400 "$PYTHON" -m gpubench compare-opts "$workload" --mode "$mode" \
-            --output "$OUT/$workload-$mode.json"
-    done
-done
-part batch-sweep 90 "$PYTHON" -m gpubench batch-sweep resnet50 --sizes 1 2 4 8 16 32 64 128 256 \
-    --fix precision=bf16-autocast --output "$OUT/resnet50-batch-sweep.json"
-part tile-sweep 90 "$PYTHON" -m gpubench tile-sweep vae --sizes 256 512 1024 --overlaps 32 64 --resolution 2048 \
-    --fix precision=bf16-autocast --output "$OUT/vae-tile-sweep.json"
-part agreement 60 "$PYTHON" benchmarks/agreement.py
-part studies 240 "$PYTHON" benchmarks/studies.py "$OUT/studies.json" resnet50 60 20
-part intervals 30 "$PYTHON" benchmarks/intervals.py "$OUT/studies.json"
-part check 30 "$PYTHON" -m gpubench check "$OUT"/resnet50-inference.json --baseline "$OUT"/resnet50-inference.json --inconclusive-ok
-part ab 200 "$PYTHON" -m gpubench ab --a examples/my_model.py:denoiser --b examples/my_model.py:denoiser \
-    --output "$OUT/ab" --inconclusive-ok
-part calibration 300 "$PYTHON" benchmarks/calibration.py measure "$OUT/calibration.json" resnet50 4
-part calibration-table 60 "$PYTHON" benchmarks/calibration.py table "$OUT/calibration.json"
-part recommend 20 "$PYTHON" -m gpubench recommend "$OUT"/*-inference.json
+gpubench() { # gpubench NAME SECONDS ARGUMENTS...
+    local name=$1 limit=$2
+    shift 2
+    part "$name" "$limit" "$PYTHON" -m gpubench "$@" --device "$DEVICE"
+}
+
+corpus() { # corpus KIND SECONDS: a part of that name, whose models share the time
+    part "corpus-$1" "$2" "$PYTHON" scripts/gpu_corpus.py "$1" "$WORK" --device "$DEVICE" --size "$SIZE" \
+        --limit $(($2 - 4))
+}
+
+tests() { # tests NAME SECONDS ARGUMENTS...: the inductor of each test compiles by itself, as many tests run at once
+    local name=$1 limit=$2
+    shift 2
+    part "$name" "$limit" env TORCHINDUCTOR_COMPILE_THREADS=1 "$PYTHON" -m pytest -q -p no:cacheprovider \
+        --junitxml "$WORK/$name.xml" "$@"
+}
+
+first() {
+    local parallel=()
+    "$PYTHON" -c 'import xdist' 2>/dev/null && parallel=(-n 12)
+    gpubench doctor 20 doctor --format json
+    part facts 20 "$PYTHON" scripts/gpu_facts.py "$WORK/facts.json" --device "$DEVICE"
+    corpus eager 105
+    corpus compiled 45
+    tests tests-toggles 105 "${parallel[@]}" -k 'not max-autotune' tests/gpu/test_toggles_gpu.py
+    tests tests-trace 25 tests/gpu/test_trace_gpu.py tests/gpu/test_memory_gpu.py
+    gpubench compare-resnet50 145 compare-opts resnet50 --size "$SIZE" --batch-size 128 --allow contaminated \
+        --set precision=tf32,bf16-autocast --set channels_last=on --set compile=default --strategy ladder \
+        --final-rounds 0 --output "$WORK/compare-resnet50.json"
+    gpubench compare-unet3d 70 compare-opts unet3d --size "$SIZE" --mode training --allow contaminated \
+        --set precision=fp16-autocast --set optimizer=fused --strategy each --final-rounds 0 \
+        --output "$WORK/compare-unet3d.json"
+    gpubench sweep-resnet50 35 batch-sweep resnet50 --size "$SIZE" --sizes 32 256 --rounds 1 --max-memory 6GiB \
+        --allow contaminated --output "$WORK/sweep-resnet50.json"
+}
+
+second() {
+    part calibration 90 "$PYTHON" benchmarks/calibration.py measure "$WORK/calibration.json" "resnet50/$SIZE" 1
+    gpubench final-resnet50 115 compare-opts resnet50 --size "$SIZE" --set precision=bf16-autocast --strategy each \
+        --final-rounds 3 --allow contaminated --output "$WORK/final-resnet50.json"
+    gpubench compare-vae 105 compare-opts vae --size "$SIZE" --preset quick --strategy each --final-rounds 0 \
+        --allow contaminated --output "$WORK/compare-vae.json"
+    gpubench max-autotune 130 compare-opts resnet50 --size "$SIZE" --set compile=max-autotune --strategy each \
+        --fix precision=bf16-autocast --final-rounds 0 --allow contaminated --output "$WORK/max-autotune.json"
+    part agreement 50 "$PYTHON" benchmarks/agreement.py 4
+    gpubench ab 70 ab --a examples/my_model.py:denoiser --b examples/my_model.py:denoiser --time-limit 20s \
+        --inconclusive-ok --format json --output "$WORK/ab"
+}
+
+"$CALL"
 exit $failed

@@ -16,6 +16,7 @@ from typing import Any
 import pynvml
 import pytest
 
+from gpubench.hardware import nvml_call
 from gpubench.hardware.nvml import Nvml, NvmlDevice
 
 SUCCESS = 0
@@ -325,6 +326,7 @@ def fake_nvml(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
     monkeypatch.setattr(pynvml, "nvmlLib", nvml)
     # pynvml keeps every function it has found, and would go on calling an earlier test's.
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    monkeypatch.setattr(nvml_call, "_CALLER", nvml_call.Caller())  # which keeps what did not answer
     yield nvml
 
 

@@ -304,8 +304,40 @@ def test_a_stopped_command_says_how_to_resume_and_resume_finds_its_report(
     assert f"Report: {path}" in capsys.readouterr().err
     assert store.load(path).finished_at
     assert scripted.ran == ["baseline", "threads=1"]
-    assert command_line([*arguments, "--resume"]) == 2
-    assert "There is no unfinished report" in capsys.readouterr().err
+    path.rename(path.with_name("resnet50-inference-20200101T000000Z.json"))  # names have the second, and it is the same
+    assert command_line([*arguments, "--resume"]) == 0
+    assert "There is no unfinished report to resume yet: a new one begins at gpubench-runs" in capsys.readouterr().err
+    assert len(list(Path().rglob("resnet50-inference-*.json"))) == 2
+
+
+@pytest.mark.parametrize("there", [None, b""])
+def test_a_restarted_job_has_one_command_line(scripted: Planted, tmp_path: Path, there: bytes | None) -> None:
+    """A scheduler starts it for the first time and after an interruption with the same words."""
+    path, told = tmp_path / "report.json", []
+    if there is not None:
+        path.write_bytes(there)
+
+    class Hears(api.Listener):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+        def finished(self, row: Measurement) -> None:
+            if row.id == "baseline" and len(told) == 1:
+                raise KeyboardInterrupt
+
+    def run() -> Report:
+        return gpubench.compare(
+            GOOD, device="cpu", set={"threads": 1}, strategy="each", final_rounds=0, output=path, resume=True,
+            listener=Hears(),
+        )  # fmt: skip
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert told == [f"There is no unfinished report to resume yet: a new one begins at {path}."]
+    told.append("restarted")
+    assert run().finished_at
+    assert len(told) == 2
+    assert scripted.ran == ["baseline", "threads=1"]
 
 
 @pytest.mark.parametrize("name", ["compare", "sweep", "measure", "plan", "ab", "check", "recommend", "load_report"])

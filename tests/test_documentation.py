@@ -52,7 +52,7 @@ def test_every_guide_that_a_toggle_names_is_listed() -> None:
     assert sorted(listed) == sorted({guide for toggle in all_toggles().values() for guide in toggle.claims})
 
 
-@pytest.mark.parametrize("name", ["measurement.md", "ci.md", "claims.md"])
+@pytest.mark.parametrize("name", ["measurement.md", "ci.md", "claims.md", "workloads.md"])
 def test_files_that_a_document_names_exist(name: str) -> None:
     text = (ROOT / "docs" / name).read_text()
     for path in re.findall(r"`([a-z0-9_]+/(?:[a-z0-9_/]+\.py)?)`", text):

@@ -26,7 +26,7 @@ from gpubench.regression.verdicts import Limits, Verdict
 from gpubench.render.check_document import checks_content
 from gpubench.render.formats import render
 from gpubench.render.report_document import reports_content
-from gpubench.report.model import Measurement, Reading, Report, StepCounts, Utilization
+from gpubench.report.model import Measurement, OutputQuality, Reading, Report, StepCounts, Utilization
 from gpubench.report.store import save
 from gpubench.stats.processes import Statistic
 from tests.render.screen import on_screen
@@ -169,3 +169,14 @@ def test_history_offers_every_metric_that_can_get_better(capsys: pytest.CaptureF
     assert run(["history", "--help"]) == 0
     shown = re.sub(r"[\s│]", "", capsys.readouterr().out)
     assert "latency_p95,latency_ci_low" in shown and "energy_per_item,oraplug-in's" in shown
+
+
+def test_the_error_of_several_outputs_names_the_worst() -> None:
+    judged = [OutputQuality(name=f"output.{name}", passed=True, note="") for name in ("scores", "boxes")]
+    one = row("x", 0.1)
+    assert one.quality is not None
+    several = msgspec.structs.replace(one, quality=msgspec.structs.replace(one.quality, outputs=judged))
+    loaded = report(baseline(), one, several)
+    cells = [get("quality").text(loaded, Row(each)) for each in (one, several)]
+    assert cells == ["1.2e-03", "1.2e-03 scores"]
+    assert [each["worst_output"] for each in tidy(loaded)] == [None, None, "output.scores"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpubench.analysis.peak_memory import needed_bytes
+from gpubench.analysis.peak_memory import context_bytes, needed_bytes
 from gpubench.flags import Flag
 from gpubench.report.model import Measurement, Objective, Report
 from gpubench.stats.processes import flagged, latest_phase, of_phase
@@ -67,7 +67,11 @@ def _limit(report: Report, row: Measurement, limit: int | None) -> str | None:
     needed = needed_bytes(row, report.device.kind)
     if needed is None:
         return f"its memory was not measured, so it may not fit in {format_bytes(limit)}"
-    return f"it needs {format_bytes(needed)}, above the limit of {format_bytes(limit)}" if needed > limit else None
+    if needed <= limit:
+        return None
+    context = context_bytes(row.memory) if row.memory and report.device.kind == "cuda" else 0
+    words = f" ({format_bytes(context)} of it for the CUDA context and libraries)" if context else ""
+    return f"it needs {format_bytes(needed)}{words}, above the limit of {format_bytes(limit)}"
 
 
 def _problem(report: Report, row: Measurement, objective: Objective) -> str | None:

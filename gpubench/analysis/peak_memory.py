@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gpubench.report.model import Measurement, Memory
+from gpubench.toggles.traits import replays_graphs
 
 # Peaks that differ by less are equal. CUDA: the caching allocator asks the driver for segments of up to
 # 20 MiB at a time (c10/cuda/CUDACachingAllocator, kLargeBuffer). CPU, seen: the resident memory that one small conv net
@@ -28,25 +29,43 @@ def peak_bytes(row: Measurement, kind: str) -> int | None:
 
 
 def gated_bytes(row: Measurement, kind: str) -> int | None:
-    """The bytes that reports are compared by: `peak_bytes`, but allocated ones on CUDA.
-
-    Those are exact, while memory is reserved in segments of up to 20 MiB.
-    """
-    if kind == "cuda":
+    """The bytes that reports are compared by: `peak_bytes`, but allocated ones where they are `counted_exactly`."""
+    if counted_exactly(row, kind):
         return row.memory.peak_memory_allocated_bytes if row.memory else None
     return peak_bytes(row, kind)
 
 
+def counted_exactly(row: Measurement, kind: str) -> bool:
+    """Whether torch counts every byte of the row's steps; else figures within `RESOLUTION_BYTES` are equal.
+
+    It does on CUDA, as allocated bytes. But what a CUDA graph works in lies in a pool of the graph's own, of which
+    only the segments count, as reserved: while the graph is replayed nothing is allocated.
+    """
+    return kind == "cuda" and not replays_graphs(row.configuration)
+
+
 def needed_bytes(row: Measurement, kind: str) -> int | None:
-    """Bytes that must be free for the whole run: the larger of `peak_bytes` and the peak of warm-up and compiling."""
+    """Bytes that must be free for the whole run: the larger of `peak_bytes` and the peak of warm-up and compiling.
+
+    On CUDA with `context_bytes`, since a card has to hold those as well.
+    """
     peak = peak_bytes(row, kind)
     if row.memory is None or peak is None:
         return None
     if kind == "cuda":
-        warmup = row.memory.warmup_peak_memory_allocated_bytes
-    else:
-        warmup = _beyond_start(row.memory, row.memory.host_warmup_peak_resident_bytes)
-    return max(peak, warmup or 0)
+        return max(peak, row.memory.warmup_peak_memory_allocated_bytes or 0) + context_bytes(row.memory)
+    return max(peak, _beyond_start(row.memory, row.memory.host_warmup_peak_resident_bytes) or 0)
+
+
+def context_bytes(memory: Memory) -> int:
+    """Device memory outside torch's allocator: CUDA context, libraries and loaded kernels; 0 where nobody told it.
+
+    The driver's figure for the process where there is one, which others on the device cannot move.
+    """
+    process, reserved = memory.device_process_memory_bytes, memory.peak_memory_reserved_bytes
+    if process is not None and reserved is not None:
+        return max(process - reserved, 0)
+    return memory.device_context_bytes or 0
 
 
 def together_bytes(rows: Iterable[Measurement], kind: str) -> int | None:

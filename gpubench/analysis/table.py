@@ -12,7 +12,7 @@ from gpubench.analysis.eligibility import gate
 from gpubench.analysis.reasons import describe
 from gpubench.analysis.speedup import Speedups
 from gpubench.metrics import all_metrics
-from gpubench.report.model import Configuration, Measurement, Report
+from gpubench.report.model import Configuration, Measurement, Quality, Report
 from gpubench.stats.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -95,8 +95,13 @@ REMARKS: dict[str, Callable[[Row], Scalar]] = {
     "speedup_versus": lambda row: row.speedup.versus if row.speedup else None,
     "speedup_phase": lambda row: row.speedup.phase if row.speedup else None,
     "quality_passed": lambda row: row.measurement.quality.passed if row.measurement.quality else None,
+    "worst_output": lambda row: _worst_output(row.measurement.quality),
     "flags": lambda row: "; ".join(map(str, row.measurement.flags)),
 }
+
+
+def _worst_output(quality: Quality | None) -> str | None:
+    return quality.outputs[0].name if quality and quality.outputs else None
 
 
 def _role(row: Measurement) -> list[str]:

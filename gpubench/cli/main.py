@@ -24,6 +24,7 @@ from gpubench.cli.toggles import toggles
 from gpubench.cli.variadic import variadic
 from gpubench.cli.workloads import workloads
 from gpubench.errors import EXIT_FAULT, EXIT_USAGE, GpubenchError
+from gpubench.streams import secure
 from gpubench.text import printable
 
 app = typer.Typer(name="gpubench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -64,6 +65,7 @@ def _terminate(number: int, _: object) -> None:
 
 def main() -> None:
     """Runs the command line and exits with its code."""
+    secure()
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # under nohup it is ignored, and stays so
         signal.signal(signal.SIGHUP, _terminate)
@@ -113,8 +115,5 @@ def run(arguments: list[str]) -> int:
 def complain(message: str, hint: str, code: int) -> int:
     """Prints an error in one line; returns `code`."""
     text = f"gpubench: {message} {hint}".strip()
-    try:
-        print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
-    except OSError:  # the log's disk is full: the exit code still tells, where Python's own would mean a regression
-        sys.stderr = None
+    typer.echo(printable(text), err=True)
     return code

@@ -42,7 +42,9 @@ def run(command: str, options: Mapping[str, Any], **more: Any) -> int:
     unsaved: api.ReportNotSaved | None = None
     with listener(quiet) as progress:
         try:
-            destination = output or (newest_unfinished if resume else new_path)
+            destination = output or (
+                (lambda report: newest_unfinished(report) or new_path(report)) if resume else new_path
+            )
             with told_where(progress, "; resume with: --resume --output {path}"):
                 report = api.measure(request, output=destination, resume=resume, listener=progress)
         except api.ReportNotSaved as error:
@@ -131,8 +133,8 @@ def new_path(report: Report) -> Path:
     return folder / (f"ab-{name}" if report.plan.command == "ab" else f"{name}.json")
 
 
-def newest_unfinished(report: Report) -> Path:
-    """The newest unfinished report of the workload and command of `report`; GpubenchError where there is none."""
+def newest_unfinished(report: Report) -> Path | None:
+    """The newest unfinished report of the workload and command of `report`; None where there is none."""
     folder = RUNS / report.device.slug
     for path in sorted(folder.glob(f"{stem(report)}-*.json"), reverse=True):
         try:
@@ -141,9 +143,7 @@ def newest_unfinished(report: Report) -> Path:
             continue  # damaged or foreign: not what is looked for
         if earlier.finished_at is None and earlier.plan.command == report.plan.command:
             return path
-    raise GpubenchError(
-        f"There is no unfinished report {folder}/{stem(report)}-*.json.", "Name one with --output FILE."
-    )
+    return None
 
 
 def stem(report: Report) -> str:

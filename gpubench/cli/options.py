@@ -41,7 +41,11 @@ def measuring_options(
     ] = None,
     size: Annotated[
         str,
-        model_option("--size", help="Model size: auto, base (the real size), small (for CPUs) or tiny (for tests)."),
+        model_option(
+            "--size",
+            help="Model size: auto (by the device and its memory), base (the real size), large or medium (the same "
+            "model on more or less input), small (for CPUs) or tiny (for tests).",
+        ),
     ] = "auto",
     param: Annotated[
         list[str] | None,
@@ -75,7 +79,13 @@ def measuring_options(
         run_option("--max-memory", metavar="SIZE", help="Memory limit per configuration, such as 8GiB."),
     ] = None,
     timeout: Annotated[
-        str, run_option("--timeout", metavar="TIME", help="Time limit per configuration, such as 90s.")
+        str,
+        run_option(
+            "--timeout",
+            metavar="TIME",
+            help="Time limit per configuration, such as 90s, twice as long where it compiles first; also for importing "
+            "and for building the model before that.",
+        ),
     ] = "10min",
     rounds: Annotated[
         int,
@@ -106,7 +116,11 @@ def measuring_options(
     ] = 0,
     resume: Annotated[
         bool,
-        run_option("--resume", help="Resume the report at --output, or the newest unfinished one of this workload."),
+        run_option(
+            "--resume",
+            help="Resume the report at --output, or the newest unfinished one of this workload; begin one where there "
+            "is none yet.",
+        ),
     ] = False,
     dry_run: Annotated[
         bool, run_option("--dry-run", help="Print what would be measured and skipped, without measuring.")

@@ -19,6 +19,7 @@ from gpubench.toggles.traits import compiles
 from gpubench.units import format_duration, significant
 
 COMPILED_COST = 6.0  # a compiled row versus a plain one, until the first has ended; seen: 25 to 60 s versus 3 to 20 s
+LASTS_S = 5.0  # less is no reason for a line
 
 
 class Remaining:
@@ -69,6 +70,7 @@ class Lines(Quiet):
     def __init__(self, console: Console) -> None:
         self.console = console
         self.total = self.number = 0
+        self.doing, self.since = "", 0.0  # the phase, and since when
 
     def _print(self, text: str) -> None:
         self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
@@ -82,8 +84,16 @@ class Lines(Quiet):
         self.number = number
         self._print(f"[{number}/{max(self.total, number)}] {planned.id}{f' ({note})' if note else ''}")
 
+    def phase(self, name: str) -> None:
+        """Prints it where it is told again because it lasts."""
+        if name != self.doing:
+            self.doing, self.since = name, time.monotonic()
+        elif (lasted := time.monotonic() - self.since) >= LASTS_S:
+            self._print(f"    still {name}, for {format_duration(lasted)}")
+
     def finished(self, row: Measurement) -> None:
         """Prints its result."""
+        self.doing = ""
         self._print(f"    {outcome(row)}" if row.status != "skipped" else f"skipped: {row.reason}")
 
     def note(self, text: str) -> None:
@@ -131,7 +141,7 @@ class Bar(Quiet):
 
     def phase(self, name: str) -> None:
         """Shows what the worker does now."""
-        self.progress.update(self.task, description=escape(printable(f"{self.name}: {name}")))
+        self.progress.update(self.task, description=escape(printable(f"{self.name}: {name}" if self.name else name)))
 
     def finished(self, row: Measurement) -> None:
         """Prints a line above the bar for a row that failed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import gpubench
 from gpubench.errors import GpubenchError
-from gpubench.executor.worker_process import Worker, WorkerError, expect, tail
+from gpubench.executor.worker_process import OnPhase, Worker, WorkerError, expect, receive, tail
+from gpubench.hardware.find_device import CUDA_ENVIRONMENT
+from gpubench.streams import fill_closed
 from gpubench.worker.messages import (
+    Activity,
     Channel,
     Closed,
     Exited,
@@ -32,6 +36,9 @@ START_TIMEOUT_S = 180.0  # importing torch takes 2 to 5 s, from a cold network f
 
 class ForkServer:
     """A process with torch imported that forks workers; one for each set of environment variables."""
+
+    timeout_s = math.inf  # for the import of the workload's module
+    on_phase: OnPhase = staticmethod(lambda _: None)
 
     def __init__(
         self, environment: Mapping[str, str], reference: str, folder: Path, python: str = sys.executable
@@ -62,11 +69,18 @@ class ForkServer:
             self.start()
         if self._ready:
             return
+        phase = ""
         try:
             reply = self._receive(time.monotonic() + START_TIMEOUT_S)
+            if isinstance(reply, Activity):  # torch is imported, and the user's module comes next
+                phase = reply.name
+                self.on_phase(phase)
+                reply = self._receive(time.monotonic() + self.timeout_s, phase)
         except (Closed, TimeoutError) as error:
             self.close()
             last = (tail(self.log).splitlines() or ["it printed nothing"])[-1]
+            if phase and isinstance(error, TimeoutError):
+                raise took_too_long(phase, self.timeout_s, last) from error
             raise GpubenchError(
                 f"The measuring process could not start: {last.rstrip('.')}.",
                 "Run `gpubench doctor` to see what is missing.",
@@ -110,9 +124,9 @@ class ForkServer:
         self.workers[reply.pid] = worker
         return worker
 
-    def _receive(self, deadline: float) -> ServerReply:
+    def _receive(self, deadline: float, phase: str = "") -> ServerReply:
         while True:
-            reply = self._channel.receive(max(0.001, deadline - time.monotonic()))
+            reply = receive(self._channel, deadline, lambda: self.on_phase(phase or "importing torch"))
             if not isinstance(reply, Exited):
                 return reply
             self._exits[reply.pid] = reply.code
@@ -159,6 +173,14 @@ class ForkServer:
         self.workers.clear()
 
 
+def took_too_long(phase: str, timeout_s: float, last: str) -> GpubenchError:
+    """What did not end in time, with the last that its process printed."""
+    return GpubenchError(
+        f"{phase[0].upper()}{phase[1:]} did not end within {timeout_s:g} s. The last line of its output: {last}.",
+        "See whether it waits for the network, a lock or an input; where it only takes long, raise --timeout.",
+    )
+
+
 def start_module(
     python: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
@@ -166,6 +188,7 @@ def start_module(
 
     The number of its own end is its first argument, before the rest of `arguments`.
     """
+    fill_closed()  # subprocess gives the child's output the numbers 1 and 2, which must not be the connection's
     ours, theirs = socket.socketpair()
     module, *others = arguments
     with theirs, log.open("ab") as output:
@@ -193,11 +216,9 @@ def server_environment(extra: Mapping[str, str], python: str, folder: Path) -> d
         paths = [] if installed else [str(package.parent)]
     paths += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     return {
-        # NVML answers torch.cuda.is_available() then; the CUDA runtime's answer would break the forked children.
-        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-        # The same device numbers in NVML, nvidia-smi and torch.
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        **CUDA_ENVIRONMENT,
         **os.environ,
+        "TMPDIR": str(folder.parent),  # where compilers and the profiler can work; see scratch_root
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
         **extra,

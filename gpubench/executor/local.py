@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -40,6 +41,9 @@ from gpubench.worker.messages import (
 
 Reply = TypeVar("Reply", bound=msgspec.Struct)
 
+# A configuration whose compile cache is empty has so many times the limit: on few cores the search for kernels alone
+# can take as long as is right for everything else.
+COLD_COMPILE_LIMITS = 2
 COOLING_LOOK_S = 0.5  # between two looks at a device that cools down
 
 
@@ -62,7 +66,7 @@ def local_executor(
     """An executor for jobs of `targets`, by name; all its processes and files are gone afterwards."""
     with ExitStack() as stack:
         pools = {
-            name: stack.enter_context(WorkerPool(target.workload, device, protocol, target.python))
+            name: stack.enter_context(WorkerPool(target.workload, device, protocol, target.python, on_phase))
             for name, target in targets.items()
         }
         yield LocalExecutor(next(iter(pools.values())), {}, on_phase, pools)
@@ -105,7 +109,11 @@ class LocalExecutor:
 
     def describe(self, batch_size: int | None, target: str = "") -> ProbeResult:
         """The facts of workload, device and software; GpubenchError where one of them is missing."""
-        return self.targets[target].describe(batch_size)
+        described = self.targets[target].describe(batch_size)
+        for pool in self.pools:  # all on one card, whichever would be free at another moment
+            if pool.device == "auto":
+                pool.device = self.targets[target].device
+        return described
 
     def configure(self, protocol: Protocol, defaults: Mapping[str, Value]) -> None:
         """How to measure from now on, and the configuration whose outputs in fp32 are the reference."""
@@ -148,7 +156,8 @@ class LocalExecutor:
         with self._slots([job], results) as slots:
             for slot in slots:
                 # From now on: a server that had to be started again took its time before.
-                slot.deadline = time.monotonic() + self.protocol.timeout_s
+                slot.limit_s = self.limit_s(job)
+                slot.deadline = time.monotonic() + slot.limit_s
                 with self._monitor([slot]) as monitor, self._guard(slot, slots):
                     self._prepare(slot)
                     before = read_host([slot.worker.pid])
@@ -163,6 +172,12 @@ class LocalExecutor:
                 if slot.failure:
                     results[job.id] = slot.failure
         return results[job.id]
+
+    def limit_s(self, job: Job) -> float:
+        """Seconds that `job` may take alone."""
+        cache = Path(self.targets[job.target].compile_cache(job.configuration))
+        cold = compiles(job.configuration) and not any(cache.iterdir())
+        return self.protocol.timeout_s * (COLD_COMPILE_LIMITS if cold else 1)
 
     # ----- several in turns
 
@@ -287,7 +302,8 @@ class LocalExecutor:
             if isinstance(error, WorkerFailed) and error.failed.kind == "shared":
                 self._shareable = False
             killed = oom_kills() > slot.kills
-            slot.failure = failed(error, slot.started_at, self.protocol.timeout_s, slot.worker.log_tail(), killed)
+            limit_s = slot.limit_s or self.protocol.timeout_s
+            slot.failure = failed(error, slot.started_at, limit_s, slot.worker.log_tail(), killed)
             if isinstance(error, WorkerError):
                 for other in slots:
                     taken_down = other.worker is slot.worker or other.worker.is_lost()
@@ -319,6 +335,7 @@ class LocalExecutor:
             reference_folder=reference.folder,
             reference_problem=reference.problem,
             facts=pool.facts,
+            device_free_bytes=pool.device_free_bytes(),
         )
         slot.prepared = self._ask(slot, request, Prepared)
 

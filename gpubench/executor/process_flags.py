@@ -14,8 +14,10 @@ from gpubench.flags import (
     GROWING_MEMORY,
     HOST_BOUND,
     HOST_BOUND_SHARE,
+    IDLE_CORES,
     IDLE_SHARE,
     MAJOR_FAULTS,
+    PARTLY_CHECKED,
     POWER_CAPPED,
     QUALITY_UNCHECKED,
     SHORT_WARMUP,
@@ -27,7 +29,7 @@ from gpubench.flags import (
 )
 from gpubench.measure.memory import GRAIN_BYTES
 from gpubench.measure.steady import drift
-from gpubench.report.model import HostUse, Utilization
+from gpubench.report.model import HostUse
 from gpubench.units import format_bytes
 
 
@@ -48,7 +50,7 @@ def flags_of(result: Outcome, busy_before: str = "", discarded: Sequence[str] = 
     # Interleaved turns drift with the machine, which the other configurations of the round share.
     if not result.turns and (change := drift(sampled.samples_s)) is not None:
         flags.append(UNSTEADY.flag(f"its step time changed by {change:+.1%} during sampling"))
-    flags += _contaminated(result.utilization, result.host, busy_before)
+    flags += _contaminated(result, busy_before)
     if result.host:
         flags += _swapped(result.host)
     if discarded:
@@ -57,13 +59,16 @@ def flags_of(result: Outcome, busy_before: str = "", discarded: Sequence[str] = 
         flags.append(THROTTLED.flag(f"{reasons}; sampled again after cooling down, {times}"))
     if result.utilization and "sw_power_cap" in (result.utilization.throttle_reasons or ()):
         flags.append(POWER_CAPPED.flag("the device ran at its power limit, as it does under load"))
-    fraction = host_bound_fraction(result)
-    if fraction is not None and fraction > HOST_BOUND_SHARE and _idle_share(result) > IDLE_SHARE:
-        flags.append(HOST_BOUND.flag(f"the host needs {fraction:.0%} of the step's time to enqueue it"))
+    if _gpu_waits(result):
+        flags.append(
+            HOST_BOUND.flag(f"the host needs {host_bound_fraction(result):.0%} of the step's time to enqueue it")
+        )
     if sampled.unmet:
         flags.append(STOPPED_BY_TIME.flag(sampled.unmet))
     if prepared.quality.passed is None:
         flags.append(QUALITY_UNCHECKED.flag(prepared.quality.reason))
+    elif prepared.quality.not_compared:
+        flags.append(PARTLY_CHECKED.flag(prepared.quality.not_compared))
     growth = (result.memory and result.memory.growth_bytes_per_iteration) or 0
     if growth >= GRAIN_BYTES:
         flags.append(GROWING_MEMORY.flag(f"{format_bytes(growth)} more with every step"))
@@ -87,27 +92,42 @@ def waits_for_gpu(result: Outcome) -> bool:
     return bool(counts and counts.synchronizations)
 
 
-def _idle_share(result: Outcome) -> float:
-    """The share of the step in which the GPU did nothing; 1 where that is not known."""
-    step_s, collected = _step_s(result), result.collected
-    if not step_s or collected is None or collected.device_busy_s is None:
-        return 1.0
-    return 1 - collected.device_busy_s / step_s
+def _gpu_waits(result: Outcome) -> bool | None:
+    """Whether the host sets the pace of the step; None where that is not known.
+
+    Never where the GPU is busy nearly all the time: a long queue of launches holds the host back too.
+    """
+    fraction, collected, step_s = host_bound_fraction(result), result.collected, _step_s(result)
+    busy_s = collected.device_busy_s if collected else None
+    if busy_s is not None and step_s and 1 - busy_s / step_s <= IDLE_SHARE:
+        return False
+    return None if fraction is None else fraction > HOST_BOUND_SHARE
 
 
 def _step_s(result: Outcome) -> float:
     return statistics.median(result.sampled.samples_s) if result.sampled and result.sampled.samples_s else 0.0
 
 
-def _contaminated(utilization: Utilization | None, host: HostUse | None, busy_before: str) -> list[Flag]:
+def cores_matter(result: Outcome) -> bool:
+    """Whether others on the cores change the figure: always on a CPU; on a GPU where the step waits for the host.
+
+    Also where too few cores were idle to launch kernels from. Both as long as it is not known to be otherwise.
+    """
+    on_gpu = result.sampled is not None and result.sampled.device_samples_s is not None
+    idle = result.host.idle_cores if result.host else None
+    return not on_gpu or _gpu_waits(result) is not False or idle is None or idle < IDLE_CORES
+
+
+def _contaminated(result: Outcome, busy_before: str) -> list[Flag]:
     """Whether others used the device or the cores meanwhile, and who; `busy_before`: the device, before the run."""
-    details = []
+    utilization, host, details = result.utilization, result.host, []
+    cores = cores_matter(result)
     if utilization and utilization.other_processes:
         details.append(f"on the device as well: {', '.join(utilization.other_processes)}")
-    if host and (host.other_cores or 0) > BUSY_CORES:
+    if cores and host and (host.other_cores or 0) > BUSY_CORES:
         who = f", most of it {host.busiest_other}" if host.busiest_other else ""
         details.append(f"other processes kept {host.other_cores:.1f} cores busy{who}")
-    if host and (host.steal_cores or 0) > BUSY_CORES:
+    if cores and host and (host.steal_cores or 0) > BUSY_CORES:
         details.append(f"the hypervisor took {host.steal_cores:.1f} cores away")
     if host and host.quota_throttled_s:
         details.append(f"the control group's CPU quota stopped it for {host.quota_throttled_s:.2f} s")

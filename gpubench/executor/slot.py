@@ -31,6 +31,7 @@ class Slot:
     kills: int
     deadline: float | None  # of everything it is asked (time.monotonic()); None: each answer has the whole time limit
     shared_with: list[str] = field(default_factory=list)
+    limit_s: float | None = None  # the time until `deadline`
     prepared: Prepared | None = None
     parts: list[SamplesTaken] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gpubench.executor.fork_server import ForkServer, server_environment, start_module
-from gpubench.executor.worker_process import Worker
+from gpubench.executor.worker_process import OnPhase, Worker
 from gpubench.worker.messages import Channel, ToolchainReady, WorkerReply
 
 CHOICE = "GPUBENCH_WORKERS"  # environment variable: "fork" or "spawn", where the default is not wanted
@@ -33,6 +34,8 @@ class SpawnServer:
     """Starts a new interpreter for every worker."""
 
     preload_problem = ""
+    timeout_s = math.inf  # nothing is imported here
+    on_phase: OnPhase = staticmethod(lambda _: None)
 
     def __init__(self, environment: Mapping[str, str], folder: Path, python: str = sys.executable) -> None:
         self.environment, self.folder, self.python = dict(environment), folder, python

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from gpubench.errors import GpubenchError
-from gpubench.executor.scratch import scratch_folder
+from gpubench.executor.fork_server import took_too_long
+from gpubench.executor.scratch import scratch_folder, scratch_root
 from gpubench.executor.spawn_server import WorkerServer, make_server
-from gpubench.executor.worker_process import Worker, WorkerError, WorkerFailed
+from gpubench.executor.worker_process import OnPhase, Worker, WorkerError, WorkerFailed
 from gpubench.hardware.cpu import available_memory_bytes
 from gpubench.hardware.find_device import DeviceAccess, find_device
 from gpubench.hardware.monitored import MonitoredDevice
 from gpubench.hardware.nvml_call import Unavailable
 from gpubench.measure.device_free import busy_before
+from gpubench.measure.outputs import listed
 from gpubench.measure.quality import FP32_TOLERANCE
 from gpubench.report.model import Configuration, Protocol, Value
 from gpubench.toggles import all_toggles, get
@@ -29,7 +31,6 @@ from gpubench.worker.messages import Describe, MakeReference, ProbeResult, Refer
 from gpubench.workloads.workload_facts import WorkloadFacts
 
 FREE_SHARE = 0.8  # of the free memory may be planned with: peaks of warming up are above those of the steps
-DESCRIBE_TIMEOUT_S = 300.0  # a user's module may import half the world
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,18 @@ class Reference:
 class WorkerPool:
     """Gives fresh workers the environment and files they need; a context manager that leaves nothing behind."""
 
-    def __init__(self, choice: WorkloadChoice, device: str, protocol: Protocol, python: str = sys.executable) -> None:
+    def __init__(
+        self,
+        choice: WorkloadChoice,
+        device: str,
+        protocol: Protocol,
+        python: str = sys.executable,
+        on_phase: OnPhase = lambda _: None,
+    ) -> None:
         self.choice, self.device, self.protocol, self.python = choice, device, protocol, python
+        self.on_phase = on_phase
+        # Compiled code would make a CUDA context of its own in a run on the CPU (pytorch#150622).
+        self._environment = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
         self.since = time.monotonic()
         self.spent: dict[str, float] = {}  # seconds that the tool itself took, by part
         self.notes: list[str] = []
@@ -58,6 +69,9 @@ class WorkerPool:
 
     def __enter__(self) -> WorkerPool:
         self.folder = self._cleanup.enter_context(scratch_folder())
+        root, problem = scratch_root()
+        if problem:
+            self.notes.append(f"Temporary files go to {root} instead of TMPDIR: {problem}.")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,9 +103,11 @@ class WorkerPool:
                     self._server(environment_of(configuration)).wait_ready()
 
     def _server(self, environment: Mapping[str, str]) -> WorkerServer:
+        environment = {**self._environment, **environment}
         key = frozenset(environment.items())
         if key not in self._servers:
             server = make_server(environment, self.choice.reference, self.folder, self.python)
+            server.timeout_s, server.on_phase = self.protocol.timeout_s, self.on_phase
             self._cleanup.callback(server.close)
             server.start()
             self._servers[key] = server
@@ -125,14 +141,17 @@ class WorkerPool:
 
     def describe(self, batch_size: int | None) -> ProbeResult:
         """The facts of workload, device and software; GpubenchError where one of them is missing."""
-        request = Describe(self.choice, self.device, batch_size)
+        request = Describe(self.choice, self.device, batch_size, self.protocol.max_memory_bytes)
         with self._timed("describe"):
             worker = self._server({}).fork()
             try:
-                described = worker.ask(request, ProbeResult, time.monotonic() + DESCRIBE_TIMEOUT_S)
+                limit_s = self.protocol.timeout_s
+                described = worker.ask(request, ProbeResult, time.monotonic() + limit_s, self.on_phase)
             except (WorkerFailed, WorkerError) as error:
                 if isinstance(error, WorkerFailed) and error.failed.kind == "usage":
                     raise GpubenchError(error.failed.reason, error.failed.detail) from error
+                if isinstance(error, WorkerError) and error.kind == "timeout":
+                    raise took_too_long(error.phase, limit_s, last_lines(worker.log_tail(), 1)) from error
                 verb = "built" if isinstance(error, WorkerFailed) else "inspected"
                 raise GpubenchError(
                     f"Workload {self.choice.reference!r} could not be {verb}: {error}.",
@@ -141,11 +160,18 @@ class WorkerPool:
             finally:
                 worker.kill()
         facts = self.facts = described.workload
+        if facts.not_compared:
+            said = [f"{name}: {why}" for name, why in facts.not_compared.items()]
+            self.notes.append(f"Not all that the step returns can be compared. {listed(said)}.")
         size = None if facts.size == "default" else facts.size  # what a workload that takes none calls its own
         self.choice = replace(self.choice, size=size, mode=facts.mode, source_hash=facts.source_hash)
         device = described.device
         self._found = find_device(device.kind, device.uuid, device.index or 0)
         self._cleanup.callback(self._found.close)
+        if described.note:
+            self.notes.append(described.note)
+        if isinstance(self.monitored, Unavailable):
+            self.notes.append(f"The GPU could not be watched: {self.monitored.reason}.")
         busy = busy_before(self.monitored)
         if isinstance(busy, str) and busy:
             self.busy_before = busy
@@ -160,14 +186,16 @@ class WorkerPool:
 
     def free_memory_bytes(self) -> float:
         """Bytes free on the device, less a margin; infinite where that cannot be read."""
+        free = available_memory_bytes() if self.monitored is None else self.device_free_bytes()
+        return math.inf if free is None or isinstance(free, Unavailable) else FREE_SHARE * free
+
+    def device_free_bytes(self) -> int | None:
+        """Bytes free on the GPU as its maker's library tells; None where it does not, and on a CPU."""
         device = self.monitored
-        if isinstance(device, Unavailable):
-            return math.inf
-        if device is not None:
-            total, used = device.total_memory_bytes(), device.sample().memory_used_bytes
-            return math.inf if isinstance(total, Unavailable) or used is None else FREE_SHARE * (total - used)
-        free = available_memory_bytes()
-        return math.inf if isinstance(free, Unavailable) else FREE_SHARE * free
+        if device is None or isinstance(device, Unavailable):
+            return None
+        total, used = device.total_memory_bytes(), device.sample().memory_used_bytes
+        return None if isinstance(total, Unavailable) or used is None else total - used
 
     def reference(self, configuration: Mapping[str, Value], defaults: Mapping[str, Value]) -> Reference:
         """The fp32 outputs of the problem that `configuration` computes, made on the first call."""
@@ -193,12 +221,16 @@ class WorkerPool:
         )
         try:
             worker = self._server({}).fork()
+            worker.phase = "reference"
             try:
-                worker.ask(request, ReferenceMade, time.monotonic() + self.protocol.timeout_s)
+                made = worker.ask(request, ReferenceMade, time.monotonic() + self.protocol.timeout_s, self.on_phase)
             finally:
                 worker.kill()
         except (WorkerFailed, WorkerError) as error:
             return Reference(None, f"the fp32 reference could not be made: {error}")
+        note = f"The fp32 reference was made {made.where}: it did not fit into the device's memory as it is."
+        if made.where and note not in self.notes:
+            self.notes.append(note)
         return Reference(str(folder))
 
     def compile_cache(self, configuration: Configuration) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from gpubench.executor.spawn_server import WorkerServer
 
 EXIT_WAIT_S = 10.0  # a killed process with a GPU context needs up to seconds to be gone
+STILL_S = 20.0  # after which the user hears again what is waited for
 TAIL_BYTES = 4000  # of a worker's log, kept in the report
 
 Reply = TypeVar("Reply", bound=msgspec.Struct)
+Message = TypeVar("Message")
 OnPhase = Callable[[str], None]
 
 
@@ -45,6 +48,18 @@ def expect(message: object, kind: type[Reply]) -> Reply:
     if not isinstance(message, kind):
         raise ValueError(f"a {type(message).__name__} came where a {kind.__name__} was due")
     return message
+
+
+def receive(channel: Channel[Message], deadline: float | None, still: Callable[[], None]) -> Message:
+    """The next message; `still` is called whenever there was none for a while. TimeoutError at `deadline`."""
+    while True:
+        left = math.inf if deadline is None else deadline - time.monotonic()
+        try:
+            return channel.receive(max(0.001, min(left, STILL_S)))
+        except TimeoutError:
+            if left <= STILL_S:
+                raise
+            still()
 
 
 def tail(path: Path) -> str:
@@ -77,14 +92,14 @@ class Worker:
     ) -> Reply:
         """The worker's answer to `request`.
 
-        `deadline` is a time.monotonic() time. Raises WorkerFailed where the worker says that it failed, WorkerError
-        where it ended or ran out of time; it is dead then.
+        `deadline` is a time.monotonic() time; `on_phase` hears each phase as it begins, and again while it lasts.
+        Raises WorkerFailed where the worker says that it failed, WorkerError where it ended or ran out of time; it is
+        dead then.
         """
         try:
             self.channel.send(request)
             while True:
-                left = None if deadline is None else max(0.001, deadline - time.monotonic())
-                message = self.channel.receive(left)
+                message = receive(self.channel, deadline, lambda: on_phase(self.phase) if on_phase else None)
                 if isinstance(message, Activity):
                     self.phase = message.name
                     if on_phase:

@@ -20,8 +20,10 @@ from gpubench.hardware import doctor_software, doctor_state
 from gpubench.hardware.cpu import CpuTimes, read_cpu, read_times
 from gpubench.hardware.doctor_facts import Checkup, DoctorFinding, GpuNow
 from gpubench.hardware.facts import Device
+from gpubench.hardware.find_device import CUDA_ENVIRONMENT
 from gpubench.hardware.monitored import Gatherer, other_processes
 from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
+from gpubench.hardware.nvml_call import FOREIGN
 from gpubench.hardware.probe import DeviceProbe
 
 PROBE_LIMIT_S = 180.0  # importing torch from a cold network disk takes a minute
@@ -31,6 +33,7 @@ LEAST_LOAD_S = 1.0  # of watching the CPU load; /proc/stat counts in ticks of 10
 LOOKS: tuple[Callable[[Checkup], Iterator[DoctorFinding]], ...] = (
     doctor_software.torch_itself,
     doctor_software.device,
+    doctor_software.nvml_package,
     doctor_software.driver,
     doctor_software.gpu_code,
     doctor_software.libraries,
@@ -68,6 +71,7 @@ def check_up(requested: str) -> Checkup:
         environment=probe.environment if probe else None,
         torch_error=torch_error,
         present=probe.present if probe else [],
+        cuda_problem=probe.cuda_problem if probe else "",
         architectures=probe.architectures if probe else [],
         cpu=read_cpu(),
         other_load_cores=others,
@@ -99,7 +103,7 @@ def run_probe(device: str, python: str = sys.executable) -> tuple[DeviceProbe | 
             text=True,
             errors="replace",
             timeout=PROBE_LIMIT_S,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**CUDA_ENVIRONMENT, **os.environ, "PYTHONPATH": path},
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -129,13 +133,17 @@ def _load(
 def _nvml_facts(nvml: Nvml | Unavailable, device: Device | None) -> dict[str, Any]:
     """The fields of `Checkup` that NVML tells."""
     if isinstance(nvml, Unavailable):
-        return {"nvml_error": nvml.reason}
+        return {"nvml_error": nvml.reason, "nvml_foreign": nvml.code == FOREIGN}
     got, cards = Gatherer(), nvml.devices()
-    got.put("cards", [] if isinstance(cards, Unavailable) else [card.state().name or card.uuid for card in cards])
+    counted = [] if isinstance(cards, Unavailable) else cards
+    named = {index: card.state().name for index, card in enumerate(counted) if isinstance(card, NvmlDevice)}
+    got.put("cards", [name or f"a card without a name (number {index})" for index, name in named.items()])
+    got.put("unreadable", [card.reason for card in counted if isinstance(card, Unavailable)])
     got.put("driver_version", nvml.driver_version())
     got.put("driver_cuda", nvml.cuda_version(), list)
     if device is not None and device.kind == "cuda":
-        card = nvml.device(device.uuid) if device.uuid else nvml.cuda_device(device.index or 0)
+        environment = {**CUDA_ENVIRONMENT, **os.environ}
+        card = nvml.device(device.uuid) if device.uuid else nvml.cuda_device(device.index or 0, environment)
         got.put("gpu", GpuNow(unavailable={"device": card.reason}) if isinstance(card, Unavailable) else gpu_now(card))
     return got.values
 

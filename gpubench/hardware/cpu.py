@@ -61,6 +61,7 @@ class CpuTimes(Struct, frozen=True):
     busy: float
     steal: float  # taken by the hypervisor
     ours: float  # this process and its ended children
+    idle: float = 0.0
 
 
 def usable_core_ids() -> list[int]:
@@ -112,12 +113,13 @@ def read_times(root: Path = ROOT) -> CpuTimes | Unavailable:
         mine = {f"cpu{core}" for core in usable_core_ids()}
         rows = [line.split() for line in (root / "proc/stat").read_text().splitlines() if line.startswith("cpu")]
         counts = [[int(value) for value in row[1:9]] for row in rows if row[0] in mine]
-        user, nice, system, _, _, irq, softirq, steal = (sum(column) for column in zip(*counts, strict=True))
+        user, nice, system, idle, iowait, irq, softirq, steal = (sum(column) for column in zip(*counts, strict=True))
         ticks = os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError) as error:
         return Unavailable(f"/proc/stat cannot be read: {error}")
     own = os.times()
-    return CpuTimes((user + nice + system + irq + softirq) / ticks, steal / ticks, sum(own[:4]))
+    busy = user + nice + system + irq + softirq
+    return CpuTimes(busy / ticks, steal / ticks, sum(own[:4]), (idle + iowait) / ticks)
 
 
 def instruction_sets(root: Path = ROOT) -> list[str]:

@@ -48,8 +48,11 @@ class Checkup(Struct, frozen=True, kw_only=True):
     other_load_cores: float | None  # CPU time per second that others use
     steal_cores: float | None  # taken by the hypervisor
     python_headers: bool
+    cuda_problem: str = ""  # why CUDA does not start although there is a GPU, as a sentence
     nvml_error: str = ""
+    nvml_foreign: bool = False  # because another package has taken the name of its module
     cards: list[str] = field(default_factory=list)  # names of those that NVML sees
+    unreadable: list[str] = field(default_factory=list)  # why NVML cannot reach others
     driver_version: str | None = None
     driver_cuda: list[int] | None = None  # newest CUDA that the driver runs
     gpu: GpuNow | None = None

@@ -40,7 +40,11 @@ def device(facts: Checkup) -> Iterator[DoctorFinding]:
     if facts.requested == "cpu" or facts.environment is None or len(facts.present) > 1:
         return
     if facts.cards:
-        yield _unused_gpu(facts.environment, ", ".join(facts.cards))
+        yield _unused_gpu(facts.environment, ", ".join(facts.cards), facts.cuda_problem)
+    elif facts.cuda_problem:
+        yield problem("GPU", f"CUDA does not start. {facts.cuda_problem}", "It cannot be measured on until then.")
+    elif facts.nvml_foreign:
+        return
     elif facts.environment.cuda and facts.nvml_error:
         found = f"torch is built for CUDA, but no GPU can be used: {facts.nvml_error}"
         yield note("GPU", found, "Nothing to do where there is no GPU; else install or repair its driver.")
@@ -53,11 +57,19 @@ def _device_line(it: Device) -> str:
     fast = ", ".join(it.fast_dtypes)
     if it.kind == "cuda":
         capability = ".".join(map(str, it.compute_capability or ()))
-        return f"cuda:{it.index} {it.name}{size}, compute capability {capability}; fast: {fast}"
+        card = f" ({it.uuid})" if it.uuid else ""
+        return f"cuda:{it.index} {it.name}{card}{size}, compute capability {capability}; fast: {fast}"
     return f"{it.name}, {it.cores} cores{size}; fast: {fast}"
 
 
-def _unused_gpu(environment: Environment, cards: str) -> DoctorFinding:
+def nvml_package(facts: Checkup) -> Iterator[DoctorFinding]:
+    if facts.nvml_foreign:
+        severity: Severity = "problem" if on_cuda(facts) else "note"
+        without = "Without it nothing is known of a GPU's clocks, heat and other users. A CPU is measured all the same."
+        yield DoctorFinding(severity, "NVML", f"cannot be used: {facts.nvml_error}", without)
+
+
+def _unused_gpu(environment: Environment, cards: str, cuda_problem: str) -> DoctorFinding:
     visible = environment.variables.get("CUDA_VISIBLE_DEVICES")
     if environment.cuda is None:
         found = f"{cards} is here, but torch {environment.torch} is built without CUDA"
@@ -65,12 +77,16 @@ def _unused_gpu(environment: Environment, cards: str) -> DoctorFinding:
     if visible is not None and not re.match(r"\s*(\d|GPU-|MIG-)", visible):
         found = f"{cards} is here, but CUDA_VISIBLE_DEVICES={visible!r} hides it"
         return note("GPU", found, "Unset CUDA_VISIBLE_DEVICES to use it.")
+    if cuda_problem:
+        return problem(
+            "GPU", f"{cards} is here, but CUDA does not start. {cuda_problem}", "Until then the CPU is measured."
+        )
     found = f"{cards} is here, but torch cannot use it"
     return problem("GPU", found, "Try: python -c 'import torch; torch.zeros(1, device=\"cuda\")', and read its error.")
 
 
 def driver(facts: Checkup) -> Iterator[DoctorFinding]:
-    if not on_cuda(facts) and not facts.cards:
+    if facts.nvml_foreign or (not on_cuda(facts) and not facts.cards):
         return
     if facts.nvml_error:
         yield note(
@@ -79,9 +95,13 @@ def driver(facts: Checkup) -> Iterator[DoctorFinding]:
             "Power, clocks and throttling will be missing from reports. In a container, add the utility capability.",
         )
         return
+    for reason in facts.unreadable:
+        yield problem(
+            "GPU", reason, "See nvidia-smi and the kernel's log (dmesg); restart the machine, or take the card out."
+        )
     yield ok("driver", facts.driver_version or "version unknown")
     cuda = facts.environment.cuda if facts.environment else None
-    if not cuda or not facts.driver_cuda:
+    if not cuda or not facts.driver_cuda or facts.cuda_problem:
         return
     newest = ".".join(map(str, facts.driver_cuda))
     needed = _numbers(cuda)

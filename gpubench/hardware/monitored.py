@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from gpubench.hardware.nvml_call import Unavailable
 
-# Bit -> name, from nvml.h (nvmlClocksEventReasons). Written out because older bindings have other names for them.
+# Bit -> name, from nvml.h (nvmlClocksEventReasons; the last two nvmlClocksThrottleReasons). Written out because older
+# bindings have other names for them, or none.
 EVENT_REASONS = {
     0x001: "gpu_idle",
     0x002: "applications_clocks_setting",
@@ -22,6 +23,8 @@ EVENT_REASONS = {
     0x040: "hw_thermal_slowdown",
     0x080: "hw_power_brake",
     0x100: "display_clock_setting",
+    0x200: "board_limit",
+    0x400: "reliability",  # the voltage that is safe for years: how a card boosts, as the two limits on power are
 }
 # Above this utilization the GPU works for somebody: an idle one with a display reads 0 to 3 %.
 BUSY_PERCENT = 5.0
@@ -76,7 +79,7 @@ class GpuState:
     """What does not change while a measurement runs."""
 
     name: str | None
-    uuid: str
+    uuid: str | None
     total_memory_bytes: int | None
     power_limit_watts: float | None  # enforced
     default_power_limit_watts: float | None
@@ -128,16 +131,23 @@ class MonitoredDevice(Protocol):
         """A meter of this device's units; the caller closes it."""
 
 
+# NVIDIA's multi-process service computes for the processes that connect to it, and is nobody's program itself.
+SERVICE = "nvidia-cuda-mps-server"
+
+
 def other_processes(listed: Iterable[Process], ours: frozenset[int], *, we_use_it: bool) -> list[Process] | Unavailable:
     """Those of `listed` that are not ours. `we_use_it`: a process of ours surely has a context on the device."""
     processes = list(listed)
+    others = [process for process in processes if process.pid not in ours and process.name != SERVICE]
     if we_use_it and not any(process.pid in ours for process in processes):
+        if any(process.name == SERVICE for process in processes):
+            return Unavailable(f"{SERVICE} is listed in the place of the processes that compute through it")
         # Accusing the only listed process would often mean accusing ourselves.
         return Unavailable(
             "the driver does not list this benchmark's own process under its id, so it cannot be told from others "
             "(inside a container process ids differ from the driver's)"
         )
-    return [process for process in processes if process.pid not in ours]
+    return others
 
 
 def memory_of(listed: list[Process] | Unavailable, pid: int) -> int | Unavailable:

@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gpubench.hardware.nvml_call import Unavailable, attempt, where_known
+from gpubench.hardware.nvml_call import Unavailable, attempt, plausible, where_known
 from gpubench.hardware.nvml_device import NvmlDevice
 
 __all__ = ["Nvml", "NvmlDevice", "Unavailable"]
 
 PREFIXES = ("GPU-", "MIG-")
+MOST_CARDS = 1024  # a count above it is none
 
 
 class Nvml:
@@ -35,17 +36,23 @@ class Nvml:
 
     def cuda_version(self) -> tuple[int, int] | Unavailable:
         """The newest CUDA that the driver knows, such as (12, 8)."""
-        version = attempt("nvmlSystemGetCudaDriverVersion_v2")
+        version = plausible(attempt("nvmlSystemGetCudaDriverVersion_v2"), 1000, 1_000_000)
         return where_known(lambda version: (version // 1000, version % 1000 // 10), version)
 
-    def devices(self) -> list[NvmlDevice] | Unavailable:
-        """Every card that NVML can see, in PCI order, whatever CUDA_VISIBLE_DEVICES says."""
-        count = attempt("nvmlDeviceGetCount")
+    def devices(self) -> list[NvmlDevice | Unavailable] | Unavailable:
+        """Every card that NVML counts, in PCI order, whatever CUDA_VISIBLE_DEVICES says; one that cannot be reached
+        keeps its place, so that the numbers of the others stay theirs."""
+        count = plausible(attempt("nvmlDeviceGetCount"), 0, MOST_CARDS)
         if isinstance(count, Unavailable):
             return count
-        handles = [attempt("nvmlDeviceGetHandleByIndex", index) for index in range(count)]
-        cards = [(handle, attempt("nvmlDeviceGetUUID", handle)) for handle in handles if _is_value(handle)]
-        return [NvmlDevice(handle, uuid) for handle, uuid in cards if _is_value(uuid)]
+        return [self._card(index) for index in range(count)]
+
+    def _card(self, index: int) -> NvmlDevice | Unavailable:
+        handle = attempt("nvmlDeviceGetHandleByIndex", index)
+        if isinstance(handle, Unavailable):
+            return Unavailable(f"card {index} cannot be reached: {handle.reason}", handle.code)
+        uuid = attempt("nvmlDeviceGetUUID", handle)
+        return NvmlDevice(handle, None if isinstance(uuid, Unavailable) else uuid)  # Jetson boards have none
 
     def device(self, uuid: str) -> NvmlDevice | Unavailable:
         """The card or MIG instance with this UUID, which may lack its prefix, as torch reports it."""
@@ -81,6 +88,7 @@ class Nvml:
         cards = self.devices()
         if isinstance(cards, Unavailable):
             return cards
+        readable = [card for card in cards if isinstance(card, NvmlDevice)]
         entries = visible_entries(environment.get("CUDA_VISIBLE_DEVICES"), len(cards))
         if not 0 <= index < len(entries):
             return Unavailable(
@@ -92,16 +100,18 @@ class Nvml:
         if entry.startswith("GPU-"):
             # CUDA allows an unambiguous beginning, and stops counting at an entry that is none.
             for named in entries[: index + 1]:
-                matching = [card for card in cards if card.uuid.startswith(named)]
+                matching = [card for card in readable if card.uuid and card.uuid.startswith(named)]
                 if len(matching) != 1:
-                    return Unavailable(f"{len(matching)} cards have a UUID that begins with {named}")
+                    unread = "".join(f"; {card.reason}" for card in cards if isinstance(card, Unavailable))
+                    return Unavailable(f"{len(matching)} cards have a UUID that begins with {named}{unread}")
             return _whole_card(matching[0])
-        if environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID" and len({card.state().name for card in cards}) > 1:
+        if environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID" and len({card.state().name for card in readable}) > 1:
             return Unavailable(
                 "CUDA and NVML may count unlike cards in different order: set CUDA_DEVICE_ORDER=PCI_BUS_ID, "
                 "or name UUIDs in CUDA_VISIBLE_DEVICES"
             )
-        return _whole_card(cards[int(entry)])
+        card = cards[int(entry)]
+        return card if isinstance(card, Unavailable) else _whole_card(card)
 
 
 def visible_entries(value: str | None, count: int) -> list[str]:

@@ -20,6 +20,7 @@ from msgspec import Struct, field
 from gpubench.errors import GpubenchError
 from gpubench.hardware.cpu import BFLOAT16_SETS, FLOAT16_SETS, read_cpu
 from gpubench.hardware.facts import Device, Environment
+from gpubench.hardware.find_device import find_device
 from gpubench.hardware.monitored import Gatherer, GpuState
 from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
 from gpubench.hardware.nvml_call import where_known
@@ -42,43 +43,85 @@ class DeviceProbe(Struct, frozen=True, kw_only=True):
     environment: Environment
     present: list[str]  # devices that torch can use: "cpu", "cuda:0", ...
     architectures: list[str] = field(default_factory=list)  # GPU code inside this torch: "sm_90", "compute_90"
+    cuda_problem: str = ""  # of `cuda_problem`
 
 
 def present_devices() -> list[str]:
     """The devices that torch can use: the CPU, then each GPU."""
     import torch
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return ["cpu", *(f"cuda:{index}" for index in range(gpus))]
+    # Asked through NVML, torch says "available" also where the driver is too old for it.
+    usable = torch.cuda.is_available() and not cuda_problem()
+    return ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count() if usable else 0))]
 
 
 def choose_device(device: str = "auto") -> str:
-    """`cpu` or `cuda:N` for what the user asked for; `auto` is cuda:0 where CUDA works, else cpu.
+    """`cpu` or `cuda:N` for what the user asked for; `auto` is the best GPU where CUDA works, else cpu.
 
     Raises GpubenchError for a device that is not there, naming those that are.
     """
     present = present_devices()
-    wanted = {"auto": present[1] if len(present) > 1 else "cpu", "cuda": "cuda:0"}.get(device, device)
+    wanted = {"auto": best_device(present[1:]), "cuda": "cuda:0"}.get(device, device)
     if wanted in present:
         return wanted
     if not re.fullmatch(r"cpu|cuda:\d+", wanted):
         raise GpubenchError(
             f"Device {device!r} is not understood.", f"Allowed: auto, cpu, cuda:N. Here: {', '.join(present)}."
         )
-    why = "" if len(present) > 1 else f" {_why_no_cuda()}"
+    why = "" if len(present) > 1 else f" {cuda_problem()}"
     raise GpubenchError(f"Device {device!r} is not there.{why}", f"This machine has: {', '.join(present)}.")
 
 
-def _why_no_cuda() -> str:
+def best_device(gpus: list[str]) -> str:
+    """Of `gpus` the one with most multiprocessors that nobody uses, or with most where all are in use; else `cpu`."""
     import torch
 
-    if torch.version.cuda is None:
+    def multiprocessors(gpu: str) -> int:
+        return int(torch.cuda.get_device_properties(gpu).multi_processor_count)
+
+    if len(gpus) < 2:
+        return gpus[0] if gpus else "cpu"
+    ordered = sorted(gpus, key=multiprocessors, reverse=True)
+    return next((gpu for gpu in ordered if _is_free(int(gpu.removeprefix("cuda:")))), ordered[0])
+
+
+def _is_free(index: int) -> bool:
+    """Whether nobody is seen to use that GPU."""
+    import torch
+
+    from gpubench.measure.device_free import busy_before
+
+    access = find_device("cuda", _uuid(torch.cuda.get_device_properties(index)), index, os.environ)
+    busy = busy_before(access.device, 0.0, ours=frozenset({os.getpid()}))
+    access.close()
+    return isinstance(busy, Unavailable) or not busy
+
+
+def _uuid(properties: Any) -> str | None:
+    """What torch gives as a device's UUID; older versions give none, and for Jetson boards it is zeros."""
+    uuid = str(getattr(properties, "uuid", ""))
+    return uuid if uuid.strip("0-") else None
+
+
+def cuda_problem() -> str:
+    """Why CUDA does not start in this process, with the remedy where one is known; "" where it starts."""
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
         return f"torch {torch.__version__} is built without CUDA."
     try:
-        torch.zeros(1, device="cuda")
+        torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return f"CUDA does not start: {str(error).splitlines()[0]}"
-    return "CUDA starts but offers no device."
+        found = re.search(r"driver on your system is too old \(found version (\d+)\)", str(error))
+        if found is None:
+            return f"CUDA does not start: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        major, minor = divmod(int(found[1]) // 10, 100)
+        return (
+            f"The NVIDIA driver is too old for this torch: it runs CUDA {major}.{minor} at most, and torch "
+            f"{torch.__version__} is built for CUDA {torch.version.cuda}. Update the driver, or install torch for CUDA "
+            f"{major}."
+        )
+    return "" if torch.cuda.device_count() else "CUDA starts but offers no device."
 
 
 def probe_device(device: str) -> Device:
@@ -129,16 +172,17 @@ def _probe_cuda(index: int) -> Device:
 
     properties: Any = torch.cuda.get_device_properties(index)
     got = Gatherer()
-    uuid = str(properties.uuid) if hasattr(properties, "uuid") else None
-    got.put("uuid", uuid or Unavailable(f"torch {torch.__version__} does not report it"))
+    uuid = _uuid(properties)
+    got.put("uuid", uuid or Unavailable("neither torch nor NVML gives one"))
     nvml = Nvml.open()
     got.put("driver_version", where_known(Nvml.driver_version, nvml))
     card = where_known(lambda nvml: nvml.find(uuid, index), nvml)
     state = where_known(NvmlDevice.state, card)
     for name in ("power_limit_watts", "mig", "ecc"):
         got.put(name, where_known(GpuState.reading, state, name))
-    if isinstance(card, NvmlDevice):
+    if isinstance(card, NvmlDevice) and card.uuid:
         got.values["uuid"] = card.uuid
+        got.unavailable.pop("uuid", None)
     if isinstance(nvml, Nvml):
         nvml.close()
     return Device(
@@ -220,6 +264,7 @@ def main(arguments: list[str]) -> None:
         environment=probe_environment(),
         present=present_devices(),
         architectures=architectures,
+        cuda_problem=cuda_problem() if torch.cuda.is_available() else "",
     )
     sys.stdout.write(msgspec.json.encode(probe).decode() + "\n")
 

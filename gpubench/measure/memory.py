@@ -57,6 +57,19 @@ def device_peaks(device: torch.device) -> tuple[int, int] | tuple[None, None]:
     return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
 
 
+def beyond_allocator(device: torch.device, free_at_start: int | None) -> int | None:
+    """Device memory of this process outside torch's allocator: the CUDA context, libraries and loaded kernels.
+
+    free_at_start: what was free on the device before this process touched it; None, and the answer too, if unknown.
+    """
+    import torch
+
+    if device.type != "cuda" or free_at_start is None:
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(0, free_at_start - free - torch.cuda.memory_reserved(device))
+
+
 def reset_device_peak(device: torch.device) -> None:
     """Gives cached blocks back and starts the allocator's peaks anew."""
     import torch

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Self
 
 from gpubench.hardware.monitored import SLOWDOWNS, Activity, ActivityMeter, MonitoredDevice, Process, memory_of
 from gpubench.hardware.nvml_call import Unavailable, where_known
+from gpubench.measure.process_table import family, parse, read_stats
 from gpubench.measure.process_usage import Usage, read_usage
 from gpubench.measure.readings import MonitorSample, slowdowns, summarize
 from gpubench.report.model import Utilization
 
 PROCESS_LIST_S = 0.5  # between two looks at the process list, which costs more than all other readings together
 ACTIVITY_S = 0.2  # between two readings of the activity counters, which need 0.1 s to change
+ANSWER_LIMIT_S = 1.0  # the run waits so long for a reading: a driver may take longer, or never answer
+STOP_LIMIT_S = 5.0
 NO_CLOCKS = "a CPU reports no clock event reasons"
 
 
@@ -21,7 +25,7 @@ class Monitor:
     """A thread that reads `hz` times per second from `start` (or `with`) until `stop`.
 
     pid: the worker's. device: its GPU, `Unavailable` where its maker's library cannot reach it, None on a CPU.
-    ours: process ids that are no strangers on the GPU; the worker's own is added.
+    ours: process ids that are no strangers on the GPU; the worker's own is added, and what descends from them.
     A worker that ends is no error: its readings end there.
     """
 
@@ -42,8 +46,9 @@ class Monitor:
         self._next_activity = 0.0
         self._meter: ActivityMeter | Unavailable | None = None  # None: not opened yet
         self._error: tuple[float, str] | None = None  # when, and what
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()  # told of each reading; never held while the device is asked
         self._stopping = threading.Event()
+        self._due = threading.Event()  # a reading is due at once
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -57,12 +62,15 @@ class Monitor:
         """Ends the thread; `window` still works on what was read."""
         if self._thread is not None:
             self._stopping.set()
-            self._thread.join()
+            self._due.set()
+            self._thread.join(STOP_LIMIT_S)
+            hangs = self._thread.is_alive()
             self._thread = None
-        with self._lock:
-            if self._meter is not None and not isinstance(self._meter, Unavailable):
-                self._meter.close()
-            self._meter = None
+            if hangs:  # it ends after that reading; what the reading may still use stays open
+                return
+        if self._meter is not None and not isinstance(self._meter, Unavailable):
+            self._meter.close()
+        self._meter = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -105,11 +113,9 @@ class Monitor:
     def _readings_until(self, end: float) -> tuple[list[MonitorSample], tuple[float, str] | None]:
         """All readings so far and the error that ended them, with one after `end` where the thread still runs."""
         with self._lock:
-            running = self._thread is not None and self._error is None
-            late = not self._samples or self._samples[-1].at < end
-        if running and late:
-            self._read_guarded()  # so that the window's end lies between two readings
-        with self._lock:
+            if self._thread is not None and self._samples[-1].at < end:
+                self._due.set()  # so that the window's end lies between two readings
+                self._lock.wait_for(lambda: self._error or self._samples[-1].at >= end, ANSWER_LIMIT_S)
             return list(self._samples), self._error
 
     def _run(self) -> None:
@@ -117,18 +123,23 @@ class Monitor:
         while True:
             # From the clock, not by adding sleeps up; readings that are overdue are left out, not made up for.
             due = max(due + self.period_s, time.monotonic())
-            if self._stopping.wait(due - time.monotonic()) or not self._read_guarded():
+            self._due.wait(due - time.monotonic())
+            self._due.clear()
+            if self._stopping.is_set() or not self._read_guarded():
                 return
 
     def _read_guarded(self) -> bool:
         """One reading; False where it failed, with the error kept for `window`."""
         try:
-            with self._lock:
-                self._samples.append(self._read())
+            sample = self._read()
         except Exception as error:  # noqa: BLE001  whatever it is, the report must name it: a thread's error is shown nowhere
             with self._lock:
                 self._error = (time.monotonic(), f"the monitor stopped: {type(error).__name__}: {error}")
+                self._lock.notify_all()
             return False
+        with self._lock:
+            self._samples.append(sample)
+            self._lock.notify_all()
         return True
 
     def _read(self) -> MonitorSample:
@@ -140,11 +151,20 @@ class Monitor:
         if at >= self._next_process_list:
             processes = self.device.processes()
             self._next_process_list = at + PROCESS_LIST_S
+            self._adopt(processes)
         activity = self._read_activity(self.device, at)
         gpu = self.device.sample()
         return MonitorSample(
             at=time.monotonic(), usage=usage, usage_at=at, gpu=gpu, processes=processes, activity=activity
         )
+
+    def _adopt(self, listed: list[Process] | Unavailable) -> None:
+        """Takes what descends from our processes for ours, such as the compilers of torch.compile."""
+        if isinstance(listed, Unavailable) or self.ours.issuperset(process.pid for process in listed):
+            return
+        stats = read_stats(Path("/"))
+        if not isinstance(stats, Unavailable):
+            self.ours |= family(parse(stats), self.ours) & {process.pid for process in listed}
 
     def _read_activity(self, device: MonitoredDevice, at: float) -> Activity | Unavailable | None:
         if at < self._next_activity:

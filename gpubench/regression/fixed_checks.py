@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from gpubench.analysis.peak_memory import RESOLUTION_BYTES
+from gpubench.analysis.peak_memory import RESOLUTION_BYTES, counted_exactly
 from gpubench.analysis.table import Row
 from gpubench.flags import UNRELIABLE, WARM_CACHE
 from gpubench.hardware.facts import Device
@@ -161,9 +161,10 @@ def _unlike_steps(pair: RowPair) -> tuple[Verdict, str] | None:
 
 
 def _ignore_small_memory(pair: RowPair, finding: Finding) -> Finding:
-    """On a CPU, identical processes differ by so much; torch's CUDA allocator counts every byte."""
+    """Identical processes differ by so much, but where torch's CUDA allocator counts every byte."""
     apart = abs((finding.current or 0.0) - (finding.baseline or 0.0))
-    if pair.current.device.kind != "cpu" or finding.verdict == "unchanged" or apart > RESOLUTION_BYTES:
+    exact = counted_exactly(pair.new, pair.current.device.kind)
+    if exact or finding.verdict == "unchanged" or apart > RESOLUTION_BYTES:
         return finding
     within = f", within the {format_bytes(RESOLUTION_BYTES)} by which identical processes differ."
     return structs.replace(finding, verdict="unchanged", reason=finding.reason.removesuffix(".") + within)

@@ -87,6 +87,8 @@ def heading(report: Report) -> tuple[str, str]:
     parameters = "".join(f", {name} {value}" for name, value in workload.parameters.items())
     title = f"{workload.name} {workload.mode}, size {workload.size}{parameters}, batch size {workload.batch_size}"
     parts = [device.name if device.cores is None else f"{device.name} ({plural(device.cores, 'core')})"]
+    if device.uuid:
+        parts.append(device.uuid)
     if device.total_memory_bytes is not None:
         parts.append(format_bytes(device.total_memory_bytes))
     if device.driver_version:

@@ -88,6 +88,7 @@ class Memory(Struct, frozen=True, kw_only=True):
     peak_memory_reserved_bytes: Bytes | None = None
     warmup_peak_memory_allocated_bytes: Bytes | None = None
     device_process_memory_bytes: Bytes | None = None  # NVML: includes the context, which torch does not see
+    device_context_bytes: Bytes | None = None  # beyond torch's allocator: CUDA context, libraries and loaded kernels
     host_peak_resident_bytes: Bytes | None = None
     host_warmup_peak_resident_bytes: Bytes | None = None
     host_resident_at_start_bytes: Bytes | None = None  # Python and torch, before the model is built
@@ -134,6 +135,7 @@ class HostUse(Struct, frozen=True, kw_only=True):
     seconds: Seconds
     steal_cores: float | None = None  # taken by the hypervisor, on the cores that this run may use
     other_cores: float | None = None  # kept busy by processes that are not this run's
+    idle_cores: float | None = None  # of those that this run may use
     busiest_other: str | None = None  # the process among them that used most CPU time; None too where there is none
     involuntary_switches: int | None = None  # times that the kernel took a core away from the worker
     major_faults: int | None = None  # pages of the worker that had to be read from disk or swap
@@ -165,13 +167,25 @@ class Evidence(Struct, frozen=True, kw_only=True):
     detail: str
 
 
+class OutputQuality(Struct, frozen=True, kw_only=True):
+    """One tensor of the output against the reference's; the worst of the inputs compared."""
+
+    name: str  # its path: "output", "output.boxes"; "" of all
+    passed: bool | None  # None: it cannot be compared, see `note`
+    note: str  # what is wrong, or what was not compared
+    relative_error: float | None = None  # ||out - ref|| / ||ref||; of classes, masks and sets the share that differs
+    cosine_similarity: float | None = None
+    norm_ratio: float | None = None
+    non_finite_count: int = 0
+
+
 class Quality(Struct, frozen=True, kw_only=True):
-    """Outputs against the fp32 baseline's on the same inputs; the worst of the inputs compared."""
+    """Outputs against the fp32 baseline's on the same inputs; figures are those of the worst output."""
 
     passed: bool | None  # None: there was nothing to compare with, see `reason`
     reason: str
     reference: str
-    relative_error: float | None = None  # ||out - ref|| / ||ref||
+    relative_error: float | None = None  # ||out - ref|| / ||ref||; of classes, masks and sets the share that differs
     cosine_similarity: float | None = None
     norm_ratio: float | None = None  # ||out|| / ||ref||; cosine alone accepts outputs scaled by 2
     non_finite_count: int | None = None
@@ -180,6 +194,9 @@ class Quality(Struct, frozen=True, kw_only=True):
     reference_losses: list[float | None] | None = None
     parameter_relative_error: float | None = None  # training: of the parameters' change over those steps
     lost_update_share: float | None = None  # training: parameters that the reference moved and this one did not
+    outputs: list[OutputQuality] = field(default_factory=list)  # inference: the worst 16, worst first
+    not_compared: str = ""  # where others passed: what could not be compared, and why
+    filled_parameters: list[str] = field(default_factory=list)  # zero or tiny: they had random values while checked
 
 
 class Role(Struct, frozen=True, kw_only=True):

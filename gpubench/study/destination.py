@@ -11,6 +11,7 @@ import msgspec
 from gpubench.errors import GpubenchError
 from gpubench.report import store
 from gpubench.report.model import Report
+from gpubench.study.listener import Listener
 
 # A path, or what makes one from the report before its first row; None: nothing stays on disk.
 Output = Path | str | Callable[[Report], Path] | None
@@ -25,7 +26,7 @@ class ReportNotSaved(GpubenchError):
 
 
 def check_output(output: Output, resume: bool) -> None:
-    """Raises GpubenchError where `output` cannot be written, or there is none to resume."""
+    """Raises GpubenchError where `output` cannot be written, or none is named to resume."""
     if resume and output is None:
         raise GpubenchError("There is no report to resume without output.", "Give the report's path as output.")
     if isinstance(output, str | Path):
@@ -39,20 +40,22 @@ def path_of(output: Output, report: Report, scratch: Path) -> Path:
     return output(report) if callable(output) else Path(output)
 
 
-def begin(report: Report, path: Path, resume: bool) -> Report:
+def begin(report: Report, path: Path, resume: bool, listener: Listener) -> Report:
     """The report to begin with: `report`, which has no rows, or with `resume` the unfinished one at `path`.
 
-    A finished report at `path` is kept as `.bak`. Raises GpubenchError where `path` is a foreign file or an unfinished
-    run, or differs from `report` so that it cannot be resumed.
+    Where there is nothing to resume yet, `listener` is told and a new one begins: the command line of a job that a
+    scheduler restarts is always the same. A finished report at `path` is kept as `.bak`. Raises GpubenchError where
+    `path` is a foreign file or an unfinished run, or differs from `report` so that it cannot be resumed.
     """
-    if resume:
-        if not path.exists():
-            raise GpubenchError(f"There is no report {path} to resume.", "Start it without --resume.")
+    there = path.exists() and path.stat().st_size > 0
+    if resume and not there:
+        listener.note(f"There is no unfinished report to resume yet: a new one begins at {path}.")
+    elif resume:
         earlier = store.load(path)
         refuse_unlike(earlier, report, path)
         plan = msgspec.structs.replace(earlier.plan, objective=report.plan.objective, allow=report.plan.allow)
         return msgspec.structs.replace(earlier, plan=plan, finished_at=None, recommendation=None, sweep=None)
-    if path.exists() and path.stat().st_size:
+    elif there:
         keep_finished(path)
     store.check_writable(path)
     return report

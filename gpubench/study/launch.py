@@ -93,7 +93,7 @@ def run(request: StudyRequest, output: Output, resume: bool, listener: Listener)
         space = space_of(request, bench.builder)
         report = new_report(request, bench.described, bench.executor.protocol, space)
         path = path_of(output, report, scratch / "report.json")
-        book = Book(begin(report, path, resume), path, listener, strict=request.strict)
+        book = Book(begin(report, path, resume, listener), path, listener, strict=request.strict)
         study = Study(
             executor=bench.executor,
             space=space,

@@ -25,7 +25,10 @@ class Listener:
         """Process `number` begins; `note` says why a configuration is measured again, such as its round."""
 
     def phase(self, name: str) -> None:
-        """What the worker does now: build, apply, warm-up, samples ..."""
+        """What is done now: importing the workload's file, build, apply, warm-up, samples ...
+
+        A phase that lasts is told again every 20 s.
+        """
 
     def finished(self, row: Measurement) -> None:
         """A configuration has its row."""

@@ -9,18 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpubench.flags import PARTLY_COMPILED, Flag
+from gpubench.measure.compile_cache import came_from_cache
 from gpubench.measure.trace import Trace
 from gpubench.report.model import Value
 from gpubench.text import plural
 from gpubench.toggles import evidence as read
+from gpubench.toggles.kernels import compute_kernels
 from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from gpubench.toggles.model_context import ModelContext
 
 _CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
+_BENCHMARKING_MODES = ("max-autotune", "max-autotune-no-cudagraphs")
 # What the profiler calls compiled code: dynamo's region, inductor's call, and both in one autograd function.
 _COMPILED_EVENTS = ("Torch-Compiled Region", "## Call CompiledFxGraph", "CompiledFunction")
 _RECOMPILES = "gpubench.recompiles"  # beside dynamo's own groups of counters
@@ -153,9 +157,10 @@ def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
         return dataclasses.replace(trace, detail=f"{words}; {trace.detail}")
     if not ran:
         return EvidenceResult(False, f"{words}; no compiled code ran in the profiled step")
+    result = EvidenceResult(True, words, flag=_partly(context, total - ok, 0))
     if value in _CUDA_GRAPH_MODES:
-        return _cuda_graphs(context, trace, words, total - ok)
-    return EvidenceResult(True, words, flag=_partly(context, total - ok, 0))
+        result = _cuda_graphs(context, trace, words, total - ok)
+    return _benchmarked(context, counters, trace, result) if value in _BENCHMARKING_MODES else result
 
 
 def _what_the_step_calls(context: ModelContext) -> str:
@@ -227,6 +232,36 @@ def _cuda_graphs(context: ModelContext, trace: Trace, words: str, eager_frames: 
     return EvidenceResult(True, f"{words}; CUDA graphs replayed{but}", flag=_partly(context, eager_frames, skips))
 
 
+def _benchmarked(
+    context: ModelContext, counters: dict[str, dict[str, int]], trace: Trace, result: EvidenceResult
+) -> EvidenceResult:
+    """`result`, and whether inductor chose kernels by benchmarking: where it cannot, it says so in a warning only."""
+    chosen = counters.get("inductor", {}).get("select_algorithm_autotune", 0)
+    if chosen:
+        return _and(result, True, f"inductor benchmarked the alternatives of {plural(chosen, 'operator')}")
+    if context.device.type == "cuda" and not _is_big_gpu(context.device):
+        return _and(result, False, "inductor benchmarks alternatives on larger GPUs only: this one has too few SMs")
+    if came_from_cache(counters):
+        return _and(result, True, "its kernels were chosen by the process that filled the compile cache")
+    if context.device.type == "cuda" and not read.compute_operators(trace) and not compute_kernels(trace):
+        # Triton's elementwise kernels are tuned more thoroughly in these modes, which no counter tells.
+        return _and(result, None, "there was no convolution or matrix product to benchmark alternatives of")
+    return _and(result, False, "inductor benchmarked no alternatives of any operator")
+
+
+def _and(result: EvidenceResult, also: bool | None, words: str) -> EvidenceResult:
+    """`result` with a further condition: false where one of the two is, unknown where one of them is."""
+    took_effect = False if False in (result.took_effect, also) else also if result.took_effect else None
+    return dataclasses.replace(result, took_effect=took_effect, detail=f"{result.detail}; {words}")
+
+
+def _is_big_gpu(device: torch.device) -> bool:
+    """Whether inductor benchmarks alternatives of matrix products on this GPU (68 SMs or more in torch 2.13)."""
+    from torch._inductor.utils import is_big_gpu
+
+    return bool(is_big_gpu(device))
+
+
 _NEEDS_CUDA_GRAPHS = Requirement(device_kinds=("cuda",), why="the mode uses CUDA graphs")
 
 
@@ -252,6 +287,7 @@ COMPILE = Toggle(
     },
     stage=Stage.COMPILE,
     compiles=("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+    replays_graphs=_CUDA_GRAPH_MODES,
     requires={"reduce-overhead": _NEEDS_CUDA_GRAPHS, "max-autotune": _NEEDS_CUDA_GRAPHS},
     check=_calls_a_target,
     apply=apply,

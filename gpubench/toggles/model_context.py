@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,9 @@ class ModelContext:
     optimizer: torch.optim.Optimizer | None = None  # training
     inputs_resident: bool = True  # batches are on the device before the first step; else `transfer` moves each one
     step: StepParts = field(init=False)
+    skipped: Callable[[], bool] | None = None
+    """Whether the update since the last call was skipped, by a toggle that first has to find out how to train; None:
+    nothing skips. Only once nothing is skipped do the steps begin that are compared with the reference's."""
     compiled: bool = False
     facts: WorkloadFacts | None = None  # what a look at the workload found, where one was taken
     trace: Trace | None = None  # of one step after warm-up; None: profiling failed, see trace_error

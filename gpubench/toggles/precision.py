@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from gpubench.report.model import Value
+from gpubench.text import plural
 from gpubench.toggles import evidence as read
 from gpubench.toggles import kernels
 from gpubench.toggles.step_parts import within
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from gpubench.measure.trace import Trace
     from gpubench.toggles.model_context import ModelContext
 
-_SCALER = "precision.scaler"
+_SCALER, _SKIPPED = "precision.scaler", "precision.skipped"
 _LOWER_THAN_FP32 = ("bf16", "fp16")
 _KIND = "convolutions, matrix products and attentions"
 _NOTHING = "the profiled step shows no convolution, matrix product or attention"
@@ -81,8 +82,16 @@ def _scale_gradients(context: ModelContext) -> None:
             scaler.step(context.optimizer)
             scaler.update()
 
+    last = scaler.get_scale()
+
+    def skipped() -> bool:  # by the scale, which falls when gradients overflow; `update` must not wait for the device
+        nonlocal last
+        before, last = last, scaler.get_scale()
+        context.notes[_SKIPPED] = context.notes.get(_SKIPPED, 0) + (last < before)
+        return last < before
+
     context.step.backward = lambda loss: backward(scaler.scale(loss))
-    context.step.update = update
+    context.step.update, context.skipped = update, skipped
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
@@ -100,7 +109,9 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     if backends := read.attention_backends(trace):
         words.append(f"attention ran in {' and '.join(backends)}")
     if scaler := context.notes.get(_SCALER):
-        words.append(f"the gradient scale is {scaler.get_scale():g}")
+        lost = context.notes.get(_SKIPPED)
+        before = f", found after {plural(lost, 'step')} that overflowed and were skipped" if lost else ""
+        words.append(f"the gradient scale is {scaler.get_scale():g}{before}")
     return dataclasses.replace(result, detail="; ".join(filter(None, words)))
 
 
@@ -197,6 +208,7 @@ PRECISION = Toggle(
         "fp16-weights": "weights and floating-point inputs converted to float16; everything is computed in it",
     },
     stage=Stage.DTYPE,
+    ranks_anew_compiled=True,  # autocast casts weights and activations anew in each step, by kernels of their own
     requires={
         "tf32": Requirement(
             device_kinds=("cuda",), compute_capability=(8, 0), why="TF32 needs tensor cores of Ampere or newer"

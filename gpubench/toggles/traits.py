@@ -24,6 +24,16 @@ def compiles(configuration: Values) -> bool:
     return any(value in _known()[name].compiles for name, value in configuration.items() if name in _known())
 
 
+def replays_graphs(configuration: Values) -> bool:
+    """Whether a step of `configuration` replays CUDA graphs, whose memory torch counts as reserved only."""
+    return any(value in _known()[name].replays_graphs for name, value in configuration.items() if name in _known())
+
+
+def ranks_anew_compiled(toggle: str) -> bool:
+    """Whether the best value of `toggle` may be another one in compiled code."""
+    return toggle in _known() and _known()[toggle].ranks_anew_compiled
+
+
 def noise_group(configuration: Values) -> str:
     """What makes identical processes of `configuration` differ more than usual; empty where nothing does.
 

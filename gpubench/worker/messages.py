@@ -56,8 +56,19 @@ class ToolchainReady(Struct, frozen=True, tag=True):
     problem: str = ""
 
 
+class Activity(Struct, frozen=True, tag=True):
+    """The phase that the server or the worker begins."""
+
+    name: str
+
+
+def importing(reference: str) -> str:
+    """What the phase is called in which the workload's module is imported."""
+    return f"importing {reference.rpartition(':')[0] or reference}"
+
+
 ServerRequest = Fork | PrepareToolchain
-ServerReply = Ready | Forked | Exited | ToolchainReady
+ServerReply = Activity | Ready | Forked | Exited | ToolchainReady
 
 # ----- tool -> worker, and back
 
@@ -78,6 +89,7 @@ class Describe(Struct, frozen=True, tag=True):
     choice: WorkloadChoice
     device: str  # "auto", "cpu", "cuda:0"
     batch_size: int | None = None
+    max_memory_bytes: int | None = None  # the limit that each configuration will have
 
 
 class Prepare(Struct, frozen=True, tag=True, kw_only=True):
@@ -93,6 +105,7 @@ class Prepare(Struct, frozen=True, tag=True, kw_only=True):
     reference_folder: str | None  # outputs to compare with; None: there are none, see reference_problem
     reference_problem: str = ""
     facts: WorkloadFacts | None = None  # from the look at the workload, where one was taken
+    device_free_bytes: int | None = None  # of a GPU, before this process touched it; None: unknown, or a CPU
 
 
 class MakeReference(Struct, frozen=True, tag=True, kw_only=True):
@@ -131,12 +144,6 @@ class CollectEvidence(Struct, frozen=True, tag=True):
     model: int
 
 
-class Activity(Struct, frozen=True, tag=True):
-    """The phase that the worker begins."""
-
-    name: str
-
-
 class Module(Struct, frozen=True):
     """A module of the user's own code."""
 
@@ -150,6 +157,7 @@ class ProbeResult(Struct, frozen=True, tag=True):
     workload: WorkloadFacts
     device: Device
     environment: Environment
+    note: str = ""  # what the report must say of the choice of the device
     modules: dict[str, Module] = {}  # the user's own modules that the workload's file imported, by name
 
 
@@ -168,7 +176,9 @@ class Prepared(Struct, frozen=True, tag=True, kw_only=True):
 
 
 class ReferenceMade(Struct, frozen=True, tag=True):
-    """Answer to `MakeReference`."""
+    """Answer to `MakeReference`; `where`: it did not fit into the device's memory, and was made there instead."""
+
+    where: str = ""
 
 
 class SamplesTaken(Struct, frozen=True, tag=True, kw_only=True):

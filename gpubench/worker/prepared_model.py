@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from gpubench.flags import WARM_CACHE, Flag
+from gpubench.measure.compile_cache import came_from_cache
 from gpubench.measure.memory import (
     GRAIN_BYTES,
     allocation_retries,
+    beyond_allocator,
     device_peaks,
     growth,
     host_memory,
@@ -24,14 +26,17 @@ from gpubench.measure.memory import (
     reset_device_peak,
     reset_host_peak,
 )
+from gpubench.measure.outputs import MAX_SHOWN
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, enqueue_seconds, sample, sample_blocks
 from gpubench.report.model import Evidence, Memory, Quality
 from gpubench.worker import limits, reference
 from gpubench.worker.counts import step_counts
+from gpubench.worker.fill import Filled
 from gpubench.worker.messages import Checked, EvidenceCollected, MemoryRead, Prepare, Prepared, SamplesTaken
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
+from gpubench.worker.settling import TrainingStart, settled_steps
 from gpubench.worker.step import Stepper
 
 if TYPE_CHECKING:
@@ -47,19 +52,6 @@ MEMORY_PASS_S = 2.0  # steps too long for this get MEMORY_STEPS_LEAST
 LEAKED_BYTES = 2**29  # growth beyond this needs no further steps
 
 FROM_A_CACHE = "the compiled code came from a cache outside this run, so compile_time_s does not include compiling"
-
-
-def came_from_cache() -> bool:
-    """Whether inductor compiled nothing in this process and took all its graphs from a cache.
-
-    Misses of AOTAutograd's cache do not matter: inductor may still have the code in its own.
-    """
-    from torch._dynamo.utils import counters
-
-    seen = counters["inductor"]
-    hits = seen.get("fxgraph_cache_hit", 0) + counters["aot_autograd"].get("autograd_cache_hit", 0)
-    compiled = seen.get("fxgraph_cache_miss", 0) + seen.get("fxgraph_cache_bypass", 0)
-    return hits > 0 and compiled == 0
 
 
 class Shared(Exception):
@@ -86,6 +78,7 @@ class PreparedModel:
         self.unavailable: dict[str, str] = {}
         self.memory = Memory()
         self.used_at_start: int | None = None
+        self.start: TrainingStart | None = None  # where updates may be skipped at first
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -104,11 +97,14 @@ class PreparedModel:
         Raises Shared if the model has modules, parameters or buffers in common with `others`, which live here already.
         """
         import torch._inductor.config
+        from torch._dynamo.utils import counters
 
         request = self.request
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = request.compile_cache
         os.environ["TRITON_CACHE_DIR"] = str(Path(request.compile_cache, "triton"))
         cold = not any(Path(request.compile_cache).iterdir())
+        if not cold:  # nothing is left to compile: a pool of compilers would import torch while samples are taken
+            torch._inductor.config.compile_threads = 1
         device = use_device(request.device)
         if device.type == "cpu" and "TORCHINDUCTOR_WORKER_START" not in os.environ:
             # A forked compile worker starts at once; a new interpreter would import torch for every configuration.
@@ -116,25 +112,29 @@ class PreparedModel:
         self.memory = Memory(host_resident_at_start_bytes=host_memory().resident)
         self.used_at_start = in_use(device)
         with self.phase("build"):
-            if self.protocol.max_memory_bytes:
-                limits.limit_memory(device, self.protocol.max_memory_bytes)
+            self.limit_memory(device)
             loaded, mode = load_choice(request.choice)
             self.context = build(loaded, mode, device, request.configuration, self.protocol.seed)
             self.context.facts = request.facts
             if parts(self.context.model) & {part for other in others for part in parts(other)}:
                 raise Shared
             batches = make_batches(loaded, self.context.batch_size, self.protocol.input_batches, self.protocol.seed)
+            filled = Filled(self.context.model, self.protocol.seed)
         with self.phase("apply"):
             apply_toggles(self.context, batches)
         self.timer = CudaTimer(device) if device.type == "cuda" else WallTimer()
         self.stepper = Stepper(self.context)
         before = reference.parameters(self.context.model) if mode == "training" else {}
+        self.start = TrainingStart(self.context) if self.context.skipped else None
         with self.phase("first step"):
             self.tell("compile" if self.context.compiled else "first step")
             first = self.timer.block(lambda: self.stepper.run(0), 1).wall_s
-        if self.context.compiled and cold and came_from_cache():
+        if self.context.compiled and cold and came_from_cache(counters):
             self.flags.append(WARM_CACHE.flag(FROM_A_CACHE))
-        quality = self.check(before)
+        quality = replace(self.check(before), filled_parameters=filled.names[:MAX_SHOWN])
+        filled.restore()
+        if device.type == "cuda":
+            self.limit_memory(device)  # again: the libraries and kernels that the step needs are loaded now
         with self.phase("warm-up"):
             warm = warm_up(
                 self.stepper.step,
@@ -160,13 +160,20 @@ class PreparedModel:
             phases_s=dict(self.phases),
         )
 
+    def limit_memory(self, device: torch.device) -> None:
+        """Keeps this process within the limit that the user gave, if one."""
+        limit = self.protocol.max_memory_bytes
+        if limit:
+            limits.limit_memory(device, limit, beyond_allocator(device, self.request.device_free_bytes) or 0)
+
     def check(self, before: dict[str, torch.Tensor]) -> Quality:
         """The quality of the outputs on every batch; in training, of the first steps, which are part of the warm-up."""
         folder, tolerance = self.request.reference_folder, self.request.tolerance
         if self.context.mode == "training":
             with self.phase("warm-up"):
                 losses = [] if self.stepper.loss is None else [float(self.stepper.loss)]
-                losses, update = reference.training_steps(self.stepper, before, losses, self.protocol.quality_steps)
+                steps = self.protocol.quality_steps
+                losses, update = settled_steps(self.stepper, self.start, before, losses, steps)
             with self.phase("quality"):
                 if folder:
                     return reference.check_training(Path(folder), losses, update, tolerance)
@@ -177,7 +184,7 @@ class PreparedModel:
                     self.stepper.run(index)
                     outputs[index] = reference.snapshot(self.stepper.output)
             with self.phase("quality"):
-                return reference.check_inference(Path(folder), outputs, tolerance)
+                return reference.check_inference(Path(folder), outputs, tolerance, how=self.context.workload.compare)
         return Quality(passed=None, reason=self.request.reference_problem, reference=reference.WHAT)
 
     def end_of_warmup(self) -> None:
@@ -236,7 +243,8 @@ class PreparedModel:
             if index != last:
                 self.stepper.run(index)
                 outputs[index] = reference.snapshot(self.stepper.output)
-        return Checked(reference.check_inference(Path(self.request.reference_folder), outputs, self.request.tolerance))
+        folder, how = Path(self.request.reference_folder), self.context.workload.compare
+        return Checked(reference.check_inference(folder, outputs, self.request.tolerance, how=how, timed=True))
 
     def measure_memory(self) -> MemoryRead:
         """Memory peaks over a few untimed steps that begin with an empty cache, and the growth from step to step."""
@@ -266,6 +274,7 @@ class PreparedModel:
             self.memory,
             peak_memory_allocated_bytes=allocated,
             peak_memory_reserved_bytes=reserved,
+            device_context_bytes=beyond_allocator(device, self.request.device_free_bytes),
             host_peak_resident_bytes=host_memory().peak,
             allocation_retries=None if retries is None or later is None else later - retries,
             growth_bytes_per_iteration=growth,

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from gpubench.errors import GpubenchError
-from gpubench.measure.quality import compare, compare_training, flatten, load_tensors, save_tensors, worst
-from gpubench.report.model import Quality
+from gpubench.measure.outputs import collect, load_tensors, no_tensor, on_cpu, save_tensors
+from gpubench.measure.quality import compare, compare_training, judge, together
+from gpubench.measure.values import Rounding
+from gpubench.report.model import OutputQuality, Quality
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +23,9 @@ if TYPE_CHECKING:
 
 # Relative. Summing in another order differs by some 1e-7 in fp32, drawing other random numbers by several per cent.
 RANDOM = 1e-4
-WHAT = "the same model, plain, in fp32 on the same device"
+MODEL = "the same model, plain, in fp32"
+WHAT = f"{MODEL} on the same device"
+PLACE = "where.txt"  # beside the outputs, if they were made elsewhere
 
 
 def snapshot(outputs: Any) -> dict[str, torch.Tensor]:
@@ -26,13 +33,15 @@ def snapshot(outputs: Any) -> dict[str, torch.Tensor]:
 
     Raises GpubenchError if they contain no tensor to compare.
     """
-    found = {name: tensor.detach().cpu().clone() for name, tensor in flatten(outputs)}
-    if not found:
-        raise GpubenchError(
-            f"The inference step returned a {type(outputs).__name__} without tensors.",
-            "Return a tensor, or tensors in tuples, lists, mappings or dataclasses.",
-        )
-    return found
+    found = on_cpu(collect(outputs))
+    if not found.tensors:
+        raise no_tensor(outputs)
+    return found.tensors
+
+
+def left_out(outputs: Any) -> dict[str, str]:
+    """What in the outputs cannot be compared, by its path, and why."""
+    return on_cpu(collect(outputs)).left_out
 
 
 def parameters(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -46,12 +55,21 @@ def join(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The outputs of a batch from those of its parts, whose first dimension is the batch."""
     import torch
 
+    rows = [{tensor.shape[:1] for tensor in part.values()} for part in parts]
+    if any(len(found) != 1 or found == {()} for found in rows) or any(set(part) != set(parts[0]) for part in parts):
+        raise GpubenchError(
+            "The fp32 reference does not fit in memory, and not all of its outputs have the batch as first dimension.",
+            "Use a smaller batch, or return tensors of which parts of the batch can be joined.",
+        )
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def output_spread(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
     """The relative difference of two plain runs on the same input under other random numbers."""
-    return compare(second, first, tolerance=0.0, what=WHAT).relative_error or 0.0
+    found = compare(second, first, tolerance=0.0, what=WHAT)
+    if found.relative_error is None:  # other names, shapes or infinities
+        return 1.0 if found.passed is False else 0.0
+    return found.relative_error
 
 
 def loss_spread(first: list[float], second: list[float]) -> float:
@@ -60,11 +78,38 @@ def loss_spread(first: list[float], second: list[float]) -> float:
     return max((abs(one - other) / abs(one) for one, other in pairs if one), default=0.0)
 
 
-def save_inference(folder: Path, outputs: list[dict[str, torch.Tensor]], spread: float) -> None:
-    """Stores the outputs of each batch, and how much they vary by chance."""
+def save_place(folder: Path, where: str) -> None:
+    """Notes that the reference in `folder` was not made as usual, but "on the CPU", say."""
+    (folder / PLACE).write_text(where)
+
+
+def what(folder: Path) -> str:
+    """What the reference in `folder` is, as reports say it."""
+    return f"{MODEL} {(folder / PLACE).read_text()}" if (folder / PLACE).exists() else WHAT
+
+
+def save_inference(
+    folder: Path,
+    outputs: list[dict[str, torch.Tensor]],
+    spread: float,
+    *,
+    left_out: Mapping[str, str] | None = None,
+    rounding: Mapping[str, Rounding] | None = None,
+    timed: list[dict[str, torch.Tensor]] | None = None,
+) -> None:
+    """Stores the outputs of each batch, and how much they vary by chance.
+
+    Args:
+        left_out: what else the step returned, and why it is not compared.
+        rounding: what rounding alone changes.
+        timed: the outputs with the model's own parameters, where those checked had some filled.
+    """
     for index, one in enumerate(outputs):
         save_tensors(one, folder / f"batch-{index}")
-    (folder / "facts.json").write_text(json.dumps({"spread": spread}))
+    for index, one in enumerate(timed or ()):
+        save_tensors(one, folder / f"timed-{index}")
+    facts = {"spread": spread, "left_out": left_out or {}, "rounding": msgspec.to_builtins(rounding or {})}
+    (folder / "facts.json").write_text(json.dumps(facts))
 
 
 def save_training(folder: Path, losses: list[float], update: dict[str, torch.Tensor], spread: float) -> None:
@@ -73,18 +118,32 @@ def save_training(folder: Path, losses: list[float], update: dict[str, torch.Ten
     (folder / "facts.json").write_text(json.dumps({"losses": losses, "spread": spread}))
 
 
-def check_inference(folder: Path, outputs: dict[int, dict[str, torch.Tensor]], tolerance: float) -> Quality:
-    """The worst quality over the batches in `outputs` (index -> outputs); undecided if the outputs are random."""
-    spread = json.loads((folder / "facts.json").read_text())["spread"]
-    if spread > RANDOM:
-        reason = f"the model draws random numbers: two plain fp32 runs on one input differ by {spread:.2g}"
-        return Quality(passed=None, reason=f"{reason}; make them part of the inputs", reference=WHAT)
-    return worst(
-        [
-            compare(one, load_tensors(folder / f"batch-{index}"), tolerance=tolerance, what=WHAT)
-            for index, one in outputs.items()
-        ]
-    )
+def check_inference(
+    folder: Path,
+    outputs: dict[int, dict[str, torch.Tensor]],
+    tolerance: float,
+    *,
+    how: str | Mapping[str, str] = "values",
+    timed: bool = False,
+) -> Quality:
+    """The worst quality over the batches in `outputs` (index -> outputs); undecided if the outputs are random.
+
+    Args:
+        how: `Workload.compare`.
+        timed: they were made with the model's own parameters, none filled.
+    """
+    facts = json.loads((folder / "facts.json").read_text())
+    if facts["spread"] > RANDOM:
+        reason = f"the model draws random numbers: two plain fp32 runs on one input differ by {facts['spread']:.2g}"
+        return Quality(passed=None, reason=f"{reason}; make them part of the inputs", reference=what(folder))
+    rounding = msgspec.convert(facts["rounding"], dict[str, Rounding])
+    dropped = [OutputQuality(name=name, passed=None, note=why) for name, why in facts["left_out"].items()]
+    steps = []
+    for index, one in outputs.items():
+        own = folder / f"timed-{index}"
+        expected = load_tensors(own if timed and own.exists() else folder / f"batch-{index}")
+        steps.append([*judge(one, expected, tolerance=tolerance, rounding=rounding, compare=how), *dropped])
+    return together(steps, tolerance=tolerance, what=what(folder))
 
 
 def check_training(folder: Path, losses: list[float], update: dict[str, torch.Tensor], tolerance: float) -> Quality:
@@ -96,7 +155,7 @@ def check_training(folder: Path, losses: list[float], update: dict[str, torch.Te
         update,
         load_tensors(folder / "update"),
         tolerance=tolerance,
-        what=WHAT,
+        what=what(folder),
         spread=facts["spread"] if facts["spread"] > RANDOM else 0.0,
     )
 

@@ -16,7 +16,9 @@ import signal
 import socket
 import sys
 
+from gpubench.worker.fork_safety import Inheritance
 from gpubench.worker.messages import (
+    Activity,
     Channel,
     Closed,
     Exited,
@@ -27,6 +29,7 @@ from gpubench.worker.messages import (
     ServerRequest,
     ToolchainReady,
     WorkerRequest,
+    importing,
 )
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -49,39 +52,26 @@ def import_torch() -> None:
     all_toggles()
 
 
-def preload(reference: str) -> str:
-    """Imports the workload's module once for all workers; returns why that is unsafe, or an empty string."""
-    import torch
-
+def preload(reference: str) -> Inheritance | str:
+    """Imports the workload's module once for all workers: what they inherit with it, or why that is unsafe."""
     from gpubench.errors import GpubenchError
     from gpubench.workloads.source import import_module_of
 
-    before = _threads()
+    inheritance = Inheritance()
     try:
         import_module_of(reference)
     except GpubenchError:
-        return ""  # the worker that describes the workload reports it
+        return inheritance  # the worker that describes the workload reports it
     except BaseException as error:  # noqa: BLE001 - a user's module may raise anything, SystemExit too
         return f"{type(error).__name__} while it was imported"
-    if torch.cuda.is_initialized():
-        return "its import initializes CUDA"
-    if _threads() > before:
-        return "its import starts threads"
-    return ""
-
-
-def _threads() -> int:
-    try:
-        return len(os.listdir("/proc/self/task"))  # noqa: PTH208 - names are enough
-    except OSError:
-        return 0
+    return inheritance.problem() or inheritance
 
 
 class Server:
     """Forks workers on request and reports when they end; ends them all when the tool ends."""
 
-    def __init__(self, channel: Channel[ServerRequest]) -> None:
-        self.channel = channel
+    def __init__(self, channel: Channel[ServerRequest], inheritance: Inheritance | None) -> None:
+        self.channel, self.inheritance = channel, inheritance
         self.children: set[int] = set()
         self.libc = ctypes.CDLL(None, use_errno=True)
 
@@ -144,6 +134,8 @@ class Server:
             os.dup2(log, 1)
             os.dup2(log, 2)
             gc.enable()
+            if self.inheritance:
+                self.inheritance.give_back()
             code = run_worker(socket.socket(fileno=worker_fd))
         finally:
             sys.stdout.flush()
@@ -200,11 +192,15 @@ def main() -> None:
     """Serves on the inherited socket named by the first argument."""
     channel = Channel[ServerRequest](socket.socket(fileno=int(sys.argv[1])), ServerRequest)
     import_torch()
-    problem = preload(sys.argv[2]) if len(sys.argv) > 2 else ""
-    freeze()
     with contextlib.suppress(Closed):
+        loaded: Inheritance | str | None = None
+        if len(sys.argv) > 2:
+            channel.send(Activity(importing(sys.argv[2])))
+            loaded = preload(sys.argv[2])
+        freeze()
+        problem, inheritance = (loaded, None) if isinstance(loaded, str) else ("", loaded)
         channel.send(Ready(problem))
-        Server(channel).serve()
+        Server(channel, inheritance).serve()
 
 
 if __name__ == "__main__":

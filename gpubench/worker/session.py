@@ -73,7 +73,7 @@ class Session:
         """The reply to one request."""
         match request:
             case Describe():
-                return describe(request)
+                return describe(request, self.tell)
             case MakeReference():
                 return make_reference(request)
             case Prepare():

@@ -21,7 +21,16 @@ SUMMARIES = MappingProxyType(
         "vae": "Convolutional autoencoder of latent diffusion: encode, decode or reconstruct, whole or tiled",
     }
 )
-SIZES = ("base", "small", "tiny")  # of every bundled workload
+SIZES = (
+    "large",
+    "base",
+    "medium",
+    "small",
+    "tiny",
+)  # of every bundled workload; the first three differ in their inputs
+# `auto` on a GPU: the first whose training in fp32 fits into so much memory. The largest takes 23 GiB (vae's "large");
+# cards of 40 GB have 39 GiB, of 12 GB 11.6, of 11 GB 10.8.
+BY_MEMORY = ((36 * 2**30, "large"), (int(11.5 * 2**30), "base"), (0, "medium"))
 
 
 @functools.cache
@@ -57,10 +66,15 @@ def origin(name: str) -> str:
     return "gpubench" if name in SUMMARIES else distribution(plugins()[name])
 
 
-def resolve_size(reference: str, size: str | None, device_kind: str) -> str | None:
-    """The size to load for a user's `--size`. `auto` is None (its default) for a workload that is not bundled."""
+def resolve_size(reference: str, size: str | None, device_kind: str, memory_bytes: int | None = None) -> str | None:
+    """The size to load for a user's `--size`. `auto` is None (its default) for a workload that is not bundled.
+
+    memory_bytes: what a GPU has, or less where the user limits it; None: unknown.
+    """
     if size not in (None, "auto"):
         return size
     if reference not in SUMMARIES:
         return None
-    return "base" if device_kind == "cuda" else "small"
+    if device_kind != "cuda":
+        return "small"
+    return "base" if memory_bytes is None else next(name for least, name in BY_MEMORY if memory_bytes >= least)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from gpubench.errors import GpubenchError
+from gpubench.measure.order import names
+from gpubench.measure.outputs import collect, listed, no_tensor
 from gpubench.workloads.loader import Loaded
-from gpubench.workloads.observe import observe
+from gpubench.workloads.observe import Observed, observe
 from gpubench.workloads.source import blaming
 from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
@@ -34,6 +36,9 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
     _check_targets(loaded, model)
     parameter_count, shapes = _count_parameters(loaded, model), _input_shapes(loaded, count)
     seen = observe(loaded, mode, model)
+    if seen.device and mode == "training":
+        _check_loss(loaded, seen)
+    not_compared = _check_outputs(loaded, seen) if seen.device and mode == "inference" else {}
     tiling = workload.tiling if mode == "inference" else None
     return WorkloadFacts(
         reference=loaded.reference,
@@ -56,6 +61,7 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         tile_overlap=tiling.overlap if tiling else 0,
         resolution=workload.resolution,
         source_hash=loaded.source_hash,
+        not_compared=not_compared,
     )
 
 
@@ -103,13 +109,18 @@ def _input_shapes(loaded: Loaded, batch_size: int) -> list[list[int]]:
     import torch
 
     name = loaded.workload.name
+    hint = "They must be a tuple of at least one dense tensor."
     with blaming(f"Making the inputs of {loaded.reference}", loaded.file):
         batch: Any = loaded.workload.inputs(batch_size, torch.Generator().manual_seed(0))
-    if not isinstance(batch, tuple) or not batch or not all(isinstance(part, torch.Tensor) for part in batch):
-        raise GpubenchError(
-            f"The inputs of workload {name!r} are of type {type(batch).__name__}.",
-            "They must be a tuple of at least one tensor.",
-        )
+    if not isinstance(batch, tuple) or not batch:
+        kind = "an empty tuple" if batch == () else f"of type {type(batch).__name__}"
+        raise GpubenchError(f"The inputs of workload {name!r} are {kind}.", hint)
+    for index, part in enumerate(batch):
+        if kind := _no_input(part):
+            raise GpubenchError(
+                f"Input {index} of workload {name!r} is {kind}.",
+                f"{hint} Leave out what is none, and make it in infer or loss of what is there.",
+            )
     shapes = [list(tensor.shape) for tensor in batch]
     for shape in shapes:
         if not shape or shape[0] != batch_size:
@@ -118,6 +129,53 @@ def _input_shapes(loaded: Loaded, batch_size: int) -> list[list[int]]:
                 "The first dimension of every input must be the batch.",
             )
     return shapes
+
+
+def _no_input(part: Any) -> str:
+    """What `part` is, if it is no dense tensor with values; else nothing."""
+    import torch
+
+    if not isinstance(part, torch.Tensor):
+        return "None" if part is None else f"of type {type(part).__name__}"
+    if part.is_nested:
+        return "a nested tensor"
+    if part.layout is not torch.strided:
+        return f"a tensor of layout {part.layout}"
+    if part.is_quantized:
+        return f"a quantized tensor ({part.dtype})"
+    return "a tensor on the meta device, without values" if part.is_meta else ""
+
+
+def _check_loss(loaded: Loaded, seen: Observed) -> None:
+    import torch
+
+    loss = seen.output
+    if isinstance(loss, torch.Tensor) and loss.numel() == 1:
+        return
+    kind = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, torch.Tensor) else f"{type(loss).__name__}"
+    raise GpubenchError(
+        f"The loss of workload {loaded.workload.name!r} is {'None' if loss is None else kind}.",
+        "It must be a tensor of one number, which `backward` starts from.",
+    )
+
+
+def _check_outputs(loaded: Loaded, seen: Observed) -> dict[str, str]:
+    """What the step returns that cannot be compared, by its path, and why.
+
+    Raises GpubenchError if nothing can, or if `Workload.compare` names an output that is not there.
+    """
+    found = collect(seen.output)
+    if not found.tensors:
+        raise no_tensor(seen.output)
+    compare = loaded.workload.compare
+    for key in () if isinstance(compare, str) else compare:
+        if not any(names(key, name) for name in found.tensors):
+            raise GpubenchError(
+                f"Workload {loaded.workload.name!r} says how to compare {key!r}, which its step does not return.",
+                f"It returns {listed(found.tensors)}.",
+            )
+    empty = {name: "it is empty" for name, tensor in found.tensors.items() if not tensor.numel()}
+    return found.left_out | empty
 
 
 def _convolution_dimensions(model: nn.Module) -> list[int]:

@@ -30,8 +30,11 @@ class Config:
     blocks: tuple[int, ...] = BLOCKS
 
 
+# "large" keeps the GPU of a server busy, which at batch 32 would wait for launches.
 SIZES = {
+    "large": Config(width=64, resolution=224, batch_size=128, classes=1000),
     "base": Config(width=64, resolution=224, batch_size=32, classes=1000),
+    "medium": Config(width=64, resolution=224, batch_size=16, classes=1000),
     "small": Config(width=32, resolution=128, batch_size=16, classes=1000),
     "tiny": Config(width=8, resolution=32, batch_size=2, classes=10, blocks=(1, 1)),
 }

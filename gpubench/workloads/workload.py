@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import GpubenchError
+from gpubench.measure.order import HOW
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +44,15 @@ class Workload:
     build:   returns the model in fp32 on the CPU. It is called under a fixed seed.
     inputs:  (batch_size, generator) -> tuple of CPU tensors, the first dimension of each being the batch.
              Draw from `generator`: random normals, never zeros, which use less power and run faster.
-    infer:   (model, batch, options) -> tensor, or a nest of tuples, lists and dicts of tensors. `options` holds
-             `tile_size` (0: whole) and `tile_overlap` where `tiling` is given.
+    infer:   (model, batch, options) -> tensor, or a nest of tuples, lists, mappings, dataclasses and objects of
+             tensors, arrays and numbers. `options` holds `tile_size` (0: whole) and `tile_overlap` where `tiling` is
+             given.
     loss:    (model, batch) -> scalar tensor; None: inference only.
     compile_targets: dotted names of the submodules to compile separately; "" is the whole model.
              Name submodules if `infer` or `loss` calls them instead of the model itself.
+    compare: how outputs are compared with plain fp32's: "values" in their order; "set": rows in any order (detections);
+             "rank": the order they are in (ids sorted by score, or scores that sort something). One word for all, or
+             a mapping from an output's name or a part of it to the word: {"boxes": "set"} fits `output.0.boxes`.
     """
 
     name: str
@@ -61,6 +66,7 @@ class Workload:
     tiling: Tiling | None = None
     resolution: int | None = None
     items_per_sample: int = 1  # items in one element of the batch (tokens of a sequence)
+    compare: str | Mapping[str, str] = "values"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -69,6 +75,12 @@ class Workload:
             )
         if self.infer is None and self.loss is None:
             raise GpubenchError(f"Workload {self.name!r} has neither infer nor loss.", "Give at least one of them.")
+
+        for how in (self.compare,) if isinstance(self.compare, str) else self.compare.values():
+            if how not in HOW:
+                raise GpubenchError(
+                    f"Workload {self.name!r} compares outputs by {how!r}.", f"compare takes {', '.join(HOW)}."
+                )
 
     @property
     def modes(self) -> tuple[str, ...]:

@@ -31,4 +31,5 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     tile_multiple: int = 1  # a tile size must be a multiple of this
     tile_overlap: int = 0  # the default
     resolution: int | None = None  # of the longer spatial side, if there is one
+    not_compared: dict[str, str] = field(default_factory=dict)  # outputs of the step: path -> why
     source_hash: str | None = None  # of a user's file; a run with a changed file is not resumed

@@ -338,6 +338,18 @@ def test_a_memory_limit_excludes_with_the_figures() -> None:
     assert "above the limit of 1.00 GiB" in text(advice)
 
 
+@pytest.mark.parametrize("told", [{"device_context_bytes": 600 * MIB}, {"device_process_memory_bytes": 1500 * MIB}])
+def test_a_card_must_hold_the_context_too(told: dict[str, int]) -> None:
+    fast = row("fast", 0.05, FAST, memory_mib=900)
+    assert fast.memory is not None
+    fast = msgspec.structs.replace(fast, memory=msgspec.structs.replace(fast.memory, **told))
+    whole = report(baseline(memory_mib=500), fast)
+    assert recommend(whole, "fps", 1500 * MIB).excluded == {}
+    assert recommend(whole, "fps", 1024 * MIB).excluded["fast"] == (
+        "it needs 1.46 GiB (600 MiB of it for the CUDA context and libraries), above the limit of 1.00 GiB"
+    )
+
+
 def test_a_peak_during_warm_up_counts_against_the_limit() -> None:
     rows = [baseline(memory_mib=500), row("fast", 0.05, FAST, memory_mib=500, warmup_mib=2000)]
     for device in (GPU, CPU):

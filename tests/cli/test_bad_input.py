@@ -56,7 +56,6 @@ NEEDS_THE_MODEL = [
     (["batch-sweep", GOOD, "--sizes", "0"], ["0", "batch_size"]),
     (["batch-sweep", GOOD, "--sizes", "1", "--fix", "batch_size=2"], ["batch_size", "sweep"]),
     (["tile-sweep", GOOD, "--sizes", "64"], ["tile"]),
-    (["compare-opts", GOOD, "--resume", "--output", "none.json"], ["none.json", "--resume"]),
     (["compare-opts", GOOD[:-4] + "goood"], ["goood", "good"]),
 ]
 

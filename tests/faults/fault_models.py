@@ -142,3 +142,47 @@ def in_parts() -> Workload:
         return torch.relu(model.layer(batch[0]))  # type: ignore[operator]
 
     return Workload(name="parts", item="row", batch_size=4, build=Paced, inputs=inputs, infer=infer)
+
+
+class Hidden(nn.Module):
+    """Its last step hides that bf16 is far off: positions times frequencies need more than 8 bits."""
+
+    def __init__(self, last: torch.Tensor, skip: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.skip = nn.Linear(32, 64), nn.Parameter(last), skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x)
+        wave = torch.sin(hidden * (torch.arange(64) * 37.3).to(hidden.dtype))
+        out = (wave.float() @ self.last.T) if self.last.dim() == 2 else wave[:, :32].float() * self.last
+        return x + out if self.skip else out
+
+
+def zero_last() -> Workload:
+    """Begins at zero, as diffusion models do."""
+    return Workload(
+        name="zero", item="row", batch_size=8, build=lambda: Hidden(torch.zeros(32, 64), False), inputs=inputs,
+        loss=lambda model, batch: (model(*batch) - batch[0]).square().mean(),
+    )  # fmt: skip
+
+
+def tiny_branch() -> Workload:
+    """LayerScale: the output is the input, whatever the branch does."""
+    return Workload(
+        name="tiny", item="row", batch_size=8, build=lambda: Hidden(torch.full((32,), 1e-5), True), inputs=inputs,
+        loss=lambda model, batch: (model(*batch) - batch[0]).square().mean(),
+    )  # fmt: skip
+
+
+def mixed() -> Workload:
+    """What can be compared, beside what cannot: text, nothing, rounding noise, and padding that is infinite."""
+
+    def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> dict[str, object]:
+        logits = model(batch[0])
+        noise = (logits + 1000) - 1000 - logits
+        padded = torch.cat([logits, torch.full_like(logits, -torch.inf)], 1)
+        return {"logits": padded, "noise": noise, "none": noise[:0], "text": "a cat", "order": logits.argsort(-1)}
+
+    return Workload(
+        name="mixed", item="row", batch_size=32, build=Product, inputs=inputs, infer=infer, compare={"order": "rank"}
+    )  # fmt: skip

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 from gpubench.report import store
 from gpubench.report.model import Report
 from tests.faults import fault_toggle
-from tests.running import BUSY, gpubench, gpubench_here, processes_mentioning, start, wait_for_rows, wait_until_gone
+from tests.running import BUSY, gpubench_here, processes_mentioning, start, wait_for_rows, wait_until_gone
 
 WORKLOADS = Path(__file__).with_name("fault_models.py")
 COMMAND = ["--set", "threads=1", "--set", "precision=bf16-autocast", "--strategy", "each", "--final-rounds", "0"]
@@ -88,15 +86,3 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [row.id for row in report.measurements] == ["baseline", "threads=1", "precision=bf16-autocast"]
     for before, after in zip(kept, report.measurements, strict=False):
         assert before.samples_s == after.samples_s
-
-
-def test_scratch_of_a_killed_run_is_removed_by_the_next(tmp_path: Path) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    (scratch / f"gpubench-run-{dead.pid}-x").mkdir()
-    (scratch / f"gpubench-run-{os.getpid()}-x").mkdir()
-    done = gpubench("compare-opts", f"{WORKLOADS}:paced", "--dry-run", cwd=tmp_path, env={"TMPDIR": str(scratch)})
-    assert done.returncode == 0, done.stderr
-    assert [path.name for path in scratch.glob("gpubench-run-*")] == [f"gpubench-run-{os.getpid()}-x"]

@@ -19,7 +19,7 @@ from tests.running import BUSY, MODELS, ROOT, gpubench, gpubench_here
 WORKLOADS = Path(__file__).with_name("fault_models.py")
 WRONG = {
     "nan": "not finite",
-    "one-nan": "1 values are not finite",
+    "one-nan": "1 value not finite",
     "zeros": "relative error",
     "double": "the norm is 2.0000",
     "integers": "is torch.int32",

@@ -20,17 +20,26 @@ ampere = pytest.mark.skipif(
     HAS_GPU and CAPABILITY < (8, 0), reason="needs compute capability 8.0 for TF32 and bfloat16"
 )
 
+# With as few channels as "tiny" has, cuDNN and cuBLAS may choose kernels without tensor cores whatever the flags allow.
+WIDE: dict[str, dict[str, Any]] = {
+    "resnet50": {"width": 64, "resolution": 64, "batch_size": 8},
+    "unet3d": {"width": 64, "patch": 16},
+    "vae": {"channels": [64, 64, 64, 64]},
+}
+
 # Prepares a bundled workload as the worker does, warms it up, traces one step and prints what each toggle proves.
 # A toggle named in `faults` is applied with the value given there instead; null: not at all.
 PROVE = """
-import dataclasses, json, sys
+import dataclasses, importlib, json, sys
 import torch
 from gpubench.measure.trace import trace_step
 from gpubench.worker import prepare
 from gpubench.worker.step import Stepper
 from gpubench.workloads.loader import load
 
-device, reference, mode, configuration, faults = sys.argv[1:4] + [json.loads(text) for text in sys.argv[4:6]]
+device, reference, mode, configuration, faults, wide = sys.argv[1:4] + [json.loads(text) for text in sys.argv[4:7]]
+sizes = importlib.import_module(f"gpubench.workloads.{reference}").SIZES
+sizes["tiny"] = dataclasses.replace(sizes["tiny"], **wide)
 known = prepare.toggles_of(configuration)
 
 def faulty(toggle):
@@ -67,7 +76,7 @@ def collect_evidence(
     """What each toggle of `configuration` says of itself after a few steps in a fresh process."""
     if mode == "training":
         configuration = {"optimizer": "for-loop", **configuration}
-    texts = [device, reference, mode, json.dumps(configuration), json.dumps(faults or {})]
+    texts = [device, reference, mode, *map(json.dumps, (configuration, faults or {}, WIDE[reference]))]
     done = subprocess.run([sys.executable, "-c", PROVE, *texts], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     line = next(line for line in done.stdout.splitlines() if line.startswith("PROOFS "))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpubench.errors import GpubenchError
+from gpubench.executor.fork_server import server_environment
 from gpubench.hardware import checkup
 from gpubench.hardware.checkup import check_up, gpu_now, run_probe
 from gpubench.hardware.cpu import CpuTimes
@@ -76,6 +77,14 @@ def test_a_torch_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert run_probe("cpu", broken_python(tmp_path, "exec sleep 20")) == (None, "no answer from torch within 0 s")
 
 
+def test_the_probe_counts_cards_as_the_measuring_processes_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    python = broken_python(tmp_path, "echo order $CUDA_DEVICE_ORDER $PYTORCH_NVML_BASED_CUDA_CHECK >&2; exit 1")
+    assert run_probe("cpu", python) == (None, "order PCI_BUS_ID 1")
+    ours = server_environment({}, sys.executable, tmp_path)
+    assert (ours["CUDA_DEVICE_ORDER"], ours["PYTORCH_NVML_BASED_CUDA_CHECK"]) == ("PCI_BUS_ID", "1")
+
+
 def test_torch_missing_is_told_from_device_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkup, "run_probe", lambda device: (None, "ModuleNotFoundError: No module named 'torch'"))
     monkeypatch.setattr(checkup, "LEAST_LOAD_S", 0.0)
@@ -100,7 +109,9 @@ def test_the_gpu_now(fake_nvml: FakeNvml) -> None:
     device = Device(kind="cuda", name="x", index=0, uuid="GPU-1")
     facts = checkup._nvml_facts(nvml, device)
     now = facts.pop("gpu")
-    assert facts == {"cards": ["NVIDIA Test Card"], "driver_version": "570.86.15", "driver_cuda": [12, 8]}
+    assert facts == {
+        "cards": ["NVIDIA Test Card"], "unreadable": [], "driver_version": "570.86.15", "driver_cuda": [12, 8]
+    }  # fmt: skip
     assert (now.throttle_reasons, now.utilization_percent) == (["hw_thermal_slowdown"], 3)
     assert (now.power_limit_watts, now.default_power_limit_watts) == (300, 350)
     assert now.other_processes == ["pid 7, 1 MiB"]

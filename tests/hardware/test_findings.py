@@ -114,6 +114,7 @@ def test_a_healthy_machine_has_nothing_but_ok(facts: Checkup) -> None:
         assert subjects <= {finding.subject for finding in found}
 
 
+TOO_OLD = "The NVIDIA driver is too old for this torch."
 CASES = {
     "no torch": (
         change(ON_CPU, environment=None, device=None, torch_error="ModuleNotFoundError: No module named 'torch'"),
@@ -139,6 +140,28 @@ CASES = {
     "GPU unusable": (
         change(environment(ON_CPU, cuda="12.8"), cards=["Card"], nvml_error=""),
         ("problem", "GPU", "torch cannot use it", "torch.zeros"),
+    ),
+    "driver too old for torch": (
+        change(
+            environment(ON_CPU, cuda="12.8"), cards=["Card"], nvml_error="", driver_cuda=[11, 4], cuda_problem=TOO_OLD
+        ),
+        ("problem", "GPU", f"Card is here, but CUDA does not start. {TOO_OLD}", "the CPU is measured"),
+    ),
+    "driver too old for torch, and no NVML": (
+        change(environment(ON_CPU, cuda="12.8"), cuda_problem=TOO_OLD),
+        ("problem", "GPU", f"CUDA does not start. {TOO_OLD}", "until then"),
+    ),
+    "card lost": (
+        change(ON_GPU, unreadable=["card 1 cannot be reached: the GPU is lost"]),
+        ("problem", "GPU", "card 1 cannot be reached", "restart"),
+    ),
+    "foreign pynvml": (
+        change(ON_CPU, nvml_error="the Python module pynvml is that of the package pynvml 8.0.4", nvml_foreign=True),
+        ("note", "NVML", "pynvml 8.0.4", "A CPU is measured all the same"),
+    ),
+    "foreign pynvml beside a GPU": (
+        change(ON_GPU, nvml_error="the package pynvml 8.0.4", nvml_foreign=True, cards=[], gpu=None, driver_cuda=None),
+        ("problem", "NVML", "pynvml 8.0.4", "nothing is known"),
     ),
     "CUDA build, no driver": (
         environment(ON_CPU, cuda="12.8"),

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import threading
+
 import pynvml
 import pytest
 
+from gpubench.hardware import nvml_call
 from gpubench.hardware.gpm import GpmMeter
 from gpubench.hardware.monitored import Activity
 from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
@@ -159,3 +162,29 @@ def test_a_mig_device_that_shares_its_instance_or_does_not_tell(gpu: FakeGpu, fa
         instance.fails = {function: NOT_SUPPORTED}
         silent = found(MIG).activity_meter()
         assert isinstance(silent, Unavailable) and "not supported" in silent.reason
+
+
+@pytest.mark.parametrize("value", [4294967295.0, -1.0])
+def test_a_share_that_cannot_be_is_no_reading(gpu: FakeGpu, value: float) -> None:
+    clock = Clock()
+    reader = meter(clock)
+    reader.read()
+    clock.now += 1
+    gpu.activity[pynvml.NVML_GPM_METRIC_SM_UTIL] = value
+    activity = reader.read()
+    assert isinstance(activity, Activity)
+    assert activity.sm_activity_percent is None and activity.tensor_activity_percent == 45
+    assert activity.unavailable == {"sm_activity_percent": f"NVML gave {value:g} %, which cannot be"}
+
+
+def test_a_buffer_that_a_hanging_call_may_write_into_is_kept(
+    gpu: FakeGpu, fake_nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, answers = meter(Clock()), threading.Event()
+    monkeypatch.setattr(nvml_call, "LIMIT_S", 0.05)
+    monkeypatch.setattr(pynvml, "nvmlGpmSampleGet", lambda *_: answers.wait())
+    blocked = reader.read()
+    assert isinstance(blocked, Unavailable) and "did not answer nvmlGpmSampleGet" in blocked.reason
+    reader.close()
+    assert len(fake_nvml.gpm_buffers) == 2
+    answers.set()

@@ -21,6 +21,7 @@ __all__ = ["fake_nvml"]
 
 A = "GPU-aaaaaaaa-0000-0000-0000-000000000001"
 B = "GPU-bbbbbbbb-0000-0000-0000-000000000002"
+C = "GPU-cccccccc-0000-0000-0000-000000000003"
 MIG = "MIG-cccccccc-0000-0000-0000-000000000003"
 
 
@@ -203,14 +204,41 @@ def test_cuda_device_that_is_hidden_or_split(fake_nvml: FakeNvml) -> None:
     assert not isinstance(device, Unavailable) and device.uuid == MIG
 
 
-def test_devices_leave_out_those_that_cannot_be_reached(fake_nvml: FakeNvml) -> None:
-    fake_nvml.add(FakeGpu(uuid=A)).fails["nvmlDeviceGetUUID"] = pynvml.NVML_ERROR_GPU_IS_LOST
-    fake_nvml.add(FakeGpu(uuid=B))
+def test_a_card_that_cannot_be_reached_keeps_its_number(fake_nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    for uuid in (A, B, C):
+        fake_nvml.add(FakeGpu(uuid=uuid))
+    by_index = FUNCTIONS["nvmlDeviceGetHandleByIndex_v2"]
+
+    def first_is_lost(nvml: FakeNvml, index: ctypes.c_uint, target: object) -> int:
+        return pynvml.NVML_ERROR_GPU_IS_LOST if index.value == 0 else by_index(nvml, index, target)
+
+    monkeypatch.setitem(FUNCTIONS, "nvmlDeviceGetHandleByIndex_v2", first_is_lost)
+    lost = "card 0 cannot be reached: the GPU is lost: it fell off the bus"
     devices = opened().devices()
     assert not isinstance(devices, Unavailable)
-    assert [device.uuid for device in devices] == [B]
+    assert [reason(device) if isinstance(device, Unavailable) else device.uuid for device in devices] == [lost, B, C]
+    second = opened().cuda_device(0, {"CUDA_VISIBLE_DEVICES": "1"})
+    assert not isinstance(second, Unavailable) and second.uuid == B
+    assert reason(opened().cuda_device(0, {})) == lost
+    by_uuid = opened().cuda_device(0, {"CUDA_VISIBLE_DEVICES": C})
+    assert not isinstance(by_uuid, Unavailable) and by_uuid.uuid == C
+    assert lost in reason(opened().cuda_device(0, {"CUDA_VISIBLE_DEVICES": A}))
     fake_nvml.fails["nvmlDeviceGetCount_v2"] = NO_PERMISSION
     assert reason(opened().devices()) == reason(opened().cuda_device(0, {}))
+
+
+def test_a_card_without_a_uuid_is_read_all_the_same(fake_nvml: FakeNvml) -> None:
+    """As on Jetson boards."""
+    fake_nvml.add(FakeGpu(uuid=A)).fails["nvmlDeviceGetUUID"] = NOT_SUPPORTED
+    device = opened().find(None, 0, {})
+    assert not isinstance(device, Unavailable)
+    assert (device.uuid, device.sample().temperature_celsius, device.state().uuid) == (None, 64, None)
+
+
+@pytest.mark.parametrize("count", [2**32 - 1, -1])
+def test_a_number_of_cards_that_cannot_be(fake_nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: count)
+    assert reason(opened().devices()) == f"NVML gave {count}, which cannot be"
 
 
 def test_every_call_unsupported(fake_nvml: FakeNvml) -> None:

@@ -74,6 +74,37 @@ def test_one_missing_reading_leaves_the_others(device: NvmlDevice, gpu: FakeGpu)
     assert sample.temperature_celsius == 64
 
 
+def test_numbers_that_cannot_be_are_no_readings(device: NvmlDevice, gpu: FakeGpu) -> None:
+    """Drivers fill in -1 where they know nothing."""
+    for name in (
+        "gpu_utilization",
+        "memory_utilization",
+        "power_milliwatts",
+        "temperature",
+        "sm_clock",
+        "memory_clock",
+    ):
+        setattr(gpu, name, 2**32 - 1)
+    gpu.power_limit_milliwatts = gpu.default_power_limit_milliwatts = 2**32 - 1
+    gpu.memory_used = gpu.memory_total = gpu.energy_millijoules = gpu.reasons = 2**64 - 1
+    sample, state = device.sample(), device.state()
+    assert set(sample.unavailable) == MONITORED
+    assert all("which cannot be" in reason for reason in sample.unavailable.values())
+    assert sample.unavailable["temperature_celsius"] == "NVML gave 4294967295, which cannot be"
+    assert all(value is None for name, value in dataclasses.asdict(sample).items() if name != "unavailable")
+    assert set(state.unavailable) == {"total_memory_bytes", "power_limit_watts", "default_power_limit_watts"}
+    gpu.memory_total = 0
+    assert device.total_memory_bytes() == Unavailable("NVML gave 0 bytes, which cannot be")
+
+
+@pytest.mark.parametrize("pid", [0, 2**32 - 1])
+def test_a_process_id_that_cannot_be_accuses_nobody(device: NvmlDevice, gpu: FakeGpu, pid: int) -> None:
+    gpu.processes = [(7, 2**20), (pid, 2**20)]
+    assert device.processes() == Unavailable(f"NVML lists a process with the id {pid}, which no process has")
+    gpu.processes = [(7, 2**62)]
+    assert device.processes() == [Process(7, None)]
+
+
 @pytest.mark.parametrize("absent", ["nvmlDeviceGetCurrentClocksEventReasons", None])
 def test_older_name_of_the_throttle_reasons(
     device: NvmlDevice, gpu: FakeGpu, fake_nvml: FakeNvml, absent: str | None
@@ -90,6 +121,7 @@ def test_older_name_of_the_throttle_reasons(
         (0x1, ["gpu_idle"]),
         (0x88, ["hw_slowdown", "hw_power_brake"]),
         (0x112, ["applications_clocks_setting", "sync_boost", "display_clock_setting"]),
+        (0x600, ["board_limit", "reliability"]),
         (0x1004, ["sw_power_cap", "unknown_0x1000"]),
     ],
 )
@@ -163,3 +195,11 @@ def test_the_throttle_reasons_of_this_moment(device: NvmlDevice, gpu: FakeGpu) -
     assert device.sample().throttle_reasons == ["sw_power_cap", "hw_thermal_slowdown"]
     gpu.fails = dict.fromkeys(DEVICE_FUNCTIONS, NOT_SUPPORTED)
     assert device.sample().throttle_reasons is None
+
+
+def test_the_multi_process_service_is_no_stranger() -> None:
+    service, other = Process(3, 2**25, "nvidia-cuda-mps-server"), Process(8, 2**20, "miner")
+    assert other_processes([service], frozenset(), we_use_it=False) == []
+    assert other_processes([service, Process(7, 1), other], frozenset({7}), we_use_it=True) == [other]
+    hidden = other_processes([service], frozenset({7}), we_use_it=True)
+    assert isinstance(hidden, Unavailable) and "in the place of the processes that compute through it" in hidden.reason

@@ -21,7 +21,10 @@ from gpubench.hardware.probe import (
     probe_environment,
     steering_variables,
 )
+from gpubench.worker.messages import Describe, WorkloadChoice
+from gpubench.worker.once import describe
 from tests.fake_nvml import NOT_SUPPORTED, FakeGpu, FakeNvml, fake_nvml
+from tests.running import MODELS
 
 __all__ = ["fake_nvml"]
 
@@ -43,6 +46,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch, fake_nvml: FakeNvml) -> FakeGpu:
         L2_cache_size=48 * 2**20,
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
     return fake_nvml.add(FakeGpu(uuid=f"GPU-{UUID}", power_limit_milliwatts=285_000))
@@ -78,6 +83,65 @@ def test_choice_with_cuda(cuda: FakeGpu) -> None:
     assert [choose_device(name) for name in ("auto", "cuda", "cuda:1", "cpu")] == ["cuda:0", "cuda:0", "cuda:1", "cpu"]
     with pytest.raises(GpubenchError, match=r"'cuda:2' is not there\. This machine has: cpu, cuda:0, cuda:1\."):
         choose_device("cuda:2")
+
+
+TOO_OLD = (
+    "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by downloading"
+)
+
+
+def test_a_driver_too_old_for_torch_is_no_gpu(cuda: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through NVML torch sees the card all the same, and says that CUDA is available."""
+
+    def init() -> None:
+        raise RuntimeError(TOO_OLD)
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    remedy = "it runs CUDA 11.4 at most, and torch .* is built for CUDA 12.8. Update the driver, or install torch for"
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(GpubenchError, match=rf"'cuda:0' is not there. The NVIDIA driver is too old .*{remedy}"):
+        choose_device("cuda:0")
+    choice = WorkloadChoice(reference=f"{MODELS}:good", size=None, parameters={}, mode=None)
+    described = describe(Describe(choice, "auto"))
+    assert described.device.kind == "cpu"
+    assert described.note.startswith("There is a GPU, but the CPU was measured. The NVIDIA driver is too old")
+    assert describe(Describe(choice, "cpu")).note == ""  # asked for
+
+
+def test_of_unlike_cards_the_largest_free_one_is_taken(cuda: FakeGpu, fake_nvml: FakeNvml, monkeypatch: Any) -> None:
+    cards = [cuda, *(fake_nvml.add(FakeGpu(uuid=f"GPU-{index}")) for index in (1, 2))]
+    sizes = [20, 100, 60]
+
+    def properties(device: int | str) -> SimpleNamespace:
+        index = int(str(device).removeprefix("cuda:"))
+        return SimpleNamespace(uuid=cards[index].uuid, multi_processor_count=sizes[index])
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    for card in cards:
+        card.gpu_utilization = 0
+    assert choose_device("auto") == "cuda:1"
+    cards[1].processes = [(os.getpid(), 2**20)]  # the probing process itself
+    assert choose_device("auto") == "cuda:1"
+    cards[1].processes = [(4_000_001, 2**20)]
+    assert choose_device("auto") == "cuda:2"
+    cards[2].gpu_utilization = 90
+    assert choose_device("auto") == "cuda:0"
+    cards[0].gpu_utilization = 90
+    assert choose_device("auto") == "cuda:1"  # none is free
+    assert choose_device("cuda") == "cuda:0"
+
+
+@pytest.mark.parametrize("given", ["00000000-0000-0000-0000-000000000000", None])
+def test_a_board_without_a_uuid(cuda: FakeGpu, monkeypatch: pytest.MonkeyPatch, given: str | None) -> None:
+    """As on Jetson boards: torch gives zeros, or nothing, and NVML does not support it."""
+    properties = torch.cuda.get_device_properties(0)
+    monkeypatch.setattr(properties, "uuid", given or "")
+    cuda.fails["nvmlDeviceGetUUID"] = NOT_SUPPORTED
+    device = probe_device("cuda:0")
+    assert device.uuid is None
+    assert device.unavailable["uuid"] == "neither torch nor NVML gives one"
+    assert device.power_limit_watts == 285  # the card is found by its number
 
 
 def test_a_gpu(cuda: FakeGpu) -> None:

@@ -57,10 +57,11 @@ class Host:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def busy(self, seconds: float, steal: float = 0.0) -> None:
+    def busy(self, seconds: float, steal: float = 0.0, idle: float = 0.0) -> None:
         first = min(os.sched_getaffinity(0))
         rows = [f"cpu{core} 0 0 0 5 0 0 0 0 0 0" for core in sorted(os.sched_getaffinity(0)) if core != first]
-        rows.append(f"cpu{first} {round(seconds * TICKS_PER_S)} 0 0 5 0 0 0 {round(steal * TICKS_PER_S)} 0 0")
+        spent = [round(each * TICKS_PER_S) for each in (seconds, idle, steal)]
+        rows.append(f"cpu{first} {spent[0]} 0 0 {spent[1]} 5 0 0 {spent[2]} 0 0")
         self.write("proc/stat", "\n".join(["cpu 1 1 1 1 1 1 1 1 1 1", *rows]))
 
     def throttled(self, seconds: float) -> None:
@@ -98,6 +99,7 @@ def test_a_quiet_host(host: Host) -> None:
         seconds=2.0,
         steal_cores=0.0,
         other_cores=0.0,
+        idle_cores=0.0,
         busiest_other=None,
         involuntary_switches=0,
         major_faults=0,
@@ -110,7 +112,7 @@ def test_every_figure(host: Host) -> None:
     host.process(STRANGER, 40.0, name="Web (Content) 1")
     host.process(SHELL, 90.0, name="bash")
     before = host.read(10.0)
-    host.busy(4.0, steal=1.0)
+    host.busy(4.0, steal=1.0, idle=5.0)
     host.worker(cpu_s=2.5, faults=12, swap_kb=7, switches=(10, 4, 5))
     host.process(STRANGER, 41.4, name="Web (Content) 1")
     host.process(SHELL, 90.1, name="bash")
@@ -119,6 +121,7 @@ def test_every_figure(host: Host) -> None:
     assert found.unavailable == {}
     assert found.steal_cores == pytest.approx(0.5)
     assert found.other_cores == pytest.approx(0.75)  # (4.0 - 2.5) / 2
+    assert found.idle_cores == pytest.approx(2.5)
     assert found.busiest_other == f"pid {STRANGER} (Web (Content) 1)"
     assert found.involuntary_switches == 7 + 0 + 5  # the third thread is new
     assert (found.major_faults, found.swapped_bytes, found.quota_throttled_s) == (12, 7 * 1024, 0.75)

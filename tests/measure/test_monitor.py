@@ -159,6 +159,17 @@ def test_other_processes_and_ours(device: NvmlDevice, gpu: FakeGpu) -> None:
     assert found.other_processes == ["pid 7"]
 
 
+def test_what_our_processes_start_is_no_stranger(device: NvmlDevice, gpu: FakeGpu) -> None:
+    """Such as the processes that torch.compile compiles in."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        gpu.processes += [(os.getpid(), None), (child.pid, None), (os.getppid(), None)]
+        with Monitor(os.getpid(), device) as monitor:
+            start = time.monotonic()
+            found = monitor.window(start, start + 0.01)
+        child.kill()
+    assert found.other_processes == [f"pid {os.getppid()}"]
+
+
 def test_an_error_of_the_thread_is_reported(device: NvmlDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise RuntimeError("a fault nobody expected")

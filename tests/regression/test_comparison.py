@@ -337,6 +337,25 @@ def test_memory_that_torch_only_reserved_is_no_growth() -> None:
     assert metric(compare(changed(before, memory=memory), before), "peak_memory").verdict == "unchanged"
 
 
+@pytest.mark.parametrize(
+    ("mode", "more_mib", "verdict"),
+    [
+        ("default", 500, "unchanged"),  # the cache of the allocator is larger, the model needs no more
+        ("reduce-overhead", 500, "regressed"),  # the graph's own pool has grown
+        ("reduce-overhead", 20, "unchanged"),  # by one segment
+    ],
+)
+def test_the_memory_of_cuda_graphs_is_what_was_reserved(mode: str, more_mib: int, verdict: str) -> None:
+    configuration = {"precision": "fp32", "compile": mode}
+    before = changed(measured(memory_mib=400), configuration=configuration)
+    target = before.measurements[1]
+    assert target.memory is not None and target.memory.peak_memory_reserved_bytes is not None
+    reserved = target.memory.peak_memory_reserved_bytes + more_mib * 2**20
+    memory = msgspec.structs.replace(target.memory, peak_memory_reserved_bytes=reserved)
+    found = metric(compare(changed(before, memory=memory), before), "peak_memory")
+    assert found.verdict == verdict, found.reason
+
+
 def test_graph_breaks_that_are_not_counted_any_more_do_not_pass() -> None:
     found = compare(measured(), changed(measured(), graph_breaks=0))
     assert (metric(found, "graph_breaks").verdict, found.exit_code) == ("inconclusive", 4)

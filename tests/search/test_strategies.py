@@ -7,9 +7,11 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gpubench.errors import GpubenchError
+from gpubench.flags import HOST_BOUND
 from gpubench.report.model import Measurement, Protocol
 from gpubench.search import strategies
 from gpubench.search.space import Candidate, ToggleValues
@@ -41,8 +43,8 @@ def propose(searched: SearchSpace, rows: Rows, costs: Mapping[str, float]) -> li
     history = History(searched, rows, lambda measured: costs.get(measured.id, 1.0))
     fresh = history.missing(searched.strategy.propose(history))
     for candidate in fresh:
-        known = rows[candidate.id].roles if candidate.id in rows else []
-        rows[candidate.id] = row(replace(candidate, roles=(*known, *candidate.roles)))
+        known = rows.get(candidate.id) or row(replace(candidate, roles=()))
+        rows[candidate.id] = msgspec.structs.replace(known, roles=[*known.roles, *candidate.roles])
     return [candidate.id for candidate in fresh]
 
 
@@ -69,6 +71,53 @@ def test_a_step_that_does_not_help_is_left_out_of_the_combination() -> None:
     assert propose(searched, rows, costs) == ["precision=bf16-autocast", two, three]
     assert propose(searched, rows, costs) == ["precision=bf16-autocast,channels_last=on"]
     assert propose(searched, rows, costs) == []
+
+
+COMPILED = [ToggleValues("precision", ("bf16-autocast", "bf16-weights")), ToggleValues("compile", ("default",))]
+AUTOCAST, WEIGHTS, INDUCTOR = "precision=bf16-autocast", "precision=bf16-weights", "compile=default"
+ALONE = {AUTOCAST: 0.6, WEIGHTS: 0.5, INDUCTOR: 0.7}
+TWICE_COMPILED = [f"{WEIGHTS},{INDUCTOR}", f"{AUTOCAST},{INDUCTOR}"]
+
+
+def host_bound(rows: Rows, *ids: str) -> None:
+    for row_id in ids:
+        rows[row_id] = msgspec.structs.replace(rows[row_id], flags=[HOST_BOUND.flag("the GPU waited")])
+
+
+def after_alone(costs: Mapping[str, float], *waited: str) -> tuple[SearchSpace, Rows]:
+    """The ladder once each value has been measured alone; the rows `waited` had to wait for the host."""
+    searched = search_space(builder(), COMPILED, get_strategy("ladder"))
+    rows = {"baseline": row(searched.baseline)}
+    assert propose(searched, rows, costs) == [AUTOCAST, WEIGHTS, INDUCTOR]
+    host_bound(rows, *waited)
+    return searched, rows
+
+
+@pytest.mark.parametrize(("compiled", "best"), [(0.3, AUTOCAST), (0.45, WEIGHTS)])
+def test_two_values_that_waited_for_the_host_are_tried_again_compiled(compiled: float, best: str) -> None:
+    costs = {**ALONE, TWICE_COMPILED[0]: 0.4, TWICE_COMPILED[1]: compiled}
+    searched, rows = after_alone(costs, AUTOCAST)
+    assert propose(searched, rows, costs) == TWICE_COMPILED
+    assert propose(searched, rows, costs) == [best, f"{best},{INDUCTOR}"]  # further roles for rows that are there
+    assert propose(searched, rows, costs) == []
+
+
+def test_one_that_fails_compiled_is_not_chosen() -> None:
+    searched, rows = after_alone(ALONE, AUTOCAST)
+    propose(searched, rows, ALONE)
+    rows[TWICE_COMPILED[0]] = msgspec.structs.replace(rows[TWICE_COMPILED[0]], status="failed")
+    assert propose(searched, rows, ALONE) == [AUTOCAST, TWICE_COMPILED[1]]
+
+
+def test_values_that_waited_for_nothing_are_not_tried_again() -> None:
+    searched, rows = after_alone(ALONE)
+    assert propose(searched, rows, ALONE) == [WEIGHTS, TWICE_COMPILED[0]]
+
+
+def test_nothing_is_tried_again_where_compiling_does_not_help() -> None:
+    costs = {**ALONE, INDUCTOR: 1.5}
+    searched, rows = after_alone(costs, AUTOCAST, WEIGHTS)
+    assert propose(searched, rows, costs) == [WEIGHTS, TWICE_COMPILED[0]]
 
 
 @pytest.mark.parametrize(("strategy", "count"), [("each", 4), ("grid", 8)])

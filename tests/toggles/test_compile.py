@@ -7,7 +7,9 @@ import re
 import pytest
 import torch
 import torch._dynamo
+import torch._inductor.utils
 from torch import nn
+from torch._dynamo.utils import counters
 
 from gpubench.measure.trace import trace_step
 from gpubench.toggles import compile
@@ -16,6 +18,7 @@ from gpubench.toggles.toggle import EvidenceResult
 
 # Its name until 2.6, and since.
 LIMIT = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+TUNED = "max-autotune-no-cudagraphs"
 DO_NOTHING = dataclasses.replace(COMPILE, apply=lambda context, value: None)
 
 
@@ -38,9 +41,65 @@ def test_default_compiles(kit, mode):
     )
 
 
-def test_max_autotune_without_cuda_graphs_compiles_on_a_cpu(kit):
-    context = kit.run({"compile": "max-autotune-no-cudagraphs"}, kit.workload(Small))
-    assert COMPILE.evidence(context, "max-autotune-no-cudagraphs").took_effect is True
+class Product(nn.Module):
+    """A matrix product for which inductor has two kernels on a CPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.bmm(x[:, 0], x[:, 1])
+
+
+def autotuned(kit, build, tmp_path, monkeypatch):
+    """What the mode proves with an empty compile cache, and in a second process with that one."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    for _ in range(2):
+        torch._dynamo.reset()
+        counters.clear()
+        yield COMPILE.evidence(kit.run({"compile": TUNED}, kit.workload(build)), TUNED)
+
+
+def test_max_autotune_shows_that_alternatives_were_benchmarked(kit, tmp_path, monkeypatch):
+    cold, warm = autotuned(kit, Product, tmp_path, monkeypatch)
+    assert cold.took_effect is True
+    assert "inductor benchmarked the alternatives of 1 operator" in cold.detail
+    assert warm.took_effect is True, warm.detail  # the cache keeps the count, or else it came from there
+
+
+def test_max_autotune_that_found_nothing_to_choose_is_caught(kit, tmp_path, monkeypatch):
+    cold, _ = autotuned(kit, Small, tmp_path, monkeypatch)
+    assert cold.took_effect is False
+    assert "inductor benchmarked no alternatives of any operator" in cold.detail
+
+
+@pytest.mark.parametrize(
+    ("big", "counted", "trace", "took_effect", "words"),
+    [
+        (True, {"select_algorithm_autotune": 5}, {"operators": ["aten::mm"]}, True, "the alternatives of 5 operators"),
+        (True, {}, {"operators": ["aten::mm"]}, False, "benchmarked no alternatives"),
+        (True, {}, {"kernels": ["triton_poi_fused_0"]}, None, "no convolution or matrix product"),
+        (False, {}, {"operators": ["aten::mm"]}, False, "too few SMs"),
+        (False, {"fxgraph_cache_hit": 1}, {"operators": ["aten::mm"]}, False, "too few SMs"),
+        (True, {"fxgraph_cache_hit": 1}, {"operators": ["aten::mm"]}, True, "filled the compile cache"),
+        (
+            True,
+            {"fxgraph_cache_hit": 1, "fxgraph_cache_miss": 1},
+            {"operators": ["aten::mm"]},
+            False,
+            "no alternatives",
+        ),
+    ],
+)
+def test_max_autotune_on_a_gpu(kit, monkeypatch, big, counted, trace, took_effect, words):
+    context = kit.prepare({"compile": "off"}, kit.workload(Small))
+    context.device = torch.device("cuda")
+    monkeypatch.setattr(torch._inductor.utils, "is_big_gpu", lambda _: big)
+    ran = EvidenceResult(True, "compiled")
+    proof = compile._benchmarked(context, {"inductor": counted}, kit.trace(**trace), ran)
+    assert (proof.took_effect, proof.detail.startswith("compiled; ")) == (took_effect, True)
+    assert words in proof.detail
+    without_graph = compile._benchmarked(
+        context, {"inductor": counted}, kit.trace(**trace), EvidenceResult(False, "no CUDA graph")
+    )
+    assert without_graph.took_effect is False
 
 
 @pytest.mark.parametrize("build", [lambda: nn.Sequential(nn.Conv2d(4, 2, 3), nn.ReLU()), nn.ReLU])

@@ -19,6 +19,7 @@ from gpubench.toggles.traits import (
     compiles,
     magnitude,
     noise_group,
+    replays_graphs,
     steady_values,
     with_prerequisites,
     without_idle,
@@ -55,6 +56,13 @@ def test_a_configuration_compiles_where_one_of_its_values_does(plant):
     assert compiles({"compile": "default"})
     assert not compiles({"compile": "off"})
     assert compiles({"compile": "off", "mine": "on"})
+
+
+def test_only_the_modes_with_cuda_graphs_replay_them(plant):
+    replaying = {mode for mode in get("compile").values if replays_graphs({"compile": mode})}
+    assert replaying == {"reduce-overhead", "max-autotune"}
+    plant(planted("mine", replays_graphs=("on",)))
+    assert replays_graphs({"compile": "off", "mine": "on"})
 
 
 def test_unknown_toggles_and_values_have_no_traits():

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+from gpubench.executor.outcome import Outcome
+from gpubench.executor.process_flags import flags_of
+from gpubench.report.model import Protocol
 from gpubench.toggles.model_context import ModelContext
+from gpubench.worker import once
 from gpubench.worker.limits import is_out_of_memory
+from gpubench.worker.messages import MakeReference, Prepared, SamplesTaken, WorkloadChoice
 from gpubench.worker.once import infer_in_parts
-from gpubench.worker.reference import join, loss_spread, output_spread
+from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches
+from gpubench.worker.reference import check_inference, join, loss_spread, output_spread, snapshot
 from gpubench.worker.step import Stepper
 from gpubench.workloads.workload import Workload
+
+MODELS = Path(__file__).parents[1] / "faults" / "fault_models.py"
 
 
 def stepper_that_fits(rows: int) -> Stepper:
@@ -67,4 +77,32 @@ def test_spreads() -> None:
     assert output_spread(one, one) == 0.0
     assert abs(output_spread(one, other) - 0.1) < 1e-6
     assert loss_spread([1.0, 2.0], [1.0, 2.5]) == 0.25
+    assert output_spread(one, {"output": torch.ones(3)}) == 1.0  # another number of rows each time
     assert torch.equal(join([one, other])["output"], torch.tensor([1.0] * 4 + [1.1] * 4))
+
+
+def test_the_reference_knows_what_cannot_be_compared(tmp_path: Path) -> None:
+    choice = WorkloadChoice(reference=f"{MODELS}:mixed", size=None, parameters={}, mode="inference")
+    once.make_reference(
+        MakeReference(choice=choice, device="cpu", configuration={}, protocol=Protocol(), folder=str(tmp_path))
+    )
+    loaded, mode = load_choice(choice)
+    context = build(loaded, mode, torch.device("cpu"), {"precision": "bf16-autocast"}, Protocol().seed)
+    apply_toggles(context, make_batches(loaded, context.batch_size, 1, Protocol().seed))
+    stepper = Stepper(context)
+    stepper.run(0)
+    found = check_inference(tmp_path, {0: snapshot(stepper.output)}, 0.06, how=loaded.workload.compare)
+    assert found.passed is True, found
+    assert {each.name for each in found.outputs if each.passed} == {"output.order", "output.logits"}
+    for said in ("output.text: it is text", "output.none: it is empty", "output.noise: rounding in fp32 alone changes"):
+        assert said in found.not_compared
+    prepared = Prepared(
+        items_per_step=1, compile_time_s=0.1, seconds_per_iteration=0.1, warmup_iterations=30, steady=True,
+        quality=found, flags=[], phases_s={},
+    )  # fmt: skip
+    sampled = SamplesTaken(
+        samples_s=[0.1] * 20, device_samples_s=None, iterations_per_sample=1, unmet="", started=0.0, ended=2.0
+    )
+    flags = flags_of(Outcome("ok", "", "", prepared, sampled))
+    assert [(flag.kind, flag.effect) for flag in flags] == [("partly_checked", "caution")]
+    assert flags[0].detail == found.not_compared

@@ -10,6 +10,10 @@ import torch
 from torch import nn
 
 from gpubench.errors import GpubenchError
+from gpubench.hardware import probe
+from gpubench.hardware.facts import Device
+from gpubench.worker import once
+from gpubench.worker.messages import Describe, WorkloadChoice
 from gpubench.workloads.describe import describe
 from gpubench.workloads.loader import Loaded, load
 from gpubench.workloads.workload import Workload
@@ -99,7 +103,18 @@ def test_inputs_that_do_not_fit() -> None:
         return fails(loaded(lambda: nn.Linear(4, 4), inputs=make))
 
     assert "inputs of workload 'mine' are of type Tensor" in with_inputs(lambda b, g: torch.ones(b, 4))
-    assert "They must be a tuple of at least one tensor." in with_inputs(lambda b, g: ())
+    assert "are an empty tuple. They must be a tuple of at least one dense tensor." in with_inputs(lambda b, g: ())
+    assert "Input 1 of workload 'mine' is None. They must be" in with_inputs(lambda b, g: (torch.ones(b, 4), None))
+    for part, kind in (
+        (torch.ones(2, 4).to_sparse(), "a tensor of layout torch.sparse_coo"),
+        (torch.ones(2, 4).to_sparse_csr(), "a tensor of layout torch.sparse_csr"),
+        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged), "a nested tensor"),
+        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "a nested tensor"),
+        (torch.quantize_per_tensor(torch.ones(2, 4), 1.0, 0, torch.qint8), "a quantized tensor (torch.qint8)"),
+        (torch.ones(2, 4, device="meta"), "a tensor on the meta device, without values"),
+        ([1, 2], "of type list"),
+    ):
+        assert f"Input 0 of workload 'mine' is {kind}." in with_inputs(lambda b, g, part=part: (part,))
     assert "has shape [1, 4] for a batch of 2. The first dimension" in with_inputs(lambda b, g: (torch.ones(1, 4),))
     assert "Making the inputs of mine.py:make failed: KeyError" in with_inputs(lambda b, g: {}["x"])
 
@@ -148,3 +163,49 @@ def test_what_no_convolution_uses_is_told_by_class_where_the_step_cannot_be_watc
             raise ValueError("not now")
 
     assert describe(loaded(Failing), "inference").unconvolved == ["positions"]
+
+
+def test_outputs_that_cannot_be_compared_are_told_before_anything_is_measured() -> None:
+    def with_infer(infer: Callable[..., Any], **changes: Any) -> str:
+        return fails(loaded(lambda: nn.Linear(4, 4), infer=infer, **changes))
+
+    assert "The inference step returned None." in with_infer(lambda m, b, o: None)
+    assert "returned an object of type object without tensors." in with_infer(lambda m, b, o: object())
+    assert "returned an object of type dict without tensors (output.answer: it is text)." in with_infer(
+        lambda m, b, o: {"answer": "a cat"}
+    )
+    assert "returned an object of type list without tensors." in with_infer(lambda m, b, o: [])
+    assert "latent_dist.mode()" in with_infer(lambda m, b, o: (x for x in [m(*b)]))
+    unknown = with_infer(lambda m, b, o: {"a": m(*b), "b": m(*b)}, compare={"c": "set"})
+    assert "says how to compare 'c', which its step does not return. It returns output.a, output.b." in unknown
+
+    def infer(model: nn.Module, batch: Any, options: Any) -> Any:
+        return {"logits": model(*batch), 3: batch[0][:0], "text": "a cat", "none": None}
+
+    facts = describe(loaded(lambda: nn.Linear(4, 4), infer=infer, compare={"3": "set"}), "inference")
+    assert facts.not_compared == {"output.text": "it is text", "output.3": "it is empty"}
+    failing = loaded(lambda: nn.Linear(4, 4), infer=lambda m, b, o: 1 / 0)
+    assert describe(failing, "inference").not_compared == {}  # the measured step will say why it fails
+
+
+def test_a_loss_that_is_none_is_told() -> None:
+    def with_loss(loss: Callable[..., Any]) -> str:
+        return fails(loaded(lambda: nn.Linear(4, 4), loss=loss), "training")
+
+    assert "The loss of workload 'mine' is None. It must be a tensor of one number" in with_loss(lambda m, b: None)
+    assert "is a tensor of shape [2, 4]" in with_loss(lambda m, b: m(*b))
+    assert "is dict." in with_loss(lambda m, b: {"loss": m(*b).mean()})
+
+
+@pytest.mark.parametrize(
+    ("card_gib", "limit_gib", "size"),
+    [(79, None, "large"), (23, None, "base"), (5.8, None, "medium"), (79, 6, "medium")],
+)
+def test_auto_is_the_size_that_fits_the_card_or_the_limit(
+    card_gib: float, limit_gib: int | None, size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = Device(kind="cuda", name="A card", index=0, total_memory_bytes=round(card_gib * 2**30))
+    monkeypatch.setattr(probe, "probe_device", lambda _: card)
+    choice = WorkloadChoice(reference="resnet50", size=None, parameters={}, mode=None)
+    limit = None if limit_gib is None else limit_gib * 2**30
+    assert once.describe(Describe(choice, "cuda:0", 1, limit)).workload.size == size

@@ -62,6 +62,20 @@ def test_base_shapes() -> None:
     assert batches == {"resnet50": 32, "vae": 1, "unet3d": 8}
 
 
+@pytest.mark.parametrize("name", names())
+def test_sizes_for_other_memory_are_the_same_model_on_other_inputs(name: str) -> None:
+    def of(size: str) -> tuple[set[tuple[str, tuple[int, ...]]], int]:
+        work = load(name, size).workload
+        with torch.device("meta"):
+            shapes = {(key, tuple(value.shape)) for key, value in work.build().state_dict().items()}
+        return shapes, work.batch_size * (work.resolution or 1) ** 2
+
+    (large, most), (base, more), (medium, least) = (of(size) for size in ("large", "base", "medium"))
+    assert large == base == medium
+    assert most > more > least
+    assert load("resnet50", "large").workload.batch_size >= 128
+
+
 def test_the_stride_is_in_the_3x3_convolution() -> None:
     model = load("resnet50", "tiny").workload.build()
     strided = [m.kernel_size for m in model.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
@@ -199,8 +213,13 @@ def test_each_compile_target_is_one_graph(name: str, parameters: dict[str, str],
 @pytest.mark.parametrize(
     ("name", "size", "parameters", "message"),
     [
-        ("vae", "bsae", {}, "Unknown size of vae 'bsae'. Did you mean 'base'? Known: base, small, tiny."),
-        ("resnet50", "big", {}, "Unknown size of resnet50 'big'. Known: base, small, tiny."),
+        (
+            "vae",
+            "bsae",
+            {},
+            "Unknown size of vae 'bsae'. Did you mean 'base'? Known: base, large, medium, small, tiny.",
+        ),
+        ("resnet50", "big", {}, "Unknown size of resnet50 'big'. Known: base, large, medium, small, tiny."),
         ("unet3d", "tinny", {}, "Did you mean 'tiny'?"),
         ("vae", "tiny", {"task": "encod"}, "Unknown task of vae 'encod'. Did you mean 'encode'?"),
         ("unet3d", "tiny", {"task": "slide"}, "Did you mean 'sliding'?"),

@@ -77,7 +77,7 @@ def test_vae_tiles_that_do_not_fit(options: dict[str, int], message: str) -> Non
 
 def test_offered_tiles_fit() -> None:
     for reference, parameters in (("vae", {}), ("unet3d", {"task": "volume"})):
-        for size in ("base", "small", "tiny"):
+        for size in ("large", "base", "medium", "small", "tiny"):
             workload = load(reference, size, parameters).workload
             assert workload.tiling.sizes
             for tile in workload.tiling.sizes:

@@ -1,21 +1,35 @@
-"""Each value alone, then the best values added up one after the other, then those of them that helped."""
+"""Each value alone, then the best values added up one after the other, then those of them that helped.
+
+Some values give the host work that compiled code does not have, such as the casts of autocast. Where their rows waited
+for the host, the two best are tried once more in compiled code before one of them is chosen.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
-from gpubench.report.model import Configuration, Role, Value
+from gpubench.flags import HOST_BOUND
+from gpubench.report.model import Configuration, Measurement, Role, Value
 from gpubench.search.space import Builder, Candidate, ToggleValues, merge
 from gpubench.search.strategies import each
 from gpubench.search.strategy import History, SearchSpace, Strategy
+from gpubench.toggles.traits import compiles, ranks_anew_compiled
 
 
 def propose(history: History) -> Sequence[Candidate]:
-    """What comes next: values alone, cumulative steps, or the combination of the steps that were improvements."""
+    """What comes next: values alone, some again compiled, cumulative steps, or the steps that were improvements."""
     alone = each.propose(history)
     if history.missing(alone):
         return alone
     chosen = best_alone(history)
+    again = compiled_again(history, chosen)
+    compiled = list(itertools.chain(*again.values()))
+    if history.missing(compiled):
+        return compiled
+    for toggle, candidates in again.items():
+        if valid := [row for each in candidates if (row := history.rows[each.id]).status == "ok"]:
+            chosen[toggle] = min(valid, key=history.cost).configuration[toggle]
     steps = cumulative(history.space.builder, history.space.toggles, chosen)
     if history.missing(steps):
         return steps
@@ -25,16 +39,39 @@ def propose(history: History) -> Sequence[Candidate]:
 
 def best_alone(history: History) -> Configuration:
     """For each toggle that has a valid row alone, the value that costs least."""
-    chosen: Configuration = {}
-    for entry in history.space.toggles:
-        alone = [
-            row
-            for row in history.rows.values()
-            if row.status == "ok" and any(role.kind == "alone" and role.toggle == entry.toggle for role in row.roles)
-        ]
-        if alone:
-            chosen[entry.toggle] = min(alone, key=history.cost).configuration[entry.toggle]
-    return chosen
+    ranked = {entry.toggle: ranked_alone(history, entry.toggle) for entry in history.space.toggles}
+    return {toggle: rows[0].configuration[toggle] for toggle, rows in ranked.items() if rows}
+
+
+def ranked_alone(history: History, toggle: str) -> list[Measurement]:
+    """The valid rows of the toggle's values alone, the one that costs least first."""
+    alone = [
+        row
+        for row in history.rows.values()
+        if row.status == "ok" and any(role.kind == "alone" and role.toggle == toggle for role in row.roles)
+    ]
+    return sorted(alone, key=history.cost)
+
+
+def compiled_again(history: History, chosen: Mapping[str, Value]) -> dict[str, list[Candidate]]:
+    """Toggle -> its two best values, compiled: where its values rank otherwise then and had to wait for the host.
+
+    None where compiling by itself does not help.
+    """
+    baseline = history.rows.get(history.space.baseline.id)
+    compiler = {
+        toggle: value
+        for toggle, value in chosen.items()
+        if compiles({toggle: value})
+        and (baseline is None or history.cost(ranked_alone(history, toggle)[0]) < history.cost(baseline))
+    }
+    again: dict[str, list[Candidate]] = {}
+    for toggle in filter(ranks_anew_compiled, chosen if compiler else ()):
+        best = ranked_alone(history, toggle)[:2]
+        if len(best) == 2 and any(flag.kind == HOST_BOUND.name for row in best for flag in row.flags):
+            values = [row.configuration[toggle] for row in best]
+            again[toggle] = [history.space.builder.plan({toggle: value, **compiler}) for value in values]
+    return again
 
 
 def cumulative(builder: Builder, toggles: Sequence[ToggleValues], chosen: Mapping[str, Value]) -> tuple[Candidate, ...]:

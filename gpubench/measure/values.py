@@ -1,0 +1,166 @@
+"""How far the numbers of one tensor are from the reference's, and how much rounding alone changes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+
+from gpubench.measure import order
+
+if TYPE_CHECKING:
+    import torch
+
+    Tensors = Mapping[str, torch.Tensor]
+
+ROUNDED_TOLERANCE = 0.06  # what bf16 is allowed; `Rounding` is the effect of rounding to bf16
+FILL = 1e4  # what masks with a finite number takes a larger one: -1e4, -65504, -1e9, the lowest of a dtype
+FILL_FACTOR = 1e3  # by which it exceeds everything else
+LEVELS = 64  # an 8-bit or 16-bit tensor with more different values is a picture or a sound, one with fewer has classes
+MIN_PART = 16  # values of a part that tell its size; fewer are small by chance
+MAX_PARTS = 4096
+
+
+class Rounding(Struct, frozen=True):
+    """What rounding alone changes in one output of the plain model."""
+
+    nudge: float = 0.0  # relative change where weights and inputs differ as fp32 rounds; of classes, the share
+    error: float = 0.0  # root mean square of the change where they are rounded to bf16; of classes, the share
+    parts: dict[str, list[float]] = field(default_factory=dict)  # dimension -> the same for each index of it
+
+    def or_worse(self, other: Rounding) -> Rounding:
+        """The larger of each figure of two batches, whose shapes may differ."""
+        parts = {
+            axis: list(map(max, mine, other.parts[axis]))
+            for axis, mine in self.parts.items()
+            if len(other.parts.get(axis, ())) == len(mine)
+        }
+        return Rounding(max(self.nudge, other.nudge), max(self.error, other.error), parts)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Two tensors compared as vectors."""
+
+    error: float  # ||out - ref|| / ||ref||
+    cosine: float
+    norms: float  # ||out|| / ||ref||
+
+
+def distance(out: torch.Tensor, ref: torch.Tensor) -> Distance:
+    """The distance of fp64 tensors, whatever their scale."""
+    scale = max((float(each.abs().max()) for each in (out, ref) if each.numel()), default=0.0) or 1.0
+    out, ref = out.flatten() / scale, ref.flatten() / scale
+    length, expected = float(out.norm()), float(ref.norm())
+    return Distance(
+        error=ratio(float((out - ref).norm()), expected),
+        cosine=ratio(float(out @ ref), length * expected),
+        norms=ratio(length, expected),
+    )
+
+
+def ratio(value: float, base: float) -> float:
+    """`value` / `base`; 0 / 0 is 0, and anything else over 0 is infinite."""
+    return value / base if base else (0.0 if value == 0 else math.inf)
+
+
+def as_real(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in fp64; a complex one with its two parts as the last dimension."""
+    import torch
+
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
+
+
+def is_counted(tensor: torch.Tensor) -> bool:
+    """Whether its values are compared for equality: truth values, classes, indices, but no pictures or sounds."""
+    import torch
+
+    if tensor.is_floating_point() or tensor.is_complex():
+        return False
+    if tensor.dtype in (torch.uint8, torch.int8, torch.int16, torch.uint16):
+        return len(tensor.int().unique()) <= LEVELS
+    return True
+
+
+def masked(ref: torch.Tensor) -> torch.Tensor:
+    """Where the reference is infinite or holds what stands for it: a dtype's extreme, or one huge number repeated."""
+    import torch
+
+    size = ref.abs()
+    found = size.isinf()
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        found |= size == torch.finfo(dtype).max
+    rest = size[~found & ~size.isnan()]
+    if rest.numel() and (largest := float(rest.max())) >= FILL:
+        below = rest[rest != largest]
+        if rest.numel() - below.numel() > 1 and (not below.numel() or float(below.max()) * FILL_FACTOR < largest):
+            found |= size == largest
+    return found
+
+
+def parts(shape: Sequence[int]) -> list[int]:
+    """The dimensions along which a tensor may hold unlike things (boxes beside scores): the last and the second."""
+    total = math.prod(shape)
+    fitting = (axis for axis in {1, len(shape) - 1} if 0 < axis < len(shape) and 2 <= shape[axis] <= MAX_PARTS)
+    return [axis for axis in sorted(fitting) if total >= MIN_PART * shape[axis]]
+
+
+def size(tensor: torch.Tensor) -> float:
+    """The root mean square, whatever the scale."""
+    return float(sizes(tensor.reshape(1, -1), 0)) if tensor.numel() else 0.0
+
+
+def sizes(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+    """The root mean square of each part along `axis`."""
+    scale = tensor.abs().max().clamp_min(1e-307)
+    return (tensor.movedim(axis, 0).flatten(1) / scale).square().mean(1).sqrt() * scale
+
+
+def rounding_of(
+    plain: Sequence[Tensors],
+    nudged: Tensors,
+    rounded: Sequence[Tensors],
+    compare: str | Mapping[str, str] = "values",
+) -> dict[str, Rounding]:
+    """What rounding changes in each output.
+
+    Args:
+        plain: the plain model's outputs for each batch.
+        nudged: the same for the first batch, where weights and inputs differ by a rounding of fp32.
+        rounded: the same for each batch, where weights and inputs are rounded to bf16.
+    """
+    found: dict[str, Rounding] = {}
+    for own, near, far in zip(plain, [nudged, *plain[1:]], rounded, strict=True):
+        for name, tensor in own.items():
+            if tensor.numel() and name in near and name in far:
+                one = _rounding(tensor, near[name], far[name], order.how(name, compare))
+                found[name] = found[name].or_worse(one) if name in found else one
+    return found
+
+
+def _rounding(plain: torch.Tensor, nudged: torch.Tensor, rounded: torch.Tensor, how: str) -> Rounding:
+    if how == "set":
+        return Rounding(error=order.unmatched(rounded, plain, ROUNDED_TOLERANCE)[0])
+    if not plain.shape == nudged.shape == rounded.shape:
+        return Rounding()
+    if how == "rank":
+        return Rounding(error=order.displaced(rounded, plain)[0])
+    if is_counted(plain):
+        near_share, far_share = (float((other != plain).double().mean()) for other in (nudged, rounded))
+        return Rounding(near_share, far_share)
+    ref, near, far = as_real(plain), as_real(nudged), as_real(rounded)
+    numbers = ref.isfinite() & near.isfinite() & far.isfinite() & ~masked(ref)
+    ref, near, change = (each.where(numbers, 0.0) for each in (ref, near, far - ref))
+    return Rounding(
+        nudge=finite(distance(near, ref).error),
+        error=finite(size(change)),
+        parts={str(axis): [finite(each) for each in sizes(change, axis).tolist()] for axis in parts(plain.shape)},
+    )
+
+
+def finite(value: float) -> float:
+    """`value`, or 0 where it is no number."""
+    return value if math.isfinite(value) else 0.0
