@@ -253,3 +253,14 @@ def test_applies_where_there_is_a_layout(kit):
     assert CHANNELS_LAST.applies(kit.scope(convolution_dimensions=[1])) == (
         "workload net has no 2-D or 3-D convolution"
     )
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_convolutions_beside_what_is_hidden_do_not_speak_for_it(kit, graph):
+    context = kit.run({"channels_last": "on"}, replace={"channels_last": DO_NOTHING})
+    CHANNELS_LAST.apply(context, "on")
+    context.device = torch.device("cuda")
+    context.trace = dataclasses.replace(context.trace, names=frozenset({"cudaGraphLaunch"} if graph else ()))
+    proof = CHANNELS_LAST.evidence(context, "on")
+    assert proof.took_effect is None
+    assert ("a CUDA graph hides them" if graph else "CUPTI gives no records here") in proof.detail
