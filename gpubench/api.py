@@ -89,7 +89,7 @@ def compare(
         set: Values to try, such as `{"precision": ["bf16-autocast", "bf16-weights"]}`.
         fix: Values held in every row, the baseline included, such as `{"allocator": "tuned"}`.
         objective: What the recommendation is best at: `"fps"`, `"latency"` or `"memory"`.
-        max_memory_bytes: Memory limit per configuration.
+        max_memory_bytes: Memory limit per configuration; on a GPU with the CUDA context and libraries.
         timeout_s: Time limit per configuration, twice as long where it compiles with an empty cache, and for importing
             and for building the model before the first.
         rounds: Fresh processes per configuration.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
 
 from gpubench.text import printable
@@ -18,11 +20,12 @@ EXIT_FAULT = 70  # a fault in gpubench itself; EX_SOFTWARE of sysexits.h, so tha
 class GpubenchError(Exception):
     """What failed, with the value at fault and what is allowed, and (`hint`) what to do next.
 
-    Both may quote files and users; they are made printable here, so that whoever raises it need not.
+    Both may quote files and users; they are made printable here, so that whoever raises it need not. What is quoted
+    may end with a full stop, of which one is enough.
     """
 
     def __init__(self, message: str, hint: str = "", *, exit_code: int = EXIT_USAGE) -> None:
-        self.message, self.hint = printable(message), printable(hint)
+        self.message, self.hint = (re.sub(r"(?<=[^\s./])\.\.(?= |$)", ".", printable(text)) for text in (message, hint))
         super().__init__(self.message)
         self.exit_code = exit_code
 
@@ -38,3 +41,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
     return GpubenchError(
         f"Unknown {kind} {name!r}.", f"{suggestion}Known: {', '.join(names) or 'none'}. {hint}".strip()
     )
+
+
+def check_current_folder() -> None:
+    """Raises GpubenchError where the current folder has been deleted: torch's libraries cannot be loaded there."""
+    try:
+        os.getcwd()  # noqa: PTH109 - it alone is asked
+    except OSError as error:
+        raise GpubenchError(
+            "The current folder has been deleted or cannot be entered.", "Change to another with cd, and start again."
+        ) from error

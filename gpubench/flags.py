@@ -12,6 +12,8 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gpubench.text import clause
+
 Effect = Literal["gates", "allowed", "caution", "note"]
 
 BUSY_CORES = 0.25  # a quarter of a core: the system's own housekeeping stays below 0.1 (seen on an idle machine)
@@ -42,7 +44,7 @@ class FlagKind:
 
     def flag(self, detail: str) -> Flag:
         """A flag of this kind."""
-        return Flag(self.name, detail, self.effect)
+        return Flag(self.name, clause(detail), self.effect)
 
 
 class Flag(Struct, frozen=True):
@@ -150,7 +152,8 @@ POWER_CAPPED = FlagKind(
 )
 GROWING_MEMORY = FlagKind(
     "growing_memory",
-    "Memory in use grew with every step of the memory pass.",
+    "Memory in use grew with every step of the memory pass, by a page or more. Such a row is recommended neither for "
+    "the least memory nor under --max-memory.",
     "Look for tensors that the model keeps (lists, caches, graphs of earlier losses).",
     "caution",
     "memory grows with every step",
@@ -168,6 +171,22 @@ PARTLY_COMPILED = FlagKind(
     "`TORCH_LOGS=graph_breaks` names the lines.",
     "caution",
     "not all of the model was compiled",
+)
+SPEED_CHANGED = FlagKind(
+    "speed_changed",
+    "Just before its proof, the last thing that a process does, a step took more than twice or less than half as long "
+    "as when it was sampled.",
+    "Run the model inside `build` until all its steps do the same work. If they never do, no single figure is right.",
+    "gates",
+    "its steps took another time later on",
+    repeats=True,
+    strict=True,
+)
+INTERRUPTED = FlagKind(
+    "interrupted",
+    "The process, gpubench or the machine was stopped (Ctrl-Z, a debugger, a closed lid) while samples were taken. "
+    "Those were discarded and taken again. If all were, the row fails.",
+    "None needed, unless it happens often: then something on this machine stops processes.",
 )
 STOPPED_BY_TIME = FlagKind(
     "stopped_by_time",
@@ -205,7 +224,8 @@ MEASURED_APART = FlagKind(
 )
 UNRELIABLE = FlagKind(
     "unreliable",
-    "An earlier process was fine and a later one failed; the row has the later one's status and no figures.",
+    "An earlier process was fine and a later one failed; the row has the later one's status, and no figures unless "
+    "only the proof is missing.",
     "Read the row's reason and `log_tail`.",
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 # Cc: control characters, ANSI's escape among them. Cf: invisible marks that reorder or hide text on a terminal.
@@ -33,6 +34,32 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def times(count: int) -> str:
+    """`once`, `2 times`."""
+    return "once" if count == 1 else f"{count} times"
+
+
 def plural(count: int, word: str, many: str = "") -> str:
-    """`1 row`, `2 rows`."""
-    return f"{count} {word if count == 1 else many or word + 's'}"
+    """`1 row`, `2 rows`, `2 patches`."""
+    return f"{count} {word if count == 1 else many or plural_of(word)}"
+
+
+def plural_of(word: str) -> str:
+    """`rows`, `patches`, `queries`; a word that looks like a plural is taken for one."""
+    if re.search(r"(ss|sh|ch|x|z)$", word):
+        return f"{word}es"
+    if word.endswith("s"):
+        return word
+    return f"{word[:-1]}ies" if re.search(r"[^aeiou]y$", word) else f"{word}s"
+
+
+def clause(text: str) -> str:
+    """`text` in one line, without a full stop at its end: for the middle of a sentence."""
+    line = " ".join(text.split())
+    return line if line.endswith("...") else line.rstrip(".")
+
+
+def sentence(text: str) -> str:
+    """`text` in one line, with one full stop at its end."""
+    line = clause(text)
+    return line if not line or line.endswith(("...", "!", "?")) else f"{line}."

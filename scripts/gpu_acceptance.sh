@@ -86,8 +86,9 @@ tests() { # tests NAME SECONDS ARGUMENTS...: the inductor of each test compiles 
 }
 
 first() {
-    local parallel=()
-    "$PYTHON" -c 'import xdist' 2>/dev/null && parallel=(-n 12)
+    local parallel=() cores
+    cores=$(nproc)
+    "$PYTHON" -c 'import xdist' 2>/dev/null && parallel=(-n $((cores < 12 ? cores : 12)))
     gpubench doctor 20 doctor --format json
     part facts 20 "$PYTHON" scripts/gpu_facts.py "$WORK/facts.json" --device "$DEVICE"
     corpus eager 105

@@ -28,7 +28,7 @@ from typing import Any
 
 Configuration = dict[str, str | int]
 MODELS = "resnet50,vae,unet3d"
-WARM_STEPS = 3
+WARM_STEPS, STEADY_STEPS = 3, 10
 LOOK_S = 0.1  # between two looks at the driver's list of processes
 
 
@@ -147,7 +147,9 @@ def run_model(kind: str, model: str, device: str, size: str, folder: Path) -> No
     )
     references: dict[str, Any] = {}
     with (folder / f"corpus-{kind}-{model}.jsonl").open("w") as file:
-        for mode, configuration in configurations(kind, device):
+        planned = list(configurations(kind, device))
+        file.write(json.dumps({"model": model, "planned": len(planned)}) + "\n")
+        for mode, configuration in planned:
             started = time.monotonic()
             line: dict[str, Any] = {"model": model, "mode": mode, "configuration": configuration}
             try:
@@ -197,13 +199,18 @@ def measure(loaded: Any, mode: Any, configuration: Configuration, device: Any, r
     for _ in range(WARM_STEPS):
         stepper.step()
     single = [synchronized(stepper.step) for _ in range(5)]
-    _, ten_s = synchronized(lambda: [stepper.step() for _ in range(10)])
+
+    def several() -> None:
+        for _ in range(STEADY_STEPS):
+            stepper.step()
+
+    _, several_s = synchronized(several)
     facts: dict[str, Any] = {
         "batch_size": context.batch_size,
         "first_s": first_s,
         "enqueue_s": statistics.median(enqueued for enqueued, _ in single),
         "single_s": statistics.median(whole for _, whole in single),
-        "steady_s": ten_s / 10,
+        "steady_s": several_s / STEADY_STEPS,
         "relative_error": float((output - expected).norm() / expected.norm()),
         "finite": bool(torch.isfinite(output).all()),
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import os
@@ -89,8 +90,13 @@ def nvml() -> dict[str, Any]:
     found = {"count": answered(pynvml.nvmlDeviceGetCount), "driver": answered(pynvml.nvmlSystemGetDriverVersion)}
     for name in CARD_QUESTIONS:
         question = getattr(pynvml, f"nvmlDeviceGet{name}", None)
-        found[name] = answered(lambda question=question: plain(question(handle))) if question else "not in this binding"
+        found[name] = answered(functools.partial(plainly, question, handle)) if question else "not in this binding"
     return found
+
+
+def plainly(question: Callable[[Any], Any], handle: Any) -> Any:
+    """The answer to one question, ready for JSON."""
+    return plain(question(handle))
 
 
 def plain(value: Any) -> Any:

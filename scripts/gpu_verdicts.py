@@ -88,12 +88,13 @@ def corpus(folder: Path, part: str) -> Judged:
         if name.startswith("profiled_after_")
     )
     worst = max(ran, key=lambda each: each["relative_error"], default=None)
-    said = [f"{len(ran)} of {len(rows)} configurations ran", f"{lost} profiles lost kernels"]
+    planned = sum(each.get("planned", 0) for each in found)
+    said = [f"{len(ran)} of {planned} configurations ran", f"{lost} profiles lost kernels"]
     if worst:
         said.append(f"largest error {worst['relative_error']:.1e} ({worst['model']} {worst['configuration']})")
     said += [f"problem in {each['model']} {each['configuration']}: {each['problem'][:200]}" for each in failed[:3]]
     said += [f"evidence: {text[:300]}" for text in denied[:5]]
-    return bool(ran) and not failed and not denied, "; ".join(said)
+    return 0 < len(ran) == planned and not denied, "; ".join(said)
 
 
 def tests(folder: Path, part: str) -> Judged:

@@ -28,9 +28,10 @@ from gpubench.report.model import (
     Tool,
 )
 from gpubench.stats.latency import latency
-from gpubench.workloads.workload_facts import WorkloadFacts
+from gpubench.workloads.workload_facts import CompileTarget, WorkloadFacts
 
 MIB = 2**20
+TARGETS = [CompileTarget(name=name, forward_module="gpubench.workloads.vae") for name in ("encoder", "decoder")]
 START = 200 * MIB  # Python and torch, before the model
 BASELINE: Configuration = {"precision": "fp32", "channels_last": "off", "compile": "off"}
 GPU = Device(kind="cuda", name="NVIDIA Test GPU", index=0, uuid="GPU-0", total_memory_bytes=24 * 1024 * MIB)
@@ -213,7 +214,7 @@ def report(
         tool=Tool(name="gpubench", version="0.1.0"),
         device=device,
         environment=Environment(platform="Linux", python="3.11.2", torch="2.13.0"),
-        workload=WorkloadFacts(**{**facts, **workload}),
+        workload=WorkloadFacts(**{**facts, "compile_targets": TARGETS, **workload}),
         protocol=Protocol(device_timer="cuda_event" if device.kind == "cuda" else None),
         plan=Plan(
             command="compare-opts",

@@ -153,6 +153,22 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Planted:
     return made
 
 
+def test_what_is_known_of_the_machine_before_is_told_before(scripted: Planted) -> None:
+    heard: list[str] = []
+
+    class Hears(api.Listener):
+        def note(self, text: str) -> None:
+            heard.append(text)
+
+        def started(self, number: int, planned: Candidate, note: str) -> None:
+            heard.append(planned.id)
+
+    scripted.notes = ["There is a GPU, but the CPU was measured."]
+    report = gpubench.compare(GOOD, set={"threads": 1}, strategy="each", final_rounds=0, listener=Hears())
+    assert heard[:2] == [scripted.notes[0], "baseline"] and heard.count(scripted.notes[0]) == 1
+    assert scripted.notes[0] in report.notes
+
+
 def test_without_output_no_file_stays(scripted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()

@@ -136,6 +136,7 @@ case "$*" in
 *) echo "no such thing" >&2; exit 3 ;;
 esac
 """
+PLANNED = {"model": "resnet50", "planned": 14}
 LINE = {"model": "resnet50", "mode": "inference", "configuration": {"precision": "fp32"}, "relative_error": 0.0,
         "evidence": {"precision": [True, "as set"]},
         "profiled_after_0": {"kernels": 5, "launches": 6, "graph_launches": 0}}  # fmt: skip
@@ -146,7 +147,7 @@ def faked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess
     """The first call with a Python in which parts are well, deaf to signals, cut off, or fail."""
     folder = tmp_path_factory.mktemp("faked")
     fake = folder / "python"
-    fake.write_text(FAKE.format(python=sys.executable, line=json.dumps(LINE)))
+    fake.write_text(FAKE.format(python=sys.executable, line="\n".join(map(json.dumps, (PLANNED, LINE)))))
     fake.chmod(0o755)
     parts = "doctor|facts|corpus-eager|tests-trace|compare-resnet50"
     yield run("first", folder / "out", PYTHON=str(fake), PARTS=parts, LIMIT="1"), folder / "out"
@@ -163,7 +164,7 @@ def test_each_part_has_its_line_whatever_became_of_the_others(
         "ok doctor", "NOTHING facts", "STOPPED corpus-eager", "NOTHING tests-trace", "NOTHING compare-resnet50",
     ]  # fmt: skip
     assert "stopped at its limit" in said[1] and "last line: deaf" in said[1]
-    assert "1 of 1 configurations ran; 1 profiles lost kernels" in said[2]
+    assert "1 of 14 configurations ran; 1 profiles lost kernels" in said[2]
     assert "exit code 3" in said[3] and "last line: no such thing" in said[3]
 
 
@@ -229,7 +230,8 @@ def test_the_corpus_writes_a_line_for_each_configuration(tmp_path: Path, monkeyp
             ("inference", {"batch_size": "no number"}), planned[-2]]  # fmt: skip
     monkeypatch.setattr(corpus, "configurations", lambda kind, device: iter(some))
     corpus.run_model("eager", "resnet50", "cpu", "tiny", tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "corpus-eager-resnet50.jsonl").read_text().splitlines()]
+    planned, *lines = [json.loads(line) for line in (tmp_path / "corpus-eager-resnet50.jsonl").read_text().splitlines()]
+    assert planned["planned"] == 4
     assert [line["mode"] for line in lines] == ["inference", "inference", "inference", "training"]
     assert ["problem" in line for line in lines] == [False, False, True, False]
     assert lines[0]["relative_error"] == 0 < lines[1]["relative_error"] < 0.1

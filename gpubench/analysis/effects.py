@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpubench.analysis.eligibility import gate
-from gpubench.analysis.peak_memory import peak_bytes
+from gpubench.analysis.peak_memory import grows, peak_bytes
 from gpubench.analysis.speedup import Speedups
 from gpubench.report.model import Configuration, Measurement, Report, Value
 from gpubench.stats.estimate import Estimate
@@ -95,9 +95,9 @@ def _effect(
 
 
 def memory_difference(row: Measurement, versus: Measurement, kind: str) -> int | None:
-    """The row's peak minus the other's, in bytes; None where either was not measured."""
+    """The row's peak minus the other's, in bytes; None where either was not measured, or grows with every step."""
     mine, theirs = peak_bytes(row, kind), peak_bytes(versus, kind)
-    return None if mine is None or theirs is None else mine - theirs
+    return None if mine is None or theirs is None or grows(row) or grows(versus) else mine - theirs
 
 
 def compile_difference(row: Measurement, versus: Measurement) -> float | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from gpubench.analysis.peak_memory import context_bytes, needed_bytes
+from gpubench.analysis.peak_memory import context_bytes, grows, needed_bytes
 from gpubench.flags import Flag
 from gpubench.report.model import Measurement, Objective, Report
 from gpubench.stats.processes import flagged, latest_phase, of_phase
+from gpubench.text import clause, plural
 from gpubench.units import format_bytes
 
 MIN_ROUNDS = 3  # processes with a spread of their own: from here on Student's factor is below 5
@@ -18,10 +19,10 @@ def gate(row: Measurement, *, flags: bool = True) -> str | None:
         flags: whether disturbances count. They do not where both sides of a comparison shared them.
     """
     if row.status != "ok":
-        return f"{row.status}: {row.reason}" if row.reason else row.status
+        return f"{row.status}: {clause(row.reason)}" if row.reason else row.status
     for evidence in row.evidence:
         if evidence.took_effect is False:
-            return f"{evidence.toggle}={evidence.value} took no effect: {evidence.detail}"
+            return f"{evidence.toggle}={evidence.value} took no effect: {clause(evidence.detail)}"
     for flag in gating(row) if flags else ():
         return f"{flag.about.meaning} ({flag})"
     if row.latency_s is None or row.latency_s.median <= 0 or any(part.median_s <= 0 for part in row.rounds):
@@ -53,17 +54,19 @@ def exclusion(report: Report, row: Measurement, objective: Objective, max_memory
 def _quality(report: Report, row: Measurement) -> str | None:
     quality = row.quality
     if quality is not None and quality.passed is False:
-        return f"its outputs are wrong: {quality.reason}"
+        return f"its outputs are wrong: {clause(quality.reason)}"
     if row.id == report.plan.baseline:
         return None  # the others' outputs are compared with its own
     if quality is None or quality.passed is None:
-        return f"its outputs were not checked: {quality.reason if quality else 'no comparison was recorded'}"
+        return f"its outputs were not checked: {clause(quality.reason) if quality else 'no comparison was recorded'}"
     return None
 
 
 def _limit(report: Report, row: Measurement, limit: int | None) -> str | None:
     if limit is None:
         return None
+    if grows(row):
+        return f"its memory grows with every step, so it outgrows {format_bytes(limit)} and any other limit"
     needed = needed_bytes(row, report.device.kind)
     if needed is None:
         return f"its memory was not measured, so it may not fit in {format_bytes(limit)}"
@@ -75,11 +78,17 @@ def _limit(report: Report, row: Measurement, limit: int | None) -> str | None:
 
 
 def _problem(report: Report, row: Measurement, objective: Objective) -> str | None:
-    """A step over fewer items is always shorter and smaller, so comparing it would always recommend a batch of 1."""
+    """Why the figure that the objective ranks by says nothing of the row; None where it does.
+
+    A step over fewer items is always shorter and smaller, so comparing it would always recommend a batch of 1.
+    """
     baseline = report.baseline
+    if objective == "memory" and grows(row):
+        return "its memory grows with every step, so that its peak only says how many steps were measured"
     if objective == "fps" or baseline is None or row.items_per_step == baseline.items_per_step:
         return None
+    items = plural(row.items_per_step or 0, "item")
     return (
-        f"its step has {row.items_per_step} items, the baseline's {baseline.items_per_step}; for the objective "
-        f"{objective} only equal steps are compared, or the smallest batch would always win"
+        f"its step has {items}, the baseline's {baseline.items_per_step}; for the objective {objective} only "
+        "equal steps are compared, or the smallest batch would always win"
     )

@@ -14,8 +14,8 @@ from gpubench.report.model import Measurement, Report
 from gpubench.stats.estimate import paired, two_way_error
 from gpubench.stats.processes import latest_phase, log_times, of_phase, shared
 from gpubench.stats.student import detectable
-
-LARGEST_EFFECT = 10.0  # a tenfold slowdown: what could not even show that shows nothing
+from gpubench.text import plural
+from gpubench.units import BEYOND, format_percent
 
 
 def with_noise_flags(report: Report) -> list[Measurement]:
@@ -29,8 +29,9 @@ def with_noise_flags(report: Report) -> list[Measurement]:
         flags = [flag for flag in row.flags if flag.kind != NOISY.name]
         if effect is not None and effect > NOISY_EFFECT and row.status == "ok":
             count = len(of_phase(row, latest_phase(row)))
-            least = f"only an effect of {effect:.1%} or more" if effect < LARGEST_EFFECT else "no effect"
-            flags.append(NOISY.flag(f"over {count} processes {least} can be told from chance"))
+            share = format_percent(effect, sign=False)
+            least = f"only an effect of {share} or more" if effect < BEYOND else "no effect"
+            flags.append(NOISY.flag(f"over {plural(count, 'process')} {least} can be told from chance"))
         flagged.append(msgspec.structs.replace(row, flags=flags))
     return flagged
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from gpubench.flags import GROWING_MEMORY
 from gpubench.report.model import Measurement, Memory
 from gpubench.toggles.traits import replays_graphs
 
@@ -16,6 +17,11 @@ MEANING = {
     "cuda": "peak memory reserved by torch's allocator during the measured steps",
     "cpu": "peak resident memory of the process beyond what Python and torch held before the model was built",
 }
+
+
+def grows(row: Measurement) -> bool:
+    """Whether its memory grows with every step, so that its peak only says how many steps there were."""
+    return any(flag.kind == GROWING_MEMORY.name for flag in row.flags)
 
 
 def peak_bytes(row: Measurement, kind: str) -> int | None:

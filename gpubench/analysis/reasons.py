@@ -16,14 +16,14 @@ from gpubench.analysis.effects import (
     shown,
 )
 from gpubench.analysis.eligibility import MIN_ROUNDS, cautions, gate
-from gpubench.analysis.peak_memory import MEANING, RESOLUTION_BYTES, peak_bytes
+from gpubench.analysis.peak_memory import MEANING, RESOLUTION_BYTES, grows, peak_bytes
 from gpubench.analysis.ranking import Ranking
 from gpubench.report.model import Configuration, Measurement, Report
 from gpubench.stats.estimate import Estimate
-from gpubench.text import plural
-from gpubench.units import format_bytes, format_duration, significant
+from gpubench.text import clause, plural, plural_of
+from gpubench.units import format_bytes, format_duration, format_percent, significant
 
-BEST = {"fps": "the most {item}s per second", "latency": "the shortest step", "memory": "the least memory"}
+BEST = {"fps": "the most {items} per second", "latency": "the shortest step", "memory": "the least memory"}
 SOURCES = {
     "final": "over N of fresh processes with the baseline, measured after selection, so free of selection bias",
     "runoff": "over N of fresh processes that also selected it, so the figure may be slightly high",
@@ -69,7 +69,7 @@ def left_out(report: Report, excluded: dict[str, str]) -> list[str]:
     """Why rows were excluded: a sentence for each row with status ok, and one for all others by status."""
     rows = {row.id: row for row in report.measurements}
     sentences = [
-        f"Excluded: {name(report, rows[id])}, because {why.rstrip('.')}."
+        f"Excluded: {name(report, rows[id])}, because {clause(why)}."
         for id, why in excluded.items()
         if rows[id].status == "ok"
     ]
@@ -101,7 +101,7 @@ def name(report: Report, row: Measurement) -> str:
 
 def _choice(choice: Choice) -> str:
     report, chosen, best = choice.report, choice.chosen, choice.ranking.rows[0]
-    superlative = BEST[choice.ranking.objective].format(item=report.workload.item)
+    superlative = BEST[choice.ranking.objective].format(items=plural_of(report.workload.item))
     if choice.beaten is not None:
         return (
             f"Keep the baseline: {name(report, choice.beaten)} was selected, but the final on fresh data showed that "
@@ -111,8 +111,9 @@ def _choice(choice: Choice) -> str:
         return "Keep the baseline: no valid row is better by more than the noise."
     if chosen.id == best.id:
         return f"{name(report, chosen)} has {superlative} of all valid rows."
+    tied = plural(len(choice.tied), "tied row")
     return (
-        f"{name(report, chosen)} is the simplest of the {len(choice.tied)} tied rows (fewest changed toggles, then "
+        f"{name(report, chosen)} is the simplest of the {tied} (fewest changed toggles, then "
         f"least memory); {name(report, best)} has {superlative}, by less than the noise."
     )
 
@@ -166,14 +167,15 @@ def _noise(choice: Choice) -> str:
     if not spread.assumed:
         return (
             "Noise: measured; identical configurations differ from process to process by "
-            f"{_percent(spread.deviation)} (standard deviation, {plural(spread.repeats, 'repeat')})."
+            f"{format_percent(spread.deviation, sign=False)} (standard deviation, {plural(spread.repeats, 'repeat')})."
         )
     seen = "no configuration was measured in more than one process"
     if spread.repeats:
         seen = f"only {plural(spread.repeats, 'repeat')} of a configuration was measured"
+    apart = format_percent(math.sqrt(2) * spread.deviation, sign=False)
     return (
-        f"Noise: assumed, because {seen}; two identical processes differ by "
-        f"{_percent(math.sqrt(2) * spread.deviation)} (standard deviation). Use --rounds 3 to measure it."
+        f"Noise: assumed, because {seen}; two identical processes differ by {apart} (standard deviation). Use "
+        "--rounds 3 to measure it."
     )
 
 
@@ -209,7 +211,8 @@ def _cost(choice: Choice) -> list[str]:
         return []
     difference, peak = memory_difference(chosen, baseline, kind), peak_bytes(chosen, kind)
     if difference is None or peak is None:
-        memory = "Memory: unknown, because its own or the baseline's was not measured."
+        why = "grows with every step" if grows(chosen) or grows(baseline) else "was not measured"
+        memory = f"Memory: unknown, because its own or the baseline's {why}."
     else:
         memory = f"Memory: {format_bytes(peak)}, {signed_bytes(difference)} versus the baseline ({MEANING[kind]})."
     extra = compile_difference(chosen, baseline)
@@ -242,7 +245,3 @@ def _listing(names: list[str], separator: str = ", ") -> str:
 def signed_bytes(difference: int) -> str:
     """`+20.0 MiB`, `-1.00 GiB`, `unchanged`."""
     return f"{'+' if difference > 0 else ''}{format_bytes(difference)}" if difference else "unchanged"
-
-
-def _percent(share: float) -> str:
-    return f"{significant(100 * share, 2)} %"

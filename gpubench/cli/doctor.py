@@ -15,7 +15,9 @@ STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
 def doctor(
-    device: Annotated[str, typer.Option("--device", help="Device: auto, cpu or cuda:N.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="Device: cpu, cuda:N, or auto: the largest GPU that is free, else the CPU.")
+    ] = "auto",
     format_: Annotated[Literal["table", "json"], typer.Option("--format", help="Format of standard output.")] = "table",
 ) -> int:
     """Check device, driver, torch, compiler and load, with advice for each problem.

@@ -62,7 +62,9 @@ def measuring_options(
     batch_size: Annotated[
         int | None, model_option("--batch-size", min=1, help="Items per step. Default: the workload's.")
     ] = None,
-    device: Annotated[str, run_option("--device", help="Device: auto, cpu or cuda:N.")] = "auto",
+    device: Annotated[
+        str, run_option("--device", help="Device: cpu, cuda:N, or auto: the largest GPU that is free, else the CPU.")
+    ] = "auto",
     fix: Annotated[
         list[str] | None,
         run_option(
@@ -76,7 +78,11 @@ def measuring_options(
     ] = "fps",
     max_memory: Annotated[
         str | None,
-        run_option("--max-memory", metavar="SIZE", help="Memory limit per configuration, such as 8GiB."),
+        run_option(
+            "--max-memory",
+            metavar="SIZE",
+            help="Memory limit per configuration, such as 8GiB; on a GPU with the CUDA context and libraries.",
+        ),
     ] = None,
     timeout: Annotated[
         str,

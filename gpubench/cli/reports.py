@@ -55,12 +55,13 @@ def snippet(report: Report, recommendation: Recommendation | None) -> str:
         return ""
     # Imports every toggle: only when there is something to show.
     from gpubench.toggles import get, parse_value, usage
+    from gpubench.toggles.toggle import Scope
 
-    baseline = report.find(recommendation.versus)
     try:
         for name, value in recommendation.configuration.items():
             parse_value(get(name), str(value))  # a report is data: it may hold what no toggle here offers
-        return usage(recommendation.configuration, baseline.configuration if baseline else None)
+        scope = Scope.of(report.device, report.workload, report.environment)
+        return usage(recommendation.configuration, scope)
     except GpubenchError as error:
         # On one line: what follows would be no comment.
         return f"# No code for this configuration: {printable(error.message)}"

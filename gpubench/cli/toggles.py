@@ -44,7 +44,7 @@ def card(toggle: Toggle) -> dict[str, Any]:
         "stage": toggle.stage.name.lower(),
         "applies": (toggle.applies.__doc__ or "").strip().removeprefix("Applies "),
         "values": [
-            {"value": value, "meaning": meaning, "needs": needs(toggle, value), "usage": toggle.usage(value)}
+            {"value": value, "meaning": meaning, "needs": needs(toggle, value), "usage": toggle.usage(value, None)}
             for value, meaning in toggle.values.items()
         ],
         "offers": (toggle.offers.__doc__ or "").strip() if toggle.offers else None,
@@ -123,4 +123,4 @@ def _print_card(console: Console, toggle: Toggle) -> None:
         for line in each["usage"].splitlines():
             _line(console, f"    {line}")
     if not facts["values"] and toggle.integers:
-        _line(console, f"\n    {toggle.usage(toggle.integers.low)}")
+        _line(console, f"\n    {toggle.usage(toggle.integers.low, None)}")

@@ -13,15 +13,16 @@ import msgspec
 
 from gpubench.errors import GpubenchError
 from gpubench.executor.executor import Job
-from gpubench.executor.outcome import Outcome, failed, now, oom_kills, sentence
+from gpubench.executor.outcome import Outcome, failed, lost_proof, now, oom_kills
 from gpubench.executor.slot import Slot, blocks_of_a_turn, outcome_of
 from gpubench.executor.worker_pool import WorkerPool, tolerance_of
 from gpubench.executor.worker_process import OnPhase, WorkerError, WorkerFailed
-from gpubench.flags import MEASURED_APART, THROTTLED
+from gpubench.flags import INTERRUPTED, MEASURED_APART, THROTTLED, Flag
 from gpubench.hardware.nvml import Unavailable
 from gpubench.measure.host_use import host_use, read_host
 from gpubench.measure.monitor import Monitor
 from gpubench.report.model import Configuration, HostUse, Protocol, Utilization, Value
+from gpubench.text import sentence
 from gpubench.toggles.traits import compiles
 from gpubench.worker.messages import (
     Checked,
@@ -44,11 +45,17 @@ Reply = TypeVar("Reply", bound=msgspec.Struct)
 # A configuration whose compile cache is empty has so many times the limit: on few cores the search for kernels alone
 # can take as long as is right for everything else.
 COLD_COMPILE_LIMITS = 2
+# For the proof, and so many steps beyond it: tracing a few steps takes seconds, while a profiler that hangs never ends.
+PROOF_S, PROOF_STEPS = 60.0, 10
 COOLING_LOOK_S = 0.5  # between two looks at a device that cools down
 
 
-class Throttled(Exception):
-    """Heat or power supply held the device back in every sampling."""
+class NoValidSamples(Exception):
+    """Every sampling had to be discarded, for what `flag` says."""
+
+    def __init__(self, flag: Flag) -> None:
+        super().__init__(flag.detail)
+        self.flag = flag
 
 
 @dataclass(frozen=True)
@@ -308,18 +315,20 @@ class LocalExecutor:
                 for other in slots:
                     taken_down = other.worker is slot.worker or other.worker.is_lost()
                     other.lost = other.lost or (taken_down and other.failure is None)
-        except Throttled as error:
-            flags = (THROTTLED.flag(str(error)),)
+        except NoValidSamples as error:
             reason = sentence(f"no valid samples: {error}")
-            slot.failure = Outcome("failed", reason, slot.started_at, flags=flags)
+            slot.failure = Outcome("failed", reason, slot.started_at, flags=(error.flag,))
 
     def _monitor(self, slots: Sequence[Slot]) -> Monitor:
         ours = frozenset(slot.worker.pid for slot in slots)
         return Monitor(slots[0].worker.pid, self.pool.monitored, hz=self.protocol.monitor_hz, ours=ours)
 
     def _ask(self, slot: Slot, request: WorkerRequest, reply: type[Reply]) -> Reply:
-        deadline = slot.deadline or time.monotonic() + self.protocol.timeout_s
-        return slot.worker.ask(request, reply, deadline, self.on_phase)
+        return slot.worker.ask(request, reply, time.monotonic() + self._left_s(slot), self.on_phase)
+
+    def _left_s(self, slot: Slot) -> float:
+        """Seconds until an answer is due."""
+        return self.protocol.timeout_s if slot.deadline is None else max(0.0, slot.deadline - time.monotonic())
 
     def _prepare(self, slot: Slot) -> None:
         pool, configuration = self.targets[slot.job.target], slot.job.configuration
@@ -340,16 +349,23 @@ class LocalExecutor:
         slot.prepared = self._ask(slot, request, Prepared)
 
     def _sample(self, slot: Slot, monitor: Monitor, blocks: int | None) -> None:
-        """Samples without heat: what was taken while the device was held back is discarded and taken again."""
+        """Samples of a process that ran freely: what was taken while it was stopped or held back is taken again."""
         while True:
             sampled = self._ask(slot, TakeSamples(slot.number, blocks), SamplesTaken)
+            if stopped := monitor.stopped_s(slot.worker.pid, sampled.started, sampled.ended):
+                slot.stopped.append(stopped)
+                if len(slot.stopped) > self.protocol.throttle_retries:
+                    words = f"it was stopped in each of {len(slot.stopped)} samplings"
+                    raise NoValidSamples(INTERRUPTED.flag(words))
+                continue
             slow = monitor.slowdowns(sampled.started, sampled.ended)
             if isinstance(slow, Unavailable) or not slow:
                 slot.parts.append(sampled)
                 return
             slot.discarded.append(" and ".join(slow))
             if len(slot.discarded) > self.protocol.throttle_retries:
-                raise Throttled(f"{slot.discarded[-1]} in each of {len(slot.discarded)} samplings")
+                words = f"{slot.discarded[-1]} in each of {len(slot.discarded)} samplings"
+                raise NoValidSamples(THROTTLED.flag(words))
             self.on_phase("cooling down")
             deadline = time.monotonic() + self.protocol.cool_down_s
             while isinstance(slow := monitor.slowdowns_now(), list) and slow and time.monotonic() < deadline:
@@ -359,4 +375,14 @@ class LocalExecutor:
         slot.last_quality = self._ask(slot, CheckLast(slot.number, every_batch), Checked).quality
 
     def _collect_evidence(self, slot: Slot) -> None:
-        slot.collected = self._ask(slot, CollectEvidence(slot.number), EvidenceCollected)
+        """The proof. It comes last and has a deadline of its own, so that losing it costs no sample."""
+        step_s = slot.prepared.seconds_per_iteration if slot.prepared else 0.0
+        limit_s = min(PROOF_S + PROOF_STEPS * step_s, self._left_s(slot))
+        try:
+            slot.collected = slot.worker.ask(
+                CollectEvidence(slot.number), EvidenceCollected, time.monotonic() + limit_s, self.on_phase
+            )
+        except (WorkerFailed, WorkerError) as error:
+            if slot.worker.is_lost():  # with the server that forked it: it is asked again
+                raise
+            slot.proof_lost = lost_proof(error, limit_s, oom_kills() > slot.kills)

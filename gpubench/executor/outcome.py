@@ -11,6 +11,7 @@ from pathlib import Path
 from gpubench.executor.worker_process import WorkerError, WorkerFailed
 from gpubench.flags import Flag
 from gpubench.report.model import HostUse, Memory, Quality, Status, Utilization
+from gpubench.text import clause, sentence
 from gpubench.worker.messages import EvidenceCollected, Prepared, SamplesTaken
 
 VMSTAT = Path("/proc/vmstat")
@@ -18,7 +19,10 @@ VMSTAT = Path("/proc/vmstat")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one process gave. `prepared`, `sampled`, `memory` and `collected` are None from where it failed on."""
+    """What one process gave. `prepared`, `sampled`, `memory` and `collected` are None from where it failed on.
+
+    `proof_lost` says why `collected` is None although the rest is there.
+    """
 
     status: Status
     reason: str
@@ -28,6 +32,7 @@ class Outcome:
     last_quality: Quality | None = None  # of the last timed output
     memory: Memory | None = None
     collected: EvidenceCollected | None = None
+    proof_lost: str = ""
     utilization: Utilization | None = None
     host: HostUse | None = None
     turns: Sequence[int] = ()
@@ -49,13 +54,17 @@ def verdict(result: Outcome) -> tuple[Status, str]:
     if quality is not None and quality.passed is False:
         stale = "" if result.prepared and result.prepared.quality.passed is False else "of the last timed step "
         return "wrong", f"the output {stale}differs from the fp32 reference: {quality.reason}"
+    if result.proof_lost:
+        return "unproven", f"its figures stand, but whether its settings took effect is unknown: {result.proof_lost}"
     evidence = result.collected.evidence if result.collected else []
     idle = [each for each in evidence if each.took_effect is False]
     if idle:
-        return "not_effective", "; ".join(f"{each.toggle}={each.value} took no effect: {each.detail}" for each in idle)
+        return "not_effective", "; ".join(
+            f"{each.toggle}={each.value} took no effect: {clause(each.detail)}" for each in idle
+        )
     unread = [each for each in evidence if each.took_effect is None]
     if unread:
-        words = "; ".join(f"{each.toggle}={each.value}: {each.detail}" for each in unread)
+        words = "; ".join(f"{each.toggle}={each.value}: {clause(each.detail)}" for each in unread)
         return "unproven", f"whether it took effect could not be read: {words}"
     return "ok", ""
 
@@ -66,7 +75,7 @@ def failed(
     """The result of a process that could not go on, or ended without an answer."""
     if isinstance(error, WorkerFailed):
         status: Status = "oom" if error.failed.kind == "oom" else "failed"
-        reason = f"{error.failed.reason} (during {error.phase})"
+        reason = f"{clause(error.failed.reason)} (during {error.phase})"
     elif error.kind == "timeout":
         status = "timeout"
         reason = f"it did not finish within {timeout_s:g} s and was stopped during {error.phase} (see --timeout)"
@@ -75,6 +84,17 @@ def failed(
     else:
         status, reason = "crashed", f"{error.reason} during {error.phase}"
     return Outcome(status, sentence(reason), started_at, log_tail=log_tail)
+
+
+def lost_proof(error: WorkerFailed | WorkerError, limit_s: float, kernel_killed: bool) -> str:
+    """Why the proof of a process that has given its samples was lost, as a clause."""
+    if isinstance(error, WorkerFailed):
+        return f"the profiled step failed: {error.failed.reason}"
+    if error.kind == "timeout":
+        return f"the profiled step did not end within {limit_s:.0f} s, so the process was stopped"
+    if kernel_killed:
+        return "the kernel's out-of-memory killer ended the process in the profiled step"
+    return f"{error.reason} in the profiled step"
 
 
 def oom_kills() -> int:
@@ -89,9 +109,3 @@ def oom_kills() -> int:
 def now() -> str:
     """UTC now, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def sentence(text: str) -> str:
-    """`text` in one line, as a sentence."""
-    line = " ".join(text.split())
-    return line if not line or line.endswith((".", "!", "?")) else f"{line}."

@@ -16,6 +16,7 @@ from gpubench.flags import (
     HOST_BOUND_SHARE,
     IDLE_CORES,
     IDLE_SHARE,
+    INTERRUPTED,
     MAJOR_FAULTS,
     PARTLY_CHECKED,
     POWER_CAPPED,
@@ -27,42 +28,48 @@ from gpubench.flags import (
     UNSTEADY,
     Flag,
 )
-from gpubench.measure.memory import GRAIN_BYTES
+from gpubench.measure.memory import LEAK_BYTES
 from gpubench.measure.steady import drift
 from gpubench.report.model import HostUse
-from gpubench.units import format_bytes
+from gpubench.text import plural, times
+from gpubench.units import format_bytes, format_duration, format_percent
 
 
-def flags_of(result: Outcome, busy_before: str = "", discarded: Sequence[str] = ()) -> tuple[Flag, ...]:
+def flags_of(
+    result: Outcome, busy_before: str = "", discarded: Sequence[str] = (), stopped: Sequence[float] = ()
+) -> tuple[Flag, ...]:
     """All flags of one process that ran to its end.
 
     `busy_before`: why the device was not free before the run. `discarded`: the slowdown reasons of each sampling that
-    was thrown away.
+    was thrown away. `stopped`: for how many seconds it was stopped in each that was thrown away for that.
     """
     prepared, sampled, collected = result.prepared, result.sampled, result.collected
     if prepared is None or sampled is None:
         return ()
     flags = [*prepared.flags, *(collected.flags if collected else ())]
+    warmed = prepared.warmup_iterations
     if prepared.steady is False:
-        flags.append(UNSTEADY.flag(f"the warm-up's {prepared.warmup_iterations} iterations did not settle"))
+        flags.append(UNSTEADY.flag(f"the warm-up's {plural(warmed, 'iteration')} did not settle"))
     elif prepared.steady is None:
-        flags.append(SHORT_WARMUP.flag(f"{prepared.warmup_iterations} iterations are too few to tell if it is steady"))
+        flags.append(
+            SHORT_WARMUP.flag(f"{plural(warmed, 'iteration is', 'iterations are')} too few to tell if it is steady")
+        )
     # Interleaved turns drift with the machine, which the other configurations of the round share.
     if not result.turns and (change := drift(sampled.samples_s)) is not None:
-        flags.append(UNSTEADY.flag(f"its step time changed by {change:+.1%} during sampling"))
+        flags.append(UNSTEADY.flag(f"its step time changed by {format_percent(change)} during sampling"))
     flags += _contaminated(result, busy_before)
     if result.host:
         flags += _swapped(result.host)
     if discarded:
         reasons = ", ".join(dict.fromkeys(discarded))
-        times = "once" if len(discarded) == 1 else f"{len(discarded)} times"
-        flags.append(THROTTLED.flag(f"{reasons}; sampled again after cooling down, {times}"))
+        flags.append(THROTTLED.flag(f"{reasons}; sampled again after cooling down, {times(len(discarded))}"))
+    if stopped:
+        words = f"stopped for {format_duration(sum(stopped))} while it was sampled"
+        flags.append(INTERRUPTED.flag(f"{words}; sampled again, {times(len(stopped))}"))
     if result.utilization and "sw_power_cap" in (result.utilization.throttle_reasons or ()):
         flags.append(POWER_CAPPED.flag("the device ran at its power limit, as it does under load"))
-    if _gpu_waits(result):
-        flags.append(
-            HOST_BOUND.flag(f"the host needs {host_bound_fraction(result):.0%} of the step's time to enqueue it")
-        )
+    if waits_for_host(result) and (fraction := host_bound_fraction(result)):
+        flags.append(HOST_BOUND.flag(f"the host needs {fraction:.0%} of the step's time to enqueue it"))
     if sampled.unmet:
         flags.append(STOPPED_BY_TIME.flag(sampled.unmet))
     if prepared.quality.passed is None:
@@ -70,7 +77,7 @@ def flags_of(result: Outcome, busy_before: str = "", discarded: Sequence[str] = 
     elif prepared.quality.not_compared:
         flags.append(PARTLY_CHECKED.flag(prepared.quality.not_compared))
     growth = (result.memory and result.memory.growth_bytes_per_iteration) or 0
-    if growth >= GRAIN_BYTES:
+    if growth >= LEAK_BYTES:
         flags.append(GROWING_MEMORY.flag(f"{format_bytes(growth)} more with every step"))
     return tuple(flags)
 
@@ -86,22 +93,26 @@ def host_bound_fraction(result: Outcome) -> float | None:
     return min(1.0, prepared.enqueue_s / step_s)
 
 
+def waits_for_host(result: Outcome) -> bool | None:
+    """Whether the GPU waits for the host in a good part of the step; None where that is not known."""
+    fraction = host_bound_fraction(result)
+    if _idle_share(result) <= IDLE_SHARE:
+        return False  # it is busy, however long the host takes
+    return None if fraction is None else fraction > HOST_BOUND_SHARE
+
+
 def waits_for_gpu(result: Outcome) -> bool:
     """Whether the profiled step waited for the GPU."""
     counts = result.collected.counts if result.collected else None
     return bool(counts and counts.synchronizations)
 
 
-def _gpu_waits(result: Outcome) -> bool | None:
-    """Whether the host sets the pace of the step; None where that is not known.
-
-    Never where the GPU is busy nearly all the time: a long queue of launches holds the host back too.
-    """
-    fraction, collected, step_s = host_bound_fraction(result), result.collected, _step_s(result)
-    busy_s = collected.device_busy_s if collected else None
-    if busy_s is not None and step_s and 1 - busy_s / step_s <= IDLE_SHARE:
-        return False
-    return None if fraction is None else fraction > HOST_BOUND_SHARE
+def _idle_share(result: Outcome) -> float:
+    """The share of the step in which the GPU did nothing; 1 where that is not known."""
+    step_s, collected = _step_s(result), result.collected
+    if not step_s or collected is None or collected.device_busy_s is None:
+        return 1.0
+    return 1 - collected.device_busy_s / step_s
 
 
 def _step_s(result: Outcome) -> float:
@@ -115,7 +126,7 @@ def cores_matter(result: Outcome) -> bool:
     """
     on_gpu = result.sampled is not None and result.sampled.device_samples_s is not None
     idle = result.host.idle_cores if result.host else None
-    return not on_gpu or _gpu_waits(result) is not False or idle is None or idle < IDLE_CORES
+    return not on_gpu or waits_for_host(result) is not False or idle is None or idle < IDLE_CORES
 
 
 def _contaminated(result: Outcome, busy_before: str) -> list[Flag]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from gpubench.executor.executor import Job
-from gpubench.executor.outcome import Outcome, sentence, verdict
+from gpubench.executor.outcome import Outcome, verdict
 from gpubench.executor.process_flags import flags_of
 from gpubench.executor.worker_process import Worker
 from gpubench.hardware.nvml import Unavailable
 from gpubench.report.model import HostUse, Memory, Protocol, Quality, Utilization
+from gpubench.text import sentence
 from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, SamplesTaken
 
 TURN_S = 0.15  # three blocks: after a switch they are on their own caches again
@@ -34,10 +35,12 @@ class Slot:
     limit_s: float | None = None  # the time until `deadline`
     prepared: Prepared | None = None
     parts: list[SamplesTaken] = field(default_factory=list)
-    discarded: list[str] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)  # for heat: what each discarded sampling saw
+    stopped: list[float] = field(default_factory=list)  # for how many seconds, in each sampling discarded for that
     last_quality: Quality | None = None
     memory: MemoryRead | None = None
     collected: EvidenceCollected | None = None
+    proof_lost: str = ""  # why `collected` is None although it was asked for
     failure: Outcome | None = None
     lost: bool = False  # another one in the same process took it down: nothing is known of this one
 
@@ -72,7 +75,7 @@ def outcome_of(
 ) -> Outcome:
     """What `slot` gave, with its status; `busy_before`: why the device was not free before the run."""
     prepared, sampled, collected = slot.prepared, slot.sampled, slot.collected
-    if prepared is None or sampled is None or collected is None:
+    if prepared is None or sampled is None or (collected is None and not slot.proof_lost):
         return Outcome("failed", "The process gave no samples.", slot.started_at)  # a fault of gpubench's own
     phases = {**prepared.phases_s, "samples": sum(part.ended - part.started for part in slot.parts)}
     phases["warm-up"] = phases.get("warm-up", 0.0) + sampled.warmup_s
@@ -85,7 +88,8 @@ def outcome_of(
             memory = msgspec.structs.replace(memory, unavailable=reasons)
         else:
             memory = msgspec.structs.replace(memory, device_process_memory_bytes=process_memory)
-    phases["evidence"] = collected.seconds
+    if collected:
+        phases["evidence"] = collected.seconds
     if not slot.shared_with and len(slot.parts) == 1:
         phases["total"] = time.monotonic() - slot.started
     result = Outcome(
@@ -97,6 +101,7 @@ def outcome_of(
         last_quality=slot.last_quality,
         memory=memory,
         collected=collected,
+        proof_lost=slot.proof_lost,
         utilization=utilization,
         host=host,
         turns=[len(part.samples_s) for part in slot.parts] if len(slot.parts) > 1 else [],
@@ -108,7 +113,7 @@ def outcome_of(
         result,
         status=status,
         reason=sentence(reason),
-        flags=flags_of(result, busy_before, slot.discarded),
+        flags=flags_of(result, busy_before, slot.discarded, slot.stopped),
         log_tail=slot.worker.log_tail() if status != "ok" else "",
     )
 

@@ -25,6 +25,7 @@ from gpubench.measure.device_free import busy_before
 from gpubench.measure.outputs import listed
 from gpubench.measure.quality import FP32_TOLERANCE
 from gpubench.report.model import Configuration, Protocol, Value
+from gpubench.text import sentence
 from gpubench.toggles import all_toggles, get
 from gpubench.toggles.traits import compiles
 from gpubench.worker.messages import Describe, MakeReference, ProbeResult, ReferenceMade, WorkloadChoice
@@ -123,7 +124,7 @@ class WorkerPool:
         with self._timed("processes"):
             worker = server.fork()
         if server.preload_problem:
-            note = f"The workload's module is imported again in every process: {server.preload_problem}."
+            note = sentence(f"The workload's module is imported again in every process: {server.preload_problem}")
             if note not in self.notes:
                 self.notes.append(note)
         return worker
@@ -135,7 +136,7 @@ class WorkerPool:
             reply = server.prepare_toolchain(self.folder / "toolchain" if self.device == "cpu" else None)
         self._toolchains.add(id(server))
         if reply.problem:
-            self.notes.append(f"torch.compile cannot work here: {reply.problem}.")
+            self.notes.append(sentence(f"torch.compile cannot work here: {reply.problem}"))
 
     # ----- what workers need
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from gpubench.hardware.monitored import Gatherer, GpuSample, Process
 from gpubench.hardware.nvml_call import Unavailable, where_known
+from gpubench.text import plural
 
 NO_REASONS = "AMD SMI has no quick reading that tells heat from the power limit"
 NO_METER = "AMD SMI has no counters of the units inside the chip"
@@ -70,7 +71,9 @@ class AmdSmi:
                 return AmdDevice(self, handle)
         if len(handles) == 1:
             return AmdDevice(self, handles[0])
-        return Unavailable(f"AMD SMI lists {len(handles)} GPUs, and none of them by the UUID that torch reports")
+        return Unavailable(
+            f"AMD SMI lists {plural(len(handles), 'GPU')}, and none of them by the UUID that torch reports"
+        )
 
     def _names(self, handle: Any) -> set[str]:
         """A GPU's UUIDs, and HIP's as torch writes it: the hexadecimal form of its 16 characters."""

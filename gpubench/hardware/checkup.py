@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 import gpubench
-from gpubench.errors import GpubenchError
+from gpubench.errors import GpubenchError, check_current_folder
 from gpubench.hardware import doctor_software, doctor_state
 from gpubench.hardware.cpu import CpuTimes, read_cpu, read_times
 from gpubench.hardware.doctor_facts import Checkup, DoctorFinding, GpuNow
@@ -55,6 +55,7 @@ def check_up(requested: str) -> Checkup:
     """The facts of this machine for `device` auto, cpu, cuda or cuda:N. Raises GpubenchError for anything else."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", requested):
         raise GpubenchError(f"Device {requested!r} is not understood.", "Allowed: auto, cpu, cuda:N.")
+    check_current_folder()
     before, started = read_times(), time.monotonic()
     probe, device_error, torch_error = _probe(requested)
     time.sleep(max(0.0, LEAST_LOAD_S - (time.monotonic() - started)))

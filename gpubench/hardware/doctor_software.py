@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from gpubench.hardware.doctor_facts import Checkup, DoctorFinding, Severity, note, ok, on_cuda, problem
 from gpubench.hardware.facts import Device, Environment
+from gpubench.text import plural
 
 OLDEST_TORCH = (2, 6)  # as the package requires
 INSTALL_TORCH = "Install torch as https://pytorch.org/get-started/locally/ says for this machine."
@@ -59,7 +60,7 @@ def _device_line(it: Device) -> str:
         capability = ".".join(map(str, it.compute_capability or ()))
         card = f" ({it.uuid})" if it.uuid else ""
         return f"cuda:{it.index} {it.name}{card}{size}, compute capability {capability}; fast: {fast}"
-    return f"{it.name}, {it.cores} cores{size}; fast: {fast}"
+    return f"{it.name}, {plural(it.cores or 0, 'core')}{size}; fast: {fast}"
 
 
 def nvml_package(facts: Checkup) -> Iterator[DoctorFinding]:

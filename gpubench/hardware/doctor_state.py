@@ -48,7 +48,7 @@ def gpu_now(facts: Checkup) -> Iterator[DoctorFinding]:
 def cpu_load(facts: Checkup) -> Iterator[DoctorFinding]:
     others, steal, cores = facts.other_load_cores, facts.steal_cores, facts.cpu.cores
     if others is not None:
-        found = f"others use {others:.2f} of {cores} cores"
+        found = f"others use {others:.2f} of {plural(cores, 'core')}"
         if others > BUSY_SHARE * cores:
             severity: Severity = "note" if on_cuda(facts) else "problem"
             yield DoctorFinding(severity=severity, subject="CPU load", found=found, advice="Stop them or wait.")
@@ -57,7 +57,7 @@ def cpu_load(facts: Checkup) -> Iterator[DoctorFinding]:
         else:
             yield ok("CPU load", found)
     if steal is not None and steal > STEAL_SHARE * cores:
-        found = f"the hypervisor takes {steal:.2f} of {cores} cores for other machines"
+        found = f"the hypervisor takes {steal:.2f} of {plural(cores, 'core')} for other machines"
         yield note("steal time", found, "Expect wide intervals; a dedicated machine is steadier.")
 
 

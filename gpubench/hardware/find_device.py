@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gpubench.hardware.amd import AmdSmi
 from gpubench.hardware.monitored import MonitoredDevice
 from gpubench.hardware.nvml import Nvml
-from gpubench.hardware.nvml_call import DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, Unavailable
+from gpubench.hardware.nvml_call import DRIVER_NOT_LOADED, FOREIGN, LIBRARY_NOT_FOUND, Unavailable
 
 # No NVIDIA driver on this machine: then torch's "cuda" may be an AMD GPU, which ROCm builds call so.
 ABSENT = (LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED)
@@ -51,11 +51,11 @@ def find_device(
         return DeviceAccess(APPLE)
     nvml = Nvml.open()
     if isinstance(nvml, Unavailable):
-        if nvml.code not in ABSENT:
+        if nvml.code not in (*ABSENT, FOREIGN):
             return DeviceAccess(nvml)
         smi = AmdSmi.open()
         if isinstance(smi, Unavailable):
-            return DeviceAccess(Unavailable(f"{nvml.reason}; {smi.reason}"))
+            return DeviceAccess(nvml if nvml.code == FOREIGN else Unavailable(f"{nvml.reason}; {smi.reason}"))
         return DeviceAccess(smi.device(uuid), smi.close)
     return DeviceAccess(
         nvml.find(uuid, index, {**CUDA_ENVIRONMENT, **os.environ} if environment is None else environment), nvml.close

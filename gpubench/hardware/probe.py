@@ -24,6 +24,7 @@ from gpubench.hardware.find_device import find_device
 from gpubench.hardware.monitored import Gatherer, GpuState
 from gpubench.hardware.nvml import Nvml, NvmlDevice, Unavailable
 from gpubench.hardware.nvml_call import where_known
+from gpubench.text import encodable
 
 # Environment variables that change what torch does or how fast, as patterns.
 VARIABLES = (
@@ -240,7 +241,9 @@ def _compiler() -> str | None:
     """The C++ compiler that inductor calls (CXX, else g++ or clang++), with its version's first line."""
     command = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     try:
-        done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(
+            [command, "--version"], capture_output=True, text=True, errors="replace", timeout=20, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.splitlines()[0] if done.stdout else command
@@ -249,7 +252,9 @@ def _compiler() -> str | None:
 def steering_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Those of `environment` that change what torch does, sorted by name."""
     return {
-        name: environment[name] for name in sorted(environment) if any(fnmatchcase(name, each) for each in VARIABLES)
+        name: encodable(environment[name])
+        for name in sorted(environment)
+        if any(fnmatchcase(name, each) for each in VARIABLES)
     }
 
 

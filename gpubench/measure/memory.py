@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.hardware.cpu import read_sizes
+from gpubench.measure.malloc import allocated_bytes
 
 if TYPE_CHECKING:
     import torch
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
-GRAIN_BYTES = 2**20  # per step: smaller growth is the resident memory's own grain
+LEAK_BYTES = 2**12  # per step: a page; Python's own lists and dicts grow by less now and then
+GRAIN_BYTES = 2**20  # of resident memory, in all: less is how the kernel and an allocator's pools count
+FEW_DIFFERENCES = 2  # of so few steps a late allocation may be the median
 RESET_PEAK = "5"  # proc(5): resets the peak resident set size ("high water mark")
 
 
@@ -81,10 +84,18 @@ def reset_device_peak(device: torch.device) -> None:
 
 
 def in_use(device: torch.device) -> int | None:
-    """Bytes held now: by torch's allocator on a GPU, by the whole process on a CPU."""
+    """Bytes held now: by torch's allocator on a GPU; on a CPU by all of malloc, or else resident (`is_exact`)."""
     import torch
 
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else host_memory().resident
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    allocated = allocated_bytes()
+    return host_memory().resident if allocated is None else allocated
+
+
+def is_exact(device: torch.device) -> bool:
+    """Whether `in_use` counts bytes rather than pages."""
+    return device.type == "cuda" or allocated_bytes() is not None
 
 
 def allocation_retries(device: torch.device) -> int | None:
@@ -94,14 +105,18 @@ def allocation_retries(device: torch.device) -> int | None:
     return int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0)) if device.type == "cuda" else None
 
 
-def growth(levels: Sequence[int | None], before: int | None, steps: int) -> int | None:
+def growth(levels: Sequence[int | None], before: int | None, steps: int, *, exact: bool) -> int | None:
     """Bytes that each step adds: the median, so that one late allocation says nothing; None below two readings.
 
-    At most what is kept since `before` the model was built, over the `steps` since then: an allocator's pools grow for
-    a while too, and are given back at once.
+    At most what was added since `before`, over the `steps` since then: an allocator's pools grow for a while too, and
+    garbage waits to be collected. 0 where all that was added is within the grain of the readings.
     """
     known = [level for level in levels if level is not None]
     if len(known) < 2:
         return None
-    added = round(statistics.median(later - earlier for earlier, later in itertools.pairwise(known)))
-    return added if before is None else min(added, max(known[-1] - before, 0) // steps)
+    differences = [later - earlier for earlier, later in itertools.pairwise(known)]
+    added, since = round(statistics.median(differences)), known[0] if before is None else before
+    sure = exact and len(differences) > FEW_DIFFERENCES
+    if added > 0 and not sure and known[-1] - since < GRAIN_BYTES:
+        return 0
+    return added if before is None else min(added, max(known[-1] - before, 0) // max(steps, 1))

@@ -12,6 +12,7 @@ from gpubench.hardware.nvml_call import Unavailable, where_known
 from gpubench.measure.process_table import family, parse, read_stats
 from gpubench.measure.process_usage import Usage, read_usage
 from gpubench.measure.readings import MonitorSample, slowdowns, summarize
+from gpubench.measure.stops import StopWatch
 from gpubench.report.model import Utilization
 
 PROCESS_LIST_S = 0.5  # between two looks at the process list, which costs more than all other readings together
@@ -41,6 +42,7 @@ class Monitor:
         self.device = device
         self.period_s = 1.0 / hz
         self.ours = ours | {pid}
+        self._stops = StopWatch(self.ours)
         self._samples: list[MonitorSample] = []
         self._next_process_list = 0.0
         self._next_activity = 0.0
@@ -53,6 +55,7 @@ class Monitor:
 
     def start(self) -> None:
         """Reads once, so that any later window has a reading before it, and starts the thread."""
+        self._stops.start()
         if self._thread is None and self._read_guarded():
             self._stopping.clear()
             self._thread = threading.Thread(target=self._run, name=f"gpubench-monitor-{self.pid}", daemon=True)
@@ -60,6 +63,7 @@ class Monitor:
 
     def stop(self) -> None:
         """Ends the thread; `window` still works on what was read."""
+        self._stops.stop()
         if self._thread is not None:
             self._stopping.set()
             self._due.set()
@@ -92,6 +96,10 @@ class Monitor:
         samples, error = self._readings_until(end)
         read = samples if error is None or error[0] > end else Unavailable(error[1])
         return where_known(lambda _, read: slowdowns(read, start, end), self._gpu(NO_CLOCKS), read)
+
+    def stopped_s(self, pid: int, start: float, end: float) -> float:
+        """For how long one of `ours` or this process was stopped in the window, see `StopWatch`."""
+        return self._stops.stopped_s(pid, start, end)
 
     def slowdowns_now(self) -> list[str] | Unavailable:
         """The thermal and power-supply slowdowns at this moment; empty where there are none."""

@@ -198,36 +198,35 @@ def _judge_values(
 ) -> OutputQuality:
     """Floating and complex values, pictures and sounds: the size of the difference."""
     out, ref = values.as_real(out), values.as_real(ref)
-    nan, fill = ref.isnan(), values.masked(ref)
-    unlike = int((fill & ((out.sign() != ref.sign()) | ~(out.abs() >= values.FILL / 2))).sum())
-    numbers = ~nan & ~fill & out.isfinite()
-    lost = int((~nan & ~fill & ~out.isfinite()).sum())
-    problems = []
-    if lost:
-        problems.append(f"{plural(lost, 'value')} not finite")
-    if unlike:
-        problems.append(f"{unlike} of {int(fill.sum())} infinite or masked values are not so here")
-    out, ref = out.where(numbers, 0.0), ref.where(numbers, 0.0)
-    notes = [f"{int(nan.sum())} of {nan.numel()} values are NaN in the reference too"] if nan.any() else []
-    if not ref.any():
-        size = values.size(out)
-        if numbers.any():
-            notes.append(f"all its values are zero in the reference: {SAME}")
-        elif fill.any():
-            notes.append("all its values are infinite or masked")
-        if not size <= tolerance:  # nothing says how large it should be; 1 is what networks compute with
-            problems.append(f"it is zero in the reference and {size:.2g} here (root mean square)")
+    problems, notes, lost, filled = [], [], 0, False
+    if not math.isfinite(values.top(out)) or not values.top(ref) < values.FILL:
+        nan, fill = ref.isnan(), values.masked(ref)
+        unlike = fill & ((out.sign() != ref.sign()) | ~(out.abs() >= values.FILL / 2))
+        lost, filled = int((~nan & ~fill & ~out.isfinite()).sum()), bool(fill.any())
+        if lost:
+            problems.append(f"{plural(lost, 'value')} not finite")
+        if unlike.any():
+            problems.append(f"{int(unlike.sum())} of {int(fill.sum())} infinite or masked values are not so here")
+        if nan.any():
+            notes.append(f"{int(nan.sum())} of {nan.numel()} values are NaN in the reference too")
+        numbers = ~nan & ~fill & out.isfinite()
+        out, ref = out.where(numbers, 0.0), ref.where(numbers, 0.0)
+    found = distance(out, ref, [int(axis) for axis in rounding.parts])
+    if not found.size:
+        notes = notes or ["all its values are infinite or masked" if filled else f"all its values are zero: {SAME}"]
+        if not found.out_size <= tolerance:  # nothing says how large it should be; 1 is what networks compute with
+            problems.append(f"it is zero in the reference and {found.out_size:.2g} here (root mean square)")
         return OutputQuality(
             name=name, passed=False if problems else None, note="; ".join(problems or notes), non_finite_count=lost
         )
-    found = distance(out, ref)
-    if rounding.nudge > NOISE and not problems:
+    broken = bool(problems)
+    if rounding.nudge > NOISE and not broken:
         said = f"rounding in fp32 alone changes it by {rounding.nudge:.2g}, so there is nothing to compare"
         return OutputQuality(name=name, passed=None, note=said, relative_error=_finite(found.error))
     problems += _off(found, tolerance)
-    if not problems and (part := _worst_part(out, ref, tolerance, rounding)):
+    if not problems and (part := _worst_part(found, tolerance, rounding)):
         problems.append(part)
-    elif problems and not lost and not unlike and (excuse := _excuse(found, ref, tolerance, rounding)):
+    elif problems and not broken and (excuse := _excuse(found, ref.numel(), tolerance, rounding)):
         return OutputQuality(name=name, passed=None, note=excuse, relative_error=found.error)
     return OutputQuality(
         name=name,
@@ -251,33 +250,31 @@ def _off(found: values.Distance, tolerance: float) -> list[str]:
     return problems
 
 
-def _excuse(found: values.Distance, ref: torch.Tensor, tolerance: float, rounding: Rounding) -> str:
+def _excuse(found: values.Distance, count: int, tolerance: float, rounding: Rounding) -> str:
     """Why an output that is far off cannot be judged: it is rounding noise in the reference as well."""
     if found.error <= SPREADS * rounding.nudge:
         return f"it is {found.error:.2g} off, and rounding in fp32 alone changes it by {rounding.nudge:.2g}"
-    by_rounding = rounding.error / values.size(ref) * tolerance / ROUNDED_TOLERANCE
-    if ref.numel() <= FEW and found.error <= tolerance + SPREADS * by_rounding:
+    by_rounding = rounding.error / found.size * tolerance / ROUNDED_TOLERANCE
+    if count <= FEW and found.error <= tolerance + SPREADS * by_rounding:
         return f"its values nearly cancel out: they are {found.error:.2g} off, rounding alone makes {by_rounding:.2g}"
     return ""
 
 
-def _worst_part(out: torch.Tensor, ref: torch.Tensor, tolerance: float, rounding: Rounding) -> str:
+def _worst_part(found: values.Distance, tolerance: float, rounding: Rounding) -> str:
     """What is wrong with a part that is small beside the rest of the tensor: scores behind boxes in pixels."""
     import torch
 
-    for axis, noise in rounding.parts.items():
-        dim = int(axis)
-        size, error = values.sizes(ref, dim), values.sizes(out - ref, dim)
-        enough = (ref != 0).movedim(dim, 0).flatten(1).sum(1) >= values.MIN_PART
-        allowed = PART_FACTOR * tolerance * size
-        allowed += SPREADS * torch.tensor(noise, dtype=torch.float64) * tolerance / ROUNDED_TOLERANCE
-        wrong = enough & ~(error <= allowed)
+    for axis, part in found.parts.items():
+        noise = torch.tensor(rounding.parts[str(axis)], dtype=torch.float64)
+        if len(noise) != len(part.size):
+            continue
+        allowed = PART_FACTOR * tolerance * part.size + SPREADS * noise * tolerance / ROUNDED_TOLERANCE
+        wrong = (part.count >= values.MIN_PART) & ~(part.error <= allowed)
         if wrong.any():
-            index = int((error / size.clamp_min(1e-300)).where(wrong, -1.0).argmax())
-            off = float(error[index] / size[index])
-            limit = float(allowed[index] / size[index])
-            others = f" ({int(wrong.sum())} of {len(size)} are wrong)"
-            return f"relative error {off:.2g} at index {index} of dimension {dim} is above {limit:.2g}{others}"
+            index = int((part.error / part.size).where(wrong, -1.0).argmax())
+            off, limit = (float(each[index] / part.size[index]) for each in (part.error, allowed))
+            others = f" ({int(wrong.sum())} of {len(wrong)} are wrong)"
+            return f"relative error {off:.2g} at index {index} of dimension {axis} is above {limit:.2g}{others}"
     return ""
 
 
@@ -350,7 +347,7 @@ def _changes(update: Tensors, reference: Tensors) -> tuple[values.Distance, int]
     squares = {"error": 0.0, "out": 0.0, "ref": 0.0, "dot": 0.0}
     non_finite = 0
     for name, expected in reference.items():
-        out, ref = values.as_real(update[name].detach().cpu()).flatten(), values.as_real(expected).flatten()
+        out, ref = (values.as_real(each).double().flatten() for each in (update[name].detach().cpu(), expected))
         non_finite += int((ref.isfinite() & ~out.isfinite()).sum())
         squares["error"] += float((out - ref).square().sum())
         squares["out"] += float(out.square().sum())

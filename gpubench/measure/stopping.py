@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gpubench.text import plural
+
 SETTLED_SAMPLES = 16  # halves of 8: the fewest whose quartiles are not their extremes
 SETTLED_MEDIAN = 0.01  # halves' medians agree within 1 %
 SETTLED_SPREAD = 0.5  # the smaller spread is at least half of the larger
@@ -24,7 +26,7 @@ class StoppingRule:
     def unmet(self, samples: Sequence[float], elapsed_s: float) -> str:
         """The first condition that is not met, as a clause; empty where enough is known."""
         if len(samples) < self.min_samples:
-            return f"{len(samples)} of {self.min_samples} samples"
+            return f"{len(samples)} of {plural(self.min_samples, 'sample')}"
         if elapsed_s < self.min_s:
             return f"{elapsed_s:.2f} of {self.min_s:g} s of sampling"
         if (spread := relative_spread(samples)) > self.target_spread and not has_settled(samples):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, field
+import msgspec
 
 from gpubench.measure import order
 
@@ -22,14 +22,15 @@ FILL_FACTOR = 1e3  # by which it exceeds everything else
 LEVELS = 64  # an 8-bit or 16-bit tensor with more different values is a picture or a sound, one with fewer has classes
 MIN_PART = 16  # values of a part that tell its size; fewer are small by chance
 MAX_PARTS = 4096
+BLOCK = 2**18  # values at a time, which fit in a core's cache
 
 
-class Rounding(Struct, frozen=True):
+class Rounding(msgspec.Struct, frozen=True):
     """What rounding alone changes in one output of the plain model."""
 
     nudge: float = 0.0  # relative change where weights and inputs differ as fp32 rounds; of classes, the share
     error: float = 0.0  # root mean square of the change where they are rounded to bf16; of classes, the share
-    parts: dict[str, list[float]] = field(default_factory=dict)  # dimension -> the same for each index of it
+    parts: dict[str, list[float]] = msgspec.field(default_factory=dict)  # dimension -> the same for each index of it
 
     def or_worse(self, other: Rounding) -> Rounding:
         """The larger of each figure of two batches, whose shapes may differ."""
@@ -42,23 +43,70 @@ class Rounding(Struct, frozen=True):
 
 
 @dataclass(frozen=True)
+class Part:
+    """The indices of one dimension of two tensors, each by itself."""
+
+    size: torch.Tensor  # root mean square of the reference at each index
+    error: torch.Tensor  # of the difference
+    count: torch.Tensor  # values of the reference that are not zero
+
+
+@dataclass(frozen=True)
 class Distance:
     """Two tensors compared as vectors."""
 
     error: float  # ||out - ref|| / ||ref||
     cosine: float
     norms: float  # ||out|| / ||ref||
+    size: float = 0.0  # root mean square of the reference
+    out_size: float = 0.0
+    parts: Mapping[int, Part] = field(default_factory=dict)
 
 
-def distance(out: torch.Tensor, ref: torch.Tensor) -> Distance:
-    """The distance of fp64 tensors, whatever their scale."""
-    scale = max((float(each.abs().max()) for each in (out, ref) if each.numel()), default=0.0) or 1.0
-    out, ref = out.flatten() / scale, ref.flatten() / scale
-    length, expected = float(out.norm()), float(ref.norm())
+def distance(out: torch.Tensor, ref: torch.Tensor, axes: Sequence[int] = ()) -> Distance:
+    """The distance of finite real tensors, whatever their scale; and that of their parts along each of `axes`.
+
+    A block at a time, in fp64: temporary copies of a large tensor would take longer than the arithmetic.
+    """
+    import torch
+
+    scale = max(top(out), top(ref)) or 1.0
+    sums = torch.zeros(4, dtype=torch.float64)
+    parts = {axis: torch.zeros(3, ref.shape[axis], dtype=torch.float64) for axis in axes}
+    rows = max(1, BLOCK * max(1, len(ref) if ref.dim() else 1) // max(1, ref.numel()))
+    blocks = zip(out.split(rows), ref.split(rows), strict=True) if ref.dim() else [(out, ref)]
+    for one, other in blocks:
+        mine, own = one.double() / scale, other.double() / scale
+        apart = mine - own
+        vectors = [each.reshape(-1) for each in (apart, mine, own)]
+        sums += torch.stack([*(each @ each for each in vectors), vectors[1] @ vectors[2]])
+        for axis, found in parts.items():
+            others = [each for each in range(own.dim()) if each != axis]
+            found += torch.stack([each.sum(others) for each in (own.square(), apart.square(), (own != 0).double())])
+    error, length, expected = (float(each) ** 0.5 for each in sums[:3])
+    count = max(1, ref.numel())
     return Distance(
-        error=ratio(float((out - ref).norm()), expected),
-        cosine=ratio(float(out @ ref), length * expected),
+        error=ratio(error, expected),
+        cosine=ratio(float(sums[3]), length * expected),
         norms=ratio(length, expected),
+        size=scale * (expected / count**0.5),
+        out_size=scale * (length / count**0.5),
+        parts={axis: _part(found, count / found.shape[1], scale) for axis, found in parts.items()},
+    )
+
+
+def _part(sums: torch.Tensor, values: float, scale: float) -> Part:
+    return Part(scale * (sums[0] / values).sqrt(), scale * (sums[1] / values).sqrt(), sums[2])
+
+
+def top(tensor: torch.Tensor) -> float:
+    """The largest magnitude; NaN if there is one."""
+    import torch
+
+    return (
+        float(torch.linalg.vector_norm(tensor.float() if tensor.itemsize < 4 else tensor, torch.inf))
+        if tensor.numel()
+        else 0.0
     )
 
 
@@ -68,10 +116,11 @@ def ratio(value: float, base: float) -> float:
 
 
 def as_real(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in fp64; a complex one with its two parts as the last dimension."""
+    """The tensor as floating numbers; a complex one with its two parts as the last dimension."""
     import torch
 
-    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
+    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    return real if real.is_floating_point() and real.itemsize >= 4 else real.float()
 
 
 def is_counted(tensor: torch.Tensor) -> bool:
@@ -80,8 +129,9 @@ def is_counted(tensor: torch.Tensor) -> bool:
 
     if tensor.is_floating_point() or tensor.is_complex():
         return False
-    if tensor.dtype in (torch.uint8, torch.int8, torch.int16, torch.uint16):
-        return len(tensor.int().unique()) <= LEVELS
+    if tensor.dtype in (torch.uint8, torch.int8, torch.int16, torch.uint16) and tensor.numel():
+        levels = tensor.flatten().int()
+        return int((levels - levels.min()).bincount().count_nonzero()) <= LEVELS
     return True
 
 
@@ -92,7 +142,8 @@ def masked(ref: torch.Tensor) -> torch.Tensor:
     size = ref.abs()
     found = size.isinf()
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        found |= size == torch.finfo(dtype).max
+        if torch.finfo(dtype).max <= torch.finfo(ref.dtype).max:
+            found |= size == torch.finfo(dtype).max
     rest = size[~found & ~size.isnan()]
     if rest.numel() and (largest := float(rest.max())) >= FILL:
         below = rest[rest != largest]
@@ -106,17 +157,6 @@ def parts(shape: Sequence[int]) -> list[int]:
     total = math.prod(shape)
     fitting = (axis for axis in {1, len(shape) - 1} if 0 < axis < len(shape) and 2 <= shape[axis] <= MAX_PARTS)
     return [axis for axis in sorted(fitting) if total >= MIN_PART * shape[axis]]
-
-
-def size(tensor: torch.Tensor) -> float:
-    """The root mean square, whatever the scale."""
-    return float(sizes(tensor.reshape(1, -1), 0)) if tensor.numel() else 0.0
-
-
-def sizes(tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    """The root mean square of each part along `axis`."""
-    scale = tensor.abs().max().clamp_min(1e-307)
-    return (tensor.movedim(axis, 0).flatten(1) / scale).square().mean(1).sqrt() * scale
 
 
 def rounding_of(
@@ -152,12 +192,14 @@ def _rounding(plain: torch.Tensor, nudged: torch.Tensor, rounded: torch.Tensor, 
         near_share, far_share = (float((other != plain).double().mean()) for other in (nudged, rounded))
         return Rounding(near_share, far_share)
     ref, near, far = as_real(plain), as_real(nudged), as_real(rounded)
-    numbers = ref.isfinite() & near.isfinite() & far.isfinite() & ~masked(ref)
-    ref, near, change = (each.where(numbers, 0.0) for each in (ref, near, far - ref))
+    if not all(math.isfinite(top(each)) for each in (ref, near, far)) or top(ref) >= FILL:
+        numbers = ref.isfinite() & near.isfinite() & far.isfinite() & ~masked(ref)
+        ref, near, far = (each.where(numbers, 0.0) for each in (ref, near, far))
+    changed = distance(far, ref, parts(plain.shape))
     return Rounding(
         nudge=finite(distance(near, ref).error),
-        error=finite(size(change)),
-        parts={str(axis): [finite(each) for each in sizes(change, axis).tolist()] for axis in parts(plain.shape)},
+        error=finite(changed.error * changed.size),
+        parts={str(axis): [finite(each) for each in part.error.tolist()] for axis, part in changed.parts.items()},
     )
 
 

@@ -136,7 +136,7 @@ def _rows(
         pair = RowPair(old, new, baseline, current, by_item="batch_size" in allow)
         findings = [*gates(pair, limits), *times.get(new.id, [])]
         if new.id in unfair:
-            reason = f"{new.items_per_step} items per step, {old.items_per_step} before."
+            reason = f"{plural(new.items_per_step or 0, 'item')} per step, {old.items_per_step} before."
             findings.append(Finding(metric="fps", verdict="inconclusive", reason=reason))
         checked.append(_row_check(new, findings, paired=are_paired(baseline, current)))
     checked += [_missing(row, current) for row in matched.missing]

@@ -18,6 +18,7 @@ from gpubench.metrics import Metric, gated
 from gpubench.regression.comparability import differences
 from gpubench.regression.verdicts import Finding, Limits, Verdict
 from gpubench.report.model import Measurement, Report
+from gpubench.text import clause, plural, sentence
 from gpubench.toggles.traits import compiles
 from gpubench.units import format_bytes
 
@@ -77,7 +78,7 @@ def _not_compared(metric: Metric, pair: RowPair, unlike: str) -> Finding:
 def status(old: Measurement, new: Measurement) -> Finding:
     """Whether the row still runs."""
     verdict: Verdict = "unchanged"
-    reason = f"It was {old.status} and is {new.status}{f': {new.reason}' if new.reason else '.'}"
+    reason = sentence(f"It was {old.status} and is {new.status}{f': {new.reason}' if new.reason else ''}")
     if old.status == new.status:
         reason = f"It is {new.status}, as before."
     elif old.status == "ok":
@@ -139,7 +140,7 @@ def _outputs_wrong(pair: RowPair) -> tuple[Verdict, str] | None:
     old, new = pair.old.quality, pair.new.quality
     if old and old.passed and not (new and new.passed):
         why = (new.reason if new else "") or "no comparison was recorded"
-        return "regressed", f"Outputs were right before; now: {why}."
+        return "regressed", sentence(f"Outputs were right before; now: {why}")
     return None
 
 
@@ -156,7 +157,10 @@ def _no_graph(pair: RowPair) -> tuple[Verdict, str] | None:
 
 def _unlike_steps(pair: RowPair) -> tuple[Verdict, str] | None:
     if pair.by_item and pair.old.items_per_step != pair.new.items_per_step:
-        return "incomparable", f"{pair.new.items_per_step} items per step, {pair.old.items_per_step} before."
+        return (
+            "incomparable",
+            f"{plural(pair.new.items_per_step or 0, 'item')} per step, {pair.old.items_per_step} before.",
+        )
     return None
 
 
@@ -167,7 +171,7 @@ def _ignore_small_memory(pair: RowPair, finding: Finding) -> Finding:
     if exact or finding.verdict == "unchanged" or apart > RESOLUTION_BYTES:
         return finding
     within = f", within the {format_bytes(RESOLUTION_BYTES)} by which identical processes differ."
-    return structs.replace(finding, verdict="unchanged", reason=finding.reason.removesuffix(".") + within)
+    return structs.replace(finding, verdict="unchanged", reason=clause(finding.reason) + within)
 
 
 def _no_cold_compile(pair: RowPair) -> tuple[Verdict, str] | None:
@@ -185,7 +189,7 @@ def _doubt_disturbed(pair: RowPair, finding: Finding) -> Finding:
     why = next((str(flag) for flags in first for flag in flags if flag.disturbs), "")
     if finding.verdict == "unchanged" or not why:
         return finding
-    return structs.replace(finding, verdict="inconclusive", reason=f"{finding.reason.removesuffix('.')}; {why}.")
+    return structs.replace(finding, verdict="inconclusive", reason=f"{clause(finding.reason)}; {why}.")
 
 
 Override = Callable[[RowPair], tuple[Verdict, str] | None]

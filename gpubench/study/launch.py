@@ -72,6 +72,8 @@ def open_bench(
         described, *_ = [executor.describe(request.batch_size, name) for name in targets]
         builder = builder_of(request, described)
         executor.configure(protocol_for(described.device.kind, executor.protocol), builder.defaults)
+        for text in executor.notes:  # what is known before anything is measured is told then
+            (listener or Listener()).note(text)
         yield Bench(described, builder, executor)
 
 

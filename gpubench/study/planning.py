@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from gpubench.errors import GpubenchError
 from gpubench.hardware.nvml import Nvml, Unavailable
 from gpubench.report.model import Configuration
@@ -20,9 +18,7 @@ from gpubench.worker.messages import ProbeResult
 
 def scope_of(described: ProbeResult) -> Scope:
     """What decides on toggles and values."""
-    numbers = re.match(r"(\d+)\.(\d+)", described.environment.torch)
-    version = (int(numbers.group(1)), int(numbers.group(2))) if numbers else (0, 0)
-    return Scope(device=described.device, workload=described.workload, torch_version=version)
+    return Scope.of(described.device, described.workload, described.environment)
 
 
 def builder_of(request: StudyRequest, described: ProbeResult) -> Builder:

@@ -8,7 +8,7 @@ from typing import get_args
 
 import msgspec
 
-from gpubench.errors import GpubenchError, unknown_name
+from gpubench.errors import GpubenchError, check_current_folder, unknown_name
 from gpubench.flags import GATES
 from gpubench.metrics import all_metrics
 from gpubench.report.model import Objective, Protocol, Value
@@ -57,6 +57,7 @@ class StudyRequest:
 
     def check(self) -> None:
         """Raises GpubenchError for whatever can be seen to be wrong without loading torch."""
+        check_current_folder()
         check_workload(self.workload)
         one_of("mode", self.mode, (None, *get_args(Mode)))
         one_of("objective", self.objective, get_args(Objective))

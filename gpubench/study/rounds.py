@@ -20,6 +20,7 @@ from gpubench.stats.processes import Phase, is_disturbed
 from gpubench.study import rows
 from gpubench.study.book import Book
 from gpubench.study.schedule import Schedule
+from gpubench.text import plural
 
 MEASURING = ("build", "apply", "first step", "warm-up", "samples")  # phases of a process that are no overhead
 
@@ -146,9 +147,8 @@ class Rounds:
             done = index - 1
             if rule.is_over(done, time.monotonic() - begun, lambda: self._undisturbed(phase, entries)):
                 if done < rule.count:
-                    self._note(
-                        f"The {phase} ended after {done} of {rule.count} rounds: {rule.limit_s:.0f} s had passed."
-                    )
+                    rounds = plural(rule.count, "round")
+                    self._note(f"The {phase} ended after {done} of {rounds}: {rule.limit_s:.0f} s had passed.")
                 return
             order = [by_job[job_id] for job_id in self.schedule.round(index, list(by_job))]
             due = [entry for entry in order if self._is_due(entry, phase, index)]

@@ -14,6 +14,7 @@ from gpubench.report.model import Measurement, Role, Round, Utilization
 from gpubench.search.space import Candidate
 from gpubench.stats.latency import latency
 from gpubench.stats.processes import Phase, latest
+from gpubench.text import sentence
 
 RECOMMENDED = Role(kind="recommendation")
 CONTROL = "control"  # id of the baseline's second row in a final
@@ -29,7 +30,7 @@ def skipped(planned: Candidate) -> Measurement:
         id=planned.id,
         configuration=planned.configuration,
         status="skipped",
-        reason=f"{planned.skip}.",
+        reason=sentence(planned.skip),
         roles=list(planned.roles),
     )
 
@@ -60,20 +61,20 @@ def first_row(planned: Candidate, result: Outcome, position: int, drift: float =
         log_tail=result.log_tail,
     )
     prepared, collected = result.prepared, result.collected
-    if prepared is None or collected is None or result.sampled is None:
+    if prepared is None or result.sampled is None:
         return row
     row = msgspec.structs.replace(
         row,
         items_per_step=prepared.items_per_step,
         compile_time_s=prepared.compile_time_s,
-        device_busy_s=collected.device_busy_s,
-        graph_breaks=collected.graph_breaks,
-        counts=collected.counts,
+        device_busy_s=collected.device_busy_s if collected else None,
+        graph_breaks=collected.graph_breaks if collected else None,
+        counts=collected.counts if collected else None,
         memory=result.memory,
         utilization=utilization(result),
         host=result.host,
         quality=result.quality,
-        evidence=collected.evidence,
+        evidence=collected.evidence if collected else [],
     )
     return with_samples(host_bound(row, result), result, "explore", 1, position, drift)
 
@@ -84,10 +85,11 @@ def with_round(
     """`row` with one more process's samples; a process that failed changes the row's status."""
     if result.status != "ok":
         flag = UNRELIABLE.flag(f"{result.status} in a later process: {result.reason}")
-        # Its samples are kept, and stand for nothing any more.
-        return msgspec.structs.replace(
-            row, status=result.status, reason=result.reason, flags=[*row.flags, flag], fps=None, latency_s=None
-        )
+        if result.status == "unproven":  # only the proof is missing
+            row = with_samples(row, result, phase, index, position, drift)
+        else:  # its samples are kept, and stand for nothing any more
+            row = msgspec.structs.replace(row, fps=None, latency_s=None)
+        return msgspec.structs.replace(row, status=result.status, reason=result.reason, flags=[*row.flags, flag])
     row = msgspec.structs.replace(row, phases_s=add_up(row.phases_s, result.phases_s))
     return with_samples(row, result, phase, index, position, drift)
 
@@ -97,7 +99,7 @@ def strict(row: Measurement) -> Measurement:
     found = [str(flag) for flag in row.flags if flag.fails_strictly]
     if row.status != "ok" or not found:
         return row
-    return msgspec.structs.replace(row, status="failed", reason=f"--strict: {'; '.join(found)}.")
+    return msgspec.structs.replace(row, status="failed", reason=sentence(f"--strict: {'; '.join(found)}"))
 
 
 def allowed(row: Measurement, allow: list[str]) -> Measurement:
@@ -155,7 +157,9 @@ def host_bound(row: Measurement, result: Outcome) -> Measurement:
     on_cpu = result.sampled is not None and result.sampled.device_samples_s is None
     missing: dict[str, str] = {}
     if row.device_busy_s is None:
-        missing["device_busy_s"] = "the profiler recorded none, or not all, of the step's GPU kernels"
+        lost = "the profiled step was lost"
+        recorded = "the profiler recorded none, or not all, of the step's GPU kernels"
+        missing["device_busy_s"] = lost if result.proof_lost else recorded
     if row.host_bound_fraction is None:
         waits = "the step waits for the GPU, so that the host's own time is not known"
         missing["host_bound_fraction"] = waits if waits_for_gpu(result) else "the host's time was not measured"

@@ -23,6 +23,7 @@ from gpubench.study import rows
 from gpubench.study.book import Book
 from gpubench.study.rounds import Entry, Rounds, StopRule
 from gpubench.study.rows import CONTROL
+from gpubench.text import plural
 from gpubench.toggles.traits import compiles
 
 LEADERS = 2  # of the runoff: so many of the fastest, beside the simplest one that may be as fast
@@ -180,8 +181,8 @@ class Study:
         measured = self.book.report.measurements
         busy = sum(any(flag.label == CONTAMINATED.name for flag in row.flags) for row in measured)
         text = (
-            f"{busy} of {len(measured)} rows were measured while other processes used the machine, so the figures may "
-            "be far off. Run it again on a quiet machine, or accept that with --allow contaminated."
+            f"In {busy} of {plural(len(measured), 'row')} other processes used the machine, so the figures may be far "
+            "off. Run it again on a quiet machine, or accept that with --allow contaminated."
         )
         return [text] if busy else []
 

@@ -104,10 +104,11 @@ def _integer(text: str) -> int | None:
         return None
 
 
-def usage(configuration: Mapping[str, Value], baseline: Mapping[str, Value] | None = None) -> str:
+def usage(configuration: Mapping[str, Value], scope: Scope | None = None) -> str:
     """Shell and Python code that applies `configuration` in the user's own program, in the order of application.
 
-    Values equal to `baseline`'s are left out; without `baseline`, each toggle's first value is.
+    What plain code does by itself is left out, which is the first value of most toggles. `scope`: where it was
+    measured, so that the lines do what was done there.
     Raises GpubenchError for a toggle that is not known.
     """
     for name in configuration:
@@ -117,9 +118,10 @@ def usage(configuration: Mapping[str, Value], baseline: Mapping[str, Value] | No
     python: list[str] = []
     for toggle in chosen:
         value = configuration[toggle.name]
-        default = baseline.get(toggle.name) if baseline is not None else next(iter(toggle.values), None)
-        if value != default:
-            (shell if toggle.stage is Stage.ENVIRONMENT else python).append(toggle.usage(value).strip())
+        plain = toggle.baseline(scope) if scope else next(iter(toggle.values), None)
+        idle = any(configuration.get(other) in values for other, values in toggle.idle_when.items())
+        if value != plain or not (toggle.is_plain or idle):
+            (shell if toggle.stage is Stage.ENVIRONMENT else python).append(toggle.usage(value, scope).strip())
     if shell:
         shell.insert(0, "# in the shell, before Python starts")
     if python and any("torch." in part for part in python):

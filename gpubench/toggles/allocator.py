@@ -10,12 +10,13 @@ import ctypes.util
 import functools
 import os
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpubench.measure import malloc
 from gpubench.report.model import Value
-from gpubench.toggles import process_memory
 from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     if missing:
         names = ", ".join(f"{name} should be {text!r}" for name, text in missing.items())
         return EvidenceResult(False, f"the process's environment differs: {names}")
-    source = process_memory.malloc_library()
+    source = malloc.malloc_library()
     if source is None:
         return EvidenceResult(None, "/proc/self/maps does not tell which malloc is in use")
     words = f"malloc is {Path(source).name}'s"
@@ -133,9 +134,9 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
 def _trial(value: str, words: str) -> EvidenceResult:
     import torch
 
-    heap, huge = process_memory.heap(), process_memory.huge_page_bytes()
+    heap, huge = malloc.heap(), malloc.huge_page_bytes()
     block = torch.empty(_TRIAL_BYTES, dtype=torch.uint8).fill_(1)
-    heap_after, huge_after = process_memory.heap(), process_memory.huge_page_bytes()
+    heap_after, huge_after = malloc.heap(), malloc.huge_page_bytes()
     del block
     results: list[bool | None] = []
     if "tuned" in value:
@@ -156,8 +157,8 @@ def _trial(value: str, words: str) -> EvidenceResult:
     return EvidenceResult(False if False in results else None if None in results else True, words)
 
 
-def _usage(value: Value) -> str:
-    parts = [f"export {name}={text}" for name, text in _variables(str(value), "", "").items() if text]
+def _usage(value: Value, _: Scope | None) -> str:
+    parts = [f"export {name}={shlex.quote(text)}" for name, text in _variables(str(value), "", "").items() if text]
     return "\n".join(parts) or "unset GLIBC_TUNABLES LD_PRELOAD"
 
 

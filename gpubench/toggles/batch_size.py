@@ -33,7 +33,7 @@ BATCH_SIZE = Toggle(
     # 65536 is far above what fits or pays anywhere, and low enough to catch a typing error.
     integers=Integers(low=1, high=65536, meaning="the first dimension of every input"),
     evidence=evidence,
-    usage=lambda value: f"# feed batches of {value}",
+    usage=lambda value, _: f"batch_size = {value}  # of the inputs",
     changes_problem=True,
     sets_batch_size=True,
     claims=("vae-guide", "cytodl", "bf16-guide"),

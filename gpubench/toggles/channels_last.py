@@ -124,13 +124,14 @@ CHANNELS_LAST = Toggle(
     applies=has_convolutions,
     apply=apply,
     evidence=evidence,
-    usage=lambda value: (
+    usage=lambda value, _: (
         """formats = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions
 for weight in (*model.parameters(), *model.buffers()):
-    weight.data = weight.data.to(memory_format=formats.get(weight.dim(), torch.preserve_format))
-inputs = [x.to(memory_format=formats.get(x.dim(), torch.preserve_format)) for x in inputs]"""
+    if weight.dim() in formats:
+        weight.data = weight.data.contiguous(memory_format=formats[weight.dim()])
+inputs = [x.contiguous(memory_format=formats[x.dim()]) if x.dim() in formats else x for x in inputs]"""
         if value == "on"
-        else "model = model.to(memory_format=torch.contiguous_format)"
+        else "# channels_last: off, so model and inputs stay as they are"
     ),
     claims=("cytodl", "vae-guide"),
     source="PyTorch tutorial: Channels Last Memory Format in PyTorch",

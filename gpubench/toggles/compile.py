@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpubench.flags import PARTLY_COMPILED, Flag
@@ -15,11 +15,13 @@ from gpubench.report.model import Value
 from gpubench.text import plural
 from gpubench.toggles import evidence as read
 from gpubench.toggles.kernels import compute_kernels
+from gpubench.toggles.printed import expression, run_lines
 from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
+from gpubench.workloads.describe import compile_targets
+from gpubench.workloads.workload_facts import CompileTarget
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from gpubench.toggles.model_context import ModelContext
 
@@ -28,6 +30,14 @@ _BENCHMARKING_MODES = ("max-autotune", "max-autotune-no-cudagraphs")
 # What the profiler calls compiled code: dynamo's region, inductor's call, and both in one autograd function.
 _COMPILED_EVENTS = ("Torch-Compiled Region", "## Call CompiledFxGraph", "CompiledFunction")
 _RECOMPILES = "gpubench.recompiles"  # beside dynamo's own groups of counters
+# Dynamo leaves frames of torch's own files alone, so that `compile()` on a bare nn.Sequential silently does nothing. A
+# function around its forward is compiled instead, and the container is traced as part of it. Each target has a function
+# of its own in the text, since dynamo's recompile limit counts by code object.
+_WRAPPED = (
+    "{module}.forward = torch.compile("
+    'lambda *args, forward={module}.forward, **kwargs: forward(*args, **kwargs), mode="{mode}")'
+)
+_WHY_WRAPPED = "# .compile() would leave the forward of torch's own classes eager, so a function around it is compiled"
 _START = "compile.start"  # note: dynamo's counters and the number of messages when the toggle was applied
 
 
@@ -66,24 +76,19 @@ def apply(context: ModelContext, value: Value) -> None:
         logging.getLogger(name).addHandler(_LISTENER)  # no effect if it is already there
     if value in _CUDA_GRAPH_MODES:
         context.step.forward = _one_graph_generation(context.step.forward)
-    for target in context.workload.compile_targets:
-        _compile(context.model.get_submodule(target), str(value))  # workloads/describe.py has checked that it is there
+    # workloads/describe.py has checked that the targets are there.
+    targets = compile_targets(context.model, context.workload.compile_targets)
+    run_lines(_lines(str(value), targets), model=context.model)
 
 
-def _compile(module: nn.Module, mode: str) -> None:
-    import torch
-
-    if not type(module).__module__.startswith("torch."):
-        module.compile(mode=mode)
-        return
-    # Dynamo leaves frames of torch's own files alone, so `compile()` on a bare nn.Sequential silently does nothing.
-    # A wrapper around its forward is compiled instead, and the container is traced as part of it.
-    forward = module.forward
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return forward(*args, **kwargs)
-
-    module.forward = torch.compile(call, mode=mode)
+def _lines(mode: str, targets: Iterable[CompileTarget]) -> str:
+    lines = []
+    for target in targets:
+        module, is_torchs = expression(target.name), target.forward_module.startswith("torch.")
+        if is_torchs and _WHY_WRAPPED not in lines:
+            lines.append(_WHY_WRAPPED)
+        lines.append(_WRAPPED.format(module=module, mode=mode) if is_torchs else f'{module}.compile(mode="{mode}")')
+    return "\n".join(lines)
 
 
 def _all_counters() -> dict[str, dict[str, int]]:
@@ -265,14 +270,20 @@ def _is_big_gpu(device: torch.device) -> bool:
 _NEEDS_CUDA_GRAPHS = Requirement(device_kinds=("cuda",), why="the mode uses CUDA graphs")
 
 
-def _usage(value: Value) -> str:
+_UNKNOWN_TARGETS = """# This report does not say which parts were compiled. The next line compiles the whole model;
+# where the workload names compile_targets, each of those was compiled instead."""
+
+
+def _usage(value: Value, scope: Scope | None) -> str:
     if value == "off":
         return "# compile: off"
-    marks = "\n# at the start of each step: torch.compiler.cudagraph_mark_step_begin()"
-    return (
-        f'model.compile(mode="{value}")  # for a bare nn.Sequential: model = torch.compile(model, mode="{value}")'
-        f"{marks if value in _CUDA_GRAPH_MODES else ''}"
-    )
+    targets = scope.workload.compile_targets if scope else None
+    lines = [_lines(str(value), targets or [CompileTarget(name="", forward_module="")])]
+    if scope and targets is None:
+        lines.insert(0, _UNKNOWN_TARGETS)
+    if value in _CUDA_GRAPH_MODES:
+        lines.append("# at the start of each step: torch.compiler.cudagraph_mark_step_begin()")
+    return "\n".join(lines)
 
 
 COMPILE = Toggle(

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from gpubench.report.model import Value
+from gpubench.text import plural
 from gpubench.toggles import kernels
 from gpubench.toggles.evidence import convolutions, recorded
 from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
@@ -49,7 +50,7 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
         return trace
     operators = sum(operator.name.startswith(_OPERATOR) for operator in trace.operators)
     ran = sum(bool(_KERNEL.search(kernel.name)) for kernel in trace.kernels)
-    words += f"; {operators} cuDNN convolution operators and {ran} cuDNN kernels ran in the step"
+    words += f"; {plural(operators, 'cuDNN convolution operator')} and {plural(ran, 'cuDNN kernel')} ran in the step"
     words += f"; {kernels.algorithms(trace)}"
     if operators or ran or not wanted:
         return EvidenceResult(True, words)
@@ -73,7 +74,7 @@ CUDNN_BENCHMARK = Toggle(
     requires={"off": _CUDA_ONLY, "on": _CUDA_ONLY},
     apply=apply,
     evidence=evidence,
-    usage=lambda value: f"torch.backends.cudnn.benchmark = {value == 'on'}",
+    usage=lambda value, _: f"torch.backends.cudnn.benchmark = {value == 'on'}",
     claims=("vae-guide", "cytodl", "bf16-guide"),
     source="PyTorch documentation: torch.backends.cudnn.benchmark",
 )

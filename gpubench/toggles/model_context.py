@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gpubench.workloads.workload import Workload
     from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
+LEARNING_RATE = 1e-4
+
 
 @dataclass
 class ModelContext:
@@ -34,7 +36,7 @@ class ModelContext:
     model: nn.Module
     batches: list[Any] = field(default_factory=list)  # tuples of tensors, as `Workload.inputs` made them
     options: dict[str, int] = field(default_factory=dict)  # tile_size, tile_overlap: handed to Workload.infer
-    learning_rate: float = 1e-4
+    learning_rate: float = LEARNING_RATE
     optimizer: torch.optim.Optimizer | None = None  # training
     inputs_resident: bool = True  # batches are on the device before the first step; else `transfer` moves each one
     step: StepParts = field(init=False)

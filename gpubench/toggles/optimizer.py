@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from gpubench.report.model import Value
 from gpubench.text import plural
 from gpubench.toggles.evidence import recorded
+from gpubench.toggles.model_context import LEARNING_RATE
+from gpubench.toggles.printed import run_lines
 from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
@@ -33,12 +35,13 @@ def is_training(scope: Scope) -> str | None:
 
 def apply(context: ModelContext, value: Value) -> None:
     """Creates AdamW over the parameters in their final dtype and layout."""
-    import torch
+    names = run_lines(_lines(value, context.learning_rate), model=context.model)
+    context.optimizer = names["optimizer"]
 
-    flags = _FLAGS[str(value)]
-    context.optimizer = torch.optim.AdamW(
-        context.model.parameters(), lr=context.learning_rate, foreach=flags["foreach"], fused=flags["fused"]
-    )
+
+def _lines(value: Value, learning_rate: float) -> str:
+    flags = "".join(f", {name}={flag}" for name, flag in _FLAGS[str(value)].items())
+    return f"optimizer = torch.optim.AdamW(model.parameters(), lr={learning_rate:g}{flags})"
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
@@ -85,11 +88,7 @@ OPTIMIZER = Toggle(
     requires={"fused": Requirement(torch_version=(2, 4), why="fused AdamW runs on a CPU since torch 2.4")},
     apply=apply,
     evidence=evidence,
-    usage=lambda value: (
-        "optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, "
-        + ", ".join(f"{name}={flag}" for name, flag in _FLAGS[str(value)].items())
-        + ")"
-    ),
+    usage=lambda value, _: _lines(value, LEARNING_RATE),
     claims=("cytodl",),
     source="PyTorch documentation: torch.optim, foreach and fused implementations",
 )

@@ -12,7 +12,7 @@ from gpubench.toggles import evidence as read
 from gpubench.toggles import kernels
 from gpubench.toggles.step_parts import within
 from gpubench.toggles.tf32_probe import Tf32Probe, tf32_in_use
-from gpubench.toggles.toggle import EvidenceResult, Requirement, Stage, Toggle
+from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
     import torch
@@ -35,12 +35,22 @@ torch.backends.cudnn.allow_tf32 = True""",
     "bf16-weights": """model = model.to(torch.bfloat16)
 inputs = [x.to(torch.bfloat16) if x.is_floating_point() else x for x in inputs]""",
     "fp16-autocast": """autocast = torch.autocast(device.type, torch.float16)
-scaler = torch.amp.GradScaler(device.type)  # for training
-# in each step: with autocast: the forward pass and the loss, not the backward pass
-# training: scaler.scale(loss).backward(), then scaler.step(optimizer) and scaler.update()""",
+# in each step: with autocast: the forward pass and the loss, not the backward pass""",
     "fp16-weights": """model = model.to(torch.float16)
 inputs = [x.to(torch.float16) if x.is_floating_point() else x for x in inputs]""",
 }
+
+_USAGE_SCALER = """
+scaler = torch.amp.GradScaler(device.type)
+# in each training step: scaler.scale(loss).backward(), then scaler.step(optimizer) and scaler.update()"""
+
+
+def _usage(value: Value, scope: Scope | None) -> str:
+    training = scope is None or scope.workload.mode == "training"
+    lines = _USAGE[str(value)] + (_USAGE_SCALER if value == "fp16-autocast" and training else "")
+    if value in ("fp32", "tf32") or (scope is not None and scope.device.kind == "cpu"):
+        return lines
+    return f"{_USAGE['fp32']}\n{lines}"  # `apply` sets these flags for every value
 
 
 def _dtype(value: Value) -> torch.dtype:
@@ -225,7 +235,7 @@ PRECISION = Toggle(
     },
     apply=apply,
     evidence=evidence,
-    usage=lambda value: _USAGE[str(value)],
+    usage=_usage,
     tolerance=TOLERANCE,
     claims=("vae-guide", "gpu-guide", "cytodl", "bf16-guide", "mmrec-cpu"),
     source="PyTorch documentation: Automatic Mixed Precision package; CUDA semantics, TensorFloat-32 (TF32)",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.report.model import Value
+from gpubench.text import plural
 from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     import torch
 
     count, (threads, cores) = torch.get_num_threads(), _trial()
-    ran = f"{threads or 'an unknown number of'} OS threads ran during a trial operation"
+    seen = plural(threads, "OS thread") if threads else "an unknown number of OS threads"
+    ran = f"{seen} ran during a trial operation"
     words = f"torch.get_num_threads() is {count}; {ran}"
     if not threads:
         words += f", which kept {cores:.1f} cores busy"
@@ -90,7 +92,7 @@ THREADS = Toggle(
     integers=Integers(low=1, high=1024, meaning="threads per operator"),
     apply=apply,
     evidence=evidence,
-    usage=lambda value: f"torch.set_num_threads({value})",
+    usage=lambda value, _: f"torch.set_num_threads({value})",
     claims=("mmrec-cpu",),
     source="PyTorch documentation: CPU threading and TorchScript inference, tuning the number of threads",
 )

@@ -64,8 +64,9 @@ TILE_OVERLAP = Toggle(
     idle_when={"tile_size": (tile_size.WHOLE,)},
     apply=apply,
     evidence=evidence,
-    usage=lambda value: f"# let neighbouring tiles overlap by {value} px",
+    usage=lambda value, _: f'options["tile_overlap"] = {value}  # for the workload\'s infer: px',
     changes_problem=True,
+    is_plain=False,
     claims=("vae-guide",),
     source="the workload's own tiled inference",
 )

@@ -97,7 +97,11 @@ TILE_SIZE = Toggle(
     check=check,
     apply=apply,
     evidence=evidence,
-    usage=lambda value: f"# run the model on tiles of {value} px and blend them" if value else "# no tiles",
+    usage=lambda value, _: (
+        f'options["tile_size"] = {value}  # for the workload\'s infer: tiles of {value} px, blended'
+        if value
+        else 'options["tile_size"] = 0  # for the workload\'s infer: no tiles'
+    ),
     changes_problem=True,
     magnitude=lambda value: math.inf if value == WHOLE else int(value),
     claims=("vae-guide", "cytodl"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gpubench.flags import Flag
-from gpubench.hardware.facts import Device
+from gpubench.hardware.facts import Device, Environment
 from gpubench.report.model import Value
 from gpubench.workloads.workload_facts import WorkloadFacts
 
@@ -37,6 +38,13 @@ class Scope:
     device: Device
     workload: WorkloadFacts
     torch_version: tuple[int, int]
+
+    @classmethod
+    def of(cls, device: Device, workload: WorkloadFacts, environment: Environment) -> Scope:
+        """The scope of a run, as a look at it or its report tells."""
+        numbers = re.match(r"(\d+)\.(\d+)", environment.torch)
+        version = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+        return cls(device=device, workload=workload, torch_version=version)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +146,8 @@ class Toggle:
 
         INFERENCE_MODE = Toggle(
             name="inference_mode", summary="Inference mode instead of no_grad.", values={"off": "...", "on": "..."},
-            stage=Stage.BACKEND, apply=apply, evidence=evidence, usage=lambda value: "...", source="...",
+            stage=Stage.BACKEND, apply=apply, evidence=evidence, source="...",
+            usage=lambda value, scope: "...",
         )
     """
 
@@ -146,7 +155,12 @@ class Toggle:
     summary: str
     values: Mapping[Value, str]  # value -> what it does, one line; the first is the baseline
     stage: Stage
-    usage: Callable[[Value], str]  # Python (or shell) that switches the value on in the reader's own code
+    usage: Callable[[Value, Scope | None], str]
+    """Python (or shell) that does in the reader's own code what `apply` does; without a scope, for any workload.
+
+    It finds and sets these names: `model`, `inputs` (one batch), `device`, `optimizer`, and of a workload that is cut
+    into tiles `options`. What belongs into each step it sets as `autocast` and `scaler`, and says so.
+    """
     applies: Callable[[Scope], str | None] = always  # None if it applies, else the reason
     requires: Mapping[Value, Requirement] = field(default_factory=dict)
     conflicts: tuple[Conflict, ...] = ()
@@ -163,6 +177,7 @@ class Toggle:
     noise_group: Mapping[Value, str] = field(default_factory=dict)
     """Values under which identical processes differ more than usual -> what makes them differ. Unlisted: steady."""
     after: tuple[str, ...] = ()  # toggles of the same stage that are applied before this one
+    is_plain: bool = True  # plain code has the first value by itself, so that it need not be printed
     sets_batch_size: bool = False  # the value is the number of items in one step
     magnitude: Callable[[Value], float] = as_number  # orders values in a sweep; infinite: larger than every number
     check: Callable[[Scope, Value, Mapping[str, Value]], str | None] | None = None

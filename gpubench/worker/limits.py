@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # names such as CUBLAS_STATUS_ALLOC_FAILED, cuDNN 9 also in CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED.
 _OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|out[ _]of[ _]memory|bad_alloc|cannot allocate memory|not enough memory"
-    r"|\bCU[A-Z]+_(STATUS_)?(\w+_)?ALLOC(ATION)?_FAILED",
+    r"|\b(CU|HIP|ROC)[A-Z]+_(STATUS_)?(\w+_)?ALLOC(ATION)?_FAILED",
     re.IGNORECASE,
 )
 # What else they say where the device is nearly full, and in other cases too: no algorithm got its workspace

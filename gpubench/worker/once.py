@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gpubench.measure.values import rounding_of
+from gpubench.text import encodable
 from gpubench.worker import limits, reference
 from gpubench.worker.fallbacks import Way, first_that_fits, ways
 from gpubench.worker.fill import Filled
@@ -69,7 +70,7 @@ def own_modules(file: Path | None) -> dict[str, Module]:
         if installed or path == (file and file.resolve()) or any(path.is_relative_to(one) for one in foreign):
             continue
         with contextlib.suppress(OSError):
-            found[name] = Module(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+            found[name] = Module(encodable(str(path)), hashlib.sha256(path.read_bytes()).hexdigest())
     return found
 
 
@@ -92,6 +93,7 @@ def make_reference(request: MakeReference) -> ReferenceMade:
         if mode == "training":
             steps = request.protocol.quality_steps
             losses, update = train(stepper, steps)
+            del stepper, filled  # or the device would have to hold two models, with their optimizers' state
             stepper, _ = plain(way)
             seed_everything(seed + 1)  # same weights and inputs; only random numbers drawn in the step (dropout) differ
             again, _ = train(stepper, steps)

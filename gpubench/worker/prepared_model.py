@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,24 +14,28 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from gpubench.flags import WARM_CACHE, Flag
+from gpubench.flags import SPEED_CHANGED, WARM_CACHE, Flag
 from gpubench.measure.compile_cache import came_from_cache
 from gpubench.measure.memory import (
-    GRAIN_BYTES,
+    LEAK_BYTES,
     allocation_retries,
     beyond_allocator,
     device_peaks,
     growth,
     host_memory,
     in_use,
+    is_exact,
     reset_device_peak,
     reset_host_peak,
 )
 from gpubench.measure.outputs import MAX_SHOWN
+from gpubench.measure.repeat import Pace, change, time_again
+from gpubench.measure.run_delay import run_delay_s
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, enqueue_seconds, sample, sample_blocks
 from gpubench.report.model import Evidence, Memory, Quality
+from gpubench.units import format_duration
 from gpubench.worker import limits, reference
 from gpubench.worker.counts import step_counts
 from gpubench.worker.fill import Filled
@@ -77,8 +82,10 @@ class PreparedModel:
         self.seconds_per_iteration = 0.0
         self.unavailable: dict[str, str] = {}
         self.memory = Memory()
-        self.used_at_start: int | None = None
         self.start: TrainingStart | None = None  # where updates may be skipped at first
+        self.used_when_warm: int | None = None
+        self.steps_when_warm = 0
+        self.sampled = Pace([], 0.0)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -110,7 +117,6 @@ class PreparedModel:
             # A forked compile worker starts at once; a new interpreter would import torch for every configuration.
             torch._inductor.config.worker_start_method = "fork"
         self.memory = Memory(host_resident_at_start_bytes=host_memory().resident)
-        self.used_at_start = in_use(device)
         with self.phase("build"):
             self.limit_memory(device)
             loaded, mode = load_choice(request.choice)
@@ -174,6 +180,7 @@ class PreparedModel:
                 losses = [] if self.stepper.loss is None else [float(self.stepper.loss)]
                 steps = self.protocol.quality_steps
                 losses, update = settled_steps(self.stepper, self.start, before, losses, steps)
+                self.start = None  # it would count as memory of the steps
             with self.phase("quality"):
                 if folder:
                     return reference.check_training(Path(folder), losses, update, tolerance)
@@ -190,6 +197,7 @@ class PreparedModel:
     def end_of_warmup(self) -> None:
         """Records the peaks so far, so that later figures do not include build and compilation."""
         gc.collect()
+        self.used_when_warm, self.steps_when_warm = in_use(self.context.device), self.stepper.steps
         allocated, _ = device_peaks(self.context.device)
         if allocated is None:
             for name in ("peak_memory_allocated", "peak_memory_reserved", "warmup_peak_memory_allocated"):
@@ -201,16 +209,24 @@ class PreparedModel:
             host_warmup_peak_resident_bytes=host_memory().peak,
         )
 
+    @contextmanager
+    def without_garbage_collection(self) -> Iterator[None]:
+        """Collects garbage, and then not until the end of the block."""
+        gc.collect()
+        gc.disable()
+        try:
+            yield
+        finally:
+            gc.enable()
+
     def sample(self, blocks: int | None) -> SamplesTaken:
         """Takes samples by the protocol, or that many blocks, with the garbage collector off."""
         self.tell("sampling")
-        gc.collect()
-        gc.disable()
-        asked = time.monotonic()
-        try:
+        with self.without_garbage_collection():
+            asked = time.monotonic()
             if blocks is not None:  # other models ran meanwhile and filled the caches
                 self.timer.block(self.stepper.step, calibrate(self.seconds_per_iteration, self.protocol.block_s / 5))
-            started = time.monotonic()
+            started, waited, steps = time.monotonic(), run_delay_s(), self.stepper.steps
             if blocks is None:
                 given = self.protocol
                 rule = StoppingRule(given.min_samples, given.min_sampling_s, given.target_spread, given.max_sampling_s)
@@ -218,8 +234,8 @@ class PreparedModel:
             else:
                 taken = sample_blocks(self.stepper.step, self.timer, iterations=self.iterations, count=blocks)
             ended = time.monotonic()
-        finally:
-            gc.enable()
+            waited_s = max(0.0, run_delay_s() - waited) / (self.stepper.steps - steps)
+        self.sampled += Pace(taken.seconds, waited_s)
         return SamplesTaken(
             samples_s=list(taken.seconds),
             device_samples_s=None if taken.device_seconds is None else list(taken.device_seconds),
@@ -259,7 +275,7 @@ class PreparedModel:
         levels: list[int | None] = []
         while len(levels) < count or (
             len(levels) < MEMORY_STEPS_SURE
-            and (self.growth(levels) or 0) >= GRAIN_BYTES
+            and (self.growth(levels) or 0) >= LEAK_BYTES
             and (levels[-1] or 0) - (levels[0] or 0) < LEAKED_BYTES
             and time.monotonic() - started < MEMORY_PASS_S
         ):
@@ -284,13 +300,25 @@ class PreparedModel:
 
     def growth(self, levels: Sequence[int | None]) -> int | None:
         """Bytes that each step adds; `levels` are readings after each step."""
-        return growth(levels, self.used_at_start, self.stepper.steps)
+        steps = self.stepper.steps - self.steps_when_warm
+        return growth(levels, self.used_when_warm, steps, exact=is_exact(self.context.device))
+
+    def speed_changed(self) -> list[Flag]:
+        """A flag where the step no longer takes as long as when it was sampled."""
+        with self.phase("evidence"), self.without_garbage_collection():
+            iterations, block_s = self.iterations, self.protocol.block_s
+            again = time_again(self.stepper.step, self.timer, iterations=iterations, block_s=block_s)
+        if not self.sampled.seconds or change(self.sampled, again) is None:
+            return []
+        before, now = (format_duration(statistics.median(pace.seconds)) for pace in (self.sampled, again))
+        return [SPEED_CHANGED.flag(f"{now} a step just before the proof, {before} when it was sampled")]
 
     def collect_evidence(self) -> EvidenceCollected:
         """Each toggle's evidence, from one profiled step and the libraries' own records."""
         from gpubench.measure.trace import trace_step
 
         context = self.context
+        flags = self.speed_changed()
         with self.phase("evidence"):
             try:
                 context.trace = trace_step(self.stepper.step, cuda=context.device.type == "cuda")
@@ -305,7 +333,7 @@ class PreparedModel:
                 Evidence(toggle=toggle.name, value=value, took_effect=result.took_effect, detail=result.detail)
                 for toggle, value, result in results
             ],
-            flags=[result.flag for _, _, result in results if result.flag],
+            flags=[*flags, *(result.flag for _, _, result in results if result.flag)],
             seconds=self.phases["evidence"],
             graph_breaks=compiled.graph_breaks if compiled else None,
             counts=step_counts(context, compiled),

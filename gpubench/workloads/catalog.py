@@ -21,15 +21,10 @@ SUMMARIES = MappingProxyType(
         "vae": "Convolutional autoencoder of latent diffusion: encode, decode or reconstruct, whole or tiled",
     }
 )
-SIZES = (
-    "large",
-    "base",
-    "medium",
-    "small",
-    "tiny",
-)  # of every bundled workload; the first three differ in their inputs
-# `auto` on a GPU: the first whose training in fp32 fits into so much memory. The largest takes 23 GiB (vae's "large");
-# cards of 40 GB have 39 GiB, of 12 GB 11.6, of 11 GB 10.8.
+# Of every bundled workload; the first three are the same model on other inputs.
+SIZES = ("large", "base", "medium", "small", "tiny")
+# `auto` on a GPU: the first whose training in fp32 fits into so much memory, by what "base" takes. The largest needs
+# about 20 GiB (unet3d's "large"). Cards sold as 40 GB have 39 GiB, 12 GB 11.6 and 11 GB 10.8.
 BY_MEMORY = ((36 * 2**30, "large"), (int(11.5 * 2**30), "base"), (0, "medium"))
 
 

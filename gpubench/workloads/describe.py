@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from gpubench.errors import GpubenchError
@@ -11,7 +11,7 @@ from gpubench.measure.outputs import collect, listed, no_tensor
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.observe import Observed, observe
 from gpubench.workloads.source import blaming
-from gpubench.workloads.workload_facts import Mode, WorkloadFacts
+from gpubench.workloads.workload_facts import CompileTarget, Mode, WorkloadFacts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,6 +56,7 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         unconvolved=list(_unconvolved(model) if seen.device is None else seen.unconvolved),
         called=list(seen.called),
         misses_targets=bool(seen.called) and not any(_reached(each, seen.called) for each in workload.compile_targets),
+        compile_targets=compile_targets(model, workload.compile_targets),
         tile_sizes=list(tiling.sizes) if tiling else [],
         tile_multiple=tiling.multiple if tiling else 1,
         tile_overlap=tiling.overlap if tiling else 0,
@@ -63,6 +64,16 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         source_hash=loaded.source_hash,
         not_compared=not_compared,
     )
+
+
+def compile_targets(model: nn.Module, names: Iterable[str]) -> list[CompileTarget]:
+    """What `torch.compile` has to know of the submodules of those dotted names."""
+    modules = {name: model.get_submodule(name) for name in names}
+    return [CompileTarget(name=name, forward_module=_forward_module(module)) for name, module in modules.items()]
+
+
+def _forward_module(module: nn.Module) -> str:
+    return getattr(module.forward, "__module__", None) or type(module).__module__
 
 
 def _build(loaded: Loaded) -> nn.Module:

@@ -18,6 +18,7 @@ from typing import Any
 
 from gpubench.errors import GpubenchError, unknown_name
 from gpubench.plugins import load_plugin
+from gpubench.text import encodable
 from gpubench.workloads.catalog import SUMMARIES, names, plugins
 
 FORMS = "Give a name that `gpubench workloads` lists, FILE.py:NAME or package.module:NAME."
@@ -55,6 +56,11 @@ def _in_module(target: Any, module: ModuleType) -> SourceFile:
 def check_reference(reference: str) -> None:
     """Raises GpubenchError if `reference` is invalid, as far as that is known without importing anything."""
     place, _ = _split(reference)
+    if encodable(reference) != reference:
+        raise GpubenchError(
+            f"The workload {reference!r} has bytes in its path that are no UTF-8, which no report can hold.",
+            "Change to its folder and name it from there, or rename it.",
+        )
     if place.endswith(".py") or "/" in place:
         _check_file(Path(place))
 
@@ -96,7 +102,7 @@ def _from_file(path: Path) -> ModuleType:
     _check_file(path)
     full = path.resolve()
     # A unique name, so that a file called torch.py or vae.py hides no other module; it changes when the file does.
-    name = f"gpubench_user_{hashlib.sha256(str(full).encode() + full.read_bytes()).hexdigest()[:12]}"
+    name = f"gpubench_user_{hashlib.sha256(os.fsencode(full) + full.read_bytes()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, full)

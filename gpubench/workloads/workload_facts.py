@@ -9,6 +9,15 @@ from msgspec import Struct, field
 Mode = Literal["inference", "training"]
 
 
+class CompileTarget(Struct, frozen=True, kw_only=True):
+    """A submodule that torch.compile is applied to by itself."""
+
+    name: str  # dotted; "" is the whole model
+    forward_module: (
+        str  # where its forward is defined: "my_model", or "torch.nn.modules.container" of a bare Sequential
+    )
+
+
 class WorkloadFacts(Struct, frozen=True, kw_only=True):
     """One workload at one size in one mode."""
 
@@ -27,6 +36,7 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     unconvolved: list[str] = field(default_factory=list)  # weights of 4 or 5 dimensions that no convolution uses
     called: list[str] = field(default_factory=list)  # modules that the step itself calls, by name; "" is the model
     misses_targets: bool = False  # the step calls none of its compile targets, so compiling them changes nothing
+    compile_targets: list[CompileTarget] | None = None  # None: not recorded (older reports)
     tile_sizes: list[int] = field(default_factory=list)  # offered; empty: cannot be tiled
     tile_multiple: int = 1  # a tile size must be a multiple of this
     tile_overlap: int = 0  # the default

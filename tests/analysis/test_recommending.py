@@ -163,8 +163,8 @@ def test_the_assumed_noise_is_stated_and_larger_under_the_systems_allocator_on_a
     on_gpu, on_cpu = best(report(*rows, device=GPU)), best(report(*rows, device=CPU))
     assert (on_gpu.id, on_cpu.id) == ("fast", "baseline")
     assert "Noise: assumed, because no configuration was measured in more than one process" in text(on_gpu)
-    assert "1.9 %" in text(on_gpu)
-    assert "10 %" in text(on_cpu)
+    assert "1.9%" in text(on_gpu)
+    assert "10.3%" in text(on_cpu)
     tuned = [msgspec.structs.replace(each, configuration={**each.configuration, "allocator": "tuned"}) for each in rows]
     assert best(report(*tuned, device=CPU)).id == "fast"
 
@@ -471,3 +471,33 @@ def test_a_toggle_missing_from_the_ladder_is_said() -> None:
 def test_every_reason_is_about_known_rows() -> None:
     rows = [baseline(), row("r", 0.05, FAST, roles=[alone("precision"), rung("precision", 1)])]
     assert best(report(*rows)).configuration == {**BASELINE, **FAST}
+
+
+def test_memory_that_grows_with_every_step_is_no_figure_to_go_by() -> None:
+    grows = {"flags": ["growing_memory: 16.3 KiB more with every step"]}
+    small = row("small", 0.09, {"precision": "bf16-autocast"}, memory_mib=400, **grows)
+    found = report(baseline(memory_mib=1000), small)
+    least = recommend(found, "memory")
+    assert least.recommendation is not None
+    assert least.recommendation.id == "baseline"
+    assert "its memory grows with every step" in least.excluded["small"]
+    limited = recommend(found, "fps", 2**40)
+    assert "so it outgrows 1.00 TiB and any other limit" in limited.excluded["small"]
+    fastest = recommend(found, "fps")
+    assert fastest.recommendation is not None
+    assert fastest.recommendation.id == "small"
+    said = " ".join(fastest.reasons)
+    assert "Memory: unknown, because its own or the baseline's grows with every step." in said
+    assert "memory -" not in said
+    assert recommend(report(baseline(memory_mib=1000, **grows), small), "memory").recommendation is None
+
+
+def test_items_of_any_name_have_their_plural() -> None:
+    found = report(baseline(), row("fast", 0.05, {"precision": "bf16-autocast"}), item="patch")
+    assert any("has the most patches per second" in text for text in recommend(found, "fps").reasons)
+
+
+def test_a_quoted_reason_ends_with_one_full_stop() -> None:
+    wrong = row("odd", None, {"precision": "bf16-autocast"}, status="failed", reason="It broke.")
+    found = report(row("baseline", None, status="failed", reason="no luck."), row("fast", 0.05), wrong)
+    assert ".." not in " ".join(recommend(found, "fps").reasons)

@@ -18,6 +18,7 @@ from gpubench.analysis.noisy import with_noise_flags
 from gpubench.analysis.table import tidy
 from gpubench.cli.main import run
 from gpubench.errors import GpubenchError
+from gpubench.hardware.probe import steering_variables
 from gpubench.report.store import load, save
 from gpubench.search.presets import load_preset
 from gpubench.search.requested import read_request
@@ -26,6 +27,7 @@ from gpubench.search.strategies import search_space
 from gpubench.search.strategy import History, Strategy
 from gpubench.toggles import all_toggles, get
 from tests import reports
+from tests.running import BUSY
 from tests.search.test_space import builder
 
 
@@ -147,3 +149,42 @@ def test_one_report_may_be_given_without_a_list(tmp_path: Path) -> None:
 def test_an_empty_name_is_no_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare-opts", "--preset", "", "--dry-run"]) == 2
     assert "--preset is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [["doctor"], ["compare-opts", "model.py:make"], ["batch-sweep", "--sizes", "1"], ["ab", "--b", "x.py:y"]]
+)
+def test_a_deleted_current_folder_is_told_at_once(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert run(command) == 2
+    assert "The current folder has been deleted or cannot be entered. Change to another" in capsys.readouterr().err
+
+
+def test_a_workload_is_measured_in_a_folder_whose_name_is_no_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff d"))
+    folder.mkdir()
+    (folder / "helper.py").write_text("width = 4\n")
+    (folder / "model.py").write_text(
+        "import helper, torch\n"
+        "from gpubench import Workload\n"
+        "make = Workload(name='m', item='row', batch_size=2, build=lambda: torch.nn.Linear(helper.width, 4),\n"
+        "                inputs=lambda b, g: (torch.randn(b, 4, generator=g),))\n"
+    )
+    monkeypatch.chdir(folder)
+    asked = ["--set", "precision=fp32", "--final-rounds", "0", *BUSY]
+    assert run(["compare-opts", "model.py:make", *asked, "--output", "report.json"]) == 0
+    assert load(folder / "report.json").measurements[0].status == "ok"
+    assert run(["compare-opts", f"{folder}/model.py:make", *asked]) == 2
+    error = capsys.readouterr().err
+    assert "has bytes in its path that are no UTF-8" in error and "name it from there" in error
+
+
+def test_an_environment_variable_that_is_no_utf8_fits_into_a_report() -> None:
+    assert steering_variables({"OMP_PLACES": os.fsdecode(b"\xff")}) == {"OMP_PLACES": "\\udcff"}

@@ -18,14 +18,17 @@ STEP_S = 0.01
 BUSY = HostUse(seconds=1.0, other_cores=3.0, busiest_other="pid 7 (miner)", idle_cores=40.0, steal_cores=0.0)
 
 
-def outcome(host: HostUse, *, gpu: bool, busy_share: float | None = None) -> Outcome:
-    """A process with samples of `STEP_S`; on a GPU, which worked for that share of a step."""
-    taken = sampled([STEP_S] * 20)
+def outcome(
+    host: HostUse, *, gpu: bool, busy_share: float | None = None, enqueue_share: float | None = None
+) -> Outcome:
+    """A process with samples of `STEP_S`; on a GPU, for shares of a step that it worked and that the host enqueued."""
+    taken, ready = sampled([STEP_S] * 20), prepared()
     if gpu:
         taken = msgspec.structs.replace(taken, device_samples_s=[STEP_S] * 20)
+        ready = msgspec.structs.replace(ready, enqueue_s=None if enqueue_share is None else enqueue_share * STEP_S)
     busy_s = None if busy_share is None else busy_share * STEP_S
     collected = EvidenceCollected(evidence=[], flags=[], seconds=0.1, device_busy_s=busy_s)
-    return Outcome("ok", "", "", prepared(), taken, collected=collected, host=host)
+    return Outcome("ok", "", "", ready, taken, collected=collected, host=host)
 
 
 def contaminated(result: Outcome) -> list[str]:
@@ -36,26 +39,43 @@ def test_foreign_load_gates_every_row_of_a_cpu() -> None:
     assert contaminated(outcome(BUSY, gpu=False)) == ["other processes kept 3.0 cores busy, most of it pid 7 (miner)"]
 
 
-@pytest.mark.parametrize("load", [{}, {"other_cores": 0.0, "steal_cores": 2.0}])
-def test_foreign_load_gates_no_row_of_a_busy_gpu(load: dict[str, float]) -> None:
-    assert contaminated(outcome(msgspec.structs.replace(BUSY, **load), gpu=True, busy_share=0.95)) == []
+LOADS = pytest.mark.parametrize("load", [{}, {"other_cores": 0.0, "steal_cores": 2.0}])
 
 
-@pytest.mark.parametrize("load", [{}, {"other_cores": 0.0, "steal_cores": 2.0}])
+@LOADS
 @pytest.mark.parametrize(
-    ("busy_share", "idle"),
+    ("busy_share", "enqueue_share"),
     [
-        (0.5, 40.0),  # the GPU waits for the host
-        (0.95, 1.5),  # no core is left to launch from
-        (None, 40.0),  # it is not known whether the GPU waits
-        (0.95, None),  # nor how many cores were idle
+        (0.95, 0.3),
+        (0.95, 1.0),  # the host is as slow, but the GPU has no pause
+        (0.95, None),  # the step waits for the GPU, as a gradient scaler does: the host's own time is not known
+        (0.7, 0.1),  # it pauses between the kernels of a CUDA graph
+    ],
+)
+def test_foreign_load_gates_no_row_whose_gpu_does_not_wait_for_the_host(
+    busy_share: float, enqueue_share: float | None, load: dict[str, float]
+) -> None:
+    host = msgspec.structs.replace(BUSY, **load)
+    assert contaminated(outcome(host, gpu=True, busy_share=busy_share, enqueue_share=enqueue_share)) == []
+
+
+@LOADS
+@pytest.mark.parametrize(
+    ("busy_share", "enqueue_share", "idle"),
+    [
+        (0.5, 0.9, 40.0),  # the GPU waits for the host
+        (0.95, 0.3, 1.5),  # no core is left to launch from
+        (None, None, 40.0),  # it is not known whether the GPU waits
+        (0.5, None, 40.0),  # likewise
+        (0.95, 0.3, None),  # nor how many cores were idle
     ],
 )
 def test_foreign_load_gates_where_the_gpu_may_wait_for_the_host(
-    busy_share: float | None, idle: float | None, load: dict[str, float]
+    busy_share: float | None, enqueue_share: float | None, idle: float | None, load: dict[str, float]
 ) -> None:
     host = msgspec.structs.replace(BUSY, idle_cores=idle, **load)
-    assert len(contaminated(outcome(host, gpu=True, busy_share=busy_share))) == 1
+    found = contaminated(outcome(host, gpu=True, busy_share=busy_share, enqueue_share=enqueue_share))
+    assert len(found) == 1
 
 
 def test_a_stranger_on_the_gpu_and_a_quota_gate_whatever_the_cores_do() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -135,15 +136,6 @@ def fused() -> Workload:
     return Workload(name="fused", item="row", batch_size=4, build=build, inputs=inputs)
 
 
-def in_parts() -> Workload:
-    """Calls a part of the model, so that compiling the whole compiles nothing."""
-
-    def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> torch.Tensor:
-        return torch.relu(model.layer(batch[0]))  # type: ignore[operator]
-
-    return Workload(name="parts", item="row", batch_size=4, build=Paced, inputs=inputs, infer=infer)
-
-
 class Hidden(nn.Module):
     """Its last step hides that bf16 is far off: positions times frequencies need more than 8 bits."""
 
@@ -186,3 +178,25 @@ def mixed() -> Workload:
     return Workload(
         name="mixed", item="row", batch_size=32, build=Product, inputs=inputs, infer=infer, compare={"order": "rank"}
     )  # fmt: skip
+
+
+def in_parts() -> Workload:
+    """Calls a part of the model, so that compiling the whole compiles nothing."""
+
+    def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> torch.Tensor:
+        return torch.relu(model.layer(batch[0]))  # type: ignore[operator]
+
+    return Workload(name="parts", item="row", batch_size=4, build=Paced, inputs=inputs, infer=infer)
+
+
+def profiled(how: str = "hang") -> Workload:
+    """Hangs or dies as soon as it is profiled."""
+
+    def infer(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> torch.Tensor:
+        if torch.autograd._profiler_enabled():
+            if how == "die":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(3600)
+        return model(batch[0])
+
+    return Workload(name="profiled", item="row", batch_size=4, build=Paced, inputs=inputs, infer=infer)

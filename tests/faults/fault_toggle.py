@@ -293,6 +293,6 @@ FAULT = Toggle(
     stage=Stage.MODEL,
     apply=apply,
     evidence=evidence,
-    usage=lambda value: f"# a planted fault: {value}",
+    usage=lambda value, _: f"# a planted fault: {value}",
     source="planted",
 )

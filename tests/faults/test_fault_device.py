@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -34,6 +35,7 @@ from gpubench.report.model import Configuration, HostUse, Measurement, Protocol,
 from gpubench.search.space import Candidate
 from gpubench.search.strategy import SearchSpace, Strategy
 from gpubench.study import launch, rows
+from gpubench.worker.messages import Prepare
 from tests import reports
 from tests.fake_nvml import FUNCTIONS, NOT_SUPPORTED, FakeGpu, FakeNvml, fake_nvml
 from tests.faults.scripted import (
@@ -160,6 +162,22 @@ def of_row(result: Outcome) -> Report:
     """A report in which that process is the whole of the row `fast`. A shared machine may make it unsteady as well."""
     planned = Candidate("fast", FAST, (Role(kind="alone", toggle="precision"),))
     return reports.report(reports.baseline(10.0), rows.allowed(rows.first_row(planned, result, 1), ["unsteady"]))
+
+
+def test_a_worker_is_told_what_was_free_before_it_came(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int | None] = []
+    ask = Worker.ask
+
+    def noted(worker: Worker, request: object, *more: Any) -> Any:
+        if isinstance(request, Prepare):
+            told.append(request.device_free_bytes)
+        return ask(worker, request, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Worker, "ask", noted)
+    watched.bench.run_alone(Job("row", SLOW))
+    watched.card.fails["nvmlDeviceGetMemoryInfo"] = NOT_SUPPORTED
+    watched.bench.run_alone(Job("row", SLOW))
+    assert told == [(16 - 3) * 2**30, None]
 
 
 # ----- heat and power
@@ -613,6 +631,6 @@ def test_a_flag_that_cannot_be_allowed_is_refused(capsys: pytest.CaptureFixture[
         assert gpubench(["compare-opts", f"{STEPS}:tiny", "--allow", name]) == 2
         said = capsys.readouterr().err
         assert f"Unknown flag '{name}'" in said
-        assert "Known: contaminated, swapped, unsteady." in said
+        assert "Known: contaminated, speed_changed, swapped, unsteady." in said
     assert gpubench(["compare-opts", f"{STEPS}:tiny", "--allow", "contaminatd"]) == 2
     assert "Did you mean 'contaminated'?" in capsys.readouterr().err

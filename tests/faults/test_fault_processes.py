@@ -6,20 +6,26 @@ import dataclasses
 import itertools
 import json
 import statistics
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 
 from gpubench.cli.main import run
+from gpubench.executor import local
 from gpubench.executor.executor import Job
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.report import store
-from gpubench.report.model import Measurement, Protocol
+from gpubench.report.model import Measurement, Protocol, Role
 from gpubench.report.store import json_schema
+from gpubench.search.space import Candidate
+from gpubench.study import rows
 from gpubench.study.schedule import Schedule
 from gpubench.toggles import all_toggles, get
 from gpubench.worker.messages import WorkloadChoice
@@ -167,6 +173,50 @@ def test_a_sleep_of_20_ms_gives_50_fps(tmp_path: Path) -> None:
         assert latency["median"] == pytest.approx(statistics.median(row["samples_s"]))
         # On a busy machine many end late, but not all.
         assert 1 / min(row["samples_s"]) == pytest.approx(50, rel=0.02)
+
+
+# ----- the proof, which comes last, is lost
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("hang", "the profiled step did not end within 1 s"), ("die", "SIGSEGV in the profiled step")],
+)
+def test_a_lost_proof_costs_no_sample(how: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "PROOF_S", 0.5)
+    choice = WorkloadChoice(reference=f"{WORKLOADS}:profiled", size=None, parameters={"how": how}, mode="inference")
+    jobs = [Job("a", {"threads": 1}), Job("b", {"threads": 1})]
+    with WorkerPool(choice, "cpu", Protocol(timeout_s=60)) as pool:
+        executor = LocalExecutor(pool, {"threads": 1}, lambda _: None)
+        alone = executor.run_alone(jobs[0])
+        together = executor.run_round(jobs)
+    for outcome in (alone, *together.values()):
+        assert outcome.status == "unproven"
+        assert words in outcome.reason
+        assert outcome.sampled is not None
+        assert outcome.sampled.samples_s
+    assert alone.memory is not None
+    row = rows.first_row(Candidate("a", {"threads": 1}, (Role(kind="baseline"),)), alone, 1)
+    assert (row.status, row.fps is not None, row.compile_time_s is not None) == ("unproven", True, True)
+    later = rows.with_round(msgspec.structs.replace(row, status="ok"), together["b"], "final", 1, 2)
+    assert (later.status, len(later.rounds), later.fps is not None) == ("unproven", 2, True)
+    assert any(str(flag).startswith("unreliable: unproven in a later process") for flag in later.flags)
+
+
+@pytest.mark.parametrize(
+    ("left_s", "step_s", "limit_s"), [(None, 0.01, 60.1), (None, 30.0, 360.0), (5.0, 0.01, 5.0), (None, 1e6, 600.0)]
+)
+def test_the_proof_has_a_minute_and_some_steps_and_no_more_than_is_left(
+    left_s: float | None, step_s: float, limit_s: float
+) -> None:
+    asked: list[float] = []
+    worker = SimpleNamespace(ask=lambda request, reply, deadline, on_phase: asked.append(deadline - time.monotonic()))
+    prepared = SimpleNamespace(seconds_per_iteration=step_s)
+    deadline = None if left_s is None else time.monotonic() + left_s
+    pool = SimpleNamespace(protocol=Protocol(timeout_s=600))
+    slot = SimpleNamespace(worker=worker, number=0, prepared=prepared, deadline=deadline)
+    LocalExecutor(pool, {}, lambda _: None)._collect_evidence(slot)  # type: ignore[arg-type]
+    assert asked == [pytest.approx(limit_s, abs=0.05)]
 
 
 # ----- several resident workers: one dies, or the server of them all

@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy import stats
 
-from gpubench.analysis.eligibility import exclusion
+from gpubench.analysis.eligibility import exclusion, gate
 from gpubench.analysis.speedup import Speedups
 from gpubench.executor.executor import Job
 from gpubench.executor.local import LocalExecutor
@@ -232,6 +232,54 @@ def test_chance_is_not_taken_for_drift() -> None:
     chance = np.random.default_rng(0)
     hits = sum(bool(drifting(list(chance.normal(0.02, 0.002, 30)))) for _ in range(200))
     assert hits <= stats.binom.ppf(0.999, 200, 0.01)
+
+
+# ----- what the samples cannot show by themselves
+
+
+@pytest.mark.parametrize("later", ["fast", "slow"])
+def test_a_step_that_takes_another_time_later_gates(later: str, pool: WorkerPool, orders: Path) -> None:
+    """Samples that agree with each other, of a start that lasts longer than the warm-up."""
+    mark = orders / "slow"
+    pool.choice, pool.protocol = choice("changes"), msgspec.structs.replace(QUICK, timeout_s=60.0)
+
+    def on_phase(phase: str) -> None:
+        if phase in ("start", "memory"):
+            mark.touch() if (phase == "memory") == (later == "slow") else mark.unlink(missing_ok=True)
+
+    try:
+        result = LocalExecutor(pool, {}, on_phase).run_alone(Job("row", {}))
+    finally:
+        mark.unlink(missing_ok=True)
+    assert result.status == "ok", result.reason
+    assert "a step just before the proof" in str([flag for flag in result.flags if flag.kind == "speed_changed"])
+    row = explored("row", [result])
+    assert "its steps took another time later on" in (gate(row) or "")
+
+
+@pytest.mark.parametrize("stops", [1, 2])
+def test_a_process_that_was_stopped_is_sampled_again(stops: int, pool: WorkerPool, orders: Path) -> None:
+    asked: list[str] = []
+
+    def on_phase(phase: str) -> None:
+        if phase == "sampling":
+            asked.append(phase)
+            if len(asked) <= stops:
+                (orders / "stop").touch()
+
+    pool.choice = choice("stops")
+    pool.protocol = msgspec.structs.replace(QUICK, timeout_s=60.0, throttle_retries=1)
+    result = LocalExecutor(pool, {}, on_phase).run_alone(Job("row", {}))
+    assert [flag.kind for flag in result.flags if flag.kind == "interrupted"] == ["interrupted"]
+    if stops == 1:
+        assert result.status == "ok", result.reason
+        assert result.sampled is not None
+        assert max(result.sampled.samples_s) < 0.3
+        assert any("while it was sampled; sampled again, once" in flag.detail for flag in result.flags)
+    else:
+        assert (result.status, result.reason) == (
+            "failed", "no valid samples: it was stopped in each of 2 samplings.",
+        )  # fmt: skip
 
 
 # ----- order

@@ -4,6 +4,8 @@ All compute the same matrix product on the same inputs, so that one reference se
 """
 
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -94,3 +96,22 @@ def slows_down() -> Workload:
         time.sleep(min(0.001 * 1.04**calls, 0.06))
 
     return stepping("slows-down", wait)
+
+
+def changes() -> Workload:
+    """1 ms a step, and 30 times that while a file `slow` is there."""
+    return stepping("changes", lambda out: time.sleep(0.03 if (FOLDER / "slow").exists() else 0.001))
+
+
+def stops() -> Workload:
+    """4 ms a step; one that finds the file `stop` takes it away and is stopped for a second, as if by Ctrl-Z."""
+
+    def wait(out: torch.Tensor) -> None:
+        time.sleep(SLEEP_S)
+        mark = FOLDER / "stop"
+        if mark.exists():
+            mark.unlink()
+            subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {os.getpid()}"])
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    return stepping("stops", wait)

@@ -3,11 +3,13 @@ from __future__ import annotations
 import os
 import sys
 import time
+from types import SimpleNamespace
 
 import pynvml
 import pytest
 
-from gpubench.hardware.amd import AmdDevice
+from gpubench.hardware import nvml_call
+from gpubench.hardware.amd import AmdDevice, AmdSmi
 from gpubench.hardware.find_device import find_device
 from gpubench.hardware.nvml import NvmlDevice, Unavailable
 from gpubench.measure.device_free import busy_before
@@ -83,3 +85,13 @@ def test_an_apple_gpu_tells_nothing_and_says_why() -> None:
     assert all("Metal" in reason for reason in read.unavailable.values())
     assert read.process_cpu_percent is not None
     assert busy_before(device) == device
+
+
+@pytest.mark.parametrize("smi", [Unavailable("amdsmi is not installed"), None])
+def test_a_foreign_pynvml_does_not_hide_an_amd_gpu(monkeypatch: pytest.MonkeyPatch, smi: Unavailable | None) -> None:
+    foreign = Unavailable("the package pynvml 8.0.4", nvml_call.FOREIGN)
+    card = Unavailable("the AMD card")
+    opened = smi or SimpleNamespace(device=lambda uuid: card, close=lambda: None)
+    monkeypatch.setattr(nvml_call, "binding", lambda: foreign)
+    monkeypatch.setattr(AmdSmi, "open", lambda: opened)
+    assert find_device("cuda").device == (foreign if smi else card)

@@ -49,7 +49,7 @@ def test_many_outputs_are_named_in_part() -> None:
 @pytest.mark.parametrize(
     ("reference", "note"),
     [
-        (torch.zeros(4, 3), "all its values are zero in the reference"),
+        (torch.zeros(4, 3), "all its values are zero: give the model weights or inputs that change it"),
         (torch.zeros(4, 3, dtype=torch.long), "all its values are 0 in the reference"),
         (torch.zeros(4, 3, dtype=torch.bool), "all its values are False in the reference"),
         (torch.empty(0, 4), "it is empty"),

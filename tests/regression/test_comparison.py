@@ -250,7 +250,7 @@ def test_sides_of_one_session_may_differ_in_software() -> None:
 def test_a_row_that_ran_and_does_not_any_more_is_a_regression(status: Any) -> None:
     found = compare(changed(measured(), status=status, reason="as planted"), measured())
     assert found.verdict == "regressed"
-    assert metric(found, "status").reason == f"It was ok and is {status}: as planted"
+    assert metric(found, "status").reason == f"It was ok and is {status}: as planted."
 
 
 def test_a_row_that_runs_again_is_an_improvement() -> None:

@@ -29,8 +29,8 @@ ORDER = [
 SHARED = {
     "evidence",
     "kernels",
-    "process_memory",
     "model_context",
+    "printed",
     "tf32_probe",
     "step_parts",
     "toggle",
@@ -79,7 +79,7 @@ def test_a_card_is_complete(name):
 def test_usage_is_python(name):
     toggle = get(name)
     for value in (*toggle.values, *([7] if toggle.integers else [])):
-        ast.parse(toggle.usage(value))
+        ast.parse(toggle.usage(value, None))
 
 
 def test_get_suggests_the_nearest():
@@ -115,7 +115,7 @@ def test_a_value_that_is_not_allowed_is_an_error(name, text, message, hint):
     assert hint in error.value.hint
 
 
-def test_usage_leaves_the_baseline_out_and_keeps_the_order():
+def test_usage_leaves_out_what_plain_code_does_and_keeps_the_order(kit):
     configuration = {
         "compile": "default",
         "channels_last": "off",
@@ -123,13 +123,13 @@ def test_usage_leaves_the_baseline_out_and_keeps_the_order():
         "allocator": "tuned",
         "batch_size": 4,
     }
-    text = usage(configuration, {"batch_size": 4, "channels_last": "off", "allocator": "system"})
+    text = usage(configuration, kit.scope(batch_size=4))
     shell, python = text.split("\n\n")
     assert shell.startswith("# in the shell, before Python starts\nexport GLIBC_TUNABLES=glibc.malloc.mmap_threshold=")
     assert python.startswith("import torch\nmodel = model.to(torch.bfloat16)\n")
     assert python.splitlines()[-1].startswith('model.compile(mode="default")')
-    assert "batches" not in python
-    assert "batches of 4" in usage(configuration)
+    assert "batch_size" not in python
+    assert "batch_size = 4" in usage(configuration)
     ast.parse(python)
 
 
@@ -185,7 +185,7 @@ def test_a_broken_entry_point_is_one_clear_error(monkeypatch, target, message):
 def test_listing_never_imports_torch():
     code = (
         "import sys; from gpubench.toggles import all_toggles, usage;"
-        "[toggle.usage(value) for toggle in all_toggles().values() for value in toggle.values];"
+        "[toggle.usage(value, None) for toggle in all_toggles().values() for value in toggle.values];"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

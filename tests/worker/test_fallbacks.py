@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import os
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +21,7 @@ from gpubench.worker.messages import MakeReference, ReferenceMade, WorkloadChoic
 from gpubench.workloads.workload import Batch, Workload
 from gpubench.workloads.workload_facts import Mode
 
+OFFLOADED = "GPUBENCH_TEST_OFFLOADED"  # set while activations go elsewhere
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
@@ -26,7 +33,7 @@ class Greedy(nn.Module):
         self.roomy, self.layer = roomy, nn.Linear(8, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if torch._C._autograd._top_saved_tensors_default_hooks(False) is None and not self.roomy:
+        if not self.roomy and OFFLOADED not in os.environ:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         out: torch.Tensor = self.layer(x).relu()
         return out
@@ -71,11 +78,23 @@ def test_only_memory_that_ran_out_leads_to_the_next_way() -> None:
         first_that_fits([Way("a", CPU)], make)
 
 
+@contextlib.contextmanager
+def told(way: Way) -> Iterator[None]:
+    """What `way` enters, which the workload, a module of its own, sees in the environment."""
+    os.environ[OFFLOADED] = "1"
+    try:
+        with way.enter():
+            yield
+    finally:
+        del os.environ[OFFLOADED]
+
+
 def made(folder: Path, monkeypatch: pytest.MonkeyPatch, roomy: bool) -> ReferenceMade:
     """The training reference of `greedy`, in ways as of a GPU but all on the CPU."""
 
     def on_cpu(_: torch.device, mode: Mode) -> list[Way]:
-        return [Way(way.where, CPU, way.enter) for way in ways(CUDA, mode)]
+        plain, offloaded, last = ways(CUDA, mode)
+        return [Way(plain.where, CPU), Way(offloaded.where, CPU, lambda: told(offloaded)), Way(last.where, CPU)]
 
     monkeypatch.setattr(once, "ways", on_cpu)
     choice = WorkloadChoice(
@@ -85,6 +104,24 @@ def made(folder: Path, monkeypatch: pytest.MonkeyPatch, roomy: bool) -> Referenc
         choice=choice, device="cpu", configuration={"optimizer": "for-loop"}, protocol=Protocol(), folder=str(folder)
     )
     return once.make_reference(request)
+
+
+def test_only_one_model_lives_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    living: list[weakref.ref[nn.Module]] = []
+    most = 0
+
+    def watched(*arguments: Any) -> Any:
+        nonlocal most
+        context = build(*arguments)
+        living.append(weakref.ref(context.model))
+        gc.collect()
+        most = max(most, sum(each() is not None for each in living))
+        return context
+
+    build = once.build
+    monkeypatch.setattr(once, "build", watched)
+    made(tmp_path / "plain", monkeypatch, roomy=True)
+    assert (len(living), most) == (2, 1)
 
 
 def test_activations_in_the_hosts_memory_change_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

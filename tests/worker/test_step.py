@@ -54,7 +54,7 @@ def planted(
         summary="A planted toggle.",
         values={"off": "as it is", "on": "changed", 2: "twice", 4: "four times"},
         stage=stage,
-        usage=lambda value: "",
+        usage=lambda value, _: "",
         apply=lambda context, value: apply(context, value) if value != "off" else None,
         evidence=lambda context, value: EvidenceResult(took_effect=True, detail="planted"),
         source="planted",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 from pathlib import Path
+from typing import Any
 
 from gpubench.hardware.cpu import read_sizes
 
@@ -19,21 +21,35 @@ _MALLINFO2_FIELDS = (
 
 
 class Mallinfo2(ctypes.Structure):
-    """glibc's memory statistics: `hblks` blocks have their own mapping, `uordblks` bytes are used inside the arenas."""
+    """glibc's memory statistics: `hblks` blocks of `hblkhd` bytes have their own mapping, `uordblks` bytes are used in
+    the arenas.
+    """
 
     hblks: int
+    hblkhd: int
     uordblks: int
     _fields_ = tuple((name, ctypes.c_size_t) for name in _MALLINFO2_FIELDS)
 
 
 def heap() -> Mallinfo2 | None:
     """glibc's current statistics; None if the C library has no `mallinfo2` (glibc before 2.33, other libraries)."""
-    function = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    function = _mallinfo2()
     if function is None:
         return None
     function.restype = Mallinfo2
     info: Mallinfo2 = function()
     return info
+
+
+def allocated_bytes() -> int | None:
+    """Bytes that this process has allocated and not freed, exactly; None where glibc does not provide them."""
+    info = heap() if "libc.so" in (malloc_library() or "") else None
+    return None if info is None else info.uordblks + info.hblkhd
+
+
+@functools.cache
+def _mallinfo2() -> Any:
+    return getattr(ctypes.CDLL(None), "mallinfo2", None)
 
 
 def huge_page_bytes() -> int | None:
@@ -44,6 +60,7 @@ def huge_page_bytes() -> int | None:
         return None
 
 
+@functools.cache
 def malloc_library() -> str | None:
     """The file that provides `malloc`, such as `/usr/lib/x86_64-linux-gnu/libc.so.6`; None if unreadable."""
     address = ctypes.cast(ctypes.CDLL(None).malloc, ctypes.c_void_p).value

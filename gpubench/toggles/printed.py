@@ -1,0 +1,22 @@
+"""Lines that are printed for the user and run by the worker: one text, so that what is printed is what was measured."""
+
+from __future__ import annotations
+
+from keyword import iskeyword
+from typing import Any
+
+
+def run_lines(lines: str, **names: Any) -> dict[str, Any]:
+    """Runs `lines` as a user's script would, with `torch` and `names` known; the names that are known afterwards."""
+    import torch
+
+    known = {"torch": torch, **names}
+    exec(compile(lines, "<lines that gpubench prints>", "exec"), known)
+    return known
+
+
+def expression(name: str) -> str:
+    """The submodule of `model` with that dotted name, as Python: `model.encoder`, `model.get_submodule('layers.0')`."""
+    parts = ["model", *name.split(".")] if name else ["model"]
+    plain = all(part.isidentifier() and not iskeyword(part) for part in parts)
+    return ".".join(parts) if plain else f"model.get_submodule({name!r})"
