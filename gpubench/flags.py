@@ -117,6 +117,14 @@ SWAPPED = FlagKind(
     repeats=True,
     strict=True,
 )
+MEMOIZED = FlagKind(
+    "memoized",
+    "A step on inputs that it has seen before runs clearly fewer operators than one on fresh inputs, twice over.",
+    "Empty the model's cache in the step, or key it by what real use repeats.",
+    "gates",
+    "it keeps results of inputs that it has seen, so its figure is not the model's speed",
+    strict=True,
+)
 NOISY = FlagKind(
     "noisy",
     f"Over 3 processes or more, only effects above {100 * NOISY_EFFECT:g} % can be told from chance.",
@@ -157,6 +165,15 @@ GROWING_MEMORY = FlagKind(
     "Look for tensors that the model keeps (lists, caches, graphs of earlier losses).",
     "caution",
     "memory grows with every step",
+)
+KEEPS_STATE = FlagKind(
+    "keeps_state",
+    "A step changes its inputs, the model or something else that the next step finds. The first steps of a fresh model "
+    "are compared with the reference's; later ones have no counterpart there.",
+    "Clone inputs before they are changed in place. Keep counters, caches and optimizers out of the timed step, unless "
+    "they are a part of what you time.",
+    "caution",
+    "each step depends on those before it",
 )
 WARM_CACHE = FlagKind(
     "warm_cache",
@@ -202,7 +219,8 @@ QUALITY_UNCHECKED = FlagKind(
     "quality_unchecked",
     "No output could be compared: they are random, zero, empty or rounding noise, or there is no reference. Except for "
     "the baseline such a row is not recommended.",
-    "Make random numbers an input of the model; give it weights and inputs that fill its outputs.",
+    "Do what the flag's reason says: make random numbers an input of the model, or give it weights and inputs that "
+    "fill its outputs, say.",
 )
 PARTLY_CHECKED = FlagKind(
     "partly_checked",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gpubench.analysis import reasons
 from gpubench.analysis.effects import changed
-from gpubench.analysis.eligibility import MIN_ROUNDS, gate
+from gpubench.analysis.eligibility import MIN_ROUNDS, gate, gating
 from gpubench.analysis.peak_memory import peak_bytes
 from gpubench.analysis.ranking import rank
 from gpubench.analysis.speedup import Speedups
@@ -43,7 +43,8 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
     ranking, baseline = rank(report, objective, max_memory_bytes), report.baseline
     if baseline is not None and baseline.status == "ok" and (why := gate(baseline)):
         # Any row may only look better than a baseline whose figure is unreliable.
-        sentence = f"Nothing is recommended, because the baseline is not reliable: {why}. Measure again."
+        remedy = next((flag.about.remedy for flag in gating(baseline) if not flag.about.repeats), "Measure again.")
+        sentence = f"Nothing is recommended, because the baseline is not reliable: {why}. {remedy}"
         return Advice(None, [sentence], {**ranking.excluded, baseline.id: why})
     if not ranking.rows:
         return Advice(None, reasons.nothing(report, ranking.excluded), ranking.excluded)

@@ -219,10 +219,16 @@ def server_environment(extra: Mapping[str, str], python: str, folder: Path) -> d
         **CUDA_ENVIRONMENT,
         **os.environ,
         "TMPDIR": str(folder.parent),  # where compilers and the profiler can work; see scratch_root
+        # One order of sets of strings for all processes: the user's own choice, but for a random one.
+        "PYTHONHASHSEED": _hash_seed(os.environ.get("PYTHONHASHSEED", "")),
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
         **extra,
     }
+
+
+def _hash_seed(own: str) -> str:
+    return own if own.isdigit() else "0"
 
 
 def alone(package: Path, folder: Path) -> Path:

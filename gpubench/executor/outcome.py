@@ -43,9 +43,12 @@ class Outcome:
 
     @property
     def quality(self) -> Quality | None:
-        """The quality before sampling, or that of the last timed output where only that is wrong."""
+        """The quality before sampling, or that of the last timed output where only that is doubtful."""
         before, after = self.prepared.quality if self.prepared else None, self.last_quality
-        return after if after is not None and after.passed is False else before
+        if after is None or after.passed is True or (before and before.passed is False):
+            return before
+        # Later steps may be compared with nothing: a step that keeps state has none like them in the reference.
+        return after if after.passed is False or after.reason else before
 
 
 def verdict(result: Outcome) -> tuple[Status, str]:

@@ -72,8 +72,8 @@ def flags_of(
         flags.append(HOST_BOUND.flag(f"the host needs {fraction:.0%} of the step's time to enqueue it"))
     if sampled.unmet:
         flags.append(STOPPED_BY_TIME.flag(sampled.unmet))
-    if prepared.quality.passed is None:
-        flags.append(QUALITY_UNCHECKED.flag(prepared.quality.reason))
+    if result.quality and result.quality.passed is None:
+        flags.append(QUALITY_UNCHECKED.flag(result.quality.reason))
     elif prepared.quality.not_compared:
         flags.append(PARTLY_CHECKED.flag(prepared.quality.not_compared))
     growth = (result.memory and result.memory.growth_bytes_per_iteration) or 0

@@ -72,7 +72,7 @@ class WorkerPool:
         self.folder = self._cleanup.enter_context(scratch_folder())
         root, problem = scratch_root()
         if problem:
-            self.notes.append(f"Temporary files go to {root} instead of TMPDIR: {problem}.")
+            self.notes.append(sentence(f"Temporary files go to {root} instead of TMPDIR: {problem}"))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -172,7 +172,7 @@ class WorkerPool:
         if described.note:
             self.notes.append(described.note)
         if isinstance(self.monitored, Unavailable):
-            self.notes.append(f"The GPU could not be watched: {self.monitored.reason}.")
+            self.notes.append(sentence(f"The GPU could not be watched: {self.monitored.reason}"))
         busy = busy_before(self.monitored)
         if isinstance(busy, str) and busy:
             self.busy_before = busy

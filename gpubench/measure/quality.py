@@ -37,7 +37,7 @@ FEW = 64  # values, whose norm may be small by cancellation
 EMPTY = "it is empty: give the model weights or inputs with which it finds something"
 SAME = "give the model weights or inputs that change it"
 NOISE = 0.1  # change by rounding in fp32 alone, beyond which an output has no value to compare
-MAX_SAID = 3  # outputs that a sentence names
+MAX_SAID = 3  # notes in a sentence, and outputs named for each
 
 
 def judge(
@@ -108,9 +108,16 @@ def _severity(one: OutputQuality) -> tuple[int, float]:
 
 
 def _said(noted: Sequence[OutputQuality], several: bool) -> str:
-    said = [f"{each.name}: {each.note}" if several and each.name else each.note for each in noted[:MAX_SAID]]
-    more = len(noted) - len(said)
-    return "; ".join(said + ([f"and {plural(more, 'output')} more"] if more else []))
+    """The notes in one line, each once with the outputs that it is about."""
+    about: dict[str, list[str]] = {}
+    for each in noted:
+        about.setdefault(each.note, []).append(each.name)
+    said = []
+    for note, names in list(about.items())[:MAX_SAID]:
+        more = f" and {len(names) - MAX_SAID} more" if len(names) > MAX_SAID else ""
+        said.append(f"{', '.join(names[:MAX_SAID])}{more}: {note}" if several and names[0] else note)
+    rest = sum(map(len, list(about.values())[MAX_SAID:]))
+    return "; ".join([*said, f"and {plural(rest, 'output')} more"] if rest else said)
 
 
 # ----- one output
@@ -308,6 +315,9 @@ def compare_training(
         own = ", ".join(f"{loss:g}" for loss in reference_losses)
         reason = f"the reference's own losses or parameters are not finite (losses {own}): mend the loss first"
         return Quality(passed=None, reason=reason, reference=what, max_relative_error=tolerance)
+    if not changes.size and not changes.out_size:
+        reason = "no parameter moves in these steps, in the reference either: there is no gradient"
+        return Quality(passed=None, reason=reason, reference=what, max_relative_error=tolerance)
     non_finite += sum(not math.isfinite(loss) for loss in losses)
     error = max(
         (ratio(abs(loss - expected), abs(expected)) for loss, expected in zip(losses, reference_losses, strict=True)),
@@ -356,9 +366,14 @@ def _changes(update: Tensors, reference: Tensors) -> tuple[values.Distance, int]
     error, out_norm, ref_norm = (math.sqrt(squares[name]) for name in ("error", "out", "ref"))
     if not math.isfinite(ref_norm):
         return values.Distance(math.nan, math.nan, math.nan), non_finite
-    return values.Distance(
-        ratio(error, ref_norm), ratio(squares["dot"], out_norm * ref_norm), ratio(out_norm, ref_norm)
-    ), non_finite
+    found = values.Distance(
+        error=ratio(error, ref_norm),
+        cosine=ratio(squares["dot"], out_norm * ref_norm),
+        norms=ratio(out_norm, ref_norm),
+        size=ref_norm,
+        out_size=out_norm,
+    )
+    return found, non_finite
 
 
 def lost_updates(update: Tensors, reference_update: Tensors) -> float:

@@ -29,53 +29,39 @@ def has_convolutions(scope: Scope) -> str | None:
     return None
 
 
-_FORMATS = "formats = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions"
-_INPUTS = "inputs = [x.contiguous(memory_format=formats[x.dim()]) if x.dim() in formats else x for x in inputs]"
+def _memory_format(dimensions: int) -> torch.memory_format | None:
+    import torch
 
-
-def _lines(others: Sequence[str]) -> str:
-    """Converts parameters and buffers of a convolution's dimensions, whatever holds them, but not `others`.
-
-    As they are stored: a parametrized module (spectral norm) computes anew what its `weight` is asked for.
-    """
-    convert = "weight.data = weight.data.contiguous(memory_format=formats[weight.dim()])"
-    if not others:
-        loop = f"""for weight in (*model.parameters(), *model.buffers()):
-    if weight.dim() in formats:
-        {convert}"""
-    else:
-        names = ", ".join(map(repr, others))
-        loop = f"""others = [{names}]  # no convolution uses them
-for name, weight in (*model.named_parameters(), *model.named_buffers()):
-    if weight.dim() in formats and name not in others:
-        {convert}"""
-    return f"{_FORMATS}\n{loop}"
-
-
-def _others(context: ModelContext) -> Sequence[str]:
-    return context.facts.unconvolved if context.facts else ()
+    return {4: torch.channels_last, 5: torch.channels_last_3d}.get(dimensions)
 
 
 def _weights(context: ModelContext) -> list[torch.Tensor]:
-    """What `apply` converted."""
+    """Parameters and buffers of a convolution's dimensions, whatever holds them, but those that are no convolution's.
+
+    Read as they are stored: a parametrized module (spectral norm) computes anew what its `weight` is asked for.
+    """
+    others = context.facts.unconvolved if context.facts else []
     named = (*context.model.named_parameters(), *context.model.named_buffers())
-    return [weight for name, weight in named if weight.dim() in (4, 5) and name not in _others(context)]
+    return [weight for name, weight in named if _memory_format(weight.dim()) and name not in others]
 
 
 def apply(context: ModelContext, value: Value) -> None:
     """Converts each convolution's weights and each input to the channels-last format for its number of dimensions."""
     if value == "off":
         return
-    names = run_lines(_lines(_others(context)), model=context.model)
+    lines = _lines(context.facts.unconvolved if context.facts else [])
     context.batches = [
-        tuple(run_lines(_INPUTS, inputs=batch, formats=names["formats"])["inputs"]) for batch in context.batches
+        tuple(run_lines(lines, model=context.model, inputs=batch)["inputs"]) for batch in context.batches
     ]
 
 
-def _usage(value: Value, scope: Scope | None) -> str:
-    if value == "off":
-        return "# channels_last: off, so model and inputs stay as they are"
-    return f"{_lines(scope.workload.unconvolved if scope else ())}\n{_INPUTS}"
+def _lines(unconvolved: Sequence[str]) -> str:
+    but = f" and name not in {list(unconvolved)}" if unconvolved else ""
+    return f"""formats = {{4: torch.channels_last, 5: torch.channels_last_3d}}  # by the number of dimensions
+for name, weight in [*model.named_parameters(), *model.named_buffers()]:
+    if weight.dim() in formats{but}:
+        weight.data = weight.data.contiguous(memory_format=formats[weight.dim()])
+inputs = [x.contiguous(memory_format=formats[x.dim()]) if x.dim() in formats else x for x in inputs]"""
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
@@ -145,7 +131,11 @@ CHANNELS_LAST = Toggle(
     applies=has_convolutions,
     apply=apply,
     evidence=evidence,
-    usage=_usage,
+    usage=lambda value, scope: (
+        _lines(scope.workload.unconvolved if scope else [])
+        if value == "on"
+        else "# channels_last: off, so model and inputs stay as they are"
+    ),
     claims=("cytodl", "vae-guide"),
     source="PyTorch tutorial: Channels Last Memory Format in PyTorch",
 )

@@ -60,9 +60,13 @@ class Filled:
 
 def _hides(name: str, parameter: torch.Tensor) -> bool:
     """Whether what comes before it may not show in the output. A bias is only added, so that it hides nothing."""
+    import torch
+
     if "bias" in name.rpartition(".")[2] or not parameter.is_floating_point() or not parameter.numel():
         return False
-    if parameter.is_meta or parameter.is_inference() or 0 in parameter.stride():  # not to be written to
+    if parameter.layout is not torch.strided or parameter.itemsize < 2 or parameter.is_meta:
+        return False
+    if parameter.is_inference() or 0 in parameter.stride():  # not to be written to
         return False
     first, last = (float(parameter[(index,) * parameter.dim()]) for index in (0, -1))
     if max(abs(first), abs(last)) >= CONSTANT:

@@ -6,27 +6,26 @@ import contextlib
 import hashlib
 import sys
 import sysconfig
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from gpubench.measure.values import rounding_of
 from gpubench.text import encodable
-from gpubench.worker import limits, reference
+from gpubench.worker import fingerprint, limits, reference
+from gpubench.worker.facts import Facts
 from gpubench.worker.fallbacks import Way, first_that_fits, ways
 from gpubench.worker.fill import Filled
 from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResult, ReferenceMade, importing
-from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, seed_everything, use_device
+from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, use_device
+from gpubench.worker.repeatability import Fresh, study_inference, study_training
 from gpubench.worker.step import Stepper
 from gpubench.workloads.catalog import resolve_size
 
 if TYPE_CHECKING:
     import torch
 
-    from gpubench.measure.values import Rounding
 
 NUDGE = 1e-6  # relative; one rounding in fp32 is off by up to 6e-8, and a network makes hundreds in a row
 
@@ -82,92 +81,26 @@ def make_reference(request: MakeReference) -> ReferenceMade:
     loaded, mode = load_choice(request.choice)
     folder, seed = Path(request.folder), request.protocol.seed
 
-    def plain(way: Way) -> tuple[Stepper, Filled]:
-        context = build(loaded, mode, way.device, request.configuration, seed)
-        filled = Filled(context.model, seed)
-        apply_toggles(context, make_batches(loaded, context.batch_size, request.protocol.input_batches, seed))
-        return Stepper(context), filled
-
     def make(way: Way) -> None:
-        stepper, filled = plain(way)
+        def plain() -> Fresh:
+            context = build(loaded, mode, way.device, request.configuration, seed)
+            batches = make_batches(loaded, context.batch_size, request.protocol.input_batches, seed)
+            built = fingerprint.of(context.model, batches)
+            filled = Filled(context.model, seed)
+            apply_toggles(context, batches)
+            return Fresh(Stepper(context), built, filled)
+
+        facts = Facts(request.configuration, {}, what=f"{reference.MODEL} {way.where}")
         if mode == "training":
-            steps = request.protocol.quality_steps
-            losses, update = train(stepper, steps)
-            del stepper, filled  # or the device would have to hold two models, with their optimizers' state
-            stepper, _ = plain(way)
-            seed_everything(seed + 1)  # same weights and inputs; only random numbers drawn in the step (dropout) differ
-            again, _ = train(stepper, steps)
-            reference.save_training(folder, losses, update, reference.loss_spread(losses, again))
+            update, facts = study_training(plain, seed, request.protocol.quality_steps, facts)
+            reference.save_training(folder, update, facts)
         else:
-            outputs = every_batch(stepper)
-            seed_everything(seed + 1)
-            again_first = infer_in_parts(stepper, 0)
-            spread = reference.output_spread(outputs[0], again_first)
-            reference.save_inference(
-                folder,
-                outputs,
-                spread,
-                left_out=reference.left_out(stepper.output),
-                timed=unfilled(stepper, filled),
-                rounding=rounding(stepper, outputs) if spread <= reference.RANDOM else None,
-            )
+            found = study_inference(plain, infer_in_parts, seed, facts)
+            reference.save_inference(folder, found.outputs, found.update, found.facts, found.timed)
 
     choices = ways(device, mode)
     way = first_that_fits(choices, make)
-    if way is choices[0]:
-        return ReferenceMade()
-    reference.save_place(folder, way.where)
-    return ReferenceMade(way.where)
-
-
-def train(stepper: Stepper, steps: int) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """The losses of the first `steps` steps and the change of the parameters over them."""
-    before = reference.parameters(stepper.context.model)
-    return reference.training_steps(stepper, before, [], steps)
-
-
-def every_batch(stepper: Stepper) -> list[dict[str, torch.Tensor]]:
-    """The outputs for each batch."""
-    return [infer_in_parts(stepper, index) for index in range(len(stepper.context.batches))]
-
-
-def unfilled(stepper: Stepper, filled: Filled) -> list[dict[str, torch.Tensor]] | None:
-    """The outputs with the model's own parameters, as they will be timed; None where none is filled."""
-    if not filled.names:
-        return None
-    filled.restore()
-    outputs = every_batch(stepper)
-    filled.fill()
-    return outputs
-
-
-def rounding(stepper: Stepper, plain: list[dict[str, torch.Tensor]]) -> dict[str, Rounding]:
-    """What rounding of weights and inputs changes in the outputs `plain` of each batch; spoils weights and inputs."""
-    import torch
-
-    context, chance = stepper.context, torch.Generator().manual_seed(0)
-
-    def nudge(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor * (1 + NUDGE * torch.randn(tensor.shape, generator=chance).to(tensor))
-
-    def change(how: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        with torch.no_grad():
-            for parameter in context.model.parameters():
-                if parameter.is_floating_point():
-                    parameter.copy_(how(parameter))
-            context.batches = [
-                tuple(how(each).to(each) if each.is_floating_point() else each for each in batch)
-                for batch in context.batches
-            ]
-
-    try:
-        change(nudge)
-        near = infer_in_parts(stepper, 0)
-        change(lambda tensor: tensor.bfloat16())
-        return rounding_of(plain, near, every_batch(stepper), context.workload.compare)
-    except Exception:  # noqa: BLE001 - whatever a model refuses; outputs are then held to the tolerance alone
-        traceback.print_exc()
-        return {}
+    return ReferenceMade() if way is choices[0] else ReferenceMade(way.where)
 
 
 def infer_in_parts(stepper: Stepper, index: int) -> dict[str, torch.Tensor]:
@@ -177,7 +110,8 @@ def infer_in_parts(stepper: Stepper, index: int) -> dict[str, torch.Tensor]:
     while True:
         try:
             found = []
-            for part in zip(*(tensor.chunk(parts) for tensor in batch), strict=True):
+            # The whole batch as it is: some steps know their inputs by identity.
+            for part in zip(*(tensor.chunk(parts) for tensor in batch), strict=True) if parts > 1 else [batch]:
                 context.batches[index] = part
                 stepper.run(index)
                 found.append(reference.snapshot(stepper.output))

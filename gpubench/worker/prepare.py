@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import GpubenchError
@@ -13,16 +12,22 @@ from gpubench.toggles.step_parts import on_device
 from gpubench.toggles.toggle import Stage, Toggle
 from gpubench.toggles.traits import batch_size
 from gpubench.worker.messages import WorkloadChoice
+from gpubench.worker.seeding import IMPORT_SEED, seed_everything
 from gpubench.workloads.loader import Loaded, load
+from gpubench.workloads.source import import_module_of
 
 if TYPE_CHECKING:
     import torch
 
+    from gpubench.workloads.workload import Workload
     from gpubench.workloads.workload_facts import Mode
 
 
 def load_choice(choice: WorkloadChoice) -> tuple[Loaded, Mode]:
     """The workload that `choice` names and the mode; GpubenchError if it does not support the mode."""
+    seed_everything(IMPORT_SEED)
+    import_module_of(choice.reference)  # where the server has not done so
+    seed_everything(IMPORT_SEED)
     loaded = load(choice.reference, choice.size, choice.parameters)
     if choice.source_hash and loaded.source_hash != choice.source_hash:
         raise GpubenchError(
@@ -38,22 +43,17 @@ def load_choice(choice: WorkloadChoice) -> tuple[Loaded, Mode]:
     return loaded, "training" if mode == "training" else "inference"
 
 
-def seed_everything(seed: int) -> None:
-    """Seeds Python and torch (all devices)."""
-    import torch
-
-    random.seed(seed)
-    torch.manual_seed(seed)
-
-
 def make_batches(loaded: Loaded, batch_size: int, count: int, seed: int) -> list[Any]:
     """`count` different batches on the CPU; batch i is the same in every process."""
+    return [make_batch(loaded.workload, batch_size, seed + 1 + index) for index in range(count)]
+
+
+def make_batch(workload: Workload, batch_size: int, seed: int) -> tuple[Any, ...]:
+    """A batch on the CPU, the same in every process; what does not draw from the generator is seeded as well."""
     import torch
 
-    return [
-        tuple(loaded.workload.inputs(batch_size, torch.Generator().manual_seed(seed + 1 + index)))
-        for index in range(count)
-    ]
+    seed_everything(seed)
+    return tuple(workload.inputs(batch_size, torch.Generator().manual_seed(seed)))
 
 
 def use_device(name: str) -> torch.device:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from gpubench.flags import SPEED_CHANGED, WARM_CACHE, Flag
+from gpubench.flags import KEEPS_STATE, MEMOIZED, SPEED_CHANGED, WARM_CACHE, Flag
 from gpubench.measure.compile_cache import came_from_cache
 from gpubench.measure.memory import (
     LEAK_BYTES,
@@ -34,13 +34,17 @@ from gpubench.measure.run_delay import run_delay_s
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, enqueue_seconds, sample, sample_blocks
-from gpubench.report.model import Evidence, Memory, Quality
+from gpubench.report.model import Evidence, Memory, Quality, Value
 from gpubench.units import format_duration
-from gpubench.worker import limits, reference
+from gpubench.worker import fingerprint, limits, reference
 from gpubench.worker.counts import step_counts
 from gpubench.worker.fill import Filled
+from gpubench.worker.memoized import memoized
 from gpubench.worker.messages import Checked, EvidenceCollected, MemoryRead, Prepare, Prepared, SamplesTaken
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
+from gpubench.worker.reference import Reference
+from gpubench.worker.repeatability import sequence
+from gpubench.worker.seeding import seed_step
 from gpubench.worker.settling import TrainingStart, settled_steps
 from gpubench.worker.step import Stepper
 
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gpubench.toggles.model_context import ModelContext
+    from gpubench.toggles.toggle import EvidenceResult, Toggle
 
 MEMORY_STEPS = 4  # three differences, whose median one late allocation cannot move
 MEMORY_STEPS_LEAST = 2
@@ -78,6 +83,7 @@ class PreparedModel:
         self.context: ModelContext
         self.stepper: Stepper
         self.timer: Timer
+        self.reference: Reference | None = None
         self.iterations = 1
         self.seconds_per_iteration = 0.0
         self.unavailable: dict[str, str] = {}
@@ -125,13 +131,20 @@ class PreparedModel:
             if parts(self.context.model) & {part for other in others for part in parts(other)}:
                 raise Shared
             batches = make_batches(loaded, self.context.batch_size, self.protocol.input_batches, self.protocol.seed)
+            if request.reference_folder:
+                built, how = fingerprint.of(self.context.model, batches), loaded.workload.compare
+                self.reference = Reference(Path(request.reference_folder), request.configuration, built, how)
+                if self.reference.facts.state:
+                    self.flags.append(KEEPS_STATE.flag(self.reference.facts.state))
             filled = Filled(self.context.model, self.protocol.seed)
         with self.phase("apply"):
             apply_toggles(self.context, batches)
         self.timer = CudaTimer(device) if device.type == "cuda" else WallTimer()
         self.stepper = Stepper(self.context)
-        before = reference.parameters(self.context.model) if mode == "training" else {}
+        moves = mode == "training" or (self.reference is not None and self.reference.facts.moves)
+        before = reference.parameters(self.context.model) if moves else {}
         self.start = TrainingStart(self.context) if self.context.skipped else None
+        seed_step(self.protocol.seed, 0)
         with self.phase("first step"):
             self.tell("compile" if self.context.compiled else "first step")
             first = self.timer.block(lambda: self.stepper.run(0), 1).wall_s
@@ -173,26 +186,32 @@ class PreparedModel:
             limits.limit_memory(device, limit, beyond_allocator(device, self.request.device_free_bytes) or 0)
 
     def check(self, before: dict[str, torch.Tensor]) -> Quality:
-        """The quality of the outputs on every batch; in training, of the first steps, which are part of the warm-up."""
-        folder, tolerance = self.request.reference_folder, self.request.tolerance
+        """The quality of the first steps, the one that has run already included; `before`: parameters then."""
+        seed, tolerance = self.protocol.seed, self.request.tolerance
         if self.context.mode == "training":
             with self.phase("warm-up"):
                 losses = [] if self.stepper.loss is None else [float(self.stepper.loss)]
-                steps = self.protocol.quality_steps
-                losses, update = settled_steps(self.stepper, self.start, before, losses, steps)
+                count = self.protocol.quality_steps
+                losses, update = settled_steps(self.stepper, self.start, before, losses, count, seed)
                 self.start = None  # it would count as memory of the steps
             with self.phase("quality"):
-                if folder:
-                    return reference.check_training(Path(folder), losses, update, tolerance)
-        elif folder:
-            outputs = {}
+                if self.reference:
+                    return self.reference.check_training(losses, update, tolerance)
+        elif self.reference:
+            outputs = [reference.snapshot(self.stepper.output)]
             with self.phase("warm-up"):
-                for index in range(len(self.context.batches)):
-                    self.stepper.run(index)
-                    outputs[index] = reference.snapshot(self.stepper.output)
+                for index in sequence(len(self.context.batches))[1:]:
+                    outputs.append(self.seeded(index))
             with self.phase("quality"):
-                return reference.check_inference(Path(folder), outputs, tolerance, how=self.context.workload.compare)
+                update = reference.change(self.context.model, before) if before else {}
+                return self.reference.check_inference(outputs, update, tolerance)
         return Quality(passed=None, reason=self.request.reference_problem, reference=reference.WHAT)
+
+    def seeded(self, index: int) -> dict[str, torch.Tensor]:
+        """The output of a step on batch `index` with the random numbers that the reference has drawn for it."""
+        seed_step(self.protocol.seed, index)
+        self.stepper.run(index)
+        return reference.snapshot(self.stepper.output)
 
     def end_of_warmup(self) -> None:
         """Records the peaks so far, so that later figures do not include build and compilation."""
@@ -251,16 +270,13 @@ class PreparedModel:
 
         A stale buffer is right for the batch that filled it, possibly the last timed one; another batch exposes it.
         """
-        if self.context.mode != "inference" or not self.request.reference_folder or self.stepper.last_batch < 0:
-            return Checked(None)
         last = self.stepper.last_batch
+        if self.context.mode != "inference" or self.reference is None or last < 0:
+            return Checked(None)
         outputs = {last: reference.snapshot(self.stepper.output)}
-        for index in range(len(self.context.batches) if every_batch else 0):
-            if index != last:
-                self.stepper.run(index)
-                outputs[index] = reference.snapshot(self.stepper.output)
-        folder, how = Path(self.request.reference_folder), self.context.workload.compare
-        return Checked(reference.check_inference(folder, outputs, self.request.tolerance, how=how, timed=True))
+        others = [index for index in range(len(self.context.batches)) if index != last] if every_batch else []
+        outputs |= {index: self.seeded(index) for index in others}
+        return Checked(self.reference.check_later(outputs, self.request.tolerance))
 
     def measure_memory(self) -> MemoryRead:
         """Memory peaks over a few untimed steps that begin with an empty cache, and the growth from step to step."""
@@ -324,18 +340,34 @@ class PreparedModel:
                 context.trace = trace_step(self.stepper.step, cuda=context.device.type == "cuda")
             except Exception as error:  # noqa: BLE001 - the evidence that needs the trace reports it
                 context.trace_error = f"the profiler failed: {type(error).__name__}: {error}".splitlines()[0]
-            results = [
-                (toggle, value, toggle.evidence(context, value)) for toggle, value in toggles_of(context.configuration)
-            ]
+            results = self.evidence()
+            if missing := self.memoized():
+                results = self.evidence()  # of a whole step
         compiled = next((result for _, _, result in results if result.graph_breaks is not None), None)
         return EvidenceCollected(
             evidence=[
                 Evidence(toggle=toggle.name, value=value, took_effect=result.took_effect, detail=result.detail)
                 for toggle, value, result in results
             ],
-            flags=[*flags, *(result.flag for _, _, result in results if result.flag)],
+            flags=[*flags, *missing, *(result.flag for _, _, result in results if result.flag)],
             seconds=self.phases["evidence"],
             graph_breaks=compiled.graph_breaks if compiled else None,
             counts=step_counts(context, compiled),
             device_busy_s=context.trace.device_busy_s if context.trace else None,
         )
+
+    def evidence(self) -> list[tuple[Toggle, Value, EvidenceResult]]:
+        """What the trace and the libraries' records say of each toggle."""
+        context = self.context
+        return [(toggle, value, toggle.evidence(context, value)) for toggle, value in toggles_of(context.configuration)]
+
+    def memoized(self) -> list[Flag]:
+        """A flag where the timed steps left out what a step on fresh inputs computes, whose trace is then kept."""
+        context = self.context
+        if context.trace is None:
+            return []
+        try:
+            left_out, context.trace = memoized(self.stepper, context.trace, self.protocol.seed)
+        except Exception:  # noqa: BLE001 - fresh inputs are the workload's own; the timed ones have been measured
+            return []
+        return [MEMOIZED.flag(left_out)] if left_out else []

@@ -55,9 +55,11 @@ def import_torch() -> None:
 def preload(reference: str) -> Inheritance | str:
     """Imports the workload's module once for all workers: what they inherit with it, or why that is unsafe."""
     from gpubench.errors import GpubenchError
+    from gpubench.worker.seeding import IMPORT_SEED, seed_everything
     from gpubench.workloads.source import import_module_of
 
     inheritance = Inheritance()
+    seed_everything(IMPORT_SEED)
     try:
         import_module_of(reference)
     except GpubenchError:

@@ -8,10 +8,10 @@ train. So the steps are run again from the same start, with the scale found so f
 from __future__ import annotations
 
 import copy
-import random
 from typing import TYPE_CHECKING, Any
 
 from gpubench.worker import reference
+from gpubench.worker.seeding import seed_step
 
 if TYPE_CHECKING:
     import torch
@@ -23,21 +23,15 @@ MOST_STARTS = 48  # each at half the scale of the one before: from 65536 down to
 
 
 class TrainingStart:
-    """Weights, buffers, optimizer and random numbers before the first step, to go back to in place."""
+    """Weights, buffers and optimizer before the first step, to go back to in place."""
 
     def __init__(self, context: ModelContext) -> None:
-        import numpy as np
-        import torch
-
         self.context = context
         self.tensors = {name: value.detach().cpu().clone() for name, value in _tensors(context)}
         self.optimizer: Any = copy.deepcopy(context.optimizer.state_dict()) if context.optimizer else None
-        self.random = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        self.device_random = torch.cuda.get_rng_state(context.device) if context.device.type == "cuda" else None
 
     def restore(self) -> None:
         """Sets everything back."""
-        import numpy as np
         import torch
 
         with torch.no_grad():
@@ -45,12 +39,6 @@ class TrainingStart:
                 value.copy_(self.tensors[name])
         if self.context.optimizer:
             self.context.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
-        python, numpy, cpu = self.random
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if self.device_random is not None:
-            torch.cuda.set_rng_state(self.device_random, self.context.device)
 
 
 def _tensors(context: ModelContext) -> list[tuple[str, torch.Tensor]]:
@@ -58,7 +46,12 @@ def _tensors(context: ModelContext) -> list[tuple[str, torch.Tensor]]:
 
 
 def settled_steps(
-    stepper: Stepper, start: TrainingStart | None, before: dict[str, torch.Tensor], losses: list[float], count: int
+    stepper: Stepper,
+    start: TrainingStart | None,
+    before: dict[str, torch.Tensor],
+    losses: list[float],
+    count: int,
+    seed: int,
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     """As `reference.training_steps`, but from the first start on which no update is skipped.
 
@@ -66,13 +59,14 @@ def settled_steps(
     """
     skipped = stepper.context.skipped
     if start is None or skipped is None:
-        return reference.training_steps(stepper, before, losses, count)
+        return reference.training_steps(stepper, before, losses, count, seed)
     for _ in range(MOST_STARTS):
         while not (lost := skipped()) and len(losses) < count:
+            seed_step(seed, len(losses))
             stepper.run(len(losses) % len(stepper.context.batches))
             losses.append(float("nan") if stepper.loss is None else float(stepper.loss))
         if not lost:
             break
         start.restore()
         losses = []
-    return reference.training_steps(stepper, before, losses, count)
+    return reference.training_steps(stepper, before, losses, count, seed)

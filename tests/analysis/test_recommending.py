@@ -409,6 +409,13 @@ def test_without_a_valid_baseline_no_speedup_is_stated() -> None:
     assert "it is not in the report" in text(alone_row)
 
 
+def test_what_measuring_again_does_not_mend_has_its_own_remedy() -> None:
+    for kind, remedy in (("unsteady", "Measure again."), ("memoized", "Empty the model's cache in the step")):
+        (sentence, *_) = recommend(report(baseline(flags=[f"{kind}: so"]), row("fast", 0.05, FAST)), "fps").reasons
+        assert remedy in sentence
+        assert ("Measure again" in sentence) == (kind == "unsteady")
+
+
 def test_an_unsteady_baseline_makes_nothing_look_good() -> None:
     advice = recommend(report(baseline(flags=["unsteady: 4 s"]), row("fast", 0.05, FAST)), "fps")
     assert advice.recommendation is None

@@ -19,6 +19,9 @@ from gpubench.errors import GpubenchError
 from gpubench.executor import scratch
 from gpubench.executor.fork_server import server_environment
 from gpubench.executor.scratch import scratch_folder, scratch_root
+from gpubench.executor.worker_pool import WorkerPool
+from gpubench.report.model import Protocol
+from gpubench.worker.messages import WorkloadChoice
 from tests.running import environment
 
 HOLD = """
@@ -90,6 +93,7 @@ def test_a_folder_that_compilers_cannot_work_in_is_not_used(root: Path, name: st
     assert found == root / "plain"
     assert "its path has characters other than ASCII letters" in problem
     with scratch_folder() as folder:
+        assert folder.parent == root / "plain"
         # Whatever a measured process writes by itself goes there too.
         assert server_environment({}, sys.executable, folder)["TMPDIR"] == str(root / "plain")
 
@@ -112,3 +116,13 @@ def test_a_folder_from_which_nothing_can_be_loaded_is_not_used(root: Path, monke
     shutil.rmtree(root / "fine")
     with pytest.raises(GpubenchError, match=r"cannot be used: it is mounted noexec.*Set TMPDIR to a folder"):
         scratch_root()
+
+
+def test_the_report_says_where_temporary_files_went(root: Path, monkeypatch: Any) -> None:
+    (root / "two words").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(root / "two words"))
+    monkeypatch.setattr(scratch, "ELSEWHERE", (str(root),))
+    choice = WorkloadChoice(reference="m.py:make", size=None, parameters={}, mode=None)
+    with WorkerPool(choice, "cpu", Protocol()) as pool:
+        assert pool.folder.parent == root
+        assert pool.notes[0].startswith(f"Temporary files go to {root} instead of TMPDIR: its path has characters")

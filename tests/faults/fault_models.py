@@ -158,6 +158,20 @@ def zero_last() -> Workload:
     )  # fmt: skip
 
 
+def frozen_last() -> Workload:
+    """No gradient gets past its last layer."""
+
+    def build() -> nn.Module:
+        model = Hidden(torch.zeros(32, 64), False)
+        model.last.requires_grad_(False)
+        return model
+
+    return Workload(
+        name="frozen", item="row", batch_size=8, build=build, inputs=inputs,
+        loss=lambda model, batch: (model(*batch) - batch[0]).square().mean(),
+    )  # fmt: skip
+
+
 def tiny_branch() -> Workload:
     """LayerScale: the output is the input, whatever the branch does."""
     return Workload(

@@ -110,6 +110,7 @@ def test_a_healthy_machine_has_nothing_but_ok(facts: Checkup) -> None:
     assert {finding.severity for finding in found} == {"ok"}
     assert {"torch", "device", "compiler", "CPU load"} <= {finding.subject for finding in found}
     if facts is ON_GPU:
+        assert any("cuda:0 NVIDIA Test Card (GPU-1), 16.0 GiB" in finding.found for finding in found)
         subjects = {"driver", "CUDA", "cuDNN", "triton", "GPU load", "throttling"}
         assert subjects <= {finding.subject for finding in found}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import pynvml
 import pytest
 
 from gpubench.hardware import nvml_call
+from gpubench.hardware.nvml import NvmlDevice
 from gpubench.hardware.nvml_call import Unavailable, attempt
-from gpubench.measure.monitor import Monitor
 from tests.fake_nvml import FUNCTIONS, FakeGpu, FakeNvml, device, fake_nvml
 from tests.running import environment
 
@@ -74,19 +73,19 @@ def test_a_call_that_hangs_is_given_up_and_not_made_again(
     assert attempt("nvmlSystemGetCudaDriverVersion_v2") == 12080
 
 
-def test_a_driver_that_stops_answering_holds_no_window_up(
-    device: object, gpu: FakeGpu, hangs: set[str], monkeypatch: pytest.MonkeyPatch
+def test_a_driver_that_stops_answering_is_waited_for_once(
+    fake_nvml: FakeNvml, gpu: FakeGpu, device: NvmlDevice, hangs: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of ten calls hung in every reading once, and a window of half a second took 42 s."""
+    """Each of ten calls hung in every reading, and a window of half a second took 42 s."""
     for name in ("LIMIT_S", "STUCK_LIMIT_S"):
-        monkeypatch.setattr(nvml_call, name, 0.3)
-    monkeypatch.setattr("gpubench.measure.monitor.ANSWER_LIMIT_S", 0.1)
-    with Monitor(1, device) as monitor:  # type: ignore[arg-type]
-        hangs |= set(FUNCTIONS)
-        start = time.monotonic()
-        monitor.window(start, start + 0.05)
-        assert time.monotonic() - start < 10 * 0.3  # which all readings together would take
-    assert any("did not answer" in answer.reason for answer in nvml_call._CALLER._blocked.values())
+        monkeypatch.setattr(nvml_call, name, 0.05)
+    hangs |= set(FUNCTIONS)
+    sample = device.sample()
+    assert len(sample.unavailable) == 9
+    assert all("did not answer" in reason for reason in sample.unavailable.values())
+    asked = len(fake_nvml.calls)
+    assert device.sample() == sample
+    assert len(fake_nvml.calls) == asked
 
 
 def test_an_error_is_raised_where_the_call_was_made() -> None:

@@ -43,7 +43,10 @@ def test_many_outputs_are_named_in_part() -> None:
     named = {f"x{index:02}": X for index in range(40)}
     found = quality(dict.fromkeys(named, -X), named)
     assert len(found.outputs) == 16
-    assert found.reason.endswith("and 37 outputs more")
+    assert found.reason.startswith("x00, x01, x02 and 37 more: relative error 2 is above 0.06")
+    unlike = quality({name: X * (index + 2) for index, name in enumerate(named)}, named)
+    assert unlike.reason.startswith("x39: relative error 40 is above")
+    assert unlike.reason.endswith("; and 37 outputs more")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gpubench.hardware.monitored import GpuSample
 from gpubench.hardware.nvml import NvmlDevice, Unavailable
 from gpubench.measure import monitor as module
 from gpubench.measure.monitor import Monitor
@@ -168,6 +169,25 @@ def test_what_our_processes_start_is_no_stranger(device: NvmlDevice, gpu: FakeGp
             found = monitor.window(start, start + 0.01)
         child.kill()
     assert found.other_processes == [f"pid {os.getppid()}"]
+
+
+def test_a_reading_that_hangs_holds_nobody_up(device: NvmlDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_LIMIT_S", 0.1)
+    monkeypatch.setattr(module, "STOP_LIMIT_S", 0.1)
+    sample, answers, ended = device.sample, threading.Event(), threading.Event()
+
+    def hangs() -> GpuSample:
+        answers.wait(20)
+        ended.set()
+        return sample()
+
+    with Monitor(os.getpid(), device) as monitor:
+        start = time.monotonic()
+        monkeypatch.setattr(device, "sample", hangs)
+        found = monitor.window(start, time.monotonic() + 0.1)
+    assert not ended.is_set()  # neither the window nor the end of watching has waited for it
+    assert "no reading fell into the window" in found.unavailable["temperature_celsius"]
+    answers.set()
 
 
 def test_an_error_of_the_thread_is_reported(device: NvmlDevice, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,13 @@ def test_training_without_a_finite_reference_is_undecided() -> None:
     assert found.passed is None
 
 
+def test_training_in_which_nothing_moves_is_undecided() -> None:
+    still = {"weight": torch.zeros(4)}
+    found = compare_training([1.0], [1.0], still, still, tolerance=0.05, what="reference")
+    assert (found.passed, found.reason.partition(",")[0]) == (None, "no parameter moves in these steps")
+    assert compare_training([1.0], [1.0], {"weight": torch.ones(4)}, still, tolerance=0.05, what="r").passed is False
+
+
 def test_training_that_overflows_says_what_is_not_finite() -> None:
     update = REFERENCE.clone()
     update[0, 0] = float("inf")

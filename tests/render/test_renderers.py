@@ -15,7 +15,7 @@ from gpubench.render.document import Table, TableRow
 from gpubench.render.formats import render
 from gpubench.render.formats.markdown import escape
 from gpubench.render.profile import profile, toml
-from gpubench.render.report_document import remarks, report_table, reports_content
+from gpubench.render.report_document import heading, remarks, report_table, reports_content
 from gpubench.report.model import Reading, Recommendation, Report, Summary, Utilization
 from tests.render.screen import on_screen
 from tests.reports import HOSTILE, baseline, hostile_report, ladder_report, report, row
@@ -277,3 +277,7 @@ def test_a_profile_leaves_out_what_is_not_known_and_replaces_what_toml_cannot_ho
     assert "speedup" not in read["recommendation"]
     assert tomllib.loads(f"x = {toml(chr(0xD800))}")["x"] == "\ufffd"
     assert tomllib.loads(f"x = [{toml(True)}, {toml(1e300)}, {toml(-3)}]")["x"] == [True, 1e300, -3]
+
+
+def test_the_card_is_named_with_what_tells_it_from_its_like() -> None:
+    assert heading(report(baseline()))[1].startswith("NVIDIA Test GPU, GPU-0, 24.0 GiB")

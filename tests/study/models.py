@@ -153,13 +153,13 @@ def breaks_graph() -> Workload:
     return Workload(name="breaks", item="row", batch_size=4, build=Broken, inputs=inputs, infer=infer)
 
 
-def returns_a_float(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> float:
+def answers_in_words(model: nn.Module, batch: tuple[torch.Tensor, ...], options: object) -> dict[str, str]:
     model(batch[0])
-    return 3.0
+    return {"answer": "a cat"}
 
 
 def returns_nothing() -> Workload:
-    return Workload(name="nothing", item="row", batch_size=4, build=Linear, inputs=inputs, infer=returns_a_float)
+    return Workload(name="nothing", item="row", batch_size=4, build=Linear, inputs=inputs, infer=answers_in_words)
 
 
 def greedy_in_fp32() -> Workload:

@@ -63,6 +63,7 @@ def measured(loaded: Loaded, mode: str, configuration: Mapping[str, Value]) -> S
     """As the worker does it."""
     fresh()
     context = build(loaded, mode, torch.device("cpu"), dict(configuration), seed=0)
+    context.facts = describe(loaded, mode)
     apply_toggles(context, make_batches(loaded, context.batch_size, 1, seed=0))
     stepper = Stepper(context)
     for _ in range(STEPS):
@@ -230,6 +231,24 @@ def test_a_report_that_does_not_name_the_targets_says_so(kit) -> None:
     assert "This report does not say which parts were compiled" in lines
     named = kit.scope(compile_targets=[CompileTarget(name="core", forward_module="mine")])
     assert usage({"compile": "default"}, named) == 'model.core.compile(mode="default")'
+
+
+class Placed(nn.Module):
+    """Has weights of four dimensions that no convolution uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolve = nn.Conv2d(2, 4, 3, padding=1)
+        self.place = nn.Parameter(torch.randn(1, 4, 2, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.convolve(x.reshape(-1, 2, 2, 4)[:, :, :2, :4]) + self.place
+
+
+def test_the_weights_that_were_left_as_they_are_are_named() -> None:
+    work = loaded(lambda: Placed(), lambda model, batch, _: model(batch[0].reshape(-1, 2, 2, 4)), ("",))
+    lines = compare(work, "inference", {"channels_last": "on"})
+    assert "and name not in ['place']:" in lines
 
 
 @pytest.mark.parametrize("value", ["tuned", "huge-pages", "tuned-huge-pages", "jemalloc"])

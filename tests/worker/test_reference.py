@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -10,12 +11,12 @@ from gpubench.executor.outcome import Outcome
 from gpubench.executor.process_flags import flags_of
 from gpubench.report.model import Protocol
 from gpubench.toggles.model_context import ModelContext
-from gpubench.worker import once
+from gpubench.worker import facts, once
 from gpubench.worker.limits import is_out_of_memory
 from gpubench.worker.messages import MakeReference, Prepared, SamplesTaken, WorkloadChoice
 from gpubench.worker.once import infer_in_parts
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches
-from gpubench.worker.reference import check_inference, join, loss_spread, output_spread, snapshot
+from gpubench.worker.reference import Reference, join, loss_spread, output_spread, snapshot
 from gpubench.worker.step import Stepper
 from gpubench.workloads.workload import Workload
 
@@ -77,7 +78,7 @@ def test_spreads() -> None:
     assert output_spread(one, one) == 0.0
     assert abs(output_spread(one, other) - 0.1) < 1e-6
     assert loss_spread([1.0, 2.0], [1.0, 2.5]) == 0.25
-    assert output_spread(one, {"output": torch.ones(3)}) == 1.0  # another number of rows each time
+    assert output_spread(one, {"output": torch.ones(3)}) == math.inf  # another number of rows each time
     assert torch.equal(join([one, other])["output"], torch.tensor([1.0] * 4 + [1.1] * 4))
 
 
@@ -91,7 +92,9 @@ def test_the_reference_knows_what_cannot_be_compared(tmp_path: Path) -> None:
     apply_toggles(context, make_batches(loaded, context.batch_size, 1, Protocol().seed))
     stepper = Stepper(context)
     stepper.run(0)
-    found = check_inference(tmp_path, {0: snapshot(stepper.output)}, 0.06, how=loaded.workload.compare)
+    built = facts.load(tmp_path).built
+    compared = Reference(tmp_path, context.configuration, built, loaded.workload.compare)
+    found = compared.check_later({0: snapshot(stepper.output)}, 0.06)
     assert found.passed is True, found
     assert {each.name for each in found.outputs if each.passed} == {"output.order", "output.logits"}
     for said in ("output.text: it is text", "output.none: it is empty", "output.noise: rounding in fp32 alone changes"):

@@ -15,9 +15,10 @@ from gpubench.report.model import Protocol, Quality
 from gpubench.toggles import all_toggles
 from gpubench.worker import reference
 from gpubench.worker.messages import MakeReference, Prepare, WorkloadChoice
-from gpubench.worker.once import make_reference, train
+from gpubench.worker.once import make_reference
 from gpubench.worker.prepare import apply_toggles, build, make_batches
 from gpubench.worker.prepared_model import PreparedModel
+from gpubench.worker.seeding import seed_step
 from gpubench.worker.settling import MOST_STARTS, TrainingStart, settled_steps
 from gpubench.worker.step import Stepper
 from gpubench.workloads.loader import Loaded
@@ -63,15 +64,21 @@ def stepper(precision: str, weight: float) -> Stepper:
     return Stepper(context)
 
 
+def train(plain: Stepper) -> tuple[list[float], dict[str, torch.Tensor]]:
+    before = reference.parameters(plain.context.model)
+    return reference.training_steps(plain, before, [], STEPS, 0)
+
+
 def quality(weight: float, *, settles: bool = True) -> tuple[Quality, Stepper]:
     """fp16 autocast against fp32, as a worker compares them; without `settles`, from the very first step."""
-    expected_losses, expected = train(stepper("fp32", weight), STEPS)
+    expected_losses, expected = train(stepper("fp32", weight))
     half = stepper("fp16-autocast", weight)
     before = reference.parameters(half.context.model)
     start = TrainingStart(half.context) if settles else None
+    seed_step(0, 0)
     half.run(0)
     assert half.loss is not None
-    losses, update = settled_steps(half, start, before, [float(half.loss)], STEPS)
+    losses, update = settled_steps(half, start, before, [float(half.loss)], STEPS, 0)
     tolerance = all_toggles()["precision"].tolerance["fp16-autocast"]
     found = compare_training(losses, expected_losses, update, expected, tolerance=tolerance, what="fp32")
     return found, half
@@ -137,8 +144,9 @@ def test_training_that_always_overflows_stays_wrong() -> None:
     before = reference.parameters(half.context.model)
     start = TrainingStart(half.context)
     half.context.step.update = lambda: None
+    seed_step(0, 0)
     half.run(0)
-    _, update = settled_steps(half, start, before, [1.0], STEPS)
+    _, update = settled_steps(half, start, before, [1.0], STEPS, 0)
     assert calls == MOST_STARTS
     assert not any(bool(change.any()) for change in update.values())
 
@@ -147,7 +155,8 @@ def test_where_nothing_skips_the_first_steps_count() -> None:
     plain = stepper("fp32", 1.0)
     assert plain.context.skipped is None
     before = reference.parameters(plain.context.model)
+    seed_step(0, 0)
     plain.run(0)
     assert plain.loss is not None
-    losses, _ = settled_steps(plain, None, before, [float(plain.loss)], STEPS)
-    assert losses == train(stepper("fp32", 1.0), STEPS)[0]
+    losses, _ = settled_steps(plain, None, before, [float(plain.loss)], STEPS, 0)
+    assert losses == train(stepper("fp32", 1.0))[0]

@@ -17,8 +17,8 @@ from gpubench.toggles import all_toggles
 from gpubench.toggles.model_context import ModelContext
 from gpubench.toggles.step_parts import StepParts, within
 from gpubench.toggles.toggle import EvidenceResult, Stage, Toggle
-from gpubench.worker.once import train
 from gpubench.worker.prepare import apply_toggles, build, make_batches
+from gpubench.worker.reference import parameters, training_steps
 from gpubench.worker.step import Stepper
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.workload import Workload
@@ -140,7 +140,7 @@ def test_gradient_accumulation_as_a_toggle(precision: str, monkeypatch: pytest.M
     for value in ("off", 2, 4):
         step = stepper(monkeypatch, toggle, value, "training", precision=precision)
         step.context.model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-        found.append(train(step, 3))
+        found.append(training_steps(step, parameters(step.context.model), [], 3, 0))
     assert rows == [8] * 3 + [4] * 6 + [2] * 12
     (losses, update), *others = found
     assert any(change.abs().max() > 1e-4 for change in update.values())
