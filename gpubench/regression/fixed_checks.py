@@ -22,9 +22,9 @@ from gpubench.text import clause, plural, sentence
 from gpubench.toggles.traits import compiles
 from gpubench.units import format_bytes
 
-# Fields of `comparability` that decide which operators a step calls.
-DECIDES_OPERATORS = (
-    "cores", "torch", "cuda", "cudnn", "triton", "variables", "settings", "batch_size", "input_shapes"
+# Fields of `comparability` that do not decide which operators a step calls; of the device see `_machine`.
+NO_OTHER_OPERATORS = (
+    "device", "uuid", "power_limit", "mig", "driver", "compiler", "libc", "command", "protocol"
 )  # fmt: skip
 SMALL_ERROR = 1e-5  # relative error of outputs: below it, sums in another order explain any change
 
@@ -54,7 +54,7 @@ def gates(pair: RowPair, limits: Limits) -> list[Finding]:
 
 def other_software(baseline: Report, current: Report) -> str:
     """How the two runs differ in what decides on the operators of a step; empty where they do not."""
-    found = [str(each) for each in differences(baseline, current) if each.field in DECIDES_OPERATORS]
+    found = [str(each) for each in differences(baseline, current) if each.field not in NO_OTHER_OPERATORS]
     if baseline.tool.version != current.tool.version:
         found.append(f"gpubench: {baseline.tool.version} against {current.tool.version}")
     one, other = (_machine(report.device) for report in (baseline, current))

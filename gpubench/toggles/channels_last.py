@@ -93,7 +93,8 @@ def _from_trace(context: ModelContext, trace: Trace, value: Value) -> EvidenceRe
         words = words if told else f"no tensor has a recognizable layout: {words}"
         chosen_by = "the compiler chose" if context.compiled else "the model itself uses"
         return EvidenceResult(True, f"{words}; {chosen_by} that layout" if hits else words)
-    if not told:
+    hides = read.replays_graph(trace) or read.is_blind(context, trace)
+    if not told or (hides and share < read.MAJORITY):
         return _from_kernels(context, trace, words)
     if arrived < hits:
         words += " and the others are reordered at each call"
@@ -107,7 +108,11 @@ def _from_kernels(context: ModelContext, trace: Trace, words: str) -> EvidenceRe
     named = sum(any(part in kernel.name.lower() for part in _NAMES) for kernel in kernels.compute_kernels(trace))
     if told and laid < read.MAJORITY * told:
         return EvidenceResult(False, f"{words}; {laid} of the model's {told} weights are channels-last")
-    hidden = "a CUDA graph hides them" if read.replays_graph(trace) else "no tensor has a recognizable layout"
+    hidden = "no tensor has a recognizable layout"
+    if read.replays_graph(trace):
+        hidden = "a CUDA graph hides them"
+    elif read.is_blind(context, trace):
+        hidden = read.BLIND
     return EvidenceResult(
         True if told and named else None,
         f"{words}: {hidden}; {laid} of the model's {told} weights with a recognizable layout are "

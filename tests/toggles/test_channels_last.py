@@ -144,6 +144,8 @@ def test_what_no_convolution_uses_keeps_its_layout(kit):
     context.facts = kit.scope(unconvolved=["positions"]).workload
     CHANNELS_LAST.apply(context, "on")
     assert context.model.positions.is_contiguous()
+    assert "name not in ['positions']" in CHANNELS_LAST.usage("on", kit.scope(unconvolved=["positions"]))
+    assert "not in" not in CHANNELS_LAST.usage("on", None)
     assert context.model.body[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -253,3 +255,14 @@ def test_applies_where_there_is_a_layout(kit):
     assert CHANNELS_LAST.applies(kit.scope(convolution_dimensions=[1])) == (
         "workload net has no 2-D or 3-D convolution"
     )
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_convolutions_beside_what_is_hidden_do_not_speak_for_it(kit, graph):
+    context = kit.run({"channels_last": "on"}, replace={"channels_last": DO_NOTHING})
+    CHANNELS_LAST.apply(context, "on")
+    context.device = torch.device("cuda")
+    context.trace = dataclasses.replace(context.trace, names=frozenset({"cudaGraphLaunch"} if graph else ()))
+    proof = CHANNELS_LAST.evidence(context, "on")
+    assert proof.took_effect is None
+    assert ("a CUDA graph hides them" if graph else "CUPTI gives no records here") in proof.detail
