@@ -42,7 +42,7 @@ class Choice:
     tied: list[Measurement]
     gain: Estimate | None  # over the baseline
     control: Estimate | None  # A/A: the baseline against itself, in the same rounds
-    beaten: Measurement | None  # the former choice, which the final showed to be slower than the baseline
+    beaten: Measurement | None  # the former choice, which was no faster than the baseline in the final
 
     @property
     def report(self) -> Report:
@@ -63,6 +63,14 @@ def nothing(report: Report, excluded: dict[str, str]) -> list[str]:
         return ["Nothing can be recommended: the report has no measurements."]
     count = plural(len(report.measurements), "row")
     return [f"Nothing can be recommended: none of the {count} is valid.", *left_out(report, excluded)]
+
+
+def no_baseline(baseline: Measurement, why: str) -> str:
+    """Why nothing can be recommended over that baseline, and what to do."""
+    remedy = "Measure again."
+    if baseline.status != "ok":
+        remedy = "Mend that, or measure from another baseline: --fix holds a toggle at another value in every row."
+    return f"Nothing is recommended, because the baseline is not reliable: {why.rstrip('.')}. {remedy}"
 
 
 def left_out(report: Report, excluded: dict[str, str]) -> list[str]:
@@ -103,17 +111,14 @@ def _choice(choice: Choice) -> str:
     report, chosen, best = choice.report, choice.chosen, choice.ranking.rows[0]
     superlative = BEST[choice.ranking.objective].format(item=report.workload.item)
     if choice.beaten is not None:
-        return (
-            f"Keep the baseline: {name(report, choice.beaten)} was selected, but the final on fresh data showed that "
-            "it is slower."
-        )
+        return f"Keep the baseline: {name(report, choice.beaten)} was selected, but on fresh data it was no faster."
     if chosen.id == report.plan.baseline and not any(role.kind == "sweep" for role in chosen.roles):
         return "Keep the baseline: no valid row is better by more than the noise."
     if chosen.id == best.id:
         return f"{name(report, chosen)} has {superlative} of all valid rows."
     return (
         f"{name(report, chosen)} is the simplest of the {len(choice.tied)} tied rows (fewest changed toggles, then "
-        f"least memory); {name(report, best)} has {superlative}, by less than the noise."
+        f"without compilation, then least memory); {name(report, best)} has {superlative}, by less than the noise."
     )
 
 
