@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from gpubench.errors import GpubenchError
+from gpubench.workloads.building import build_model, set_mode
 from gpubench.workloads.loader import Loaded
-from gpubench.workloads.observe import observe
+from gpubench.workloads.observe import Observed, observe, short
 from gpubench.workloads.source import blaming
 from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
@@ -32,6 +33,7 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
     model = _build(loaded)
     _check_targets(loaded, model)
     parameter_count, shapes = _count_parameters(loaded, model), _input_shapes(loaded, count)
+    note = set_mode(model, mode)
     seen = observe(loaded, mode, model)
     tiling = workload.tiling if mode == "inference" else None
     return WorkloadFacts(
@@ -47,6 +49,10 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         input_shapes=shapes,
         convolution_dimensions=_convolution_dimensions(model) if seen.device is None else seen.convolution_dimensions(),
         attention=seen.attention() or _has_attention(model),
+        dtypes=_dtypes(model, seen),
+        autocast=[short(dtype) for dtype in seen.autocast],
+        compiles_itself=seen.compiled or _is_compiled(model),
+        notes=[note] if note else [],
         tile_sizes=list(tiling.sizes) if tiling else [],
         tile_multiple=tiling.multiple if tiling else 1,
         tile_overlap=tiling.overlap if tiling else 0,
@@ -61,10 +67,10 @@ def _build(loaded: Loaded) -> nn.Module:
 
     try:
         with torch.device("meta"):
-            model: Any = loaded.workload.build()
+            model: Any = build_model(loaded.workload)
     except Exception:  # noqa: BLE001 - code that reads values fails on the meta device
         with blaming(f"Building the model of {loaded.reference}", loaded.file):
-            model = loaded.workload.build()
+            model = build_model(loaded.workload)
     if not isinstance(model, nn.Module):
         raise GpubenchError(
             f"The build of workload {loaded.workload.name!r} returned an object of type {type(model).__name__}.",
@@ -121,6 +127,25 @@ def _convolution_dimensions(model: nn.Module) -> list[int]:
     from torch.nn.modules.conv import _ConvNd
 
     return sorted({len(each.kernel_size) for each in model.modules() if isinstance(each, _ConvNd)})
+
+
+def _dtypes(model: nn.Module, seen: Observed) -> list[str]:
+    """What the watched step computed in; by the parameters, where it could not be watched.
+
+    On the meta device attention in bf16 is watched in fp32, which does not happen where there is an operator for it.
+    """
+    stored = sorted({short(each.dtype) for each in model.parameters() if each.is_floating_point()})
+    if seen.device is None:
+        return stored
+    found = seen.dtypes()
+    return [each for each in found if each in stored] or found if seen.device == "meta" else found
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether a module is compiled, by its class; compiled functions are not visible without running the model."""
+    return any(
+        type(each).__name__ == "OptimizedModule" or each._compiled_call_impl is not None for each in model.modules()
+    )
 
 
 def _has_attention(model: nn.Module) -> bool:

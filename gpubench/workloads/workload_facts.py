@@ -24,6 +24,12 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     input_shapes: list[list[int]]
     convolution_dimensions: list[int] = field(default_factory=list)  # [2], [3], []
     attention: bool = False
+    # What its own code asks for; `toggles` take it as the baseline.
+    dtypes: list[str] = field(default_factory=list)  # its convolutions, matrix products and attention run in: "bf16"
+    autocast: list[str] = field(default_factory=list)  # of the autocast regions that its code enters: "bf16"
+    compiles_itself: bool = False  # its code calls torch.compile
+    settings: dict[str, str] = field(default_factory=dict)  # that its code changes in torch for the whole process
+    notes: list[str] = field(default_factory=list)  # what a report says of how it is built
     tile_sizes: list[int] = field(default_factory=list)  # offered; empty: cannot be tiled
     tile_multiple: int = 1  # a tile size must be a multiple of this
     tile_overlap: int = 0  # the default
