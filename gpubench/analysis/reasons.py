@@ -21,6 +21,8 @@ from gpubench.analysis.ranking import Ranking
 from gpubench.report.model import Configuration, Measurement, Report
 from gpubench.stats.estimate import Estimate
 from gpubench.text import plural
+from gpubench.toggles.toggle import Scope
+from gpubench.toggles.traits import reference_values
 from gpubench.units import format_bytes, format_duration, significant
 
 BEST = {"fps": "the most {item}s per second", "latency": "the shortest step", "memory": "the least memory"}
@@ -142,6 +144,22 @@ def _speed(choice: Choice) -> list[str]:
         )
     if gain.low <= 1 <= gain.high:
         sentences.append("The interval includes 1, so it may be no faster.")
+    return [*sentences, *_versus_strict(choice)]
+
+
+def _versus_strict(choice: Choice) -> list[str]:
+    """The speed beside what outputs are compared with, where the baseline is another and that was measured too."""
+    report, baseline = choice.report, choice.report.baseline
+    scope = Scope(device=report.device, workload=report.workload, torch_version=(0, 0))
+    sentences = []
+    for toggle, value in reference_values(scope).items():
+        if baseline is None or baseline.configuration.get(toggle, value) == value:
+            continue
+        configuration = {**baseline.configuration, toggle: value}
+        row = next((each for each in report.measurements if each.configuration == configuration), None)
+        versus = choice.ranking.speedups.of(choice.chosen, row) if row is not None and gate(row) is None else None
+        if versus is not None:
+            sentences.append(f"Beside {toggle}={value} alone it is {significant(versus.ratio)}x as fast.")
     return sentences
 
 

@@ -26,6 +26,7 @@ from gpubench.report.model import Configuration, Protocol, Value
 from gpubench.toggles import all_toggles, get
 from gpubench.toggles.traits import compiles
 from gpubench.worker.messages import Describe, MakeReference, ProbeResult, ReferenceMade, WorkloadChoice
+from gpubench.workloads.workload_facts import WorkloadFacts
 
 FREE_SHARE = 0.8  # of the free memory may be planned with: peaks of warming up are above those of the steps
 DESCRIBE_TIMEOUT_S = 300.0  # a user's module may import half the world
@@ -52,6 +53,7 @@ class WorkerPool:
         self._toolchains: set[int] = set()
         self._found = DeviceAccess(None)
         self._cleanup = contextlib.ExitStack()
+        self.facts: WorkloadFacts | None = None  # once described
         self.busy_before = ""  # why the device was not free before the run
 
     def __enter__(self) -> WorkerPool:
@@ -138,7 +140,7 @@ class WorkerPool:
                 ) from error
             finally:
                 worker.kill()
-        facts = described.workload
+        facts = self.facts = described.workload
         size = None if facts.size == "default" else facts.size  # what a workload that takes none calls its own
         self.choice = replace(self.choice, size=size, mode=facts.mode, source_hash=facts.source_hash)
         device = described.device
@@ -155,6 +157,11 @@ class WorkerPool:
     def monitored(self) -> MonitoredDevice | Unavailable | None:
         """The GPU in its maker's library, or why it cannot be monitored; None on a CPU."""
         return self._found.device
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the workload's own code changes in torch for the whole process."""
+        return self.facts.settings if self.facts else {}
 
     def free_memory_bytes(self) -> float:
         """Bytes free on the device, less a margin; infinite where that cannot be read."""
@@ -180,6 +187,11 @@ class WorkerPool:
                 self._references[key] = self._make_reference({**defaults, **problem}, len(self._references))
         return self._references[key]
 
+    def tolerance_of(self, configuration: Mapping[str, Value]) -> float:
+        """The relative output error that `configuration` may have: the largest that one of its values is allowed."""
+        allowed = [get(name).allowed_error(value, self.facts) for name, value in configuration.items()]
+        return max(filter(None, allowed), default=FP32_TOLERANCE)
+
     def _make_reference(self, configuration: Configuration, number: int) -> Reference:
         folder = self.folder / f"reference-{number}"
         request = MakeReference(
@@ -188,15 +200,20 @@ class WorkerPool:
             configuration=configuration,
             protocol=self.protocol,
             folder=str(folder),
+            facts=self.facts,
         )
         try:
             worker = self._server({}).fork()
             try:
-                worker.ask(request, ReferenceMade, time.monotonic() + self.protocol.timeout_s)
+                made = worker.ask(request, ReferenceMade, time.monotonic() + self.protocol.timeout_s)
             finally:
                 worker.kill()
         except (WorkerFailed, WorkerError) as error:
             return Reference(None, f"the fp32 reference could not be made: {error}")
+        if made.problem:
+            return Reference(
+                None, f"there is no fp32 reference, because the model does not run in fp32: {made.problem}"
+            )
         return Reference(str(folder))
 
     def compile_cache(self, configuration: Configuration) -> str:
@@ -214,14 +231,6 @@ def environment_of(configuration: Mapping[str, Value]) -> dict[str, str]:
         if environment := get(name).environment:
             variables |= environment(value)
     return variables
-
-
-def tolerance_of(configuration: Mapping[str, Value]) -> float:
-    """The relative output error that `configuration` may have: the largest that one of its values is allowed."""
-    return max(
-        (get(name).tolerance.get(value, FP32_TOLERANCE) for name, value in configuration.items()),
-        default=FP32_TOLERANCE,
-    )
 
 
 def last_lines(text: str, count: int = 3) -> str:

@@ -13,7 +13,7 @@ from gpubench.measure.trace import Trace
 from gpubench.report.model import Value
 from gpubench.text import plural
 from gpubench.toggles import evidence as read
-from gpubench.toggles.toggle import EvidenceResult, Requirement, Stage, Toggle
+from gpubench.toggles.toggle import AS_BUILT, EvidenceResult, Requirement, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 # What the profiler calls compiled code: dynamo's region, inductor's call, and both in one autograd function.
 _COMPILED_EVENTS = ("Torch-Compiled Region", "## Call CompiledFxGraph", "CompiledFunction")
+_WRAPPER = "_orig_mod."  # in the names of what is below a module that torch.compile returned
 _START = "compile.start"  # note: dynamo's counters and the number of messages when the toggle was applied
 
 
@@ -54,15 +55,37 @@ def _one_graph_generation(forward: Callable[[Any], Any]) -> Callable[[Any], Any]
 def apply(context: ModelContext, value: Value) -> None:
     """Compiles each of the workload's compile targets by itself, in place."""
     context.notes[_START] = _all_counters(), len(_LISTENER.messages)
-    if value == "off":
+    is_own = context.facts is not None and context.facts.compiles_itself
+    context.compiled = is_own if value == AS_BUILT else value != "off"
+    if value != AS_BUILT:
+        _undo(context, eager=is_own and value == "off")
+    if not context.compiled:
         return
-    context.compiled = True
     for name in ("torch._dynamo", "torch._inductor"):
         logging.getLogger(name).addHandler(_LISTENER)  # no effect if it is already there
     if value in _CUDA_GRAPH_MODES:
         context.step.forward = _one_graph_generation(context.step.forward)
-    for target in context.workload.compile_targets:
-        _compile(context.model.get_submodule(target), str(value))  # workloads/describe.py has checked that it is there
+    for target in context.workload.compile_targets if value != AS_BUILT else ():
+        # workloads/describe.py has checked that it is there.
+        _compile(context.model.get_submodule(target.replace(_WRAPPER, "")), str(value))
+
+
+def _undo(context: ModelContext, *, eager: bool) -> None:
+    """Takes off what the workload's own code has compiled; `eager`: its compiled functions run eagerly as well."""
+    import torch
+    from torch._dynamo import OptimizedModule
+
+    if eager:
+        torch.compiler.set_stance("force_eager")
+    if isinstance(context.model, OptimizedModule):
+        context.model = context.model._orig_mod
+    for module in list(context.model.modules()):
+        for name, child in module._modules.items():
+            if isinstance(child, OptimizedModule):
+                module._modules[name] = child._orig_mod
+    for module in context.model.modules():
+        if module._compiled_call_impl is not None:
+            module._compiled_call_impl = None
 
 
 def _compile(module: nn.Module, mode: str) -> None:
@@ -132,7 +155,9 @@ def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
     total, ok = frames.get("total", 0), frames.get("ok", 0)
     ran = isinstance(trace, Trace) and any(event in name for name in trace.names for event in _COMPILED_EVENTS)
     if value == "off":
-        return trace if isinstance(trace, EvidenceResult) else _uncompiled(context, ran, ok)
+        return trace if isinstance(trace, EvidenceResult) else _uncompiled(ran, ok)
+    if value == AS_BUILT and isinstance(trace, Trace):
+        return _as_built(context, ran, counters, total, ok)
     if ok == 0:
         return EvidenceResult(False, f"dynamo compiled 0 of {plural(total, 'frame')}: the step ran eagerly")
     words = _what_was_compiled(context, counters, total, ok)
@@ -147,11 +172,21 @@ def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
     return EvidenceResult(True, words, flag=_partly(context, total - ok, 0))
 
 
-def _uncompiled(context: ModelContext, ran: bool, ok: int) -> EvidenceResult:
+def _as_built(
+    context: ModelContext, ran: bool, counters: dict[str, dict[str, int]], total: int, ok: int
+) -> EvidenceResult:
+    # Nothing was applied, so that there is nothing to disprove: what ran gives it its name.
+    if not ran:
+        words = f"no compiled code ran in the step; dynamo compiled {ok} of {plural(total, 'frame')}"
+        return EvidenceResult(True, words, name="as built: eager")
+    words = f"the workload compiles itself; {_what_was_compiled(context, counters, total, ok)}"
+    return EvidenceResult(True, words, flag=_partly(context, total - ok, 0), name="as built: compiled")
+
+
+def _uncompiled(ran: bool, ok: int) -> EvidenceResult:
     # The profiled step decides: dynamo counts for the whole process, in which other models may be compiled.
     if ran:
-        by_us = "gpubench compiled it" if context.compiled else "the workload compiles it itself"
-        return EvidenceResult(not context.compiled, f"compiled code ran in the step; {by_us}")
+        return EvidenceResult(False, "compiled code ran in the step")
     if ok:
         words = f"no compiled code ran in the step; dynamo compiled {plural(ok, 'frame')} elsewhere in this process"
         return EvidenceResult(True, words)
@@ -198,13 +233,33 @@ _NEEDS_CUDA_GRAPHS = Requirement(device_kinds=("cuda",), why="the mode uses CUDA
 
 
 def _usage(value: Value) -> str:
-    if value == "off":
-        return "# compile: off"
+    if value in ("off", AS_BUILT):
+        return "# compile: off" if value == "off" else "# compile: as the workload's own code does"
     marks = "\n# at the start of each step: torch.compiler.cudagraph_mark_step_begin()"
     return (
         f'model.compile(mode="{value}")  # for a bare nn.Sequential: model = torch.compile(model, mode="{value}")'
         f"{marks if value in _CUDA_GRAPH_MODES else ''}"
     )
+
+
+def offers(scope: Scope) -> tuple[Value, ...]:
+    """All values; first what the workload's own code does."""
+    first = (AS_BUILT,) if scope.workload.compiles_itself else ()
+    return tuple(dict.fromkeys((*first, *COMPILE.values)))
+
+
+def remark(scope: Scope) -> str | None:
+    """That the baseline is compiled, where the workload's own code compiles it."""
+    if not scope.workload.compiles_itself:
+        return None
+    return (
+        f"The workload's own code calls torch.compile, which is the baseline (compile={AS_BUILT}); compile=off runs "
+        "the same model eagerly, and every other value compiles it in place of that."
+    )
+
+
+def _compiles_itself(scope: Scope) -> str | None:
+    return None if scope.workload.compiles_itself else "is for a workload whose own code calls torch.compile"
 
 
 COMPILE = Toggle(
@@ -216,10 +271,18 @@ COMPILE = Toggle(
         "reduce-overhead": "like default, and CUDA graphs replay the kernel launches",
         "max-autotune": "kernels chosen by benchmarking alternatives, and CUDA graphs",
         "max-autotune-no-cudagraphs": "kernels chosen by benchmarking alternatives",
+        AS_BUILT: "what the workload's own code compiles, as it does",
     },
     stage=Stage.COMPILE,
-    compiles=("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
-    requires={"reduce-overhead": _NEEDS_CUDA_GRAPHS, "max-autotune": _NEEDS_CUDA_GRAPHS},
+    offers=offers,
+    reference=lambda _: "off",
+    remark=remark,
+    compiles=(AS_BUILT, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+    requires={
+        AS_BUILT: Requirement(check=_compiles_itself),
+        "reduce-overhead": _NEEDS_CUDA_GRAPHS,
+        "max-autotune": _NEEDS_CUDA_GRAPHS,
+    },
     apply=apply,
     evidence=evidence,
     usage=_usage,

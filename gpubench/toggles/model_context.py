@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     from gpubench.measure.trace import Trace
     from gpubench.workloads.workload import Workload
-    from gpubench.workloads.workload_facts import Mode
+    from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
 
 @dataclass
 class ModelContext:
     """Mutable on purpose: the process ends after one configuration, so nothing is ever undone.
 
-    Toggles of the stages up to MODEL are applied while `model` and `batches` are on the CPU in fp32. Both are then
+    Toggles of the stages up to MODEL are applied while `model` and `batches` are on the CPU, as built. Both are then
     moved to `device`, and toggles of the later stages are applied. The step runs, `trace` is taken from one step, and
     evidence is asked for.
     """
@@ -38,6 +38,7 @@ class ModelContext:
     inputs_resident: bool = True  # batches are on the device before the first step; else `transfer` moves each one
     step: StepParts = field(init=False)
     compiled: bool = False
+    facts: WorkloadFacts | None = None  # what a look at the workload found, where one was taken
     trace: Trace | None = None  # of one step after warm-up; None: profiling failed, see trace_error
     trace_error: str = ""
     notes: dict[str, Any] = field(default_factory=dict)  # a toggle's own memory from apply to evidence

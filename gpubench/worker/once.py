@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gpubench.worker import limits, reference
+from gpubench.worker import limits, process_settings, reference
 from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResult, ReferenceMade
-from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, seed_everything, use_device
+from gpubench.worker.prepare import (
+    apply_toggles,
+    build,
+    load_choice,
+    make_batches,
+    seed_everything,
+    toggles_of,
+    use_device,
+)
 from gpubench.worker.step import Stepper
 from gpubench.workloads.catalog import resolve_size
 
@@ -28,12 +36,14 @@ def describe(request: Describe) -> ProbeResult:
 
     device = choose_device(request.device)
     choice = request.choice
+    probed, environment = probe_device(device), probe_environment()  # before the workload's code changes anything
     size = resolve_size(choice.reference, choice.size, device.partition(":")[0])
     loaded, mode = load_choice(msgspec.structs.replace(choice, size=size))
+    facts = facts_of(loaded, mode, request.batch_size)
     return ProbeResult(
-        workload=facts_of(loaded, mode, request.batch_size),
-        device=probe_device(device),
-        environment=probe_environment(),
+        workload=msgspec.structs.replace(facts, settings=process_settings.changed(probed.kind)),
+        device=probed,
+        environment=environment,
         modules=own_modules(loaded.file),
     )
 
@@ -59,7 +69,7 @@ def own_modules(file: Path | None) -> dict[str, Module]:
 
 
 def make_reference(request: MakeReference) -> ReferenceMade:
-    """Runs the plain fp32 model on the same inputs and stores its outputs and how much they vary by chance."""
+    """Runs the plain model in strict fp32 on the same inputs; stores its outputs and how much they vary by chance."""
     device = use_device(request.device)
     if request.protocol.max_memory_bytes and device.type == "cpu":
         limits.limit_memory(device, request.protocol.max_memory_bytes)
@@ -68,6 +78,7 @@ def make_reference(request: MakeReference) -> ReferenceMade:
 
     def plain() -> Stepper:
         context = build(loaded, mode, device, request.configuration, seed)
+        context.facts = request.facts
         apply_toggles(context, make_batches(loaded, context.batch_size, request.protocol.input_batches, seed))
         return Stepper(context)
 
@@ -84,7 +95,23 @@ def make_reference(request: MakeReference) -> ReferenceMade:
         seed_everything(seed + 1)
         again_first = infer_in_parts(stepper, 0)
         reference.save_inference(folder, outputs, reference.output_spread(outputs[0], again_first))
-    return ReferenceMade()
+    return ReferenceMade(unfit(stepper))
+
+
+def unfit(stepper: Stepper) -> str:
+    """Why what the step computes is none to compare with, from one more step that is profiled; empty where it is."""
+    from gpubench.measure.trace import trace_step
+
+    context = stepper.context
+    checks = [toggle.unfit for toggle, _ in toggles_of(context.configuration) if toggle.unfit]
+    if not checks:
+        return ""
+    step = stepper.step if context.mode == "training" else lambda: infer_in_parts(stepper, 0)
+    try:
+        context.trace = trace_step(step, cuda=context.device.type == "cuda")
+    except Exception as error:  # noqa: BLE001 - the checks say that there is no trace
+        context.trace_error = f"the profiler failed: {type(error).__name__}: {error}".splitlines()[0]
+    return "; ".join(filter(None, (check(context) for check in checks)))
 
 
 def train(stepper: Stepper, steps: int) -> tuple[list[float], dict[str, torch.Tensor]]:

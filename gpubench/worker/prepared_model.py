@@ -119,6 +119,7 @@ class PreparedModel:
                 limits.limit_memory(device, self.protocol.max_memory_bytes)
             loaded, mode = load_choice(request.choice)
             self.context = build(loaded, mode, device, request.configuration, self.protocol.seed)
+            self.context.facts = request.facts
             if parts(self.context.model) & {part for other in others for part in parts(other)}:
                 raise Shared
             batches = make_batches(loaded, self.context.batch_size, self.protocol.input_batches, self.protocol.seed)
@@ -289,7 +290,13 @@ class PreparedModel:
         breaks = [result.graph_breaks for _, _, result in results if result.graph_breaks is not None]
         return EvidenceCollected(
             evidence=[
-                Evidence(toggle=toggle.name, value=value, took_effect=result.took_effect, detail=result.detail)
+                Evidence(
+                    toggle=toggle.name,
+                    value=value,
+                    took_effect=result.took_effect,
+                    detail=result.detail,
+                    name=result.name,
+                )
                 for toggle, value, result in results
             ],
             flags=[result.flag for _, _, result in results if result.flag],

@@ -509,6 +509,23 @@ def test_a_toggle_missing_from_the_ladder_is_said() -> None:
     assert "Not measured separately: compile=default." in best(report(*rows)).reasons
 
 
+def test_the_speed_beside_strict_fp32_is_said_where_the_baseline_is_another() -> None:
+    plain = {**BASELINE, "precision": "torch-default"}
+    rows = [
+        baseline(0.1, configuration=plain),
+        row("precision=fp32", 0.2, configuration={**plain, "precision": "fp32"}),
+        row("fast", 0.05, configuration={**plain, **FASTER}),
+    ]
+    sentence = "Beside precision=fp32 alone it is 4.00x as fast."
+    found = best(report(*rows))
+    assert (found.id, found.versus, found.speedup) == ("fast", "baseline", pytest.approx(2))
+    assert sentence in found.reasons
+    assert "Beside" not in text(best(report(rows[0], rows[2])))  # it was not measured
+    wrong = msgspec.structs.replace(rows[1], status="wrong", reason="planted")
+    assert "Beside" not in text(best(report(rows[0], wrong, rows[2])))
+    assert "Beside" not in text(best(ladder_report()))  # whose baseline is strict
+
+
 def test_every_reason_is_about_known_rows() -> None:
     rows = [baseline(), row("r", 0.05, FAST, roles=[alone("precision"), rung("precision", 1)])]
     assert best(report(*rows)).configuration == {**BASELINE, **FAST}
