@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from gpubench.errors import GpubenchError, unknown_name
 from gpubench.plugins import load_plugin, name_taken
 from gpubench.report.model import Value
-from gpubench.toggles.toggle import Scope, Stage, Toggle
+from gpubench.toggles.toggle import AS_BUILT, Scope, Stage, Toggle
 
 ENTRY_POINT_GROUP = "gpubench.toggles"
 
@@ -119,6 +119,8 @@ def usage(configuration: Mapping[str, Value], baseline: Mapping[str, Value] | No
         value = configuration[toggle.name]
         default = baseline.get(toggle.name) if baseline is not None else next(iter(toggle.values), None)
         if value != default:
+            if default == AS_BUILT and toggle.undo:
+                python.append(toggle.undo)
             (shell if toggle.stage is Stage.ENVIRONMENT else python).append(toggle.usage(value).strip())
     if shell:
         shell.insert(0, "# in the shell, before Python starts")

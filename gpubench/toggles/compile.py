@@ -277,6 +277,7 @@ COMPILE = Toggle(
     offers=offers,
     reference=lambda _: "off",
     remark=remark,
+    undo="# take torch.compile of its own out of the code",
     compiles=(AS_BUILT, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     requires={
         AS_BUILT: Requirement(check=_compiles_itself),

@@ -15,6 +15,12 @@ STRICTLY_AS_BUILT = "as-built-without-tf32"  # of a reference only: its own dtyp
 _TOLERANCES = {"bf16": 0.06, "fp16": 0.02, "tf32": 0.01, "fp32": 0.01, "fp64": FP32_TOLERANCE}
 
 
+UNDO = """# take autocast and torch.backends.*.fp32_precision settings of its own out of the code, and then
+torch.set_default_dtype(torch.float32)
+model = model.float()
+inputs = [x.float() if x.is_floating_point() else x for x in inputs]"""
+
+
 def own_dtypes(scope: Scope) -> list[str]:
     """What the workload's own code computes in on that device; empty where it is plain fp32."""
     facts, permitted = scope.workload, _permitted(scope)

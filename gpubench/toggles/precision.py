@@ -14,6 +14,7 @@ from gpubench.toggles import evidence as read
 from gpubench.toggles import fp32_flags, kernels
 from gpubench.toggles.own_precision import (
     STRICTLY_AS_BUILT,
+    UNDO,
     differs_from,
     is_own,
     own_dtypes,
@@ -245,6 +246,7 @@ PRECISION = Toggle(
     reference=reference,
     unfit=unfit,
     remark=remark,
+    undo=UNDO,
     requires={
         AS_BUILT: Requirement(check=is_own),
         "torch-default": Requirement(device_kinds=("cuda",), why="elsewhere it is the same as fp32"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from gpubench.measure.quality import FP32_TOLERANCE
 from gpubench.search.space import Builder
+from gpubench.toggles import usage
 from gpubench.toggles.precision import PRECISION, TOLERANCE
 from gpubench.toggles.toggle import Scope
 
@@ -194,6 +195,18 @@ def test_what_the_report_says_of_it(kit):
         kit.scope(dtypes=["fp32"], settings={BF16: "bf16"})
     )
     assert "in its own precision without TF32" in PRECISION.remark(kit.scope(dtypes=["fp64"]))
+
+
+def test_the_code_of_a_recommendation_first_takes_back_what_the_workload_sets():
+    chosen, baseline = (
+        {"precision": "bf16-autocast", "compile": "off"},
+        {"precision": "as-built", "compile": "as-built"},
+    )
+    lines = usage(chosen, baseline).splitlines()
+    assert lines.index("model = model.float()") < lines.index("autocast = torch.autocast(device.type, torch.bfloat16)")
+    assert "# take torch.compile of its own out of the code" in lines
+    assert "model.float()" not in usage(chosen, {"precision": "fp32", "compile": "off"})
+    assert usage(baseline, baseline) == ""
 
 
 def test_converting_to_what_it_is_built_in_is_left_out(kit):
