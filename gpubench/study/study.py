@@ -127,9 +127,8 @@ class Study:
         """
         ranking = rank(self.book.report, self.objective, self.max_memory_bytes)
         others = [row for row in ranking.nearly_tied() if row.id != self.space.baseline.id]
-        simplest = min(others, key=ranking.simplicity)
-        rival = ranking.rows[0] if ranking.rows[0].id != choice else simplest
-        return [rival.id] if rival.id != choice else []
+        best_or_simplest = [*others[:1], *sorted(others, key=ranking.simplicity)[:1]]
+        return [row.id for row in best_or_simplest if row.id != choice][:1]
 
     def _drop_empty_control(self) -> None:
         """Takes the control out of the report where it never ran, in this session or the one before."""
