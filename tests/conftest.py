@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -23,6 +24,22 @@ def servers() -> Iterator[None]:
     with shared_servers():
         yield
     end()
+
+
+@pytest.fixture(autouse=True)
+def settings_of_torch() -> Iterator[None]:
+    """What toggles and builds change in torch for their process, which ends in a run, is put back here."""
+    torch = sys.modules.get("torch")
+    entered = torch.autocast.__enter__ if torch else None
+    yield
+    if torch := sys.modules.get("torch"):
+        from gpubench.toggles import fp32_flags
+
+        torch.autocast.__enter__ = entered or torch.autocast.__enter__
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+        torch.compiler.set_stance("default")
+        fp32_flags.reset()
 
 
 @pytest.fixture

@@ -51,6 +51,18 @@ def exclusion(report: Report, row: Measurement, objective: Objective, max_memory
     return gate(row) or quality or limit or _problem(report, row, objective)
 
 
+def invalid_baseline(report: Report) -> str | None:
+    """Why no row may be recommended over the baseline: it is wrong, did not run as labelled, or was disturbed.
+
+    Any row may only look better than such a baseline. One that did not fit into memory has no figure to mislead, so
+    what does fit may be recommended.
+    """
+    baseline = report.baseline
+    if baseline is None or baseline.status == "oom":
+        return None
+    return gate(baseline) or _quality(report, baseline)
+
+
 def _quality(report: Report, row: Measurement) -> str | None:
     quality = row.quality
     if quality is not None and quality.passed is False:

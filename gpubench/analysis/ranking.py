@@ -6,12 +6,16 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
+from gpubench.analysis.effects import changed
 from gpubench.analysis.eligibility import MIN_ROUNDS, exclusion
 from gpubench.analysis.peak_memory import RESOLUTION_BYTES, peak_bytes
 from gpubench.analysis.speedup import Speedups
 from gpubench.report.model import Measurement, Objective, Report
 from gpubench.stats.estimate import separate
 from gpubench.stats.processes import Phase, log_time, shared
+from gpubench.toggles.traits import compiles
+
+NEARLY = 2  # times the noise: a final may show twice as much as was seen before
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Ranking:
     phase: Phase
     explored: list[Measurement]  # the same by the figures of exploring
     excluded: dict[str, str]  # why a row is not valid, by id
+    selected: list[Measurement]  # `rows` as they stood before the final
 
     @property
     def report(self) -> Report:
@@ -38,14 +43,24 @@ class Ranking:
         """The best row and those of which chance explains what they are worse."""
         return [row for row in self.rows if row is self.rows[0] or self._is_tied(row)]
 
-    def _is_tied(self, row: Measurement) -> bool:
+    def nearly_tied(self) -> list[Measurement]:
+        """The best row and those that more noise than was seen so far would tie with it."""
+        return [row for row in self.rows if row is self.rows[0] or self._is_tied(row, NEARLY)]
+
+    def simplicity(self, row: Measurement) -> tuple[int, bool, float, str]:
+        """Lower is simpler: the fewest changed toggles, then no compilation to wait for, then the least memory."""
+        peak = peak_bytes(row, self.report.device.kind)
+        changes = len(changed(row, self.report.baseline))
+        return changes, compiles(row.configuration), math.inf if peak is None else peak, row.id
+
+    def _is_tied(self, row: Measurement, factor: float = 1.0) -> bool:
         best = self.rows[0]
         if self.objective != "memory":
             final = self.speedups.paired(best, row, "final")
-            if final is not None and final.rounds >= MIN_ROUNDS and final.low > 1:
-                return False
+            if final is not None and final.rounds >= MIN_ROUNDS:
+                return final.low <= 1
         mine, least = (_score(self.report, each, self.objective, self.phase) for each in (row, best))
-        return mine - least <= self._threshold(row)
+        return mine - least <= factor * self._threshold(row)
 
     def noise(self) -> float:
         """The threshold between the best row and the second, as a relative difference (0.02 is 2 %)."""
@@ -80,9 +95,21 @@ def rank(report: Report, objective: Objective, max_memory_bytes: int | None = No
     explored = _ranked(report, rows, objective, "explore")
     in_runoff = _ranked(report, rows, objective, "runoff") if objective != "memory" else []
     # Else the runoff was run for another objective or memory limit, with other candidates.
-    if in_runoff and (not explored or explored[0] in in_runoff):
-        return Ranking(Speedups(report), objective, in_runoff, "runoff", explored, excluded)
-    return Ranking(Speedups(report), objective, explored, "explore", explored, excluded)
+    phase: Phase = "runoff" if in_runoff and (not explored or explored[0] in in_runoff) else "explore"
+    ranked = in_runoff if phase == "runoff" else explored
+    return Ranking(Speedups(report), objective, _by_final(report, ranked, objective), phase, explored, excluded, ranked)
+
+
+def _by_final(report: Report, ranked: list[Measurement], objective: Objective) -> list[Measurement]:
+    """`ranked` with the rows of the final first, by its data, where that measured the first of them again."""
+    final = [
+        row
+        for row in _ranked(report, ranked, objective, "final")
+        if sum(part.phase == "final" for part in row.rounds) >= MIN_ROUNDS
+    ]
+    if objective == "memory" or ranked[:1] != [row for row in final if row is ranked[0]]:
+        return ranked
+    return [*final, *(row for row in ranked if row not in final)]
 
 
 def _ranked(report: Report, rows: list[Measurement], objective: Objective, phase: Phase) -> list[Measurement]:

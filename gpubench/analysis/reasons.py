@@ -21,6 +21,8 @@ from gpubench.analysis.ranking import Ranking
 from gpubench.report.model import Configuration, Measurement, Report
 from gpubench.stats.estimate import Estimate
 from gpubench.text import clause, plural, plural_of
+from gpubench.toggles.toggle import Scope
+from gpubench.toggles.traits import reference_values
 from gpubench.units import format_bytes, format_duration, format_percent, significant
 
 BEST = {"fps": "the most {items} per second", "latency": "the shortest step", "memory": "the least memory"}
@@ -42,7 +44,7 @@ class Choice:
     tied: list[Measurement]
     gain: Estimate | None  # over the baseline
     control: Estimate | None  # A/A: the baseline against itself, in the same rounds
-    beaten: Measurement | None  # the former choice, which the final showed to be slower than the baseline
+    beaten: Measurement | None  # the former choice, which was no faster than the baseline in the final
 
     @property
     def report(self) -> Report:
@@ -63,6 +65,14 @@ def nothing(report: Report, excluded: dict[str, str]) -> list[str]:
         return ["Nothing can be recommended: the report has no measurements."]
     count = plural(len(report.measurements), "row")
     return [f"Nothing can be recommended: none of the {count} is valid.", *left_out(report, excluded)]
+
+
+def no_baseline(baseline: Measurement, why: str) -> str:
+    """Why nothing can be recommended over that baseline, and what to do."""
+    remedy = "Measure again."
+    if baseline.status != "ok":
+        remedy = "Mend that, or measure from another baseline: --fix holds a toggle at another value in every row."
+    return f"Nothing is recommended, because the baseline is not reliable: {why.rstrip('.')}. {remedy}"
 
 
 def left_out(report: Report, excluded: dict[str, str]) -> list[str]:
@@ -103,10 +113,7 @@ def _choice(choice: Choice) -> str:
     report, chosen, best = choice.report, choice.chosen, choice.ranking.rows[0]
     superlative = BEST[choice.ranking.objective].format(items=plural_of(report.workload.item))
     if choice.beaten is not None:
-        return (
-            f"Keep the baseline: {name(report, choice.beaten)} was selected, but the final on fresh data showed that "
-            "it is slower."
-        )
+        return f"Keep the baseline: {name(report, choice.beaten)} was selected, but on fresh data it was no faster."
     if chosen.id == report.plan.baseline and not any(role.kind == "sweep" for role in chosen.roles):
         return "Keep the baseline: no valid row is better by more than the noise."
     if chosen.id == best.id:
@@ -114,7 +121,7 @@ def _choice(choice: Choice) -> str:
     tied = plural(len(choice.tied), "tied row")
     return (
         f"{name(report, chosen)} is the simplest of the {tied} (fewest changed toggles, then "
-        f"least memory); {name(report, best)} has {superlative}, by less than the noise."
+        f"without compilation, then least memory); {name(report, best)} has {superlative}, by less than the noise."
     )
 
 
@@ -138,6 +145,22 @@ def _speed(choice: Choice) -> list[str]:
         )
     if gain.low <= 1 <= gain.high:
         sentences.append("The interval includes 1, so it may be no faster.")
+    return [*sentences, *_versus_strict(choice)]
+
+
+def _versus_strict(choice: Choice) -> list[str]:
+    """The speed beside what outputs are compared with, where the baseline is another and that was measured too."""
+    report, baseline = choice.report, choice.report.baseline
+    scope = Scope(device=report.device, workload=report.workload, torch_version=(0, 0))
+    sentences = []
+    for toggle, value in reference_values(scope).items():
+        if baseline is None or baseline.configuration.get(toggle, value) == value:
+            continue
+        configuration = {**baseline.configuration, toggle: value}
+        row = next((each for each in report.measurements if each.configuration == configuration), None)
+        versus = choice.ranking.speedups.of(choice.chosen, row) if row is not None and gate(row) is None else None
+        if versus is not None:
+            sentences.append(f"Beside {toggle}={value} alone it is {significant(versus.ratio)}x as fast.")
     return sentences
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from gpubench.analysis import reasons
-from gpubench.analysis.effects import changed
-from gpubench.analysis.eligibility import MIN_ROUNDS, gate, gating
-from gpubench.analysis.peak_memory import peak_bytes
+from gpubench.analysis.eligibility import MIN_ROUNDS, gate, invalid_baseline
 from gpubench.analysis.ranking import rank
 from gpubench.analysis.speedup import Speedups
 from gpubench.report.model import Measurement, Objective, Recommendation, Report
@@ -28,8 +25,9 @@ class Advice:
 def recommend(report: Report, objective: Objective, max_memory_bytes: int | None = None) -> Advice:
     """The best valid configuration, with the reasons in sentences.
 
-    Rows that differ by less than the noise are tied; a tie goes to a row of the final, then to the fewest changed
-    toggles, then to the least memory.
+    Rows that differ by less than the noise are tied; a tie goes to a row of the final, then to the simplest one.
+    Nothing is recommended over a baseline that is not valid; one that does not fit into memory leaves the speed-up
+    unknown.
 
     Args:
         objective: fps (most items per second), latency (fewest seconds per step) or memory (smallest peak). For the
@@ -41,22 +39,19 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
         print(advice.recommendation.configuration if advice.recommendation else advice.reasons)
     """
     ranking, baseline = rank(report, objective, max_memory_bytes), report.baseline
-    if baseline is not None and baseline.status == "ok" and (why := gate(baseline)):
-        # Any row may only look better than a baseline whose figure is unreliable.
-        remedy = next((flag.about.remedy for flag in gating(baseline) if not flag.about.repeats), "Measure again.")
-        sentence = f"Nothing is recommended, because the baseline is not reliable: {why}. {remedy}"
-        return Advice(None, [sentence], {**ranking.excluded, baseline.id: why})
+    if baseline is not None and (why := invalid_baseline(report)):
+        return Advice(None, [reasons.no_baseline(baseline, why)], {**ranking.excluded, baseline.id: why})
     if not ranking.rows:
         return Advice(None, reasons.nothing(report, ranking.excluded), ranking.excluded)
     tied = ranking.tied()
     # The final may show more noise than was assumed; rows that are tied only since then were not in it.
     fresh = [row for row in tied if log_time(row, "final") is not None]
-    chosen = min(fresh or tied, key=lambda row: _simplicity(report, row))
+    chosen = min(fresh or tied, key=ranking.simplicity)
     gain = _gain(ranking.speedups, chosen)
-    beaten = None
-    if baseline in ranking.rows and gain is not None and gain.high < 1 and objective != "memory":
-        # The final, whose data selected nothing, shows that the choice is slower than the baseline.
-        beaten, chosen, tied, gain = chosen, baseline, [baseline], _gain(ranking.speedups, baseline)
+    if baseline in ranking.rows and gain is not None and gain.ratio < 1 and objective != "memory":
+        chosen, tied, gain = baseline, [baseline], _gain(ranking.speedups, baseline)
+    former = (row for row in ranking.selected if row is not baseline and log_time(row, "final") is not None)
+    beaten = next(former, None) if chosen is baseline and objective != "memory" else None
     control = ranking.speedups.control
     twice = ranking.speedups.of(control, baseline, ("final",)) if control and baseline else None
     sentences = [
@@ -82,11 +77,6 @@ def recommend(report: Report, objective: Objective, max_memory_bytes: int | None
         noise=ranking.noise(),
     )
     return Advice(recommendation, sentences, ranking.excluded)
-
-
-def _simplicity(report: Report, row: Measurement) -> tuple[int, float, str]:
-    peak = peak_bytes(row, report.device.kind)
-    return len(changed(row, report.baseline)), math.inf if peak is None else peak, row.id
 
 
 def _gain(speedups: Speedups, row: Measurement) -> Estimate | None:

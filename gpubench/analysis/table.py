@@ -66,7 +66,8 @@ def lines(report: Report) -> dict[Group, list[Line]]:
         if "sweep" in kinds:
             grouped["sweep"].append(Line(describe(row.changed), row))
         elif row.measurement.id == report.plan.baseline:
-            grouped["baseline"].append(Line("baseline", row))
+            names = ", ".join(each.name for each in row.measurement.evidence if each.name)
+            grouped["baseline"].append(Line(f"baseline ({names})" if names else "baseline", row))
         elif row.measurement.is_control:
             grouped["baseline"].append(Line("baseline again (A/A control)", row))
         elif "alone" in kinds:

@@ -35,7 +35,7 @@ class Executor(Interface):
         """The facts of workload, device and software; GpubenchError where one of them is missing."""
 
     def configure(self, protocol: Protocol, defaults: Mapping[str, Value]) -> None:
-        """How to measure from now on, and the configuration whose outputs in fp32 are the reference."""
+        """How to measure from now on, and the configuration whose outputs are the reference."""
 
     def begin(self, configurations: Iterable[Configuration]) -> None:
         """Starts what `configurations` need, without waiting for it."""

@@ -15,7 +15,7 @@ from gpubench.errors import GpubenchError
 from gpubench.executor.executor import Job
 from gpubench.executor.outcome import Outcome, failed, lost_proof, now, oom_kills
 from gpubench.executor.slot import Slot, blocks_of_a_turn, outcome_of
-from gpubench.executor.worker_pool import WorkerPool, tolerance_of
+from gpubench.executor.worker_pool import WorkerPool
 from gpubench.executor.worker_process import OnPhase, WorkerError, WorkerFailed
 from gpubench.flags import INTERRUPTED, MEASURED_APART, THROTTLED, Flag
 from gpubench.hardware.nvml import Unavailable
@@ -82,7 +82,7 @@ def local_executor(
 class LocalExecutor:
     """The `Executor` of this machine: each job has a fresh process.
 
-    `pool` is where processes come from for jobs that name no target in `targets`. In fp32, `defaults` give the
+    `pool` is where processes come from for jobs that name no target in `targets`. `defaults` give the
     reference. `on_phase` is called with the name of what a process begins, such as "warm-up".
     """
 
@@ -123,7 +123,7 @@ class LocalExecutor:
         return described
 
     def configure(self, protocol: Protocol, defaults: Mapping[str, Value]) -> None:
-        """How to measure from now on, and the configuration whose outputs in fp32 are the reference."""
+        """How to measure from now on, and the configuration whose outputs are the reference."""
         self.defaults = defaults
         for pool in self.pools:
             pool.protocol = protocol
@@ -283,10 +283,11 @@ class LocalExecutor:
     def _may_share(self, group: Sequence[Job], job: Job) -> bool:
         """Whether `job` may live in the process of `group`: another target in exactly the same configuration.
 
-        Whatever a configuration sets for the whole process is then the same for all in it. A limit on memory holds for
-        a process, so each job needs its own; dynamo's caches and its recompile limit are the process's too.
+        Whatever a configuration or the workload's own code sets for the whole process is then the same for all in it. A
+        limit on memory holds for a process, so each job needs its own; dynamo's caches and its recompile limit are the
+        process's too.
         """
-        protocol = self.protocol
+        protocol, first = self.protocol, self.targets[group[0].target]
         return (
             protocol.pair == "process"
             and self._shareable
@@ -294,7 +295,8 @@ class LocalExecutor:
             and not compiles(job.configuration)
             and job.configuration == group[0].configuration
             and all(job.target != other.target for other in group)
-            and self.targets[job.target].python == self.targets[group[0].target].python
+            and self.targets[job.target].python == first.python
+            and self.targets[job.target].settings == first.settings
         )
 
     @contextmanager
@@ -339,7 +341,7 @@ class LocalExecutor:
             device=pool.device,
             configuration=configuration,
             protocol=self.protocol,
-            tolerance=tolerance_of(configuration),
+            tolerance=pool.tolerance_of(configuration),
             compile_cache=pool.compile_cache(configuration),
             reference_folder=reference.folder,
             reference_problem=reference.problem,

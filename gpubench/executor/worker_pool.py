@@ -185,6 +185,11 @@ class WorkerPool:
         """The GPU in its maker's library, or why it cannot be monitored; None on a CPU."""
         return self._found.device
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the workload's own code changes in torch for the whole process."""
+        return self.facts.settings if self.facts else {}
+
     def free_memory_bytes(self) -> float:
         """Bytes free on the device, less a margin; infinite where that cannot be read."""
         free = available_memory_bytes() if self.monitored is None else self.device_free_bytes()
@@ -211,6 +216,11 @@ class WorkerPool:
                 self._references[key] = self._make_reference({**defaults, **problem}, len(self._references))
         return self._references[key]
 
+    def tolerance_of(self, configuration: Mapping[str, Value]) -> float:
+        """The relative output error that `configuration` may have: the largest that one of its values is allowed."""
+        allowed = [get(name).allowed_error(value, self.facts) for name, value in configuration.items()]
+        return max(filter(None, allowed), default=FP32_TOLERANCE)
+
     def _make_reference(self, configuration: Configuration, number: int) -> Reference:
         folder = self.folder / f"reference-{number}"
         request = MakeReference(
@@ -219,6 +229,7 @@ class WorkerPool:
             configuration=configuration,
             protocol=self.protocol,
             folder=str(folder),
+            facts=self.facts,
         )
         try:
             worker = self._server({}).fork()
@@ -249,14 +260,6 @@ def environment_of(configuration: Mapping[str, Value]) -> dict[str, str]:
         if environment := get(name).environment:
             variables |= environment(value)
     return variables
-
-
-def tolerance_of(configuration: Mapping[str, Value]) -> float:
-    """The relative output error that `configuration` may have: the largest that one of its values is allowed."""
-    return max(
-        (get(name).tolerance.get(value, FP32_TOLERANCE) for name, value in configuration.items()),
-        default=FP32_TOLERANCE,
-    )
 
 
 def last_lines(text: str, count: int = 3) -> str:

@@ -165,6 +165,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     value: Value
     took_effect: bool | None
     detail: str
+    name: str = ""  # what the value turned out to be, where the workload's own code makes it: "as built: bf16"
 
 
 class OutputQuality(Struct, frozen=True, kw_only=True):

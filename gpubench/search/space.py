@@ -10,7 +10,7 @@ from gpubench.plugins import called
 from gpubench.report.model import Configuration, Role, Value
 from gpubench.toggles import all_toggles, get
 from gpubench.toggles.toggle import Scope, Toggle
-from gpubench.toggles.traits import with_prerequisites
+from gpubench.toggles.traits import reference_values, with_prerequisites
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,22 @@ class Builder:
         self.defaults: Configuration = {name: toggle.baseline(scope) for name, toggle in self.toggles.items()}
         for name in fix or {}:
             self.require(name)
+        # What outputs are compared with: the defaults, but strict and plain where the baseline is not.
+        strict = {name: value for name, value in reference_values(scope).items() if name in self.defaults}
+        self.reference: Configuration = {**self.defaults, **strict}
         self.fixed: Configuration = dict(fix or {})
         self.base: Configuration = {**self.defaults, **self.fixed}
+
+    def remarks(self) -> list[str]:
+        """Sentences of the report on how the workload is built and on what the baseline is because of it."""
+        facts = self.scope.workload
+        told = [toggle.remark(self.scope) for toggle in self.toggles.values() if toggle.remark]
+        settings = ", ".join(f"{name} is {value}" for name, value in facts.settings.items())
+        changed = [
+            f"The workload's own code changes torch for the whole process: {settings}. That holds in every row, except "
+            "for what a toggle sets."
+        ]
+        return [*filter(None, told), *(changed if settings else []), *facts.notes]
 
     def require(self, name: str) -> Toggle:
         """The toggle `name`; GpubenchError where it is unknown or does not apply here."""

@@ -24,7 +24,7 @@ from gpubench.search.strategy import SearchSpace
 from gpubench.study.book import Book
 from gpubench.study.destination import Output, ReportNotSaved, begin, check_output, path_of
 from gpubench.study.listener import Listener
-from gpubench.study.planning import builder_of, likely_environments, space_of
+from gpubench.study.planning import builder_of, likely_environments, scope_of, space_of
 from gpubench.study.request import StudyRequest
 from gpubench.study.study import ROUNDS_S, Study
 from gpubench.worker.messages import ProbeResult
@@ -71,7 +71,7 @@ def open_bench(
 
         described, *_ = [executor.describe(request.batch_size, name) for name in targets]
         builder = builder_of(request, described)
-        executor.configure(protocol_for(described.device.kind, executor.protocol), builder.defaults)
+        executor.configure(protocol_for(described.device.kind, executor.protocol), builder.reference)
         for text in executor.notes:  # what is known before anything is measured is told then
             (listener or Listener()).note(text)
         yield Bench(described, builder, executor)
@@ -145,5 +145,5 @@ def new_report(request: StudyRequest, described: ProbeResult, protocol: Protocol
             configurations=[space.baseline.id, *(candidate.id for candidate in space.planned)],
         ),
         measurements=[],
-        notes=[QUICK_NOTE] if os.environ.get(QUICK) else [],
+        notes=[*([QUICK_NOTE] if os.environ.get(QUICK) else []), *Builder(scope_of(described)).remarks()],
     )

@@ -19,6 +19,7 @@ from gpubench.executor.scratch import scratch_folder
 from gpubench.regression.verdicts import Check, Limits
 from gpubench.report import store
 from gpubench.report.model import Configuration, Report
+from gpubench.search.space import Builder
 from gpubench.search.strategy import SearchSpace
 from gpubench.study.book import Book
 from gpubench.study.destination import Output, path_of
@@ -30,6 +31,7 @@ from gpubench.study.request import StudyRequest, check_workload
 from gpubench.study.sides import Side, refuse_foreign_code, resolve, why_apart
 from gpubench.text import printable
 from gpubench.toggles import get
+from gpubench.toggles.toggle import AS_BUILT
 from gpubench.toggles.traits import steady_values
 from gpubench.worker.messages import ProbeResult
 
@@ -129,9 +131,8 @@ def prepare(
         listener.note(f"Both sides use {name}={value} to reduce noise; --fix {name}={baseline} keeps the default.")
         study = dataclasses.replace(study, fix={**study.fix, name: value})
     protocol = protocol_for(one.device.kind, msgspec.structs.replace(executor.protocol, pair=pair))
-    builder_of(study, other)  # raises where that side cannot do what is asked of both
-    builder = builder_of(study, one)
-    executor.configure(protocol, builder.defaults)
+    builder = builder_of_sides(study, (one, other))
+    executor.configure(protocol, builder.reference)
     space = space_of(study, builder)
     session = uuid.uuid4().hex
     reports = {
@@ -148,6 +149,15 @@ def prepare(
         time_limit_s=request.time_limit_s,
     )
     return comparison, space
+
+
+def builder_of_sides(request: StudyRequest, described: Sequence[ProbeResult]) -> Builder:
+    """What makes configurations for both sides. Raises GpubenchError where a side cannot do what is asked of both.
+
+    Where the code of one side sets a precision, say, or compiles itself, each side is measured as it is built.
+    """
+    builders = [builder_of(request, side) for side in described]
+    return max(builders, key=lambda builder: AS_BUILT in builder.defaults.values())
 
 
 def steady(request: StudyRequest, described: Sequence[ProbeResult]) -> Configuration:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gpubench.analysis.effects import changed
 from gpubench.analysis.noisy import with_noise_flags
 from gpubench.analysis.peak_memory import peak_bytes
 from gpubench.analysis.ranking import rank
@@ -79,7 +78,9 @@ class Study:
         order = self.engine.explore([self.space.baseline])
         baseline = self.book.rows[self.space.baseline.id]
         if baseline.status != "ok":
-            self.listener.note(f"The baseline is {baseline.status}: the others are ranked without a speedup.")
+            self.listener.note(
+                f"The baseline is {baseline.status}, so nothing can be compared with it: {baseline.reason}"
+            )
         while candidates := History(self.space, self.book.rows, self._cost).proposed():
             self._expect(candidates, later)
             order += self.engine.explore(candidates)
@@ -113,11 +114,22 @@ class Study:
             self._rounds("runoff", [self.space.baseline.id, *leaders], RUNOFF_ROUNDS)
 
     def _final(self) -> None:
-        """The baseline and the choice in interleaved rounds that begin after it was chosen."""
+        """The baseline, the choice and the simplest row tied with it, in rounds that begin after it was chosen."""
         choice = recommend(self.book.report, self.objective, self.max_memory_bytes).recommendation
         baseline = self.space.baseline.id
         if choice is not None and choice.id != baseline and self.book.rows[baseline].status == "ok":
-            self._rounds("final", [baseline, choice.id, self._control()], self.book.report.protocol.final_rounds)
+            ids = [baseline, choice.id, *self._rivals(choice.id), self._control()]
+            self._rounds("final", ids, self.book.report.protocol.final_rounds)
+
+    def _rivals(self, choice: str) -> list[str]:
+        """The row that may take the choice's place on fresh data: the best one, tied with it, or a simpler one.
+
+        Where the choice is the best row itself, that is the simplest of those that more noise would tie with it.
+        """
+        ranking = rank(self.book.report, self.objective, self.max_memory_bytes)
+        others = [row for row in ranking.nearly_tied() if row.id != self.space.baseline.id]
+        best_or_simplest = [*others[:1], *sorted(others, key=ranking.simplicity)[:1]]
+        return [row.id for row in best_or_simplest if row.id != choice][:1]
 
     def _drop_empty_control(self) -> None:
         """Takes the control out of the report where it never ran, in this session or the one before."""
@@ -137,9 +149,9 @@ class Study:
 
     def _leaders(self) -> list[str]:
         """The rows that may be the best, as far as exploring can tell: the first ones, and the simplest."""
-        best_first = rank(self.book.report, self.objective, self.max_memory_bytes).contenders()
-        others = [row for row in best_first if row.id != self.space.baseline.id]
-        simplest = sorted(others, key=lambda row: len(changed(row, self.book.report.baseline)))[:1]
+        ranking = rank(self.book.report, self.objective, self.max_memory_bytes)
+        others = [row for row in ranking.contenders() if row.id != self.space.baseline.id]
+        simplest = sorted(others, key=ranking.simplicity)[:1]
         return list(dict.fromkeys(row.id for row in [*others[:LEADERS], *simplest]))
 
     def _rounds(self, phase: Phase, ids: list[str], count: int) -> None:
@@ -155,7 +167,7 @@ class Study:
         compiled = sum(compiles(candidate.configuration) for candidate in waiting)
         again = (protocol.rounds - 1) * (len(waiting) + len(self.book.rows) + later)
         done = sum(part.phase != "explore" for row in self.book.rows.values() for part in row.rounds)
-        extra = RUNOFF_ROUNDS * (1 + LEADERS) + 3 * protocol.final_rounds if protocol.final_rounds else 0
+        extra = RUNOFF_ROUNDS * (1 + LEADERS) + 4 * protocol.final_rounds if protocol.final_rounds else 0
         rounds = max(0, extra - done) + again
         self.listener.planned(len(waiting) - compiled + later + rounds, compiled + (later > 0))
         self.book.plan([*self.book.report.plan.configurations, *(candidate.id for candidate in candidates)])

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from gpubench.errors import GpubenchError, unknown_name
 from gpubench.plugins import load_plugin, name_taken
 from gpubench.report.model import Value
-from gpubench.toggles.toggle import Scope, Stage, Toggle
+from gpubench.toggles.toggle import AS_BUILT, Scope, Stage, Toggle
 
 ENTRY_POINT_GROUP = "gpubench.toggles"
 
@@ -120,6 +120,8 @@ def usage(configuration: Mapping[str, Value], scope: Scope | None = None) -> str
         value = configuration[toggle.name]
         plain = toggle.baseline(scope) if scope else next(iter(toggle.values), None)
         idle = any(configuration.get(other) in values for other, values in toggle.idle_when.items())
+        if value != plain and plain == AS_BUILT and toggle.undo:
+            python.append(toggle.undo)
         if value != plain or not (toggle.is_plain or idle):
             (shell if toggle.stage is Stage.ENVIRONMENT else python).append(toggle.usage(value, scope).strip())
     if shell:

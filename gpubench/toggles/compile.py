@@ -16,7 +16,7 @@ from gpubench.text import plural
 from gpubench.toggles import evidence as read
 from gpubench.toggles.kernels import compute_kernels
 from gpubench.toggles.printed import expression, run_lines
-from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
+from gpubench.toggles.toggle import AS_BUILT, EvidenceResult, Requirement, Scope, Stage, Toggle
 from gpubench.workloads.describe import compile_targets
 from gpubench.workloads.workload_facts import CompileTarget
 
@@ -69,16 +69,38 @@ def _one_graph_generation(forward: Callable[[Any], Any]) -> Callable[[Any], Any]
 def apply(context: ModelContext, value: Value) -> None:
     """Compiles each of the workload's compile targets by itself, in place."""
     context.notes[_START] = _all_counters(), len(_LISTENER.messages)
-    if value == "off":
+    is_own = context.facts is not None and context.facts.compiles_itself
+    context.compiled = is_own if value == AS_BUILT else value != "off"
+    if value != AS_BUILT:
+        _undo(context, eager=is_own and value == "off")
+    if not context.compiled:
         return
-    context.compiled = True
     for name in ("torch._dynamo", "torch._inductor"):
         logging.getLogger(name).addHandler(_LISTENER)  # no effect if it is already there
     if value in _CUDA_GRAPH_MODES:
         context.step.forward = _one_graph_generation(context.step.forward)
-    # workloads/describe.py has checked that the targets are there.
-    targets = compile_targets(context.model, context.workload.compile_targets)
-    run_lines(_lines(str(value), targets), model=context.model)
+    if value != AS_BUILT:
+        # workloads/describe.py has checked that the targets are there.
+        targets = compile_targets(context.model, context.workload.compile_targets)
+        run_lines(_lines(str(value), targets), model=context.model)
+
+
+def _undo(context: ModelContext, *, eager: bool) -> None:
+    """Takes off what the workload's own code has compiled; `eager`: its compiled functions run eagerly as well."""
+    import torch
+    from torch._dynamo import OptimizedModule
+
+    if eager:
+        torch.compiler.set_stance("force_eager")
+    if isinstance(context.model, OptimizedModule):
+        context.model = context.model._orig_mod
+    for module in list(context.model.modules()):
+        for name, child in module._modules.items():
+            if isinstance(child, OptimizedModule):
+                module._modules[name] = child._orig_mod
+    for module in context.model.modules():
+        if module._compiled_call_impl is not None:
+            module._compiled_call_impl = None
 
 
 def _lines(mode: str, targets: Iterable[CompileTarget]) -> str:
@@ -151,7 +173,9 @@ def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
     total, ok = frames.get("total", 0), frames.get("ok", 0)
     ran = isinstance(trace, Trace) and any(event in name for name in trace.names for event in _COMPILED_EVENTS)
     if value == "off":
-        return trace if isinstance(trace, EvidenceResult) else _uncompiled(context, ran, ok)
+        return trace if isinstance(trace, EvidenceResult) else _uncompiled(ran, ok)
+    if value == AS_BUILT and isinstance(trace, Trace):
+        return _as_built(context, ran, counters, total, ok)
     if ok == 0:
         words = f"dynamo compiled 0 of {plural(total, 'frame')}: the step ran eagerly"
         return EvidenceResult(False, words if total else words + _what_the_step_calls(context))
@@ -183,16 +207,26 @@ def _remedy(called: Sequence[str]) -> str:
 
 def _calls_a_target(scope: Scope, value: Value, _: Mapping[str, Value]) -> str | None:
     facts = scope.workload
-    if value == "off" or not facts.misses_targets:
+    if value in ("off", AS_BUILT) or not facts.misses_targets:
         return None
     return f"would compile nothing: the step calls no compile target, {_remedy(facts.called)}"
 
 
-def _uncompiled(context: ModelContext, ran: bool, ok: int) -> EvidenceResult:
+def _as_built(
+    context: ModelContext, ran: bool, counters: dict[str, dict[str, int]], total: int, ok: int
+) -> EvidenceResult:
+    # Nothing was applied, so that there is nothing to disprove: what ran gives it its name.
+    if not ran:
+        words = f"no compiled code ran in the step; dynamo compiled {ok} of {plural(total, 'frame')}"
+        return EvidenceResult(True, words, name="as built: eager")
+    words = f"the workload compiles itself; {_what_was_compiled(context, counters, total, ok)}"
+    return EvidenceResult(True, words, flag=_partly(context, total - ok, 0), name="as built: compiled")
+
+
+def _uncompiled(ran: bool, ok: int) -> EvidenceResult:
     # The profiled step decides: dynamo counts for the whole process, in which other models may be compiled.
     if ran:
-        by_us = "gpubench compiled it" if context.compiled else "the workload compiles it itself"
-        return EvidenceResult(not context.compiled, f"compiled code ran in the step; {by_us}")
+        return EvidenceResult(False, "compiled code ran in the step")
     if ok:
         words = f"no compiled code ran in the step; dynamo compiled {plural(ok, 'frame')} elsewhere in this process"
         return EvidenceResult(True, words)
@@ -275,8 +309,8 @@ _UNKNOWN_TARGETS = """# This report does not say which parts were compiled. The 
 
 
 def _usage(value: Value, scope: Scope | None) -> str:
-    if value == "off":
-        return "# compile: off"
+    if value in ("off", AS_BUILT):
+        return "# compile: off" if value == "off" else "# compile: as the workload's own code does"
     targets = scope.workload.compile_targets if scope else None
     lines = [_lines(str(value), targets or [CompileTarget(name="", forward_module="")])]
     if scope and targets is None:
@@ -284,6 +318,26 @@ def _usage(value: Value, scope: Scope | None) -> str:
     if value in _CUDA_GRAPH_MODES:
         lines.append("# at the start of each step: torch.compiler.cudagraph_mark_step_begin()")
     return "\n".join(lines)
+
+
+def offers(scope: Scope) -> tuple[Value, ...]:
+    """All values; first what the workload's own code does."""
+    first = (AS_BUILT,) if scope.workload.compiles_itself else ()
+    return tuple(dict.fromkeys((*first, *COMPILE.values)))
+
+
+def remark(scope: Scope) -> str | None:
+    """That the baseline is compiled, where the workload's own code compiles it."""
+    if not scope.workload.compiles_itself:
+        return None
+    return (
+        f"The workload's own code calls torch.compile, which is the baseline (compile={AS_BUILT}); compile=off runs "
+        "the same model eagerly, and every other value compiles it in place of that."
+    )
+
+
+def _compiles_itself(scope: Scope) -> str | None:
+    return None if scope.workload.compiles_itself else "is for a workload whose own code calls torch.compile"
 
 
 COMPILE = Toggle(
@@ -295,11 +349,20 @@ COMPILE = Toggle(
         "reduce-overhead": "like default, and CUDA graphs replay the kernel launches",
         "max-autotune": "kernels chosen by benchmarking alternatives, and CUDA graphs",
         "max-autotune-no-cudagraphs": "kernels chosen by benchmarking alternatives",
+        AS_BUILT: "what the workload's own code compiles, as it does",
     },
     stage=Stage.COMPILE,
-    compiles=("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+    offers=offers,
+    reference=lambda _: "off",
+    remark=remark,
+    undo="# take torch.compile of its own out of the code",
+    compiles=(AS_BUILT, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     replays_graphs=_CUDA_GRAPH_MODES,
-    requires={"reduce-overhead": _NEEDS_CUDA_GRAPHS, "max-autotune": _NEEDS_CUDA_GRAPHS},
+    requires={
+        AS_BUILT: Requirement(check=_compiles_itself),
+        "reduce-overhead": _NEEDS_CUDA_GRAPHS,
+        "max-autotune": _NEEDS_CUDA_GRAPHS,
+    },
     check=_calls_a_target,
     apply=apply,
     evidence=evidence,

@@ -23,7 +23,7 @@ LEARNING_RATE = 1e-4
 class ModelContext:
     """Mutable on purpose: the process ends after one configuration, so nothing is ever undone.
 
-    Toggles of the stages up to MODEL are applied while `model` and `batches` are on the CPU in fp32. Both are then
+    Toggles of the stages up to MODEL are applied while `model` and `batches` are on the CPU, as built. Both are then
     moved to `device`, and toggles of the later stages are applied. The step runs, `trace` is taken from one step, and
     evidence is asked for.
     """

@@ -75,6 +75,12 @@ def _kernels_too(trace: Trace, value: str, result: EvidenceResult) -> EvidenceRe
     return EvidenceResult(ran, words)
 
 
+def offers(scope: Scope) -> tuple[Value, ...]:
+    """All values; first torch's own choice for parameters on the device."""
+    first = ("foreach",) if scope.device.kind == "cuda" else ()
+    return tuple(dict.fromkeys((*first, *OPTIMIZER.values)))
+
+
 OPTIMIZER = Toggle(
     name="optimizer",
     summary="The implementation of AdamW.",
@@ -85,6 +91,7 @@ OPTIMIZER = Toggle(
     },
     stage=Stage.OPTIMIZER,
     applies=is_training,
+    offers=offers,
     requires={"fused": Requirement(torch_version=(2, 4), why="fused AdamW runs on a CPU since torch 2.4")},
     apply=apply,
     evidence=evidence,

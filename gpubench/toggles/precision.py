@@ -1,4 +1,7 @@
-"""The number format: fp32, TF32, or bf16 and fp16 by autocast or by converted weights."""
+"""The number format: fp32, TF32, or bf16 and fp16 by autocast or by converted weights.
+
+Each value but `as-built` starts from the model in fp32, whatever its build made of it.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,21 @@ from typing import TYPE_CHECKING
 from gpubench.report.model import Value
 from gpubench.text import plural
 from gpubench.toggles import evidence as read
-from gpubench.toggles import kernels
+from gpubench.toggles import fp32_flags, kernels
+from gpubench.toggles.own_precision import (
+    STRICTLY_AS_BUILT,
+    UNDO,
+    differs_from,
+    is_own,
+    own_dtypes,
+    own_tolerance,
+    reference,
+    remark,
+)
+from gpubench.toggles.plain_fp32 import autocast, convert, make_plain
 from gpubench.toggles.step_parts import within
 from gpubench.toggles.tf32_probe import Tf32Probe, tf32_in_use
-from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
+from gpubench.toggles.toggle import AS_BUILT, EvidenceResult, Requirement, Scope, Stage, Toggle
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +40,8 @@ _KIND = "convolutions, matrix products and attentions"
 _NOTHING = "the profiled step shows no convolution, matrix product or attention"
 
 _USAGE = {
+    AS_BUILT: "# precision: as the workload's own code sets it",
+    "torch-default": "# precision: weights and inputs in fp32, and torch's own settings",
     "fp32": """torch.backends.cuda.matmul.allow_tf32 = False
 torch.backends.cudnn.allow_tf32 = False  # torch's own default is True""",
     "tf32": """torch.backends.cuda.matmul.allow_tf32 = True
@@ -48,9 +64,10 @@ scaler = torch.amp.GradScaler(device.type)
 def _usage(value: Value, scope: Scope | None) -> str:
     training = scope is None or scope.workload.mode == "training"
     lines = _USAGE[str(value)] + (_USAGE_SCALER if value == "fp16-autocast" and training else "")
-    if value in ("fp32", "tf32") or (scope is not None and scope.device.kind == "cpu"):
+    as_it_is = value in (AS_BUILT, "torch-default", "fp32", "tf32")
+    if as_it_is or (scope is not None and scope.device.kind == "cpu"):
         return lines
-    return f"{_USAGE['fp32']}\n{lines}"  # `apply` sets these flags for every value
+    return f"{_USAGE['fp32']}\n{lines}"  # `apply` sets these flags for every other value
 
 
 def _dtype(value: Value) -> torch.dtype:
@@ -60,25 +77,20 @@ def _dtype(value: Value) -> torch.dtype:
 
 
 def apply(context: ModelContext, value: Value) -> None:
-    """Sets the TF32 flags explicitly for every value, then sets up autocast or converts weights and inputs."""
-    import torch
-
-    # These older names exist in all supported versions of torch. Once the newer `fp32_precision` is set, reading them
-    # is an error, which would break other libraries in the process.
-    torch.backends.cuda.matmul.allow_tf32 = value == "tf32"
-    torch.backends.cudnn.allow_tf32 = value == "tf32"
+    """Makes the model plain fp32 with explicit TF32 flags, then sets up autocast or converts weights and inputs."""
+    if value == AS_BUILT:
+        return
+    {"torch-default": fp32_flags.reset, "tf32": fp32_flags.permit_tf32}.get(str(value), fp32_flags.forbid)()
+    if value == STRICTLY_AS_BUILT:
+        return
+    make_plain(context)
     if str(value).endswith("-autocast"):
         kind, dtype = context.device.type, _dtype(value)
-        context.step.forward = within(lambda: torch.autocast(kind, dtype), context.step.forward)
+        context.step.forward = within(lambda: autocast(kind, dtype), context.step.forward)
         if value == "fp16-autocast" and context.mode == "training":
             _scale_gradients(context)
     elif str(value).endswith("-weights"):
-        dtype = _dtype(value)
-        context.model.to(dtype)
-        context.batches = [
-            tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in batch)
-            for batch in context.batches
-        ]
+        convert(context, _dtype(value))
 
 
 def _scale_gradients(context: ModelContext) -> None:
@@ -110,7 +122,9 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     if isinstance(trace, EvidenceResult):
         return trace
     blind = read.is_blind(context, trace)
-    if value in ("fp32", "tf32"):
+    if value == AS_BUILT:
+        result = _as_built(context.device, trace)
+    elif value in ("torch-default", "fp32", "tf32"):
         result = _full_precision(context.device, trace, str(value))
     else:
         result = _lower_precision(trace, str(value).split("-", maxsplit=1)[0], blind=blind)
@@ -123,6 +137,29 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
         before = f", found after {plural(lost, 'step')} that overflowed and were skipped" if lost else ""
         words.append(f"the gradient scale is {scaler.get_scale():g}{before}")
     return dataclasses.replace(result, detail="; ".join(filter(None, words)))
+
+
+def _as_built(device: torch.device, trace: Trace) -> EvidenceResult:
+    # Nothing was applied, so that there is nothing to disprove: what ran gives it its name.
+    dtypes = [read.operator_dtype(operator) for operator in read.compute_operators(trace)]
+    if not dtypes or read.replays_graph(trace):
+        dtypes = [kernels.kernel_dtype(kernel.name) for kernel in kernels.compute_kernels(trace)] or dtypes
+    if not dtypes:
+        dtypes = [read.operator_dtype(operator) for operator in trace.operators]
+    counts = Counter(dtype for dtype in dtypes if dtype)
+    name = " and ".join(dtype for dtype, _ in counts.most_common()) or "no floating-point operator"
+    if counts["fp32"]:
+        permitted = fp32_flags.permitted(device.type)
+        name += "".join(f", {each} in {dtype}" for each, dtype in permitted.items())
+    parts = ", ".join(f"{count} of {counts.total()} in {dtype}" for dtype, count in counts.most_common())
+    return EvidenceResult(True, f"as built: {parts or name}", name=f"as built: {name}")
+
+
+def unfit(context: ModelContext) -> str | None:
+    """Why the profiled step computed in less than fp32, or why that is not known; None where it did not."""
+    trace = read.recorded(context)
+    result = trace if isinstance(trace, EvidenceResult) else _full_precision(context.device, trace, "fp32")
+    return None if result.took_effect else result.detail
 
 
 def _lower_precision(trace: Trace, wanted: str, *, blind: bool) -> EvidenceResult:
@@ -169,6 +206,10 @@ def _full_precision(device: torch.device, trace: Trace, value: str) -> EvidenceR
         return EvidenceResult(False, f"{words}: {', '.join(lower)}")
     if not dtypes:
         words = f"{_NOTHING}, so nothing ran below fp32"
+    allowed = {"torch-default": ("cudnn.conv", "cudnn.rnn"), "tf32": ("cuda.matmul", "cudnn.conv", "cudnn.rnn")}
+    for name, dtype in fp32_flags.permitted(device.type).items():
+        if name not in allowed.get(value, ()):
+            return EvidenceResult(False, f"{words}; but torch.backends.{name}.fp32_precision is {dtype}")
     if device.type != "cuda":
         return EvidenceResult(True, words)
     named = sum(kernels.kernel_dtype(kernel.name) == "tf32" for kernel in computing)
@@ -178,6 +219,8 @@ def _full_precision(device: torch.device, trace: Trace, value: str) -> EvidenceR
     words += f"; {probe.detail}"
     if value == "tf32":
         return EvidenceResult(_tf32_ran(probe, named, share, bool(dtypes)), words)
+    if value == "torch-default":
+        return EvidenceResult(None if probe.matmul is None else not probe.matmul, words)
     if named or probe.matmul or probe.convolution:
         return EvidenceResult(False, words)
     return EvidenceResult(None if probe.matmul is None or probe.convolution is None else True, words)
@@ -199,6 +242,7 @@ def _tf32_ran(probe: Tf32Probe, named: int, share: kernels.Share | None, compute
 # Relative (L2) error of a whole model's output. One rounding is off by half a unit in the last place: 2^-9 = 0.2 % in
 # bfloat16, 2^-12 = 0.02 % in float16, 2^-11 = 0.05 % in TF32. Deep networks accumulate some dozens of them.
 TOLERANCE: dict[Value, float] = {
+    "torch-default": 0.01,
     "tf32": 0.01,
     "bf16-autocast": 0.06,
     "bf16-weights": 0.06,
@@ -206,29 +250,46 @@ TOLERANCE: dict[Value, float] = {
     "fp16-weights": 0.02,
 }
 
+
+def offers(scope: Scope) -> tuple[Value, ...]:
+    """All values; first what the workload's own code does, or else what plain torch does on the device."""
+    plain = "torch-default" if scope.device.kind == "cuda" else "fp32"
+    return tuple(dict.fromkeys((AS_BUILT if own_dtypes(scope) else plain, *PRECISION.values)))
+
+
 PRECISION = Toggle(
     name="precision",
     summary="The number format of convolutions, matrix products and attention.",
     values={
         "fp32": "32-bit arithmetic throughout; TF32 is off for matrix products and for cuDNN",
+        "torch-default": "fp32 as plain torch computes it on a GPU: TF32 in cuDNN, not in matrix products",
         "tf32": "stored as fp32; tensor cores multiply with 10 mantissa bits and add in fp32",
         "bf16-autocast": "fp32 weights; autocast computes convolutions and matrix products in bfloat16",
         "bf16-weights": "weights and floating-point inputs converted to bfloat16; everything is computed in it",
         "fp16-autocast": "fp32 weights; autocast computes in float16; training scales the loss",
         "fp16-weights": "weights and floating-point inputs converted to float16; everything is computed in it",
+        AS_BUILT: "what the workload's own code does: its dtypes, its autocast, its settings of torch",
     },
     stage=Stage.DTYPE,
     ranks_anew_compiled=True,  # autocast casts weights and activations anew in each step, by kernels of their own
+    offers=offers,
+    reference=reference,
+    unfit=unfit,
+    remark=remark,
+    undo=UNDO,
     requires={
+        AS_BUILT: Requirement(check=is_own),
+        "torch-default": Requirement(device_kinds=("cuda",), why="elsewhere it is the same as fp32"),
         "tf32": Requirement(
             device_kinds=("cuda",), compute_capability=(8, 0), why="TF32 needs tensor cores of Ampere or newer"
         ),
         "bf16-autocast": Requirement(compute_capability=(8, 0), fast_dtype="bfloat16"),
-        "bf16-weights": Requirement(compute_capability=(8, 0), fast_dtype="bfloat16"),
+        "bf16-weights": Requirement(compute_capability=(8, 0), fast_dtype="bfloat16", check=differs_from("bf16")),
         "fp16-autocast": Requirement(fast_dtype="float16"),
         "fp16-weights": Requirement(
             modes=("inference",),
             fast_dtype="float16",
+            check=differs_from("fp16"),
             why="torch's gradient scaler cannot unscale fp16 gradients, and unscaled ones underflow; "
             "use fp16-autocast for training",
         ),
@@ -236,7 +297,7 @@ PRECISION = Toggle(
     apply=apply,
     evidence=evidence,
     usage=_usage,
-    tolerance=TOLERANCE,
+    tolerance={**TOLERANCE, AS_BUILT: own_tolerance},
     claims=("vae-guide", "gpu-guide", "cytodl", "bf16-guide", "mmrec-cpu"),
     source="PyTorch documentation: Automatic Mixed Precision package; CUDA semantics, TensorFloat-32 (TF32)",
 )

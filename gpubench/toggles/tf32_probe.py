@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +44,9 @@ def tf32_in_use(device: torch.device) -> Tf32Probe:
 def _matmul_error(device: torch.device) -> float:
     import torch
 
+    like: Any = {"device": device, "dtype": torch.float32}  # the default dtype may be the workload's own
     size = 256  # large enough that cuBLAS takes tensor cores when it may
-    product = torch.full((size, size), _VALUE, device=device) @ torch.ones(size, size, device=device)
+    product = torch.full((size, size), _VALUE, **like) @ torch.ones(size, size, **like)
     return float((product.double() / (size * _VALUE) - 1).abs().max())
 
 
@@ -53,6 +54,7 @@ def _convolution_error(device: torch.device) -> float:
     import torch
 
     channels = 128  # enough for cuDNN to take tensor cores when it may
-    image = torch.full((4, channels, 28, 28), _VALUE, device=device)
-    output = torch.nn.functional.conv2d(image, torch.ones(channels, channels, 3, 3, device=device))
+    like: Any = {"device": device, "dtype": torch.float32}
+    image = torch.full((4, channels, 28, 28), _VALUE, **like)
+    output = torch.nn.functional.conv2d(image, torch.ones(channels, channels, 3, 3, **like))
     return float((output.double() / (channels * 9 * _VALUE) - 1).abs().max())

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from gpubench.toggles.model_context import ModelContext
 
 
+AS_BUILT = "as-built"  # the value that leaves to the workload's own code what a toggle sets
+
+
 class Stage(enum.IntEnum):
     """When a toggle is applied; lower ones first."""
 
@@ -111,6 +114,7 @@ class EvidenceResult:
     took_effect: bool | None
     detail: str
     flag: Flag | None = None  # what a reader of the table must know although it took effect
+    name: str = ""  # what the baseline is called in tables, where the workload's own code made it so
     graph_breaks: int | None = None  # that a compiler counted; None where nothing was compiled
     frames_compiled: int | None = None  # the same
     recompiles: int | None = None  # the same: of frames that it had compiled before
@@ -186,7 +190,14 @@ class Toggle:
     environment: Callable[[Value], dict[str, str]] | None = None  # only for Stage.ENVIRONMENT
     apply: Callable[[ModelContext, Value], None] = in_force
     evidence: Callable[[ModelContext, Value], EvidenceResult]
-    tolerance: Mapping[Value, float] = field(default_factory=dict)  # relative output error allowed, where above fp32's
+    tolerance: Mapping[Value, float | Callable[[WorkloadFacts], float]] = field(default_factory=dict)
+    """Relative output error allowed, where above fp32's; that of a workload's own code depends on the workload."""
+    reference: Callable[[Scope], Value] | None = None
+    """The value under which the outputs are computed that others are compared with; None: the baseline."""
+    unfit: Callable[[ModelContext], str | None] | None = None
+    """Why the profiled step of a reference is none to compare with, or None."""
+    undo: str = ""  # code that takes back what the workload's own code sets, before `usage` of any value but AS_BUILT
+    remark: Callable[[Scope], str | None] | None = None  # a sentence of the report on a baseline of the workload's own
     changes_problem: bool = False  # reference outputs are computed with the same value (batch size, tiles)
     claims: tuple[str, ...] = ()  # published guides that promise a gain from it: ids of docs/claims.md
     source: str  # where the method is documented
@@ -198,6 +209,13 @@ class Toggle:
     def baseline(self, scope: Scope) -> Value:
         """The value that a baseline configuration has in `scope`."""
         return self.offered(scope)[0]
+
+    def allowed_error(self, value: Value, workload: WorkloadFacts | None) -> float | None:
+        """The relative output error allowed for `value`; None where fp32's own is."""
+        limit = self.tolerance.get(value)
+        if limit is None or isinstance(limit, float):
+            return limit
+        return None if workload is None else limit(workload)
 
     def unmet(self, scope: Scope, value: Value, configuration: Mapping[str, Value] | None = None) -> str | None:
         """The reason why `value` cannot run in `scope` and, if given, in `configuration`; None if it can."""

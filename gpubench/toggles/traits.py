@@ -64,6 +64,11 @@ def steady_values(scope: Scope | None = None) -> dict[str, Value]:
     return steady
 
 
+def reference_values(scope: Scope) -> dict[str, Value]:
+    """For each toggle whose baseline may not be what outputs are compared with, the value that is."""
+    return {name: toggle.reference(scope) for name, toggle in _known().items() if toggle.reference}
+
+
 def with_prerequisites(changes: Values, base: Values, scope: Scope, held: Collection[str] = ()) -> dict[str, Value]:
     """`changes` to `base` with what they need beside them: the first value allowed that can run in `scope`.
 

@@ -109,13 +109,15 @@ class Prepare(Struct, frozen=True, tag=True, kw_only=True):
 
 
 class MakeReference(Struct, frozen=True, tag=True, kw_only=True):
-    """Run the plain fp32 model and store its outputs in `folder`."""
+    """Run the plain model in strict fp32 and store its outputs in `folder`."""
 
     choice: WorkloadChoice
     device: str
-    configuration: dict[str, Value]  # the baseline's, with the values asked for of toggles that change the problem
+    # The baseline's, strict and plain where that is not, with the values asked for of toggles that change the problem.
+    configuration: dict[str, Value]
     protocol: Protocol
     folder: str
+    facts: WorkloadFacts | None = None  # from the look at the workload, where one was taken
 
 
 class TakeSamples(Struct, frozen=True, tag=True):

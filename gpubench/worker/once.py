@@ -13,21 +13,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gpubench.text import encodable
-from gpubench.worker import fingerprint, limits, reference
+from gpubench.worker import fingerprint, limits, process_settings, reference
 from gpubench.worker.facts import Facts
 from gpubench.worker.fallbacks import Way, first_that_fits, ways
 from gpubench.worker.fill import Filled
 from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResult, ReferenceMade, importing
-from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, use_device
+from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
 from gpubench.worker.repeatability import Fresh, study_inference, study_training
 from gpubench.worker.step import Stepper
 from gpubench.workloads.catalog import resolve_size
 
 if TYPE_CHECKING:
     import torch
-
-
-NUDGE = 1e-6  # relative; one rounding in fp32 is off by up to 6e-8, and a network makes hundreds in a row
 
 
 def describe(request: Describe, tell: Callable[[str], None] = lambda _: None) -> ProbeResult:
@@ -37,17 +34,18 @@ def describe(request: Describe, tell: Callable[[str], None] = lambda _: None) ->
     from gpubench.hardware.probe import cuda_problem, probe_device, probe_environment
     from gpubench.workloads.describe import describe as facts_of
 
-    choice, device = request.choice, probe_device(request.device)
+    choice, device, environment = request.choice, probe_device(request.device), probe_environment()
     unusable = request.device == "auto" and device.kind == "cpu" and torch.cuda.is_available()
     memory = [known for known in (device.total_memory_bytes, request.max_memory_bytes) if known is not None]
     size = resolve_size(choice.reference, choice.size, device.kind, min(memory, default=None))
     tell(importing(choice.reference))
     loaded, mode = load_choice(msgspec.structs.replace(choice, size=size))
     tell("building the model")
+    facts = facts_of(loaded, mode, request.batch_size)
     return ProbeResult(
-        workload=facts_of(loaded, mode, request.batch_size),
+        workload=msgspec.structs.replace(facts, settings=process_settings.changed(device.kind)),
         device=device,
-        environment=probe_environment(),
+        environment=environment,
         note=f"There is a GPU, but the CPU was measured. {cuda_problem()}" if unusable else "",
         modules=own_modules(loaded.file),
     )
@@ -74,7 +72,7 @@ def own_modules(file: Path | None) -> dict[str, Module]:
 
 
 def make_reference(request: MakeReference) -> ReferenceMade:
-    """Runs the plain fp32 model on the same inputs and stores its outputs and how much they vary by chance."""
+    """Runs the plain model in strict fp32 on the same inputs; stores its outputs and how much they vary by chance."""
     device = use_device(request.device)
     if request.protocol.max_memory_bytes and device.type == "cpu":
         limits.limit_memory(device, request.protocol.max_memory_bytes)
@@ -84,6 +82,7 @@ def make_reference(request: MakeReference) -> ReferenceMade:
     def make(way: Way) -> None:
         def plain() -> Fresh:
             context = build(loaded, mode, way.device, request.configuration, seed)
+            context.facts = request.facts
             batches = make_batches(loaded, context.batch_size, request.protocol.input_batches, seed)
             built = fingerprint.of(context.model, batches)
             filled = Filled(context.model, seed)
@@ -92,15 +91,32 @@ def make_reference(request: MakeReference) -> ReferenceMade:
 
         facts = Facts(request.configuration, {}, what=f"{reference.MODEL} {way.where}")
         if mode == "training":
-            update, facts = study_training(plain, seed, request.protocol.quality_steps, facts)
+            update, facts = study_training(plain, unfit, seed, request.protocol.quality_steps, facts)
             reference.save_training(folder, update, facts)
         else:
-            found = study_inference(plain, infer_in_parts, seed, facts)
+            found = study_inference(plain, infer_in_parts, unfit, seed, facts)
             reference.save_inference(folder, found.outputs, found.update, found.facts, found.timed)
 
     choices = ways(device, mode)
     way = first_that_fits(choices, make)
     return ReferenceMade() if way is choices[0] else ReferenceMade(way.where)
+
+
+def unfit(stepper: Stepper) -> str:
+    """Why what the step computes is none to compare with, from one more step that is profiled; empty where it is."""
+    from gpubench.measure.trace import trace_step
+
+    context = stepper.context
+    checks = [toggle.unfit for toggle, _ in toggles_of(context.configuration) if toggle.unfit]
+    if not checks:
+        return ""
+    step = stepper.step if context.mode == "training" else lambda: infer_in_parts(stepper, 0)
+    try:
+        context.trace = trace_step(step, cuda=context.device.type == "cuda")
+    except Exception as error:  # noqa: BLE001 - the checks say that there is no trace
+        context.trace_error = f"the profiler failed: {type(error).__name__}: {error}".splitlines()[0]
+    problem = "; ".join(filter(None, (check(context) for check in checks)))
+    return problem and f"there is no fp32 reference, because the model does not run in fp32: {problem}"
 
 
 def infer_in_parts(stepper: Stepper, index: int) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ from gpubench.toggles.toggle import Stage, Toggle
 from gpubench.toggles.traits import batch_size
 from gpubench.worker.messages import WorkloadChoice
 from gpubench.worker.seeding import IMPORT_SEED, seed_everything
+from gpubench.workloads.building import build_model, set_mode
 from gpubench.workloads.loader import Loaded, load
 from gpubench.workloads.source import import_module_of
 
@@ -67,10 +68,10 @@ def use_device(name: str) -> torch.device:
 
 
 def build(loaded: Loaded, mode: Mode, device: torch.device, configuration: dict[str, Value], seed: int) -> ModelContext:
-    """A context on the CPU with the model in fp32, as its workload builds it."""
+    """A context on the CPU with the model as its workload builds it."""
     seed_everything(seed)
-    model = loaded.workload.build()
-    model.train(mode == "training")
+    model = build_model(loaded.workload)
+    set_mode(model, mode)
     return ModelContext(
         workload=loaded.workload,
         mode=mode,

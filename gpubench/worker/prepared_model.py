@@ -346,7 +346,13 @@ class PreparedModel:
         compiled = next((result for _, _, result in results if result.graph_breaks is not None), None)
         return EvidenceCollected(
             evidence=[
-                Evidence(toggle=toggle.name, value=value, took_effect=result.took_effect, detail=result.detail)
+                Evidence(
+                    toggle=toggle.name,
+                    value=value,
+                    took_effect=result.took_effect,
+                    detail=result.detail,
+                    name=result.name,
+                )
                 for toggle, value, result in results
             ],
             flags=[*flags, *missing, *(result.flag for _, _, result in results if result.flag)],

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Relative. Summing in another order differs by some 1e-7 in fp32, drawing other random numbers by several per cent.
 RANDOM = 1e-4
-MODEL = "the same model, plain, in fp32"
+MODEL = "the same model, plain, in strict fp32 (its own fp64 where it is built in that),"
 WHAT = f"{MODEL} on the same device"
 
 
@@ -53,7 +53,12 @@ def left_out(outputs: Any) -> dict[str, str]:
 def parameters(model: nn.Module) -> dict[str, torch.Tensor]:
     """A copy of the trainable parameters in fp32 on the CPU."""
     return {
-        name: value.detach().float().cpu().clone() for name, value in model.named_parameters() if value.requires_grad
+        name.replace("_orig_mod.", ""): value.detach()
+        .float()
+        .cpu()
+        .clone()  # as where torch.compile has not wrapped it
+        for name, value in model.named_parameters()
+        if value.requires_grad
     }
 
 

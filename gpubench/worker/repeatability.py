@@ -47,6 +47,7 @@ class Fresh:
 
 
 Build = Callable[[], Fresh]
+Unfit = Callable[["Stepper"], str]  # why there is nothing to compare with in what that step computes, or ""
 
 
 @dataclass
@@ -77,7 +78,7 @@ def sequence(batches: int) -> list[int]:
     return [0, *range(batches)]
 
 
-def study_inference(fresh: Build, infer: Infer, seed: int, facts: Facts) -> Studied:
+def study_inference(fresh: Build, infer: Infer, unfit: Unfit, seed: int, facts: Facts) -> Studied:
     """The outputs of the first steps, and what they tell."""
     first = fresh()
     order = sequence(len(first.stepper.context.batches))
@@ -98,10 +99,13 @@ def study_inference(fresh: Build, infer: Infer, seed: int, facts: Facts) -> Stud
     else:
         seen = f"two steps in a row on one input, from one seed, differ by {repeat:.2g}"
         facts = replace(facts, state=_changes(changed) if changed else seen)
+    problem = unfit(first.stepper)
     first.filled.restore()  # a model that `build` returns again is filled again
     del first  # two models at once may be too much
     gc.collect()
-    found = Studied(outputs, facts, timed=timed)
+    found = Studied(outputs, replace(facts, problem=problem), timed=timed)
+    if problem:
+        return found
     try:
         if stateless:
             problem = _unlike(facts, fresh(), outputs, infer, order[:1], seed)
@@ -181,7 +185,7 @@ def _beyond_the_seed(spread: float) -> str:
     )
 
 
-def study_training(fresh: Build, seed: int, steps: int, facts: Facts) -> tuple[Outputs, Facts]:
+def study_training(fresh: Build, unfit: Unfit, seed: int, steps: int, facts: Facts) -> tuple[Outputs, Facts]:
     """The change of the parameters over the first training steps, and what these tell."""
     first = fresh()
     before, trained = first.values(), reference.parameters(first.stepper.context.model)
@@ -192,9 +196,12 @@ def study_training(fresh: Build, seed: int, steps: int, facts: Facts) -> tuple[O
     state = _changes(changed) if changed else ""
     facts = replace(facts, built=first.built, losses=tuple(losses), state=state)
     parts = Parts(first.stepper.context.model)
+    problem = unfit(first.stepper)
     first.filled.restore()
     del first
     gc.collect()
+    if problem:
+        return update, replace(facts, problem=problem)
 
     def again(numbers: int, steps: int) -> tuple[str, float]:
         """Another build's first parameter that differs, and how far its losses are off."""

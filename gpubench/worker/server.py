@@ -48,8 +48,10 @@ def import_torch() -> None:
     import gpubench.measure.trace
     import gpubench.workloads.loader  # noqa: F401
     from gpubench.toggles import all_toggles
+    from gpubench.worker import process_settings
 
     all_toggles()
+    process_settings.at_start()
 
 
 def preload(reference: str) -> Inheritance | str:
@@ -162,8 +164,10 @@ def kill_group(pid: int) -> None:
 
 def run_worker(sock: socket.socket) -> int:
     """Runs a worker on `sock`; returns the exit code."""
+    from gpubench.worker import process_settings
     from gpubench.worker.session import serve
 
+    process_settings.at_start()
     return serve(Channel[WorkerRequest](sock, WorkerRequest))
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 from gpubench.errors import GpubenchError
 from gpubench.measure.order import names
 from gpubench.measure.outputs import collect, listed, no_tensor
+from gpubench.workloads.building import build_model, set_mode
 from gpubench.workloads.loader import Loaded
-from gpubench.workloads.observe import Observed, observe
+from gpubench.workloads.observe import Observed, observe, short
 from gpubench.workloads.source import blaming
 from gpubench.workloads.workload_facts import CompileTarget, Mode, WorkloadFacts
 
@@ -35,6 +36,7 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
     model = _build(loaded)
     _check_targets(loaded, model)
     parameter_count, shapes = _count_parameters(loaded, model), _input_shapes(loaded, count)
+    note = set_mode(model, mode)
     seen = observe(loaded, mode, model)
     if seen.device and mode == "training":
         _check_loss(loaded, seen)
@@ -57,6 +59,10 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         called=list(seen.called),
         misses_targets=bool(seen.called) and not any(_reached(each, seen.called) for each in workload.compile_targets),
         compile_targets=compile_targets(model, workload.compile_targets),
+        dtypes=_dtypes(model, seen),
+        autocast=[short(dtype) for dtype in seen.autocast],
+        compiles_itself=seen.compiled or _is_compiled(model),
+        notes=[note] if note else [],
         tile_sizes=list(tiling.sizes) if tiling else [],
         tile_multiple=tiling.multiple if tiling else 1,
         tile_overlap=tiling.overlap if tiling else 0,
@@ -67,9 +73,15 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
 
 
 def compile_targets(model: nn.Module, names: Iterable[str]) -> list[CompileTarget]:
-    """What `torch.compile` has to know of the submodules of those dotted names."""
-    modules = {name: model.get_submodule(name) for name in names}
-    return [CompileTarget(name=name, forward_module=_forward_module(module)) for name, module in modules.items()]
+    """What `torch.compile` has to know of the submodules of those dotted names, without what wraps compiled ones."""
+    modules = {_plain_name(name): module for name, module in model.named_modules(remove_duplicate=False)}
+    plain = [_plain_name(name) for name in names]
+    return [CompileTarget(name=name, forward_module=_forward_module(modules[name])) for name in plain]
+
+
+def _plain_name(name: str) -> str:
+    """A dotted name without the modules that torch.compile returned; what is in them comes after them."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _forward_module(module: nn.Module) -> str:
@@ -82,10 +94,10 @@ def _build(loaded: Loaded) -> nn.Module:
 
     try:
         with torch.device("meta"):
-            model: Any = loaded.workload.build()
+            model: Any = build_model(loaded.workload)
     except Exception:  # noqa: BLE001 - code that reads values fails on the meta device
         with blaming(f"Building the model of {loaded.reference}", loaded.file):
-            model = loaded.workload.build()
+            model = build_model(loaded.workload)
     if not isinstance(model, nn.Module):
         raise GpubenchError(
             f"The build of workload {loaded.workload.name!r} returned an object of type {type(model).__name__}.",
@@ -212,6 +224,25 @@ def _below(name: str, module: str) -> bool:
 def _reached(target: str, called: Sequence[str]) -> bool:
     """Whether the step runs `target`: it calls that module, or one which `target` is a part of and may be called by."""
     return any(_below(target, module) for module in called)
+
+
+def _dtypes(model: nn.Module, seen: Observed) -> list[str]:
+    """What the watched step computed in; by the parameters, where it could not be watched.
+
+    On the meta device attention in bf16 is watched in fp32, which does not happen where there is an operator for it.
+    """
+    stored = sorted({short(each.dtype) for each in model.parameters() if each.is_floating_point()})
+    if seen.device is None:
+        return stored
+    found = seen.dtypes()
+    return [each for each in found if each in stored] or found if seen.device == "meta" else found
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether a module is compiled, by its class; compiled functions are not visible without running the model."""
+    return any(
+        type(each).__name__ == "OptimizedModule" or each._compiled_call_impl is not None for each in model.modules()
+    )
 
 
 def _has_attention(model: nn.Module) -> bool:

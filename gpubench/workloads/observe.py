@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from gpubench.workloads.building import build_model, set_mode
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.workload_facts import Mode
 
@@ -15,6 +18,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+# Operators that do the arithmetic, as far as their names tell.
+_COMPUTE = re.compile(
+    r"convolution|attention|rnn|lstm|gru|linear|(^|[._])(add|badd|addb)?(mm|bmm|mv)($|_)|einsum|baddbmm"
+)
+_SHORT = {"float32": "fp32", "float64": "fp64", "bfloat16": "bf16", "float16": "fp16"}
 SMALL_BATCH = 2  # what is watched does not depend on the batch; one alone would stop batch normalization
 
 
@@ -37,6 +45,7 @@ class Observed:
     called: tuple[str, ...] = ()  # dotted names of the modules that the step itself calls; "" is the whole model
     unconvolved: tuple[str, ...] = ()  # parameters and buffers of 4 or 5 dimensions that no convolution used
     autocast: tuple[str, ...] = ()  # dtypes of autocast contexts that the workload's own code entered: "bfloat16"
+    compiled: bool = False  # it calls what torch.compile has made; that was watched as it is without
     output: Any = None  # of inference; the loss of training
 
     def convolution_dimensions(self) -> list[int]:
@@ -45,9 +54,21 @@ class Observed:
             {len(call.shapes[1]) - 2 for call in self.calls if "convolution" in call.name and call.shapes[1:]}
         )
 
+    def dtypes(self) -> list[str]:
+        """What its convolutions, matrix products and attention computed in, or all operators where there are none."""
+        computing = [call for call in self.calls if _COMPUTE.search(call.name)]
+        floating = ((dtype for dtype in call.dtypes if dtype.is_floating_point) for call in computing or self.calls)
+        return sorted({short(dtype) for dtypes in floating for dtype in itertools.islice(dtypes, 1)})
+
     def attention(self) -> bool:
         """Whether an operator for attention ran."""
         return any("attention" in call.name for call in self.calls)
+
+
+def short(dtype: torch.dtype | str) -> str:
+    """`bf16` for torch.bfloat16 and "bfloat16"."""
+    name = str(dtype).removeprefix("torch.")
+    return _SHORT.get(name, name)
 
 
 def observe(loaded: Loaded, mode: Mode, model: nn.Module) -> Observed:
@@ -58,7 +79,7 @@ def observe(loaded: Loaded, mode: Mode, model: nn.Module) -> Observed:
         seen = _attempt(loaded, mode, lambda: model, torch.device("meta"))
         if seen.device is not None:
             return seen
-    return _attempt(loaded, mode, loaded.workload.build, torch.device("cpu"))
+    return _attempt(loaded, mode, lambda: build_model(loaded.workload), torch.device("cpu"))
 
 
 def _attempt(loaded: Loaded, mode: Mode, build: Callable[[], nn.Module], device: torch.device) -> Observed:
@@ -68,7 +89,7 @@ def _attempt(loaded: Loaded, mode: Mode, build: Callable[[], nn.Module], device:
     try:
         torch.manual_seed(0)
         model = build()
-        model.train(mode == "training")
+        set_mode(model, mode)
         batch = workload.inputs(min(workload.batch_size, SMALL_BATCH), torch.Generator().manual_seed(0))
         batch = tuple(part.to(device) for part in batch)
         with torch.set_grad_enabled(mode == "training"), _watching(model, seen):
@@ -85,6 +106,7 @@ def _attempt(loaded: Loaded, mode: Mode, build: Callable[[], nn.Module], device:
 @contextmanager
 def _watching(model: nn.Module, seen: Observed) -> Iterator[None]:
     import torch
+    from torch._dynamo import eval_frame
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -115,12 +137,17 @@ def _watching(model: nn.Module, seen: Observed) -> Iterator[None]:
             seen.autocast = tuple(dict.fromkeys([*seen.autocast, str(context.fast_dtype).removeprefix("torch.")]))
         return entered(context)  # type: ignore[no-untyped-call]
 
-    entered = torch.autocast.__enter__
+    def calling_compiled(callback: Any) -> Any:
+        seen.compiled = seen.compiled or bool(callback)
+        return chosen(callback)
+
+    entered, chosen = torch.autocast.__enter__, eval_frame._callback_from_stance
     with ExitStack() as stack:
         # Hooks for all modules: scripted ones take none of their own.
         stack.callback(register_module_forward_pre_hook(enter).remove)
         stack.callback(register_module_forward_hook(leave, always_call=True).remove)
         stack.enter_context(mock.patch.object(torch.autocast, "__enter__", autocasting))
+        stack.enter_context(mock.patch.object(eval_frame, "_callback_from_stance", calling_compiled))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(Watch())  # type: ignore[no-untyped-call]
         yield

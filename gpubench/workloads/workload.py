@@ -41,7 +41,8 @@ class Tiling:
 class Workload:
     """A model with its inputs and one step.
 
-    build:   returns the model in fp32 on the CPU. It is called under a fixed seed.
+    build:   returns the model on the CPU. It is called under a fixed seed. Its own dtype, autocast, torch.compile and
+             the modes of its parts are kept: they are the baseline.
     inputs:  (batch_size, generator) -> tuple of CPU tensors, the first dimension of each being the batch.
              Draw from `generator`: random normals, never zeros, which use less power and run faster.
     infer:   (model, batch, options) -> tensor, or a nest of tuples, lists, mappings, dataclasses and objects of

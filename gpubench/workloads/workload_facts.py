@@ -37,6 +37,12 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     called: list[str] = field(default_factory=list)  # modules that the step itself calls, by name; "" is the model
     misses_targets: bool = False  # the step calls none of its compile targets, so compiling them changes nothing
     compile_targets: list[CompileTarget] | None = None  # None: not recorded (older reports)
+    # What its own code asks for; `toggles` take it as the baseline.
+    dtypes: list[str] = field(default_factory=list)  # its convolutions, matrix products and attention run in: "bf16"
+    autocast: list[str] = field(default_factory=list)  # of the autocast regions that its code enters: "bf16"
+    compiles_itself: bool = False  # its code calls torch.compile
+    settings: dict[str, str] = field(default_factory=dict)  # that its code changes in torch for the whole process
+    notes: list[str] = field(default_factory=list)  # what a report says of how it is built
     tile_sizes: list[int] = field(default_factory=list)  # offered; empty: cannot be tiled
     tile_multiple: int = 1  # a tile size must be a multiple of this
     tile_overlap: int = 0  # the default

@@ -102,7 +102,55 @@ def test_a_choice_that_the_duel_shows_to_be_slower_is_dropped() -> None:
     ]
     found = best(report(*rows))
     assert found.id == "baseline"
-    assert "the final on fresh data showed that it is slower" in text(found)
+    assert "precision=bf16-autocast (fast) was selected, but on fresh data it was no faster" in found.reasons[0]
+    assert found.tied_with == []
+
+
+def test_no_row_is_recommended_that_fresh_data_did_not_find_faster() -> None:
+    rows = [
+        baseline(0.1, runoff_s=[0.1] * 3, final_s=[0.1, 0.104, 0.1, 0.1]),
+        row("fast", 0.09, FAST, runoff_s=[0.09] * 3, final_s=[0.103, 0.1, 0.103, 0.102]),
+    ]
+    found = best(report(*rows))
+    assert (found.id, found.tied_with) == ("baseline", ["fast"])
+    assert "it was no faster" in found.reasons[0]
+
+
+def test_a_choice_slower_than_the_baseline_is_dropped_where_the_best_row_was_not_measured_again() -> None:
+    rows = [
+        baseline(0.1, runoff_s=[0.1] * 3, final_s=[0.1, 0.1, 0.1]),
+        row("simple", 0.0901, FAST, runoff_s=[0.0901, 0.0898, 0.0904], final_s=[0.1005, 0.101, 0.1]),
+        row("best", 0.09, FASTER, runoff_s=[0.09, 0.0903, 0.0896]),
+    ]
+    assert best(report(*rows)).id == "baseline"
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        *({"status": status} for status in ("wrong", "not_effective", "unproven", "crashed", "failed", "timeout")),
+        {"passed": False},
+        {"flags": ["contaminated: 1 process"]},
+        {"evidence": [("precision", "fp32", False)]},
+    ],
+)
+def test_nothing_is_recommended_over_an_invalid_baseline(state: dict) -> None:
+    advice = recommend(report(baseline(0.001, reason="planted", **state), row("slow", 0.1, FAST)), "fps")
+    assert advice.recommendation is None
+    assert advice.reasons[0].startswith("Nothing is recommended, because the baseline is not reliable: ")
+    assert advice.excluded["baseline"]
+
+
+def test_a_tie_that_only_the_final_shows_goes_to_the_simplest_of_its_rows() -> None:
+    rows = [
+        baseline(0.1, runoff_s=[0.1] * 3, final_s=[0.1, 0.1, 0.1, 0.1]),
+        row("plain", 0.056, FAST, runoff_s=[0.056] * 3, final_s=[0.05, 0.052, 0.05, 0.051]),
+        row("compiled", 0.05, FASTER, runoff_s=[0.05] * 3, final_s=[0.051, 0.05, 0.051, 0.05]),
+    ]
+    assert best(report(*(msgspec.structs.replace(each, rounds=each.rounds[:4]) for each in rows))).id == "compiled"
+    found = best(report(*rows))
+    assert (found.id, found.tied_with) == ("plain", ["compiled"])
+    assert found.speedup == pytest.approx(1.97, abs=0.01)  # from the final, not the runoff
 
 
 def test_the_detectable_effect_is_stated_with_the_rounds() -> None:
@@ -146,8 +194,13 @@ def test_rows_within_the_noise_are_tied_and_the_fewest_changes_win() -> None:
 
 
 def test_a_tie_in_changes_goes_to_the_least_memory() -> None:
-    rows = [row("big", 0.0598, FAST, memory_mib=900), row("small", 0.06, {"compile": "default"}, memory_mib=400)]
+    rows = [row("big", 0.0598, FAST, memory_mib=900), row("small", 0.06, {"channels_last": "on"}, memory_mib=400)]
     assert best(report(baseline(), *rows)).id == "small"
+
+
+def test_a_tie_in_changes_goes_to_a_row_that_needs_no_compilation() -> None:
+    rows = [row("eager", 0.06, FAST, memory_mib=900), row("compiled", 0.0598, {"compile": "default"}, memory_mib=400)]
+    assert best(report(baseline(), *rows)).id == "eager"
 
 
 def test_the_baseline_is_kept_where_nothing_beats_the_noise() -> None:
@@ -473,6 +526,23 @@ def test_a_toggle_missing_from_the_ladder_is_said() -> None:
         row("p", 0.08, FAST, roles=[alone("precision")]),
     ]
     assert "Not measured separately: compile=default." in best(report(*rows)).reasons
+
+
+def test_the_speed_beside_strict_fp32_is_said_where_the_baseline_is_another() -> None:
+    plain = {**BASELINE, "precision": "torch-default"}
+    rows = [
+        baseline(0.1, configuration=plain),
+        row("precision=fp32", 0.2, configuration={**plain, "precision": "fp32"}),
+        row("fast", 0.05, configuration={**plain, **FASTER}),
+    ]
+    sentence = "Beside precision=fp32 alone it is 4.00x as fast."
+    found = best(report(*rows))
+    assert (found.id, found.versus, found.speedup) == ("fast", "baseline", pytest.approx(2))
+    assert sentence in found.reasons
+    assert "Beside" not in text(best(report(rows[0], rows[2])))  # it was not measured
+    wrong = msgspec.structs.replace(rows[1], status="wrong", reason="planted")
+    assert "Beside" not in text(best(report(rows[0], wrong, rows[2])))
+    assert "Beside" not in text(best(ladder_report()))  # whose baseline is strict
 
 
 def test_every_reason_is_about_known_rows() -> None:

@@ -27,12 +27,15 @@ from gpubench.executor.worker_pool import WorkerPool
 from gpubench.flags import UNSTEADY
 from gpubench.report import store
 from gpubench.report.model import Configuration, Measurement, Memory, Protocol, Recommendation
+from gpubench.search.space import ToggleValues
+from gpubench.search.strategies import get_strategy, search_space
 from gpubench.stats.estimate import Estimate
 from gpubench.stats.student import detectable
 from gpubench.study.schedule import Schedule
 from tests import reports
 from tests.faults.scripted import (
     Planted,
+    builder,
     choice,
     duelled,
     most_hits,
@@ -455,7 +458,7 @@ def test_the_choice_does_not_change_once_it_has_been_measured_afresh(
 ) -> None:
     """Processes differ by 10 %, more than is assumed where nothing was repeated: once the final shows it, more tie.
 
-    What is recommended is still the row that the final was held for, or the baseline.
+    What is recommended is still a row that the final was held for, or the baseline.
     """
     monkeypatch.setattr(store, "save", lambda report, path: None)
     held = 0
@@ -469,9 +472,34 @@ def test_the_choice_does_not_change_once_it_has_been_measured_afresh(
         planted = Planted(seconds)
         found = run(tmp_path, planted, 4, Protocol(seed=seed, final_rounds=6))
         held += (final := "control" in planted.ran) and found.id != "baseline"
-        assert not final or found.id in ("baseline", *planted.ran[-3:])
+        assert not final or found.id in ("baseline", *planted.ran[-4:])
         assert not final or found.id == "baseline" or found.rounds == 6
     assert held > 80
+
+
+def test_the_final_decides_between_the_best_row_and_a_simpler_one(tmp_path: Path) -> None:
+    """Compiling seems to gain 30 % while exploring; on fresh data it gains nothing, or what it seemed to."""
+
+    def found(later: float) -> tuple[str, set[str]]:
+        seen: list[str] = []
+
+        def seconds(row_id: str, _: int) -> float:
+            seen.append(row_id)
+            eager = 0.05 if "threads" in row_id else 0.1
+            first = 1.3 if seen.count(row_id) == 1 else later  # the first process of a row is that of exploring
+            return eager / first if "compile" in row_id else eager
+
+        planted = Planted(lambda row_id, place: seconds(row_id, place) * (1 + 0.002 * (place % 3)))
+        space = search_space(
+            builder(), [ToggleValues("threads", (101,)), ToggleValues("compile", ("default",))], get_strategy("grid")
+        )
+        report = study(tmp_path / f"{later}.json", planted, space, Protocol(final_rounds=4)).compare()
+        assert report.recommendation is not None
+        return report.recommendation.id, {row.id for row in report.measurements if row.rounds[-1].phase == "final"}
+
+    both = "threads=101,compile=default"
+    assert found(1.0) == ("threads=101", {"baseline", "threads=101", both, "control"})
+    assert found(1.3) == (both, {"baseline", "threads=101", both, "control"})
 
 
 def test_the_report_of_such_a_run_is_saved(tmp_path: Path) -> None:

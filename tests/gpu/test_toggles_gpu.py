@@ -86,6 +86,7 @@ def collect_evidence(
 
 
 PRECISIONS = [
+    "torch-default",
     "fp32",
     pytest.param("tf32", marks=ampere),
     pytest.param("bf16-autocast", marks=ampere),

@@ -17,6 +17,7 @@ from gpubench.executor.outcome import Outcome
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.report.model import Protocol
 from gpubench.worker.messages import WorkloadChoice
+from tests import reports
 from tests.study.conftest import gpubench_here
 
 SHORT = Protocol(warmup_min_iterations=3, warmup_min_s=0.0, warmup_max_s=0.2, min_sampling_s=0.1, max_sampling_s=0.3)
@@ -86,6 +87,18 @@ def test_only_sides_of_one_configuration_share(protocol: dict[str, Any], jobs: l
     pool, other = WorkerPool(choice, "cpu", Protocol(**protocol)), WorkerPool(choice, "cpu", Protocol(), "python9")
     sides = LocalExecutor(pool, {}, lambda _: None, {"a": pool, "b": pool, "other python": other})
     assert [len(group) for group in sides._by_process(jobs)] == groups
+
+
+def test_sides_whose_code_sets_the_process_differently_do_not_share_one() -> None:
+    """Both live in it: a default dtype, say, would be the other side's as well."""
+    choice = WorkloadChoice(reference="resnet50", size=None, parameters={}, mode="inference")
+    one, other = WorkerPool(choice, "cpu", Protocol()), WorkerPool(choice, "cpu", Protocol())
+    sides = LocalExecutor(one, {}, lambda _: None, {"a": one, "b": other})
+    plain = reports.report().workload
+    own = msgspec.structs.replace(plain, settings={"torch.get_default_dtype()": "float64"})
+    for first, second, groups in ((plain, plain, [2]), (plain, own, [1, 1]), (own, own, [2])):
+        one.facts, other.facts = first, second
+        assert [len(group) for group in sides._by_process(SIDES)] == groups
 
 
 def test_nothing_profiles_before_all_are_timed(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:

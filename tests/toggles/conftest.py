@@ -89,6 +89,7 @@ def prepare(
     mode: str = "inference",
     device: str = "cpu",
     replace: dict[str, Toggle] | None = None,
+    facts: WorkloadFacts | None = None,
 ) -> ModelContext:
     """A context with the toggles applied; `replace` puts faulty ones in the place of some."""
     work = work or workload()
@@ -103,6 +104,7 @@ def prepare(
         batch_size=batch_size,
         configuration=configuration,
         model=work.build().train(mode == "training"),
+        facts=facts,
     )
     batch = tuple(work.inputs(batch_size, torch.Generator().manual_seed(1)))
     with mock.patch.dict(all_toggles(), replace or {}):
@@ -169,8 +171,6 @@ def clean_process() -> Iterator[None]:
     counters.clear()
     yield
     torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = False
 
 
@@ -187,6 +187,7 @@ class Kit:
     trace = staticmethod(trace)
     trace_again = staticmethod(trace_again)
     scope = staticmethod(scope)
+    facts = staticmethod(facts)
 
 
 @pytest.fixture

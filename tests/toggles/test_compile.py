@@ -15,6 +15,7 @@ from gpubench.measure.trace import trace_step
 from gpubench.toggles import compile
 from gpubench.toggles.compile import COMPILE
 from gpubench.toggles.toggle import EvidenceResult
+from gpubench.worker.reference import parameters
 
 # Its name until 2.6, and since.
 LIMIT = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
@@ -140,23 +141,68 @@ def test_off_that_compiled_is_caught(kit):
     context = kit.run({"compile": "off"}, kit.workload(Small), replace={"compile": always})
     assert COMPILE.evidence(context, "off") == EvidenceResult(
         took_effect=False,
-        detail="compiled code ran in the step; gpubench compiled it",
+        detail="compiled code ran in the step",
         graph_breaks=0,
         frames_compiled=1,
         recompiles=0,
     )
 
 
-def test_off_says_where_the_workload_compiles_itself(kit):
-    def build() -> nn.Module:
-        model = Small()
-        model.compile()
-        return model
+class Wrapping(nn.Module):
+    """Calls a part of itself that it has compiled, as a function or as a module."""
 
-    context = kit.run({"compile": "off"}, kit.workload(build))
-    assert COMPILE.evidence(context, "off") == EvidenceResult(
-        took_effect=True, detail="compiled code ran in the step; the workload compiles it itself"
+    def __init__(self, function: bool) -> None:
+        super().__init__()
+        self.body = Small() if function else torch.compile(Small())
+        self.call = torch.compile(self.body.forward) if function else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.call(x) if self.call else self.body(x)
+
+
+def compiled_in_place() -> nn.Module:
+    model = Small()
+    model.compile()
+    return model
+
+
+OWN = {
+    "the whole": lambda: torch.compile(Small()),
+    "in place": compiled_in_place,
+    "a part": lambda: Wrapping(function=False),
+    "a function": lambda: Wrapping(function=True),
+}
+
+
+@pytest.mark.parametrize("build", OWN.values(), ids=OWN)
+def test_a_workload_that_compiles_itself_is_a_baseline_of_its_own(kit, build):
+    facts, work = kit.facts(compiles_itself=True), kit.workload(build)
+    proof = COMPILE.evidence(kit.run({"compile": "as-built"}, work, facts=facts), "as-built")
+    assert (proof.took_effect, proof.name, proof.graph_breaks) == (True, "as built: compiled", 0)
+    torch._dynamo.reset()  # each has a process of its own in a run
+    assert COMPILE.evidence(kit.run({"compile": "default"}, work, facts=facts), "default").took_effect is True
+    torch._dynamo.reset()
+    eager = COMPILE.evidence(kit.run({"compile": "off"}, work, facts=facts), "off")
+    assert (eager.took_effect, eager.detail) == (True, "dynamo compiled no frame")
+
+
+def test_the_first_value_is_what_the_workload_does_itself(kit):
+    assert COMPILE.baseline(kit.scope()) == "off"
+    own = kit.scope(compiles_itself=True)
+    assert COMPILE.offered(own) == (
+        "as-built",
+        "off",
+        *[each for each in COMPILE.values if each not in ("as-built", "off")],
     )
+    assert COMPILE.reference(own) == "off"
+    assert "own code calls torch.compile, which is the baseline" in COMPILE.remark(own)
+    assert COMPILE.remark(kit.scope()) is None
+    assert COMPILE.unmet(kit.scope(), "as-built") == "is for a workload whose own code calls torch.compile"
+
+
+def test_parameters_have_the_same_names_where_the_workload_compiles_itself():
+    plain = set(parameters(Small()))
+    assert set(parameters(torch.compile(Small()))) == plain == set(parameters(compiled_in_place()))
 
 
 @pytest.mark.parametrize("logged", [True, False], ids=["logged", "log turned down"])

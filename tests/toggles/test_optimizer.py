@@ -98,3 +98,9 @@ def test_an_old_torch_has_no_fused_optimizer_on_a_cpu(kit):
     assert OPTIMIZER.unmet(kit.scope(torch_version=(2, 3), mode="training"), "fused") == (
         "needs torch 2.4, this is 2.3; fused AdamW runs on a CPU since torch 2.4"
     )
+
+
+def test_the_baseline_is_torchs_own_choice_on_the_device(kit):
+    training = {"mode": "training"}
+    assert OPTIMIZER.offered(kit.scope(**training)) == ("for-loop", "foreach", "fused")
+    assert OPTIMIZER.offered(kit.scope(device=kit.AMPERE, **training)) == ("foreach", "for-loop", "fused")

@@ -163,7 +163,9 @@ def test_weights_convert_floating_tensors_only(kit):
 def test_tf32_flags_follow_the_value(kit, value):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = value != "tf32"
     kit.prepare({"precision": value})
-    assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is (value == "tf32")
+    expected = {"as-built": (True, True), "torch-default": (False, True), "tf32": (True, True)}
+    flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    assert flags == expected.get(value, (False, False))
 
 
 def test_what_a_device_cannot_do_has_its_sentence(kit):
@@ -180,8 +182,9 @@ def test_what_a_device_cannot_do_has_its_sentence(kit):
         "is for inference only; torch's gradient scaler cannot unscale fp16 gradients, "
         "and unscaled ones underflow; use fp16-autocast for training"
     )
+    assert unmet("torch-default") == "needs a CUDA device, this is A CPU; elsewhere it is the same as fp32"
     for value in PRECISION.values:
-        assert unmet(value, device=kit.AMPERE) is None
+        assert (unmet(value, device=kit.AMPERE) is None) == (value != "as-built")
     assert unmet("bf16-weights", mode="training") is None
     assert unmet("fp32") is None
 

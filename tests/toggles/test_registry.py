@@ -27,6 +27,9 @@ ORDER = [
     "compile",
 ]
 SHARED = {
+    "fp32_flags",
+    "own_precision",
+    "plain_fp32",
     "evidence",
     "kernels",
     "model_context",
@@ -98,7 +101,7 @@ def test_an_offered_value_is_itself():
     ("name", "text", "message", "hint"),
     [
         ("precision", "bf16-autocats", "Unknown value of toggle precision 'bf16-autocats'", "mean 'bf16-autocast'?"),
-        ("compile", "1", "Unknown value of toggle compile '1'", "Known: default, max-autotune"),
+        ("compile", "1", "Unknown value of toggle compile '1'", "Known: as-built, default, max-autotune"),
         ("tile_size", "huge", "Unknown value of toggle tile_size 'huge'", "Or a whole number from 0 to 65536."),
         ("batch_size", "0", "batch_size='0' is not allowed", "whole number from 1 to 65536: the first dimension"),
         ("batch_size", "-3", "batch_size='-3' is not allowed", "whole number from 1 to 65536"),

@@ -91,3 +91,8 @@ def test_fp32_in_a_cuda_graph_is_read_from_its_kernels(kit, monkeypatch):
     proof = PRECISION.evidence(context, "fp32")
     assert proof.took_effect is False
     assert "1 of 1 GPU kernels that compute ran below fp32: fp16" in proof.detail
+
+
+def test_a_default_dtype_of_the_workloads_own_is_not_what_is_probed(monkeypatch):
+    torch.set_default_dtype(torch.float64)
+    test_tf32s_rounding_is_seen(monkeypatch)

@@ -107,6 +107,14 @@ def test_inference_mode_as_a_toggle(value: Value, inference: bool, monkeypatch: 
     assert (step.output.is_inference(), step.output.requires_grad) == (inference, False)
 
 
+def test_a_build_that_switches_gradients_off_is_trained_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = stepper(monkeypatch, planted("nothing", lambda context, value: None), "off", "training")
+    torch.set_grad_enabled(False)
+    before = [parameter.detach().clone() for parameter in step.context.model.parameters()]
+    step.step()
+    assert not any(map(torch.equal, before, step.context.model.parameters()))
+
+
 def test_gradients_are_on_where_a_toggle_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
     def enable(context: ModelContext, value: Value) -> None:
         context.step.grad_mode = torch.enable_grad

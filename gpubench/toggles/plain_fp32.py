@@ -1,0 +1,65 @@
+"""Makes a model plain fp32, whatever its build made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from gpubench.toggles.model_context import ModelContext
+
+_KINDS = ("cpu", "cuda")
+
+
+def make_plain(context: ModelContext) -> None:
+    """Undoes what the workload's own code chose: dtypes of weights and inputs, autocast, the default dtype."""
+    import torch
+
+    torch.set_default_dtype(torch.float32)
+    for kind in _KINDS:
+        torch.set_autocast_enabled(kind, False)
+    _pass_own_autocast()
+    batches = (part for batch in context.batches for part in batch)
+    tensors = (*context.model.parameters(), *context.model.buffers(), *batches)
+    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in tensors):
+        convert(context, torch.float32)
+
+
+def convert(context: ModelContext, dtype: torch.dtype) -> None:
+    """Converts the weights and the floating-point inputs."""
+    context.model.to(dtype)
+    context.batches = [
+        tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in batch)
+        for batch in context.batches
+    ]
+
+
+def autocast(kind: str, dtype: torch.dtype) -> torch.autocast:
+    """An autocast region of gpubench's, which takes effect after `make_plain`."""
+    import torch
+
+    region = torch.autocast(kind, dtype)
+    region.is_ours = True  # type: ignore[attr-defined]
+    return region
+
+
+def _pass_own_autocast() -> None:
+    """From now on an autocast region of the workload's own changes nothing: what surrounds it holds within it too."""
+    import torch
+
+    entered: Callable[[Any], Any] = torch.autocast.__enter__
+    if hasattr(entered, "is_ours"):  # another model in this process has done it
+        return
+
+    def enter(region: Any) -> Any:
+        # A region that is a decorator is entered again and again: what it asked for at first is what it asks for.
+        asked = region.__dict__.setdefault("asked", region._enabled)
+        if asked and not hasattr(region, "is_ours"):
+            region._enabled = torch.is_autocast_enabled(region.device)
+            region.fast_dtype = torch.get_autocast_dtype(region.device)
+        return entered(region)
+
+    enter.is_ours = True  # type: ignore[attr-defined]
+    torch.autocast.__enter__ = enter  # type: ignore[method-assign]

@@ -1,0 +1,54 @@
+"""Building a workload's model in this process: the mode its parts run in, and what the build may set only once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from unittest import mock
+
+from gpubench.workloads.workload import Workload
+from gpubench.workloads.workload_facts import Mode
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SHOWN = 3  # names in a sentence; the rest are counted
+
+
+def build_model(workload: Workload) -> nn.Module:
+    """A new model, as the workload builds it.
+
+    A process may build several, and torch refuses to set the number of inter-operator threads twice, even to the same.
+    """
+    import torch
+
+    set_threads = torch.set_num_interop_threads
+
+    def set_once(count: int) -> None:
+        if count != torch.get_num_interop_threads():
+            set_threads(count)
+
+    with mock.patch.object(torch, "set_num_interop_threads", set_once):
+        return workload.build()
+
+
+def set_mode(model: nn.Module, mode: Mode) -> str:
+    """Puts the model into training or evaluation mode, and says which parts keep another one.
+
+    A new module is in training mode. Where the build has put some parts into evaluation mode, that was meant: training
+    leaves those as they are. A model in evaluation mode of which some parts train (dropout that samples) is meant for
+    inference as it is, but a model in training mode is not.
+    """
+    modules = {name: part for name, part in model.named_modules() if type(part).__name__ != "OptimizedModule"}
+    whole = next(iter(modules.values()), model)
+    mixed = len({part.training for part in modules.values()}) > 1
+    if not mixed or (mode == "inference" and whole.training):
+        model.train(mode == "training")
+        return ""
+    unlike = [name or "the model itself" for name, part in modules.items() if part.training == (mode == "inference")]
+    unlike = [name for name in unlike if not any(name.startswith(f"{other}.") for other in unlike)]
+    more = f" and {len(unlike) - SHOWN} more" if len(unlike) > SHOWN else ""
+    other = "evaluation" if mode == "training" else "training"
+    return (
+        f"The build of the workload leaves parts of the model in {other} mode ({', '.join(unlike[:SHOWN])}{more}), and "
+        "so they are measured."
+    )
