@@ -218,8 +218,8 @@ def _nest(values: Any) -> tuple[tuple[int, ...], ...]:
     )
 
 
-def trace_step(step: Callable[[], object], *, cuda: bool) -> Trace:
-    """The `Trace` of one call of `step`; on a GPU of the last one of several.
+def trace_step(step: Callable[[], object], *, cuda: bool, before: Callable[[], object] | None = None) -> Trace:
+    """The `Trace` of one call of `step`; on a GPU after some of `before`, by default of itself.
 
     Read from torch.profiler's own trace file, because strides and dtypes of arguments are in no public attribute.
     Raises RuntimeError where the profiler cannot run (CUPTI missing, say).
@@ -231,9 +231,9 @@ def trace_step(step: Callable[[], object], *, cuda: bool) -> Trace:
     if cuda:  # else kernels that earlier steps have launched would be counted to this one
         torch.cuda.synchronize()
     with profile(activities=activities, record_shapes=True, profile_memory=True) as profiler:
-        for _ in range(WARM_STEPS + 1 if cuda else 1):
+        for each in (*[before or step] * (WARM_STEPS if cuda else 0), step):
             with record_function(STEP):
-                step()
+                each()
             if cuda:
                 torch.cuda.synchronize()
     with tempfile.TemporaryDirectory(prefix="gpubench-trace-") as folder:

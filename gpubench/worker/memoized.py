@@ -32,7 +32,8 @@ def memoized(stepper: Stepper, seen: Trace, seed: int) -> tuple[str, Trace]:
 
     def again(index: int) -> Trace:
         seed_step(seed, index)
-        return trace_step(lambda: stepper.run(index), cuda=context.device.type == "cuda")
+        cuda = context.device.type == "cuda"
+        return trace_step(lambda: stepper.run(index), cuda=cuda, before=lambda: stepper.run(0))
 
     one, two = len(timed), len(timed) + 1
     try:

@@ -337,7 +337,8 @@ class PreparedModel:
         flags = self.speed_changed()
         with self.phase("evidence"):
             try:
-                context.trace = trace_step(self.stepper.step, cuda=context.device.type == "cuda")
+                # Always the same batch, however many steps the warm-up took: a step's work may depend on its input.
+                context.trace = trace_step(lambda: self.stepper.run(0), cuda=context.device.type == "cuda")
             except Exception as error:  # noqa: BLE001 - the evidence that needs the trace reports it
                 context.trace_error = f"the profiler failed: {type(error).__name__}: {error}".splitlines()[0]
             results = self.evidence()

@@ -185,6 +185,16 @@ def test_one_step_is_read_whatever_ran_before_it(monkeypatch: pytest.MonkeyPatch
     assert trace.allocated_bytes == 8 * steps * 4  # of the last one
 
 
+def test_what_runs_before_it_on_a_gpu_can_be_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    ran: list[str] = []
+    trace_step(lambda: ran.append("step"), cuda=True, before=lambda: ran.append("before"))
+    assert ran == ["before"] * WARM_STEPS + ["step"]
+    ran.clear()
+    trace_step(lambda: ran.append("step"), cuda=False, before=lambda: ran.append("before"))
+    assert ran == ["step"]
+
+
 def test_what_was_given_back_was_allocated_too() -> None:
     def step() -> None:
         for _ in range(3):
