@@ -89,7 +89,7 @@ def make_reference(request: MakeReference) -> ReferenceMade:
             apply_toggles(context, batches)
             return Fresh(Stepper(context), built, filled)
 
-        facts = Facts(request.configuration, {}, what=f"{reference.MODEL} {way.where}")
+        facts = Facts(request.configuration, {}, what=f"{reference.MODEL}, {way.where}")
         if mode == "training":
             update, facts = study_training(plain, unfit, seed, request.protocol.quality_steps, facts)
             reference.save_training(folder, update, facts)

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 # Relative. Summing in another order differs by some 1e-7 in fp32, drawing other random numbers by several per cent.
 RANDOM = 1e-4
-MODEL = "the same model, plain, in strict fp32 (its own fp64 where it is built in that),"
-WHAT = f"{MODEL} on the same device"
+MODEL = "the same model, plain, in strict fp32 (its own fp64 where it is built in that)"
+WHAT = f"{MODEL}, on the same device"
 
 
 def snapshot(outputs: Any) -> dict[str, torch.Tensor]:

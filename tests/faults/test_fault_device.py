@@ -252,7 +252,7 @@ def test_endless_heat_gives_no_figure(watched: Watched) -> None:
     assert [flag.kind for flag in flags(result)] == ["throttled"]
     row = row_of(of_row(result), "fast")
     assert (row.status, row.latency_s, row.fps, row.samples_s) == ("failed", None, None, [])
-    assert exclusion(of_row(result), row, "fps", None) == f"failed: {result.reason}"
+    assert exclusion(of_row(result), row, "fps", None) == f"failed: {result.reason.removesuffix('.')}"
 
 
 def test_a_power_cap_is_how_a_card_works_and_only_told(watched: Watched) -> None:
@@ -631,6 +631,6 @@ def test_a_flag_that_cannot_be_allowed_is_refused(capsys: pytest.CaptureFixture[
         assert gpubench(["compare-opts", f"{STEPS}:tiny", "--allow", name]) == 2
         said = capsys.readouterr().err
         assert f"Unknown flag '{name}'" in said
-        assert "Known: contaminated, speed_changed, swapped, unsteady." in said
+        assert "Known: contaminated, memoized, speed_changed, swapped, unsteady." in said
     assert gpubench(["compare-opts", f"{STEPS}:tiny", "--allow", "contaminatd"]) == 2
     assert "Did you mean 'contaminated'?" in capsys.readouterr().err

@@ -15,8 +15,9 @@ from gpubench.executor.executor import Job
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.outcome import Outcome
 from gpubench.executor.worker_pool import WorkerPool
+from gpubench.executor.worker_process import Worker
 from gpubench.report.model import Protocol
-from gpubench.worker.messages import WorkloadChoice
+from gpubench.worker.messages import MakeReference, WorkloadChoice
 from tests import reports
 from tests.study.conftest import gpubench_here
 
@@ -104,13 +105,14 @@ def test_sides_whose_code_sets_the_process_differently_do_not_share_one() -> Non
 def test_nothing_profiles_before_all_are_timed(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
     # What the profiler keeps makes later steps up to 38 % faster (benchmarks/plain_script.py), and counts as memory.
     asked: list[str] = []
-    original = LocalExecutor._ask
+    original = Worker.ask
 
-    def note(self: LocalExecutor, slot: Any, request: Any, reply: Any) -> Any:
-        asked.append(type(request).__name__)
-        return original(self, slot, request, reply)
+    def note(self: Worker, request: Any, *rest: Any) -> Any:
+        if not isinstance(request, MakeReference):
+            asked.append(type(request).__name__)
+        return original(self, request, *rest)
 
-    monkeypatch.setattr(LocalExecutor, "_ask", note)
+    monkeypatch.setattr(Worker, "ask", note)
     measured = executor(pool)
     measured.run_alone(JOBS[0])
     assert asked == ["Prepare", "TakeSamples", "CheckLast", "MeasureMemory", "CollectEvidence"]
