@@ -52,6 +52,7 @@ class Metric:
         decisive: Whether a row is inconclusive where this metric is.
         exact: What a change by so much is called: "3 kernels more". For figures that repeat exactly, so that any change
             counts; `check` compares them only where the software is the same.
+        by_kernels: Whether it depends on which kernels do the work, which some settings leave to a timing.
 
     Example:
         >>> Metric("temperature", "", None, lambda report, row: hottest(row.measurement), "{:.0f}".format)
@@ -72,6 +73,7 @@ class Metric:
     statistic: Literal["median", "p95"] | None = None
     decisive: bool = True
     exact: Callable[[float], str] | None = None
+    by_kernels: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or self.name.replace("_", " "))
@@ -167,7 +169,7 @@ def _work_in(dtype: str) -> Metric:
     wide = dtype in ("fp32", "fp64")  # what others fall back to: more of it is worse
     return Metric(
         f"work_{dtype}", "", "lower" if wide else None, read, "{:.1%}".format,
-        limit=0.0 if wide else None, title=f"work in {dtype}", exact=moved,
+        limit=0.0 if wide else None, title=f"work in {dtype}", exact=moved, by_kernels=True,
     )  # fmt: skip
 
 
@@ -224,16 +226,19 @@ BUNDLED = (
     Metric("recompiles", "", "lower", _at("counts.recompiles"), COUNT, limit=0.0, exact=_counted("recompile")),
     Metric(
         "operators", "", "lower", _at("counts.operators"), COUNT,
-        limit=0.0, heading="operators", width=200, exact=_counted("operator"),
+        limit=0.0, heading="operators", width=200, exact=_counted("operator"), by_kernels=True,
     ),
     Metric(
         "kernels", "", "lower", _at("counts.kernels"), COUNT,
-        limit=0.0, heading="kernels", width=200, exact=_counted("kernel"),
+        limit=0.0, heading="kernels", width=200, exact=_counted("kernel"), by_kernels=True,
     ),
-    Metric("flops", "", "lower", _at("counts.flops"), "{:.4g}".format, limit=0.0, title="FLOPs", exact=_flops),
+    Metric(
+        "flops", "", "lower", _at("counts.flops"), "{:.4g}".format,
+        limit=0.0, title="FLOPs", exact=_flops, by_kernels=True,
+    ),
     Metric(
         "bytes_allocated", "bytes", "lower", _at("counts.bytes_allocated"), format_bytes,
-        limit=0.0, column="bytes_allocated", exact=_allocated,
+        limit=0.0, column="bytes_allocated", exact=_allocated, by_kernels=True,
     ),
     Metric(
         "copies_to_device", "", "lower", _at("counts.copies_to_device"), COUNT,

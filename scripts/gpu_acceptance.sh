@@ -24,6 +24,7 @@ SECONDS_MAX=${SECONDS_MAX:-585} # of the whole; a part that does not fit any mor
 LIMIT=${LIMIT:-600} # no part has more seconds than that
 DRY_RUN=${DRY_RUN:-}
 export PYTHONUNBUFFERED=1
+export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} # a checkout is not installed, and scripts begin in their own folder
 failed=0
 
 if [[ -z $DRY_RUN ]]; then

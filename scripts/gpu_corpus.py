@@ -117,8 +117,10 @@ def watch_processes(given: argparse.Namespace, children: list[subprocess.Popen[b
 def configurations(kind: str, device: str) -> Iterator[tuple[str, Configuration]]:
     """Mode and configuration, in the order in which they are run; the first of a mode is the reference of errors."""
     from gpubench.toggles import get
+    from gpubench.toggles.toggle import AS_BUILT
 
-    precisions = [str(value) for value in get("precision").values]
+    # As built a model takes what the configuration before it has left in this process, and it has nothing of its own.
+    precisions = [str(value) for value in get("precision").values if value != AS_BUILT]
     plain = "fp32" if "fp32" in precisions else precisions[0]
     if kind == "compiled":
         yield "inference", {"precision": plain, "compile": "off"}
@@ -127,7 +129,7 @@ def configurations(kind: str, device: str) -> Iterator[tuple[str, Configuration]
                 yield "inference", {"precision": "bf16-autocast", "channels_last": "on", "compile": compiled}
         return
     for precision in sorted(precisions, key=lambda value: value != plain):
-        if precision != "tf32" or device.startswith("cuda"):
+        if precision not in ("torch-default", "tf32") or device.startswith("cuda"):
             for layout in ("off", "on"):
                 yield "inference", {"precision": precision, "channels_last": layout}
     for precision in (plain, "fp16-autocast"):

@@ -23,6 +23,8 @@ from torch import nn
 from gpubench.analysis.recommendation import recommend
 from gpubench.cli.main import app
 from gpubench.report import store
+from gpubench.toggles import get
+from gpubench.toggles.toggle import AS_BUILT
 from gpubench.workloads.loader import load
 from tests import reports
 from tests.gpu.test_toggles_gpu import WIDE
@@ -133,7 +135,7 @@ case "$*" in
 *doctor*) echo '{{"findings": [{{"subject": "driver", "severity": "ok", "found": "580"}}]}}' ;;
 *gpu_facts.py*) trap '' INT; echo deaf >&2; sleep 60 & wait; sleep 60 ;;
 *"gpu_corpus.py eager"*) echo '{line}' > "$3/corpus-eager-resnet50.jsonl"; exec sleep 60 ;;
-*) echo "no such thing" >&2; exit 3 ;;
+*) echo "PYTHONPATH is $PYTHONPATH" >&2; exit 3 ;;
 esac
 """
 PLANNED = {"model": "resnet50", "planned": 14}
@@ -165,7 +167,7 @@ def test_each_part_has_its_line_whatever_became_of_the_others(
     ]  # fmt: skip
     assert "stopped at its limit" in said[1] and "last line: deaf" in said[1]
     assert "1 of 14 configurations ran; 1 profiles lost kernels" in said[2]
-    assert "exit code 3" in said[3] and "last line: no such thing" in said[3]
+    assert "exit code 3" in said[3] and f"last line: PYTHONPATH is {ROOT}" in said[3]
 
 
 def test_all_that_the_parts_wrote_comes_back_in_one_archive(
@@ -225,6 +227,7 @@ def test_the_corpus_writes_a_line_for_each_configuration(tmp_path: Path, monkeyp
     planned = list(corpus.configurations("eager", "cuda:0"))
     assert [mode for mode, _ in planned].count("training") == 2
     assert {str(each["channels_last"]) for _, each in planned} == {"off", "on"}
+    assert {each["precision"] for _, each in planned} == {*get("precision").values} - {AS_BUILT}
     assert len(list(corpus.configurations("compiled", "cuda:0"))) == 3
     some = [planned[0], ("inference", {"precision": "bf16-autocast", "channels_last": "on"}),
             ("inference", {"batch_size": "no number"}), planned[-2]]  # fmt: skip

@@ -178,7 +178,12 @@ VARIABLES: dict[str, tuple[str | None, Severity, str, str]] = {
     "CUDA_LAUNCH_BLOCKING": ("1", "problem", "every kernel waits for the one before", "Unset it."),
     "PYTORCH_NO_CUDA_MEMORY_CACHING": ("1", "problem", "every tensor is allocated from the driver", "Unset it."),
     "NVIDIA_TF32_OVERRIDE": (None, "note", "overrides the precision that a row asks for", "Unset it."),
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": (None, "note", "overrides the precision that a row asks for", "Unset it."),
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": (
+        "1",
+        "note",
+        "torch begins with TF32 in matrix products, and so does the baseline, as if the workload's own code had set it",
+        "Unset it to measure from torch's own default.",
+    ),
     "OMP_NUM_THREADS": (
         None,
         "note",

@@ -19,13 +19,16 @@ from gpubench.regression.comparability import differences
 from gpubench.regression.verdicts import Finding, Limits, Verdict
 from gpubench.report.model import Measurement, Report
 from gpubench.text import clause, plural, sentence
-from gpubench.toggles.traits import compiles
+from gpubench.toggles.traits import compiles, picks_by_time
 from gpubench.units import format_bytes
 
 # Fields of `comparability` that do not decide which operators a step calls; of the device see `_machine`.
 NO_OTHER_OPERATORS = (
     "device", "uuid", "power_limit", "mig", "driver", "compiler", "libc", "command", "protocol"
 )  # fmt: skip
+# Of a GPU's memory torch counts the blocks that it gives, which are up to 1 MiB larger than what was asked for,
+# depending on what earlier steps left free.
+BLOCKS_SHARE = 0.02
 SMALL_ERROR = 1e-5  # relative error of outputs: below it, sums in another order explain any change
 
 
@@ -46,7 +49,8 @@ def gates(pair: RowPair, limits: Limits) -> list[Finding]:
     unlike = other_software(pair.baseline, pair.current)
     if pair.old.status == pair.new.status == "ok":
         for metric in (each for each in gated() if each.statistic is None):
-            found = _not_compared(metric, pair, unlike) if metric.exact and unlike else judge(metric, pair, limits)
+            why = _why_inexact(metric, pair, unlike)
+            found = _not_compared(metric, pair, why) if why else judge(metric, pair, limits)
             if not metric.exact or found.verdict != "incomparable" or (found.baseline, found.current) != (None, None):
                 findings.append(found)  # what exists on other devices only, or in newer reports, is not worth a word
     return findings
@@ -68,8 +72,17 @@ def _machine(device: Device) -> tuple[object, ...]:
     return (device.kind, sorted(device.instruction_sets) if device.kind == "cpu" else device.name)
 
 
-def _not_compared(metric: Metric, pair: RowPair, unlike: str) -> Finding:
-    reason = f"Not compared: it repeats exactly only where all is the same, and these differ: {unlike}."
+def _why_inexact(metric: Metric, pair: RowPair, unlike: str) -> str:
+    """Why an exact metric need not repeat in this pair, as a clause; `unlike`: how the software differs, if so."""
+    if metric.exact and unlike:
+        return f"it repeats exactly only where all is the same, and these differ: {unlike}"
+    if metric.by_kernels and (picks_by_time(pair.old.configuration) or picks_by_time(pair.new.configuration)):
+        return "kernels were picked by timing them, so that identical processes may run others"
+    return ""
+
+
+def _not_compared(metric: Metric, pair: RowPair, why: str) -> Finding:
+    reason = f"Not compared: {why}."
     read = metric.read
     before, after = read(pair.baseline, Row(pair.old)), read(pair.current, Row(pair.new))
     return Finding(metric=metric.name, verdict="incomparable", reason=reason, baseline=before, current=after)
@@ -174,6 +187,15 @@ def _ignore_small_memory(pair: RowPair, finding: Finding) -> Finding:
     return structs.replace(finding, verdict="unchanged", reason=clause(finding.reason) + within)
 
 
+def _ignore_block_sizes(pair: RowPair, finding: Finding) -> Finding:
+    if pair.current.device.kind != "cuda" or abs(finding.change or 0.0) > BLOCKS_SHARE:
+        return finding
+    if finding.verdict == "unchanged" or not finding.change:  # from nothing to something is no matter of blocks
+        return finding
+    within = f", within the {BLOCKS_SHARE:.0%} by which the blocks of torch's allocator may differ."
+    return structs.replace(finding, verdict="unchanged", reason=clause(finding.reason) + within)
+
+
 def _no_cold_compile(pair: RowPair) -> tuple[Verdict, str] | None:
     if not compiles(pair.new.configuration):
         return "unchanged", "Nothing was compiled."
@@ -198,5 +220,6 @@ RULES: dict[str, tuple[Override | None, Refinement | None]] = {
     "quality": (_outputs_wrong, _ignore_small_error),
     "graph_breaks": (_no_graph, None),
     "peak_memory": (_unlike_steps, _ignore_small_memory),
+    "bytes_allocated": (None, _ignore_block_sizes),
     "compile_time": (_no_cold_compile, _doubt_disturbed),
 }

@@ -358,6 +358,7 @@ COMPILE = Toggle(
     undo="# take torch.compile of its own out of the code",
     compiles=(AS_BUILT, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     replays_graphs=_CUDA_GRAPH_MODES,
+    picks_by_time=_BENCHMARKING_MODES,
     requires={
         AS_BUILT: Requirement(check=_compiles_itself),
         "reduce-overhead": _NEEDS_CUDA_GRAPHS,

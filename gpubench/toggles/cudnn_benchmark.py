@@ -71,6 +71,7 @@ CUDNN_BENCHMARK = Toggle(
     },
     stage=Stage.BACKEND,
     applies=cudnn_convolves,
+    picks_by_time=("on",),
     requires={"off": _CUDA_ONLY, "on": _CUDA_ONLY},
     apply=apply,
     evidence=evidence,

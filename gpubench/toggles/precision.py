@@ -45,7 +45,8 @@ _USAGE = {
     "fp32": """torch.backends.cuda.matmul.allow_tf32 = False
 torch.backends.cudnn.allow_tf32 = False  # torch's own default is True""",
     "tf32": """torch.backends.cuda.matmul.allow_tf32 = True
-torch.backends.cudnn.allow_tf32 = True""",
+torch.backends.cudnn.allow_tf32 = True
+torch.backends.cudnn.fp32_precision = "tf32"  # what convolutions of torch.compile's own look at since torch 2.9""",
     "bf16-autocast": """autocast = torch.autocast(device.type, torch.bfloat16)
 # in each step: with autocast: the forward pass and the loss, not the backward pass""",
     "bf16-weights": """model = model.to(torch.bfloat16)

@@ -173,6 +173,7 @@ class Toggle:
     # Traits: what the rest of the package may know of a toggle without naming it; `traits.py` reads them.
     compiles: tuple[Value, ...] = ()  # values whose first step is a compilation
     replays_graphs: tuple[Value, ...] = ()  # values whose step replays CUDA graphs, with memory in pools of their own
+    picks_by_time: tuple[Value, ...] = ()  # values under which kernels are picked by timing them, anew in each process
     ranks_anew_compiled: bool = False  # its values give the host work that compiled code does not have
     prerequisites: Mapping[Value, Mapping[str, tuple[Value, ...]]] = field(default_factory=dict)
     """What a value needs beside it: value -> {other toggle: values allowed, the preferred one first}."""

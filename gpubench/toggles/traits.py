@@ -29,6 +29,11 @@ def replays_graphs(configuration: Values) -> bool:
     return any(value in _known()[name].replays_graphs for name, value in configuration.items() if name in _known())
 
 
+def picks_by_time(configuration: Values) -> bool:
+    """Whether kernels of `configuration` are picked by timing them, so that another process may run others."""
+    return any(value in _known()[name].picks_by_time for name, value in configuration.items() if name in _known())
+
+
 def ranks_anew_compiled(toggle: str) -> bool:
     """Whether the best value of `toggle` may be another one in compiled code."""
     return toggle in _known() and _known()[toggle].ranks_anew_compiled

@@ -42,8 +42,9 @@ def describe(request: Describe, tell: Callable[[str], None] = lambda _: None) ->
     loaded, mode = load_choice(msgspec.structs.replace(choice, size=size))
     tell("building the model")
     facts = facts_of(loaded, mode, request.batch_size)
+    notes = [*facts.notes, *process_settings.notes(device.kind)]
     return ProbeResult(
-        workload=msgspec.structs.replace(facts, settings=process_settings.changed(device.kind)),
+        workload=msgspec.structs.replace(facts, settings=process_settings.changed(device.kind), notes=notes),
         device=device,
         environment=environment,
         note=f"There is a GPU, but the CPU was measured. {cuda_problem()}" if unusable else "",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 
 from gpubench.toggles import fp32_flags
+
+TF32_VARIABLE = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"  # 1: torch begins with TF32 in matrix products
 
 
 def read() -> dict[str, str]:
@@ -29,8 +32,21 @@ def read() -> dict[str, str]:
 
 @functools.cache
 def at_start() -> dict[str, str]:
-    """The settings at the first call, which has to come before the workload's code is imported."""
-    return read()
+    """The settings at the first call, which has to come before the workload's code is imported.
+
+    As plain torch has them: what `TF32_VARIABLE` sets is then as good as set by the workload's own code.
+    """
+    return {**read(), fp32_flags.setting("cuda.matmul"): "fp32"}
+
+
+def notes(device_kind: str) -> list[str]:
+    """Sentences of the report on what the environment sets."""
+    if device_kind == "cpu" or os.environ.get(TF32_VARIABLE) != "1":
+        return []
+    return [
+        f"{TF32_VARIABLE}=1 is set here, as in NVIDIA's containers: torch begins with TF32 in matrix products, which "
+        "counts as the workload's own setting."
+    ]
 
 
 def changed(device_kind: str) -> dict[str, str]:

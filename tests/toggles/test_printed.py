@@ -19,9 +19,9 @@ from gpubench.hardware.facts import Environment
 from gpubench.hardware.probe import probe_device, probe_environment
 from gpubench.measure.trace import Trace, trace_step
 from gpubench.report.model import Value
-from gpubench.toggles import all_toggles, allocator, usage
+from gpubench.toggles import all_toggles, allocator, fp32_flags, usage
 from gpubench.toggles.model_context import LEARNING_RATE
-from gpubench.toggles.printed import expression
+from gpubench.toggles.printed import expression, run_lines
 from gpubench.toggles.toggle import Scope
 from gpubench.worker.prepare import apply_toggles, build, make_batches
 from gpubench.worker.step import Stepper
@@ -289,6 +289,25 @@ def test_the_flags_of_a_gpu_are_printed_with_every_precision(kit) -> None:
     for value in all_toggles()["precision"].values:
         lines = all_toggles()["precision"].usage(value, kit.scope(kit.AMPERE))
         assert ("cudnn.allow_tf32" in lines) is (value not in ("as-built", "torch-default"))
+
+
+@pytest.mark.parametrize("value", ["fp32", "tf32"])
+def test_the_printed_flags_permit_tf32_where_the_applied_ones_do(value: str, kit) -> None:
+    """Also to the kernels that torch.compile makes, which look at other flags than the libraries."""
+
+    def permitted() -> dict[str, bool]:
+        holders = {
+            "matmul": torch.backends.cuda.matmul,
+            "cudnn": torch.backends.cudnn,
+            "conv": torch.backends.cudnn.conv,
+        }
+        return {name: holder.fp32_precision == "tf32" for name, holder in holders.items()}
+
+    {"fp32": fp32_flags.forbid, "tf32": fp32_flags.permit_tf32}[value]()
+    applied = permitted()
+    fp32_flags.reset()
+    run_lines(all_toggles()["precision"].usage(value, kit.scope(kit.AMPERE)))
+    assert permitted() == applied == dict.fromkeys(applied, value == "tf32")
 
 
 def test_the_scope_of_a_version_that_is_not_understood(kit) -> None:

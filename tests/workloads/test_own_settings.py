@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -143,3 +144,20 @@ print(repr(("", process_settings.changed("cpu") | process_settings.changed("cuda
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found = dict(eval(line) for line in done.stdout.splitlines())
     assert found == {**CHANGES, "": {}}
+
+
+def test_tf32_that_the_environment_asks_for_is_no_default_of_torchs() -> None:
+    code = """
+from gpubench.toggles import fp32_flags
+from gpubench.worker import process_settings
+process_settings.at_start()
+print(repr((process_settings.changed("cuda"), process_settings.notes("cuda"), process_settings.notes("cpu"))))
+fp32_flags.forbid()
+print(repr(fp32_flags.permitted("cuda")))
+"""
+    environment = {**os.environ, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    (settings, on_cuda, on_cpu), strict = map(eval, done.stdout.splitlines())
+    assert settings == {"torch.backends.cuda.matmul.fp32_precision": "tf32"}
+    assert [note.split("=")[0] for note in on_cuda] == ["TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"] and on_cpu == []
+    assert strict == {}
