@@ -15,7 +15,7 @@ from gpubench.analysis.effects import (
     payback_iterations,
     shown,
 )
-from gpubench.analysis.eligibility import MIN_ROUNDS, cautions, gate
+from gpubench.analysis.eligibility import MIN_ROUNDS, cautions, gate, gating
 from gpubench.analysis.peak_memory import MEANING, RESOLUTION_BYTES, grows, peak_bytes
 from gpubench.analysis.ranking import Ranking
 from gpubench.report.model import Configuration, Measurement, Report
@@ -69,7 +69,7 @@ def nothing(report: Report, excluded: dict[str, str]) -> list[str]:
 
 def no_baseline(baseline: Measurement, why: str) -> str:
     """Why nothing can be recommended over that baseline, and what to do."""
-    remedy = "Measure again."
+    remedy = next((flag.about.remedy for flag in gating(baseline) if not flag.about.repeats), "Measure again.")
     if baseline.status != "ok":
         remedy = "Mend that, or measure from another baseline: --fix holds a toggle at another value in every row."
     return f"Nothing is recommended, because the baseline is not reliable: {why.rstrip('.')}. {remedy}"

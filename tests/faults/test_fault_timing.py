@@ -207,7 +207,7 @@ def test_endless_drift_is_unsteady_in_the_warm_up() -> None:
 
 
 def test_a_worker_whose_steps_never_settle_says_so(pool: WorkerPool) -> None:
-    """The same in a real process: each step is 4 % longer than the one before."""
+    """The same in a real process: each step is 8 % longer than the one before."""
     pool.choice = choice("slows_down")
     pool.protocol = msgspec.structs.replace(QUICK, warmup_max_s=1.0, timeout_s=60.0)
     result = LocalExecutor(pool, {}, lambda _: None).run_alone(Job("row", {}))
