@@ -129,8 +129,6 @@ def save_inference(
         save_tensors(one, folder / f"timed-{index}")
     save_tensors(update, folder / "update")
     facts.save(folder)
-    save_tensors(update, folder / "update")
-    facts.save(folder)
 
 
 def save_training(folder: Path, update: Tensors, facts: Facts) -> None:
