@@ -275,8 +275,11 @@ def _worst_part(found: values.Distance, tolerance: float, rounding: Rounding) ->
         noise = torch.tensor(rounding.parts[str(axis)], dtype=torch.float64)
         if len(noise) != len(part.size):
             continue
+        part, noise = values.pooled(part, noise)
         allowed = PART_FACTOR * tolerance * part.size + SPREADS * noise * tolerance / ROUNDED_TOLERANCE
-        wrong = (part.count >= values.MIN_PART) & ~(part.error <= allowed)
+        wrong = (part.count >= values.MIN_POOL) & ~(part.error <= allowed)
+        if axis == 0:
+            wrong &= part.size < values.SMALL * found.size
         if wrong.any():
             index = int((part.error / part.size).where(wrong, -1.0).argmax())
             off, limit = (float(each[index] / part.size[index]) for each in (part.error, allowed))
