@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 How = Literal["values", "set", "rank"]
 HOW: tuple[How, ...] = ("values", "set", "rank")
+FAR = 1e4  # times what is usual in its column: an infinity or a mask
 MAX_DISTANCES = 2**20  # of rows to one another; of larger sets, some rows are looked for
 
 
@@ -65,16 +66,29 @@ def _layouts(out: torch.Tensor, ref: torch.Tensor, width: int) -> list[list[tupl
 
 
 def _rows(out: torch.Tensor, ref: torch.Tensor, tolerance: float) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """[N, F] and [M, F] in fp64, and the distance at which two rows count as the same."""
+    """[N, F] and [M, F] in fp64, and the distance at which two rows count as the same.
+
+    Each column in units of what is usual in it, so that scores count beside boxes in pixels, and no infinity or mask
+    makes everything else alike.
+    """
+    one, other = (_flat(each) for each in (out, ref))
+    if not (ref.is_floating_point() or ref.is_complex()):
+        return one, other, 0.0
+    size = other.abs().where(other.isfinite() & (other != 0), math.nan)
+    size = size.where(size <= FAR * size.nanmedian(0).values, math.nan)
+    size = size.square().nanmean(0).sqrt()
+    columns = int(size.isfinite().sum())
+    size = size.nan_to_num(nan=1.0)
+    one, other = ((each / size).clamp(-FAR, FAR).nan_to_num(nan=2 * FAR) for each in (one, other))
+    return one, other, tolerance * max(1, columns) ** 0.5
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """[N, F] in fp64, a complex number as two."""
     import torch
 
-    one, other = (torch.view_as_real(each.resolve_conj()) if each.is_complex() else each for each in (out, ref))
-    one, other = (each.reshape(len(each), -1).double() for each in (one, other))
-    one, other = (each.nan_to_num(nan=0.0, posinf=1e300, neginf=-1e300) for each in (one, other))
-    scale = other.abs().max().clamp_min(1e-300)
-    one, other = one / scale, other / scale
-    exact = not (ref.is_floating_point() or ref.is_complex())
-    return one, other, 0.0 if exact else tolerance * float(other.square().sum(1).mean().sqrt())
+    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    return real.reshape(len(tensor), -1).double()
 
 
 def _off_in_place(out: torch.Tensor, ref: torch.Tensor, tolerance: float) -> float:
@@ -89,7 +103,9 @@ def _without_counterpart(out: torch.Tensor, ref: torch.Tensor, tolerance: float)
         return float(len(out) != len(ref))
     one, other, near = _rows(out, ref, tolerance)
     if other.shape[1] == 1 and len(one) == len(other):
-        return float(((one.sort(0).values - other.sort(0).values).abs() > near).double().mean())
+        mine, theirs = one.sort(0).values, other.sort(0).values
+        limit = near * (5 * theirs.abs() + 1e-3).clamp_max(1.0)  # a score among boxes in pixels is held to its own size
+        return float(((mine - theirs).abs() > limit).double().mean())
     return max(_lonely(one, other, near), _lonely(other, one, near))
 
 

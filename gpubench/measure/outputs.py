@@ -26,6 +26,7 @@ MAX_SHOWN = 16  # that a report or a sentence lists
 MAX_DEPTH = 32  # of nesting; an object that leads to itself is not followed at all
 _NO_ORDER = "a set has no order: return a list"
 _NOT_RUN = "it is computed only where it is read, which the step does not do: return a list"
+_PRIVATE = "it is private, beside public tensors: return it by itself"
 _KEYS = (str, int, float, Enum)  # their text is the same in every process
 
 
@@ -155,19 +156,34 @@ def _key(key: Any, index: int) -> str:
 
 
 def _look_inside(value: Any, path: str, found: Found, above: tuple[int, ...]) -> None:
-    """The tensors among the attributes of a plain object: public ones first. The rest is its own business."""
+    """The tensors among the attributes of a plain object: public ones first, and private ones where none is public.
+
+    Private tensors beside public ones are named, but for other names of the same memory.
+    """
     named = {} if id(value) in found.objects else _attributes(value)
     found.objects.add(id(value))
-    inside = Found(objects=found.objects)
-    for private in (False, True):
-        if not inside.tensors:
-            for name, part in named.items():
-                if name.startswith("_") is private:
-                    _walk(part, f"{path}.{name}", inside, above)
-    for name, tensor in inside.tensors.items():
+    public, private = (Found(objects=found.objects) for _ in range(2))
+    for name, part in named.items():
+        _walk(part, f"{path}.{name}", private if name.startswith("_") else public, above)
+    for name, tensor in public.tensors.items():
         found.add(name, tensor)
-    if not inside.tensors:
+    seen = {_place(tensor) for tensor in public.tensors.values()}
+    hidden = {name: tensor for name, tensor in private.tensors.items() if _place(tensor) not in seen}
+    if any(tensor.dim() for tensor in public.tensors.values()):
+        found.left_out |= {name: _PRIVATE for name, tensor in hidden.items() if tensor.dim()}
+        return
+    for name, tensor in hidden.items():
+        found.add(name, tensor)
+    if not public.tensors and not hidden:
         found.left_out[path] = f"an object of type {type(value).__name__} without tensors"
+
+
+def _place(tensor: torch.Tensor) -> object:
+    """The same for two names of one tensor; of some special kinds of tensor only where they are one object."""
+    try:
+        return tensor.data_ptr() or id(tensor), tuple(tensor.shape)
+    except (RuntimeError, NotImplementedError):
+        return id(tensor)
 
 
 def _attributes(value: Any) -> dict[str, Any]:

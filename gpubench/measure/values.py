@@ -21,6 +21,8 @@ FILL = 1e4  # what masks with a finite number takes a larger one: -1e4, -65504, 
 FILL_FACTOR = 1e3  # by which it exceeds everything else
 LEVELS = 64  # an 8-bit or 16-bit tensor with more different values is a picture or a sound, one with fewer has classes
 MIN_PART = 16  # values of a part that tell its size; fewer are small by chance
+MIN_POOL = 8  # the same of several parts of like size together
+SMALL = 0.01  # of the whole tensor: a part along the first dimension is no element of a batch like the others
 MAX_PARTS = 4096
 BLOCK = 2**18  # values at a time, which fit in a core's cache
 
@@ -75,14 +77,15 @@ def distance(out: torch.Tensor, ref: torch.Tensor, axes: Sequence[int] = ()) -> 
     parts = {axis: torch.zeros(3, ref.shape[axis], dtype=torch.float64) for axis in axes}
     rows = max(1, BLOCK * max(1, len(ref) if ref.dim() else 1) // max(1, ref.numel()))
     blocks = zip(out.split(rows), ref.split(rows), strict=True) if ref.dim() else [(out, ref)]
-    for one, other in blocks:
+    for number, (one, other) in enumerate(blocks):
         mine, own = one.double() / scale, other.double() / scale
         apart = mine - own
         vectors = [each.reshape(-1) for each in (apart, mine, own)]
         sums += torch.stack([*(each @ each for each in vectors), vectors[1] @ vectors[2]])
         for axis, found in parts.items():
             others = [each for each in range(own.dim()) if each != axis]
-            found += torch.stack([each.sum(others) for each in (own.square(), apart.square(), (own != 0).double())])
+            summed = torch.stack([each.sum(others) for each in (own.square(), apart.square(), (own != 0).double())])
+            found[:, slice(number * rows, (number + 1) * rows) if axis == 0 else slice(None)] += summed
     error, length, expected = (float(each) ** 0.5 for each in sums[:3])
     count = max(1, ref.numel())
     return Distance(
@@ -153,10 +156,22 @@ def masked(ref: torch.Tensor) -> torch.Tensor:
 
 
 def parts(shape: Sequence[int]) -> list[int]:
-    """The dimensions along which a tensor may hold unlike things (boxes beside scores): the last and the second."""
+    """The dimensions along which a tensor may hold unlike things (boxes beside scores): the last and the first two."""
     total = math.prod(shape)
-    fitting = (axis for axis in {1, len(shape) - 1} if 0 < axis < len(shape) and 2 <= shape[axis] <= MAX_PARTS)
-    return [axis for axis in sorted(fitting) if total >= MIN_PART * shape[axis]]
+    fitting = (axis for axis in {0, 1, len(shape) - 1} if len(shape) > 1 and 2 <= shape[axis] <= MAX_PARTS)
+    return [axis for axis in sorted(fitting) if total > shape[axis]]
+
+
+def pooled(part: Part, noise: torch.Tensor) -> tuple[Part, torch.Tensor]:
+    """The parts and their noise, where those of few values have the figures of all such parts of like size."""
+    few, decade = part.count < MIN_PART, part.size.log10().floor()
+    size, error, count, noise = (each.clone() for each in (part.size, part.error, part.count, noise))
+    for like in decade[few & (part.size > 0)].unique():
+        chosen = few & (decade == like)
+        for each in (size, error, noise):
+            each[chosen] = each[chosen].square().mean().sqrt()
+        count[chosen] = count[chosen].sum()
+    return Part(size, error, count), noise
 
 
 def rounding_of(

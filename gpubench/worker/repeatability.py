@@ -99,7 +99,7 @@ def study_inference(fresh: Build, infer: Infer, unfit: Unfit, seed: int, facts: 
     else:
         seen = f"two steps in a row on one input, from one seed, differ by {repeat:.2g}"
         facts = replace(facts, state=_changes(changed) if changed else seen)
-    problem = unfit(first.stepper)
+    problem = unfit(first.stepper) or (_constant(outputs[1:]) if stateless else "")
     first.filled.restore()  # a model that `build` returns again is filled again
     del first  # two models at once may be too much
     gc.collect()
@@ -119,6 +119,23 @@ def study_inference(fresh: Build, infer: Infer, unfit: Unfit, seed: int, facts: 
     except Exception as error:  # noqa: BLE001 - some models cannot be built twice in one process
         why = f"it could not be built once more to see whether it begins alike ({type(error).__name__})"
         return found if stateless else replace(found, facts=_kept(facts, why, ANEW))
+
+
+def _constant(outputs: Sequence[Outputs]) -> str:
+    """Why the outputs of different batches say nothing of what is computed from these; empty where they do.
+
+    Zeros and single classes may well be alike by chance.
+    """
+    first, *others = outputs
+    values = [tensor for tensor in first.values() if tensor.is_floating_point() and tensor.numel() > 1]
+    if not others or not any(tensor.any() for tensor in values):
+        return ""
+    if not all(reference.identical(first, other) for other in others):
+        return ""
+    return (
+        "the outputs of different batches are the same, in plain fp32 too: the step returns what it has kept, or what "
+        "does not depend on the inputs; return what is computed from them"
+    )
 
 
 def _unfilled(fresh: Fresh, infer: Infer, order: Sequence[int], seed: int) -> list[Outputs] | None:

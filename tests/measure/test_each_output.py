@@ -221,3 +221,29 @@ def test_a_small_part_that_is_noise_of_the_rest_is_not_wrong() -> None:
     noise = 1e-2 * torch.randn(features.shape, generator=CHANCE)
     rounding = rounding_of([{"output": features}], {"output": features}, [{"output": features + noise}])
     assert one(features + noise.roll(1, 0), features, rounding=rounding).passed is True
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_few_values_that_are_small_beside_the_rest(axis: int) -> None:
+    large, small = X[:4, :6] * 1e3, X[4:8, :6] * 1e-5
+    reference = torch.stack([large, small], axis)
+    rounding = rounding_of([{"output": reference}], {"output": reference}, [{"output": reference.bfloat16().float()}])
+    assert one(reference.bfloat16().float(), reference, rounding=rounding).passed is True
+    assert one(torch.stack([large, -small], axis), reference, rounding=rounding).passed is False
+
+
+def test_few_rows_of_boxes_and_scores() -> None:
+    boxes, scores = X[:4, :4] * 300, X[:4, 4:6].sigmoid()
+    reference = torch.cat([boxes, scores], -1)
+    rounding = rounding_of([{"output": reference}], {"output": reference}, [{"output": reference.bfloat16().float()}])
+    found = one(torch.cat([boxes, 1 - scores], -1), reference, rounding=rounding)
+    assert found.passed is False
+    assert "of dimension 1" in found.note
+
+
+def test_elements_of_a_batch_are_no_parts() -> None:
+    reference = X.clone()
+    rounding = rounding_of([{"output": reference}], {"output": reference}, [{"output": reference.bfloat16().float()}])
+    out = reference.clone()
+    out[3] *= 1.2  # another expert for one row, say
+    assert one(out, reference, rounding=rounding).passed is True

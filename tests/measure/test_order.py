@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -109,3 +110,28 @@ def test_another_word_is_refused() -> None:
         Workload(
             name="w", item="x", batch_size=1, build=torch.nn.Identity, inputs=lambda b, g: (), compare={"x": "sets"}
         )
+
+
+def test_each_column_of_a_row_counts() -> None:
+    scores = torch.rand(40, 1, generator=CHANCE)
+    found = torch.cat([BOXES, scores], -1)
+    assert one(torch.cat([BOXES, 1 - scores], -1), found, "set").passed is False
+    assert one(torch.cat([BOXES * 1.005, scores * 1.005], -1).flip(0), found, "set").passed is True
+
+
+@pytest.mark.parametrize("fill", [math.inf, -1e9, math.nan])
+def test_what_pads_a_set_hides_no_row(fill: float) -> None:
+    padded = torch.cat([BOXES, torch.full((8, 4), fill)])
+    assert one(padded.flip(0), padded, "set").passed is True
+    assert one(torch.cat([-BOXES, torch.full((8, 4), fill)]), padded, "set").passed is False
+    assert one(torch.cat([BOXES, torch.zeros(8, 4)]), padded, "set").passed is False
+
+
+@pytest.mark.parametrize("compare", ["set", "rank"])
+def test_a_selection_of_zeros_is_not_checked(compare: str) -> None:
+    found = one(torch.zeros(4, 5), torch.zeros(4, 5), compare)
+    assert (found.passed, found.note) == (
+        None,
+        "all its values are zero: give the model weights or inputs that change it",
+    )
+    assert one(torch.ones(4, 5), torch.zeros(4, 5), "set").passed is False

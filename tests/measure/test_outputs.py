@@ -107,6 +107,20 @@ def test_what_is_no_tensor_is_named(result: Any, reason: str) -> None:
     assert reason in found.left_out["output.other"]
 
 
+class Both:
+    def __init__(self, public: Any, private: torch.Tensor) -> None:
+        self.public, self._private = public, private
+
+
+def test_private_tensors_do_not_vanish() -> None:
+    assert list(collect(Both(3, X)).tensors) == ["output.public", "output._private"]
+    assert list(collect(Both("text", X)).tensors) == ["output._private"]
+    beside = collect(Both(X, X + 1))
+    assert list(beside.tensors) == ["output.public"]
+    assert beside.left_out == {"output._private": "it is private, beside public tensors: return it by itself"}
+    assert not collect(Both(X, X)).left_out
+
+
 def test_what_contains_itself_ends() -> None:
     endless: list[Any] = [X]
     endless.append(endless)

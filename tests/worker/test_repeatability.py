@@ -284,3 +284,9 @@ def test_what_a_module_draws_when_it_is_imported_is_the_same_in_server_and_worke
         wanted = WorkloadChoice(reference=reference, size=None, parameters={}, mode="inference")
         names.append(load_choice(wanted)[0].workload.name)
     assert names[0] == names[1]
+
+
+def test_outputs_that_do_not_follow_the_inputs_are_unchecked(made: Make) -> None:
+    folder, told = made("stale")
+    assert told.problem.startswith("the outputs of different batches are the same, in plain fp32 too")
+    assert prepared(folder, "stale", more=ANOTHER)[1].passed is None
