@@ -62,7 +62,7 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         dtypes=_dtypes(model, seen),
         autocast=[short(dtype) for dtype in seen.autocast],
         compiles_itself=seen.compiled or _is_compiled(model),
-        notes=[note] if note else [],
+        notes=[each for each in (note, _unwatched(seen)) if each],
         tile_sizes=list(tiling.sizes) if tiling else [],
         tile_multiple=tiling.multiple if tiling else 1,
         tile_overlap=tiling.overlap if tiling else 0,
@@ -229,13 +229,26 @@ def _reached(target: str, called: Sequence[str]) -> bool:
 def _dtypes(model: nn.Module, seen: Observed) -> list[str]:
     """What the watched step computed in; by the parameters, where it could not be watched.
 
-    On the meta device attention in bf16 is watched in fp32, which does not happen where there is an operator for it.
+    On the meta device attention in bf16 is watched in fp32, which does not happen where there is an operator for it:
+    fp32 does not count there if no weight has it. Any other dtype that no weight has was cast to in the step.
     """
     stored = sorted({short(each.dtype) for each in model.parameters() if each.is_floating_point()})
     if seen.device is None:
         return stored
     found = seen.dtypes()
-    return [each for each in found if each in stored] or found if seen.device == "meta" else found
+    if seen.device != "meta":
+        return found
+    return [each for each in found if each in stored or each != "fp32"] or found
+
+
+def _unwatched(seen: Observed) -> str:
+    """What may have been missed, where the step could not be watched."""
+    if seen.device is not None:
+        return ""
+    return (
+        f"The step could not be tried on a small batch beforehand ({seen.problem}), so dtypes, autocast and "
+        "torch.compile that it sets itself may have been missed. Autocast that was missed is left out of every row."
+    )
 
 
 def _is_compiled(model: nn.Module) -> bool:
