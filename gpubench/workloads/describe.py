@@ -57,7 +57,8 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         attention=seen.attention() or _has_attention(model),
         unconvolved=list(_unconvolved(model) if seen.device is None else seen.unconvolved),
         called=list(seen.called),
-        misses_targets=bool(seen.called) and not any(_reached(each, seen.called) for each in workload.compile_targets),
+        misses_targets=bool(seen.called)
+        and not any(_reached(model, each, seen.called) for each in workload.compile_targets),
         compile_targets=compile_targets(model, workload.compile_targets),
         dtypes=_dtypes(model, seen),
         autocast=[short(dtype) for dtype in seen.autocast],
@@ -118,7 +119,7 @@ def _count_parameters(loaded: Loaded, model: nn.Module) -> int:
 
 
 def _check_targets(loaded: Loaded, model: nn.Module) -> None:
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     for target in loaded.workload.compile_targets:
         if target not in modules:
             children = ", ".join(name for name, _ in model.named_children()) or "none"
@@ -221,9 +222,14 @@ def _below(name: str, module: str) -> bool:
     return not module or f"{name}.".startswith(f"{module}.")
 
 
-def _reached(target: str, called: Sequence[str]) -> bool:
-    """Whether the step runs `target`: it calls that module, or one which `target` is a part of and may be called by."""
-    return any(_below(target, module) for module in called)
+def _reached(model: nn.Module, target: str, called: Sequence[str]) -> bool:
+    """Whether the step runs `target`: it calls that module, or one which `target` is a part of and may be called by.
+
+    A module that is at two places is known to `called` by its first name.
+    """
+    module = model.get_submodule(target)
+    first = next(name for name, each in model.named_modules() if each is module)
+    return any(_below(first, each) for each in called)
 
 
 def _dtypes(model: nn.Module, seen: Observed) -> list[str]:
