@@ -59,7 +59,8 @@ def remark(scope: Scope) -> str | None:
     compared = "strict fp32" if reference(scope) == "fp32" else "its own precision without TF32"
     return (
         f"The workload's own code computes in {own}, which is the baseline (precision={AS_BUILT}). "
-        f"Outputs are compared with the same model in {compared}; every other precision starts from the model in fp32."
+        f"Outputs are compared with the same model in {compared}, where it runs in that; every other precision starts "
+        "from the model in fp32."
     )
 
 

@@ -57,12 +57,13 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         attention=seen.attention() or _has_attention(model),
         unconvolved=list(_unconvolved(model) if seen.device is None else seen.unconvolved),
         called=list(seen.called),
-        misses_targets=bool(seen.called) and not any(_reached(each, seen.called) for each in workload.compile_targets),
+        misses_targets=bool(seen.called)
+        and not any(_reached(model, each, seen.called) for each in workload.compile_targets),
         compile_targets=compile_targets(model, workload.compile_targets),
         dtypes=_dtypes(model, seen),
         autocast=[short(dtype) for dtype in seen.autocast],
         compiles_itself=seen.compiled or _is_compiled(model),
-        notes=[note] if note else [],
+        notes=[each for each in (note, _unwatched(seen)) if each],
         tile_sizes=list(tiling.sizes) if tiling else [],
         tile_multiple=tiling.multiple if tiling else 1,
         tile_overlap=tiling.overlap if tiling else 0,
@@ -118,7 +119,7 @@ def _count_parameters(loaded: Loaded, model: nn.Module) -> int:
 
 
 def _check_targets(loaded: Loaded, model: nn.Module) -> None:
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     for target in loaded.workload.compile_targets:
         if target not in modules:
             children = ", ".join(name for name, _ in model.named_children()) or "none"
@@ -221,21 +222,39 @@ def _below(name: str, module: str) -> bool:
     return not module or f"{name}.".startswith(f"{module}.")
 
 
-def _reached(target: str, called: Sequence[str]) -> bool:
-    """Whether the step runs `target`: it calls that module, or one which `target` is a part of and may be called by."""
-    return any(_below(target, module) for module in called)
+def _reached(model: nn.Module, target: str, called: Sequence[str]) -> bool:
+    """Whether the step runs `target`: it calls that module, or one which `target` is a part of and may be called by.
+
+    A module that is at two places is known to `called` by its first name.
+    """
+    module = model.get_submodule(target)
+    first = next(name for name, each in model.named_modules() if each is module)
+    return any(_below(first, each) for each in called)
 
 
 def _dtypes(model: nn.Module, seen: Observed) -> list[str]:
     """What the watched step computed in; by the parameters, where it could not be watched.
 
-    On the meta device attention in bf16 is watched in fp32, which does not happen where there is an operator for it.
+    On the meta device attention in bf16 is watched in fp32, which does not happen where there is an operator for it:
+    fp32 does not count there if no weight has it. Any other dtype that no weight has was cast to in the step.
     """
     stored = sorted({short(each.dtype) for each in model.parameters() if each.is_floating_point()})
     if seen.device is None:
         return stored
     found = seen.dtypes()
-    return [each for each in found if each in stored] or found if seen.device == "meta" else found
+    if seen.device != "meta":
+        return found
+    return [each for each in found if each in stored or each != "fp32"] or found
+
+
+def _unwatched(seen: Observed) -> str:
+    """What may have been missed, where the step could not be watched."""
+    if seen.device is not None:
+        return ""
+    return (
+        f"The step could not be tried on a small batch beforehand ({seen.problem}), so dtypes, autocast and "
+        "torch.compile that it sets itself may have been missed. Autocast that was missed is left out of every row."
+    )
 
 
 def _is_compiled(model: nn.Module) -> bool:

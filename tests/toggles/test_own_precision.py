@@ -188,8 +188,8 @@ def test_baseline_reference_and_tolerance_by_what_is_built(kit, facts, device, b
 def test_what_the_report_says_of_it(kit):
     assert PRECISION.remark(kit.scope(dtypes=["fp32"], autocast=["bf16"])) == (
         "The workload's own code computes in bf16 and fp32 with autocast of its own, which is the baseline "
-        "(precision=as-built). Outputs are compared with the same model in strict fp32; every other precision starts "
-        "from the model in fp32."
+        "(precision=as-built). Outputs are compared with the same model in strict fp32, where it runs in that; every "
+        "other precision starts from the model in fp32."
     )
     assert "in fp32, mkldnn.matmul in bf16, which" in PRECISION.remark(
         kit.scope(dtypes=["fp32"], settings={BF16: "bf16"})

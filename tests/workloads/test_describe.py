@@ -98,6 +98,18 @@ def test_what_does_not_fit() -> None:
     )
 
 
+def test_a_compile_target_at_two_places_may_be_named_by_either() -> None:
+    def build() -> nn.Module:
+        model = nn.ModuleDict({"a": nn.Linear(4, 4)})
+        model["b"] = model["a"]
+        return model
+
+    for target, misses in (("a", False), ("b", False), ("", True)):
+        case = loaded(build, infer=lambda model, batch, options: model["b"](*batch), compile_targets=(target,))
+        facts = describe(case, "inference")
+        assert (facts.called, facts.misses_targets) == (["a"], misses)
+
+
 def test_inputs_that_do_not_fit() -> None:
     def with_inputs(make: Callable[..., Any]) -> str:
         return fails(loaded(lambda: nn.Linear(4, 4), inputs=make))

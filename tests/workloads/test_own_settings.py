@@ -69,12 +69,20 @@ def by_default() -> nn.Module:
         (lambda: Own(autocast=True, reads=True), {}, ["bf16"], ["bf16"]),
         (lambda: Own(autocast=False), {}, ["bf16"], []),
         (lambda: Own(autocast=False, reads=True), {}, ["bf16"], []),
+        (lambda: nn.Sequential(nn.Linear(4, 4), Own(autocast=False)), {}, ["bf16", "fp32"], []),
+        (lambda: nn.Sequential(nn.Linear(4, 4), Own(autocast=False, reads=True)), {}, ["bf16", "fp32"], []),
         (lambda: nn.Linear(3, 4).bfloat16(), {}, ["bf16"], []),  # the step fails, and the weights tell
     ],
 )  # fmt: skip
 def test_dtypes_and_autocast(build: Any, changes: dict[str, Any], dtypes: list[str], autocast: list[str]) -> None:
     found = facts(build, **changes)
     assert (found.dtypes, found.autocast) == (dtypes, autocast)
+
+
+def test_a_step_that_cannot_be_watched_is_noted() -> None:
+    (note,) = facts(lambda: nn.Linear(3, 4)).notes
+    assert "could not be tried on a small batch beforehand (RuntimeError: mat1 and mat2 shapes" in note
+    assert facts(lambda: nn.Linear(4, 4)).notes == []
 
 
 def compiled_function() -> nn.Module:
