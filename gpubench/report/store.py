@@ -225,14 +225,35 @@ def save(report: Report, path: Path | str) -> None:
     write(path, encode(report))
 
 
+def create(report: Report, path: Path | str) -> None:
+    """Saves a report that begins at `path`, where nothing may be but an empty file. Raises as `save`.
+
+    Of two runs that begin there at the same moment, one is refused: they would replace each other's report.
+    """
+    with _replacing(path) as (target, temporary):
+        _fill(temporary, encode(report))
+        if target.exists() and target.stat().st_size == 0:
+            target.unlink()
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            raise GpubenchError(f"Another run has just begun {path}.", "Choose another --output.") from None
+        except OSError:  # a file system without links
+            temporary.replace(target)
+
+
 def write(path: Path | str, data: bytes) -> None:
     """Writes `data` to `path` atomically: readers see the old file or the new one. Raises as `save`."""
     with _replacing(path) as (target, temporary):
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _fill(temporary, data)
         temporary.replace(target)
+
+
+def _fill(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def check_writable(path: Path | str) -> None:

@@ -57,7 +57,7 @@ def begin(report: Report, path: Path, resume: bool, listener: Listener) -> Repor
         return msgspec.structs.replace(earlier, plan=plan, finished_at=None, recommendation=None, sweep=None)
     elif there:
         keep_finished(path)
-    store.check_writable(path)
+    store.create(report, path)
     return report
 
 

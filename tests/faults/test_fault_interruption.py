@@ -12,7 +12,7 @@ import pytest
 from gpubench.report import store
 from gpubench.report.model import Report
 from tests.faults import fault_toggle
-from tests.running import BUSY, gpubench_here, processes_mentioning, start, wait_for_rows, wait_until_gone
+from tests.running import BUSY, ROOT, gpubench_here, processes_mentioning, start, wait_for_rows, wait_until_gone
 
 WORKLOADS = Path(__file__).with_name("fault_models.py")
 COMMAND = ["--set", "threads=1", "--set", "precision=bf16-autocast", "--strategy", "each", "--final-rounds", "0"]
@@ -41,6 +41,16 @@ def test_a_stopped_run_leaves_a_valid_report_and_no_processes(number: signal.Sig
     wait_for_rows(tmp_path / "report.json", 2)
     process.send_signal(number)
     assert_stopped(process, number, tmp_path)
+
+
+def test_ctrl_c_while_the_command_line_is_loaded_is_silent(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(600)\n")
+    process = start("doctor", cwd=tmp_path, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == -signal.SIGINT  # a shell says 130
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

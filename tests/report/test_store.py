@@ -280,6 +280,18 @@ def test_unwritable_places_are_refused_before_and_at_saving(tmp_path: Path) -> N
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
+def test_of_two_runs_that_begin_one_report_the_second_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "r.json"
+    path.parent.mkdir()
+    path.touch()  # an empty file is nobody's report
+    store.create(report(), path)
+    before = path.read_bytes()
+    with pytest.raises(GpubenchError, match="Another run has just begun"):
+        store.create(report(baseline()), path)
+    assert path.read_bytes() == before
+    assert [item.name for item in path.parent.iterdir()] == ["r.json"]
+
+
 def test_checking_leaves_an_existing_report_alone(tmp_path: Path) -> None:
     path = tmp_path / "new" / "r.json"
     store.check_writable(path)

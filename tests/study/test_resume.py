@@ -6,7 +6,9 @@ import msgspec
 import pytest
 
 from gpubench.errors import GpubenchError
-from gpubench.study.destination import differences, refuse_unlike
+from gpubench.report import store
+from gpubench.study.destination import begin, differences, refuse_unlike
+from gpubench.study.listener import Listener
 from tests.reports import report
 
 REPORT = report()
@@ -44,3 +46,13 @@ def test_what_changes_by_itself_does_not_matter() -> None:
         REPORT, device=msgspec.structs.replace(REPORT.device, unavailable={"power_limit_watts": "no permission"})
     )
     assert differences(REPORT, other) == []
+
+
+def test_a_report_is_there_from_its_beginning_so_that_no_other_run_takes_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    begun = msgspec.structs.replace(REPORT, finished_at=None)
+    begin(begun, path, False, Listener())
+    assert store.load(path) == begun
+    with pytest.raises(GpubenchError, match="holds an unfinished run"):
+        begin(begun, path, False, Listener())
+    assert begin(begun, path, True, Listener()) == begun
