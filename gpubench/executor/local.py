@@ -96,6 +96,7 @@ class LocalExecutor:
         self.pool, self.defaults, self.on_phase = pool, defaults, on_phase
         self.targets = {"": pool, **(targets or {})}
         self._shareable = True  # whether the workload gives each job a model of its own, as far as is known
+        self._proved: set[tuple[object, ...]] = set()  # what has run alone, or in a round
 
     @property
     def pools(self) -> list[WorkerPool]:
@@ -174,7 +175,7 @@ class LocalExecutor:
                     slot.memory = self._ask(slot, MeasureMemory(slot.number), MemoryRead)
                     process_memory = monitor.device_process_memory_bytes()
                     utilization = monitor.window(slot.parts[0].started, slot.parts[0].ended)
-                    self._collect_evidence(slot)
+                    self._collect_evidence(slot, whole=True)
                     results[job.id] = outcome_of(slot, host, utilization, process_memory, self.pool.busy_before)
                 if slot.failure:
                     results[job.id] = slot.failure
@@ -213,7 +214,7 @@ class LocalExecutor:
                     with self._guard(slot, slots):
                         # The other batches were checked when it ran alone; here its code is the same.
                         self._check(slot, every_batch=False)
-                        self._collect_evidence(slot)
+                        self._collect_evidence(slot, whole=_key(slot.job) not in self._proved)
                 if not slot.lost:
                     results[slot.job.id] = slot.failure or outcome_of(slot, host, others, None, self.pool.busy_before)
         if shareable and not self._shareable:
@@ -376,15 +377,21 @@ class LocalExecutor:
     def _check(self, slot: Slot, *, every_batch: bool) -> None:
         slot.last_quality = self._ask(slot, CheckLast(slot.number, every_batch), Checked).quality
 
-    def _collect_evidence(self, slot: Slot) -> None:
+    def _collect_evidence(self, slot: Slot, *, whole: bool) -> None:
         """The proof. It comes last and has a deadline of its own, so that losing it costs no sample."""
         step_s = slot.prepared.seconds_per_iteration if slot.prepared else 0.0
         limit_s = min(PROOF_S + PROOF_STEPS * step_s, self._left_s(slot))
         try:
             slot.collected = slot.worker.ask(
-                CollectEvidence(slot.number), EvidenceCollected, time.monotonic() + limit_s, self.on_phase
+                CollectEvidence(slot.number, whole), EvidenceCollected, time.monotonic() + limit_s, self.on_phase
             )
+            self._proved.add(_key(slot.job))
         except (WorkerFailed, WorkerError) as error:
             if slot.worker.is_lost():  # with the server that forked it: it is asked again
                 raise
             slot.proof_lost = lost_proof(error, limit_s, oom_kills() > slot.kills)
+
+
+def _key(job: Job) -> tuple[object, ...]:
+    """What two jobs have in common that measure the same."""
+    return job.target, *sorted(job.configuration.items())

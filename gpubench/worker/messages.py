@@ -141,9 +141,13 @@ class MeasureMemory(Struct, frozen=True, tag=True):
 
 
 class CollectEvidence(Struct, frozen=True, tag=True):
-    """Collect each toggle's evidence. The last request, since the profiler keeps tens of megabytes."""
+    """Collect each toggle's evidence. The last request, since the profiler keeps tens of megabytes.
+
+    `whole`: also whether steps have kept their pace and leave nothing out, which a configuration's first process tells.
+    """
 
     model: int
+    whole: bool = True
 
 
 class Module(Struct, frozen=True):

@@ -329,12 +329,12 @@ class PreparedModel:
         before, now = (format_duration(statistics.median(pace.seconds)) for pace in (self.sampled, again))
         return [SPEED_CHANGED.flag(f"{now} a step just before the proof, {before} when it was sampled")]
 
-    def collect_evidence(self) -> EvidenceCollected:
-        """Each toggle's evidence, from one profiled step and the libraries' own records."""
+    def collect_evidence(self, *, whole: bool = True) -> EvidenceCollected:
+        """Each toggle's evidence, from one profiled step and the libraries' own records; `whole`: see the request."""
         from gpubench.measure.trace import trace_step
 
         context = self.context
-        flags = self.speed_changed()
+        flags = self.speed_changed() if whole else []
         with self.phase("evidence"):
             try:
                 # Always the same batch, however many steps the warm-up took: a step's work may depend on its input.
@@ -342,7 +342,7 @@ class PreparedModel:
             except Exception as error:  # noqa: BLE001 - the evidence that needs the trace reports it
                 context.trace_error = f"the profiler failed: {type(error).__name__}: {error}".splitlines()[0]
             results = self.evidence()
-            if missing := self.memoized():
+            if missing := self.memoized() if whole else []:
                 results = self.evidence()  # of a whole step
         compiled = next((result for _, _, result in results if result.graph_breaks is not None), None)
         return EvidenceCollected(

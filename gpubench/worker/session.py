@@ -88,7 +88,7 @@ class Session:
             case MeasureMemory():
                 return self.models[request.model].measure_memory()
             case CollectEvidence():
-                return self.models[request.model].collect_evidence()
+                return self.models[request.model].collect_evidence(whole=request.whole)
 
     def tell(self, phase: str) -> None:
         """Reports the phase that begins to the tool."""
