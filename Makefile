@@ -17,7 +17,8 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "measures and not slow" $(ARGS) || [ $$? = 5 ]
 
 test-all: test
-	$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "slow and not measures" $(ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m "slow and measures" $(ARGS) || [ $$? = 5 ]
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -155,6 +155,7 @@ def faked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess
     yield run("first", folder / "out", PYTHON=str(fake), PARTS=parts, LIMIT="1"), folder / "out"
 
 
+@pytest.mark.slow
 def test_each_part_has_its_line_whatever_became_of_the_others(
     faked: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:

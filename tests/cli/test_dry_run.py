@@ -56,6 +56,7 @@ def test_a_run_as_csv_has_a_row_for_each_measurement(
     assert len(list(tmp_path.glob("gpubench-runs/*/good-inference-*.json"))) == 1
 
 
+@pytest.mark.slow
 def test_a_tile_sweep_goes_past_tiles_that_cannot_be(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

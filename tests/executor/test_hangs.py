@@ -28,6 +28,7 @@ make = Workload(name="m", item="row", batch_size=1, build=hang, inputs=hang)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "phase"), [(f"{HEAD}\nhang()\n{MODEL}", "importing hangs.py"), (HEAD + MODEL, "building the model")]
 )

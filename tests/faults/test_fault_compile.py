@@ -43,6 +43,7 @@ def is_warm(result: Outcome) -> bool:
     return any(flag.kind == "warm_cache" for flag in result.flags)
 
 
+@pytest.mark.slow
 def test_compiled_code_from_elsewhere_is_no_compile_time(bench: LocalExecutor, folder: Path) -> None:
     cache = folder / "own"
     (folder / "cache.txt").write_text(str(cache))
@@ -56,6 +57,7 @@ def test_compiled_code_from_elsewhere_is_no_compile_time(bench: LocalExecutor, f
     (folder / "cache.txt").unlink()
 
 
+@pytest.mark.slow
 def test_a_cache_that_was_tampered_with_is_not_believed(bench: LocalExecutor) -> None:
     assert not is_warm(bench.run_alone(Job("row", COMPILED)))
     cache = Path(bench.pool.compile_cache(COMPILED))

@@ -53,6 +53,7 @@ def test_ctrl_c_while_the_command_line_is_loaded_is_silent(tmp_path: Path) -> No
     assert process.returncode == -signal.SIGINT  # a shell says 130
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_is_stopped_while_several_workers_race(number: signal.Signals, tmp_path: Path) -> None:
     process = start(

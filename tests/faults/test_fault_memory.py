@@ -71,6 +71,7 @@ def test_the_peak_of_building_is_not_the_peak_of_the_steps(tmp_path: Path) -> No
     assert "keeps no peaks" in memory["unavailable"]["peak_memory_allocated_bytes"]
 
 
+@pytest.mark.slow
 def test_memory_is_limited_on_a_cpu(tmp_path: Path) -> None:
     done = gpubench_here(
         "batch-sweep", f"{WORKLOADS}:hungry", "--sizes", "1", "24", "2", "--rounds", "1", "--max-memory", "1536MiB",

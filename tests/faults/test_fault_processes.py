@@ -214,8 +214,8 @@ def test_the_proof_has_a_minute_and_some_steps_and_no_more_than_is_left(
     prepared = SimpleNamespace(seconds_per_iteration=step_s)
     deadline = None if left_s is None else time.monotonic() + left_s
     pool = SimpleNamespace(protocol=Protocol(timeout_s=600))
-    slot = SimpleNamespace(worker=worker, number=0, prepared=prepared, deadline=deadline)
-    LocalExecutor(pool, {}, lambda _: None)._collect_evidence(slot)  # type: ignore[arg-type]
+    slot = SimpleNamespace(worker=worker, number=0, prepared=prepared, deadline=deadline, job=Job("row", {}))
+    LocalExecutor(pool, {}, lambda _: None)._collect_evidence(slot, whole=True)  # type: ignore[arg-type]
     assert asked == [pytest.approx(limit_s, abs=0.05)]
 
 
@@ -245,6 +245,7 @@ def test_the_side_that_shared_a_dead_process_is_not_blamed(bench: LocalExecutor)
     assert {job_id: result.status for job_id, result in results.items()} == {"a": "crashed"}
 
 
+@pytest.mark.slow
 def test_a_dying_server_is_blamed_on_one_only_and_the_next_round_goes_on(bench: LocalExecutor) -> None:
     asked = [Job(value, {"fault": value}) for value in ("off", "kill-server-sampling", "fast")]
     results = bench.run_round(asked)
@@ -289,6 +290,7 @@ def test_a_worker_that_dies_in_a_duel_is_told_and_the_duel_is_over(tmp_path: Pat
     assert rounds(baseline, "final") == [1]  # in a process of its own; then it has nobody left to meet
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_a_race_is_told_and_the_others_race_on(tmp_path: Path) -> None:
     baseline, dead, other = measured("later-kill-server,fast", tmp_path, "--final-rounds", "1")
     assert_died_later(dead, "starts workers")

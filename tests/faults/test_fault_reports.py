@@ -130,6 +130,7 @@ def test_a_report_of_another_machine_is_refused(real: str, tmp_path: Path) -> No
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_no_run(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     process = start(

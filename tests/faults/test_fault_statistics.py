@@ -112,6 +112,7 @@ def test_the_printed_effect_is_of_the_duels_own_spread() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.measures
 def test_real_processes_show_10_percent_more_work(pool: WorkerPool) -> None:
     from tests.faults.timed_steps import WORK, burn
 
@@ -152,6 +153,7 @@ def real_duel(pool: WorkerPool, configurations: dict[str, Configuration], rounds
 
 
 @pytest.mark.slow
+@pytest.mark.measures
 def test_60_comparisons_of_a_configuration_with_itself(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real processes: 15 times 5 rounds, each with 4 pairs of copies in one process."""
     monkeypatch.setattr(slot, "TURN_S", 0.006)
@@ -430,6 +432,7 @@ def test_a_control_that_was_never_reached_is_no_row(tmp_path: Path) -> None:
 # ----- the winner's curse
 
 
+@pytest.mark.slow
 def test_the_best_of_200_near_ties_is_not_overstated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """200 rows are all truly 1.25 times as fast as the baseline; processes differ by 4 %."""
     monkeypatch.setattr(store, "save", lambda report, path: None)  # 220 times 200 rows a run is not what is asked here

@@ -64,6 +64,7 @@ def test_training_is_compared_step_by_step(models: Path, tmp_path: Path) -> None
         assert quality["parameter_relative_error"] <= 0.01
 
 
+@pytest.mark.slow
 def test_compiled_rows_are_compiled_and_pay_once(models: Path, tmp_path: Path) -> None:
     report = compare("good", models, tmp_path, "--set", "compile=default", "--strategy", "each", "--final-rounds", "1")
     row = {one["id"]: one for one in report["measurements"]}["compile=default"]
@@ -73,6 +74,7 @@ def test_compiled_rows_are_compiled_and_pay_once(models: Path, tmp_path: Path) -
     assert row["compile_time_s"] > 20 * row["latency_s"]["median"]
 
 
+@pytest.mark.slow
 def test_without_fork_everything_else_is_the_same(models: Path, tmp_path: Path) -> None:
     done = gpubench_here(
         "compare-opts", f"{models}:good", "--set", "precision=bf16-autocast", "--strategy", "each", "--final-rounds",
@@ -82,6 +84,7 @@ def test_without_fork_everything_else_is_the_same(models: Path, tmp_path: Path) 
     assert [row["status"] for row in json.loads(done.stdout)["measurements"]] == ["ok", "ok"]
 
 
+@pytest.mark.slow
 def test_dropout_is_no_error_of_a_compiled_training(models: Path, tmp_path: Path) -> None:
     report = compare("with_dropout", models, tmp_path, "--mode", "training", "--set", "compile=default", "--strategy",
                      "each", "--final-rounds", "0")  # fmt: skip

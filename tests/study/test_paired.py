@@ -89,6 +89,7 @@ def sides_of(folder: Path) -> tuple[Report, Report]:
 # ----- whole runs
 
 
+@pytest.mark.slow
 def test_two_files_share_a_process_and_a_slowdown_is_found(tmp_path: Path) -> None:
     write(tmp_path / "old.py", 0.010)
     write(tmp_path / "new.py", 0.020)
@@ -114,6 +115,7 @@ def test_two_files_share_a_process_and_a_slowdown_is_found(tmp_path: Path) -> No
     assert again.returncode == 1
 
 
+@pytest.mark.slow
 def test_a_revision_against_the_file_as_it_is(repository: Path) -> None:
     before = git(repository, "status", "--porcelain"), git(repository, "worktree", "list")
     done = gpubench_here("ab", "models/mine.py:make", "--a", "HEAD~1", *QUICK, *LONGER, cwd=repository)
@@ -129,6 +131,7 @@ def test_a_revision_against_the_file_as_it_is(repository: Path) -> None:
     assert all(part.shared_with == [] for side in sides_of(repository / "out") for part in side.measurements[0].rounds)
 
 
+@pytest.mark.slow
 def test_another_interpreter_has_processes_of_its_own(tmp_path: Path) -> None:
     launcher = tmp_path / "python-b"
     launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')

@@ -189,6 +189,7 @@ def test_race_and_duel_are_in_the_report(models: Path, tmp_path: Path) -> None:
     assert any("A/A control" in reason for reason in found["reasons"])
 
 
+@pytest.mark.slow
 def test_every_configuration_in_several_rounds(models: Path, tmp_path: Path) -> None:
     done = gpubench_here(
         "batch-sweep", f"{models}:good", "--sizes", "1", "2", "--rounds", "3", "--fix", "threads=1", "--format",

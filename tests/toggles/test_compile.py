@@ -58,6 +58,7 @@ def autotuned(kit, build, tmp_path, monkeypatch):
         yield COMPILE.evidence(kit.run({"compile": TUNED}, kit.workload(build)), TUNED)
 
 
+@pytest.mark.slow
 def test_max_autotune_shows_that_alternatives_were_benchmarked(kit, tmp_path, monkeypatch):
     cold, warm = autotuned(kit, Product, tmp_path, monkeypatch)
     assert cold.took_effect is True
