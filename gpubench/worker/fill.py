@@ -10,6 +10,8 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
+from gpubench.workloads.building import plain_name
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -25,7 +27,7 @@ class Filled:
     def __init__(self, model: nn.Module, seed: int) -> None:
         self._model = model
         self._own = {
-            name: parameter.detach().clone()
+            plain_name(name): parameter.detach().clone()
             for name, parameter in model.named_parameters()
             if _hides(name, parameter.detach())
         }
@@ -51,7 +53,7 @@ class Filled:
         """In place, so that compiled code and CUDA graphs see them, whatever dtype and device they have by now."""
         import torch
 
-        now = {name.replace("_orig_mod.", ""): parameter for name, parameter in self._model.named_parameters()}
+        now = {plain_name(name): parameter for name, parameter in self._model.named_parameters()}
         with torch.no_grad():
             for name, value in values.items():
                 if name in now and now[name].shape == value.shape:

@@ -7,6 +7,7 @@ import os
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -376,5 +377,6 @@ class PreparedModel:
         try:
             left_out, context.trace = memoized(self.stepper, context.trace, self.protocol.seed)
         except Exception:  # noqa: BLE001 - fresh inputs are the workload's own; the timed ones have been measured
+            traceback.print_exc()  # to the log of this process
             return []
         return [MEMOIZED.flag(left_out)] if left_out else []

@@ -18,6 +18,7 @@ from gpubench.worker import facts
 from gpubench.worker.facts import Facts
 from gpubench.worker.fingerprint import Fingerprint
 from gpubench.worker.seeding import seed_step
+from gpubench.workloads.building import plain_name
 
 if TYPE_CHECKING:
     import torch
@@ -53,10 +54,7 @@ def left_out(outputs: Any) -> dict[str, str]:
 def parameters(model: nn.Module) -> dict[str, torch.Tensor]:
     """A copy of the trainable parameters in fp32 on the CPU."""
     return {
-        name.replace("_orig_mod.", ""): value.detach()
-        .float()
-        .cpu()
-        .clone()  # as where torch.compile has not wrapped it
+        plain_name(name): value.detach().float().cpu().clone()  # as where torch.compile has not wrapped it
         for name, value in model.named_parameters()
         if value.requires_grad
     }
@@ -81,8 +79,8 @@ def restore(model: nn.Module, values: dict[str, torch.Tensor]) -> None:
 
     with torch.no_grad():
         for name, value in model.named_parameters():
-            if name in values:
-                value.copy_(values[name])
+            if plain_name(name) in values:
+                value.copy_(values[plain_name(name)])
 
 
 def change(model: nn.Module, before: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

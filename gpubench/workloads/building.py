@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 SHOWN = 3  # names in a sentence; the rest are counted
 
 
+def plain_name(name: str) -> str:
+    """A dotted name without the modules that torch.compile returned around others."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
 def build_model(workload: Workload) -> nn.Module:
     """A new model, as the workload builds it.
 

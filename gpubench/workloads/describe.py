@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gpubench.errors import GpubenchError
 from gpubench.measure.order import names
 from gpubench.measure.outputs import collect, listed, no_tensor
-from gpubench.workloads.building import build_model, set_mode
+from gpubench.workloads.building import build_model, plain_name, set_mode
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.observe import Observed, observe, short
 from gpubench.workloads.source import blaming
@@ -75,14 +75,10 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
 
 def compile_targets(model: nn.Module, names: Iterable[str]) -> list[CompileTarget]:
     """What `torch.compile` has to know of the submodules of those dotted names, without what wraps compiled ones."""
-    modules = {_plain_name(name): module for name, module in model.named_modules(remove_duplicate=False)}
-    plain = [_plain_name(name) for name in names]
+    # What torch.compile returned comes before what is in it, which then has the name.
+    modules = {plain_name(name): module for name, module in model.named_modules(remove_duplicate=False)}
+    plain = [plain_name(name) for name in names]
     return [CompileTarget(name=name, forward_module=_forward_module(modules[name])) for name in plain]
-
-
-def _plain_name(name: str) -> str:
-    """A dotted name without the modules that torch.compile returned; what is in them comes after them."""
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _forward_module(module: nn.Module) -> str:

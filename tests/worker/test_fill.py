@@ -70,6 +70,16 @@ def test_what_was_converted_meanwhile_is_restored() -> None:
     assert float(model.scale.flatten()[0]) == pytest.approx(1e-5, rel=1e-2)
 
 
+def test_a_model_that_torch_compile_wraps_is_filled_and_restored_alike() -> None:
+    plain, wrapped = Model(), Model()
+    plain_names = Filled(plain, seed=0).names
+    filled = Filled(torch.compile(wrapped), seed=0)  # type: ignore[arg-type]
+    assert filled.names == plain_names
+    assert torch.equal(wrapped.zero.weight, plain.zero.weight)
+    filled.restore()
+    assert not wrapped.zero.weight.any()
+
+
 def test_what_cannot_be_written_is_left() -> None:
     model = nn.Module()
     model.wide = nn.Parameter(torch.zeros(1).expand(5))
