@@ -124,14 +124,13 @@ def test_real_processes_show_10_percent_more_work(pool: WorkerPool) -> None:
         found, visible = verdict(rows["A"], rows["B"]), detectable_effect(rows["A"], rows["B"])
         assert visible is not None
         assert min(part.median_s for part in rows["A"].rounds) > 0.2 * here  # the work was really done
-        assert found.low - 0.03 <= 1.10 <= found.high + 0.03
-        if visible < 0.08:
+        if visible < 0.05:  # half of what is planted, so that it cannot be missed; on a busy machine it could be
             break
     else:
         pytest.skip(f"others use this machine so much that only {visible:.0%} more work could be told from chance")
     assert found.rounds >= 3  # those that nobody disturbed, where there are enough of them
     assert found.low > 1
-    assert found.ratio == pytest.approx(1.10, abs=0.05)
+    assert found.low - 0.03 <= 1.10 <= found.high + 0.03  # as far off as the interval allows, and no further
 
 
 def real_duel(pool: WorkerPool, configurations: dict[str, Configuration], rounds: int) -> dict[str, Measurement]:
