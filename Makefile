@@ -5,19 +5,24 @@ BIN := $(VENV)/bin
 ARGS ?=
 JOBS ?= 2
 
+# Hundreds of processes import the package and the tests: where this is set, each would compile them again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: bench test test-all lint types schema clean
 
 bench: $(VENV)/.installed
 	$(BIN)/gpubench compare-opts $(ARGS)
 
-# Most tests share the cores; those that compare speeds come one after the other. ARGS may name tests that are all of
-# one kind: pytest's 5 says that there is none of the other.
+# Most tests share the cores, a file at a time in the order of their names: sorted by number, files of few and long
+# tests would come last. Those that compare speeds come one after the other. ARGS may name tests that are all of one
+# kind: pytest's 5 says that there is none of the other.
+SHARED := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not measures" $(ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest $(SHARED) -m "not slow and not measures" $(ARGS) || [ $$? = 5 ]
 	$(BIN)/python -m pytest -m "measures and not slow" $(ARGS) || [ $$? = 5 ]
 
 test-all: test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "slow and not measures" $(ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest $(SHARED) -m "slow and not measures" $(ARGS) || [ $$? = 5 ]
 	$(BIN)/python -m pytest -m "slow and measures" $(ARGS) || [ $$? = 5 ]
 
 lint: $(VENV)/.installed-dev

@@ -382,6 +382,7 @@ def test_the_snippet_of_the_readme_runs(scripted: Planted, capsys: pytest.Captur
     assert "baseline ok" in said and "precision=bf16-autocast" in said
 
 
+@pytest.mark.slow
 def test_the_example_script_runs(tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "examples" / "from_python.py"), GOOD]
     done = subprocess.run(script, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)

@@ -129,6 +129,7 @@ def test_inputs_of_the_action_cannot_run_anything(folder: Path) -> None:
         assert "${{" not in one["run"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("same", 0), ("slow", 1)])
 def test_the_gitlab_example_fails_on_a_regression_and_leaves_junit(folder: Path, name: str, code: int) -> None:
     job: dict[str, Any] = yaml.safe_load((ROOT / "examples" / "gitlab-ci.yml").read_text())["gpubench"]

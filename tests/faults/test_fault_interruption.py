@@ -34,7 +34,14 @@ def assert_stopped(process: subprocess.Popen[str], number: signal.Signals, folde
     return report
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_run_leaves_a_valid_report_and_no_processes(number: signal.Signals, tmp_path: Path) -> None:
     command = ["compare-opts", f"{WORKLOADS}:hangs_in_bf16", *COMMAND, "--output", "report.json"]
     process = start(*command, cwd=tmp_path)
@@ -83,6 +90,7 @@ def wait_for_a_round_of_several(folder: Path) -> None:
     raise AssertionError("no round of several workers in time")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     command = ["compare-opts", f"{WORKLOADS}:paced", *COMMAND, "--output", "report.json"]
     process = start(*command, cwd=tmp_path)

@@ -39,12 +39,14 @@ def flags(row: Any, kind: str) -> list[str]:
     return [flag["detail"] for flag in row["flags"] if flag["kind"] == kind]
 
 
+@pytest.mark.slow
 def test_a_leak_is_measured_and_flagged(report: Any) -> None:
     row = row_of(report, "leak")
     assert row["memory"]["growth_bytes_per_iteration"] == pytest.approx(LEAK_BYTES, abs=MIB)
     assert flags(row, "growing_memory") == ["64.0 MiB more with every step"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["off", "outside"])
 def test_what_does_not_leak_is_not_flagged(value: str, report: Any) -> None:
     row = row_of(report, value)
@@ -52,6 +54,7 @@ def test_what_does_not_leak_is_not_flagged(value: str, report: Any) -> None:
     assert flags(row, "growing_memory") == []
 
 
+@pytest.mark.slow
 def test_room_that_torch_knows_nothing_of_is_seen(report: Any) -> None:
     with_it, without = (row_of(report, value)["memory"]["host_peak_resident_bytes"] for value in ("outside", "off"))
     assert with_it - without == pytest.approx(OUTSIDE_BYTES, abs=48 * MIB)

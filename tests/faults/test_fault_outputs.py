@@ -99,6 +99,7 @@ def test_a_stale_buffer_is_found_whichever_input_came_last(tmp_path: Path) -> No
             assert quality.passed is False, last
 
 
+@pytest.mark.slow
 def test_a_toggle_that_does_nothing_is_not_effective(tmp_path: Path) -> None:
     # The plant makes bf16-autocast a toggle that only claims to be applied.
     plant = tmp_path / "sitecustomize.py"

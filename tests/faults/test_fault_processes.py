@@ -82,6 +82,7 @@ def row_of(report: Any, value: str) -> Any:
     return next(row for row in report["measurements"] if row["configuration"]["fault"] == value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ENDINGS)
 def test_a_failure_is_a_row(value: str, run_of_faults: tuple[Any, list[str]]) -> None:
     row, (status, words) = row_of(run_of_faults[0], value), ENDINGS[value]
@@ -93,6 +94,7 @@ def test_a_failure_is_a_row(value: str, run_of_faults: tuple[Any, list[str]]) ->
     assert row["samples_s"] == row["rounds"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [*ENDS, *LEAVES])
 def test_the_row_after_a_fault_is_measured_as_if_nothing_had_happened(
     value: str, run_of_faults: tuple[Any, list[str]]
@@ -110,6 +112,7 @@ def test_the_row_after_a_fault_is_measured_as_if_nothing_had_happened(
         assert row["memory"][name] == pytest.approx(baseline["memory"][name], abs=ALIKE_BYTES), name
 
 
+@pytest.mark.slow
 def test_a_row_that_hoards_shows_it_itself(run_of_faults: tuple[Any, list[str]]) -> None:
     report, _ = run_of_faults
     kept = row_of(report, "hoard")["memory"]["host_peak_resident_bytes"]
@@ -117,18 +120,21 @@ def test_a_row_that_hoards_shows_it_itself(run_of_faults: tuple[Any, list[str]])
     assert kept - without == pytest.approx(fault_toggle.HOARD_BYTES, abs=ALIKE_BYTES)
 
 
+@pytest.mark.slow
 def test_a_failed_row_is_never_recommended(run_of_faults: tuple[Any, list[str]]) -> None:
     recommendation = run_of_faults[0]["recommendation"]
     named = {row_id.rpartition("fault=")[2] for row_id in (recommendation["id"], *recommendation["tied_with"])}
     assert not named & set(ENDS)
 
 
+@pytest.mark.slow
 def test_the_log_of_a_failed_row_is_kept(run_of_faults: tuple[Any, list[str]]) -> None:
     row = row_of(run_of_faults[0], "raise")
     assert "about to fail" in row["log_tail"]
     assert "ValueError" in row["log_tail"]
 
 
+@pytest.mark.slow
 def test_the_report_of_faults_fits_its_schema(run_of_faults: tuple[Any, list[str]]) -> None:
     jsonschema.validate(run_of_faults[0], json_schema())
 
@@ -282,6 +288,7 @@ def assert_died_later(row: Measurement, words: str) -> None:
     assert [part.phase for part in row.rounds] == ["explore"]  # what it gave before is kept
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_in_a_duel_is_told_and_the_duel_is_over(tmp_path: Path) -> None:
     baseline, dead = measured("later-segfault", tmp_path, "--final-rounds", "2")
     assert_died_later(dead, "SIGSEGV")

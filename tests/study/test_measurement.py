@@ -24,6 +24,7 @@ def compare(model: str, models: Path, folder: Path, *more: str) -> Any:
     return report
 
 
+@pytest.mark.slow
 def test_a_technique_that_costs_is_not_recommended(models: Path, tmp_path: Path) -> None:
     report = compare("slower_in_bf16", models, tmp_path, "--set", "precision=bf16-autocast", "--final-rounds", "2",
                      *BUSY)  # fmt: skip

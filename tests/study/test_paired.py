@@ -148,6 +148,7 @@ def test_another_interpreter_has_processes_of_its_own(tmp_path: Path) -> None:
         assert all(part.shared_with == [] for part in side.measurements[0].rounds)
 
 
+@pytest.mark.slow
 def test_a_side_that_crashes_is_a_regression(tmp_path: Path) -> None:
     write(tmp_path / "old.py", 0.01)
     write(tmp_path / "new.py", 0.01).write_text(
