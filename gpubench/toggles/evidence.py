@@ -112,10 +112,13 @@ def _computed_in(operator: Operator, called: Sequence[Operator]) -> str | None:
     # each call, so what they were called with decides. Inductor calls oneDNN directly.
     if any(_OWN_CONTIGUOUS.fullmatch(each.name) for each in called):
         return _layout_of(operator) and "contiguous"
-    if own := next((each for each in called if _OWN.fullmatch(each.name)), None):
-        layouts = [_layout_of(own), _layout_of(own, 1)]
-        return "channels_last" if "channels_last" in layouts else layouts[0]
-    return _layout_of(next((each for each in called if _LIBRARY.fullmatch(each.name)), operator))
+    if library := next((each for each in called if _LIBRARY.fullmatch(each.name)), None):
+        return _layout_of(library)
+    if operator.name.startswith("mkldnn::"):
+        return _layout_of(operator)
+    own = next((each for each in called if _OWN.fullmatch(each.name)), operator)  # oneDNN's transposed is not recorded
+    layouts = [_layout_of(own), _layout_of(own, 1)]
+    return "channels_last" if "channels_last" in layouts else layouts[0]
 
 
 def _layout_of(operator: Operator, argument: int = 0) -> str | None:

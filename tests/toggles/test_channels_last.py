@@ -168,6 +168,29 @@ def test_convolutions_that_torch_computes_itself_are_read_too(kit):
     assert proof.detail.startswith("1 of 3 convolutions, 1% of their work, ran in channels-last")
 
 
+@pytest.mark.parametrize(("dimensions", "layer"), [(2, nn.ConvTranspose2d), (3, nn.ConvTranspose3d)])
+def test_transposed_convolutions_follow_their_weight(kit, dimensions, layer, monkeypatch):
+    """oneDNN computes them in no operator of its own; where it is not used, torch does the 3-D ones contiguous."""
+
+    class Up(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer(4, 8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.contiguous()).flatten(1).mean(1)
+
+    work = kit.workload(Up, batch_size=2, inputs=kit.images(dimensions))
+    proof = CHANNELS_LAST.evidence(kit.run({"channels_last": "on"}, work), "on")
+    assert proof.took_effect is True
+    assert proof.detail.startswith("1 of 1 convolutions ran in channels-last; 0 of 1 inputs already were")
+    lazy = kit.run({"channels_last": "on"}, work, replace={"channels_last": DO_NOTHING})
+    assert CHANNELS_LAST.evidence(lazy, "on").took_effect is False
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    proof = CHANNELS_LAST.evidence(kit.run({"channels_last": "on"}, work), "on")
+    assert proof.took_effect is (dimensions == 2)
+
+
 def test_the_share_of_the_work_decides_and_not_the_number_of_convolutions(kit):
     class Small(nn.Module):
         """Three small convolutions on contiguous tensors beside a large one."""
