@@ -13,7 +13,7 @@ from pathlib import Path
 
 import gpubench
 from gpubench.errors import GpubenchError
-from gpubench.executor.worker_process import OnPhase, Worker, WorkerError, expect, receive, tail
+from gpubench.executor.worker_process import OnPhase, Worker, WorkerError, describe_exit, expect, receive, tail
 from gpubench.hardware.find_device import CUDA_ENVIRONMENT
 from gpubench.streams import fill_closed
 from gpubench.worker.messages import (
@@ -77,8 +77,11 @@ class ForkServer:
                 self.on_phase(phase)
                 reply = self._receive(time.monotonic() + self.timeout_s, phase)
         except (Closed, TimeoutError) as error:
+            process = self._process
             self.close()
             last = (tail(self.log).splitlines() or ["it printed nothing"])[-1]
+            if isinstance(error, Closed) and process and process.returncode < 0:
+                last = describe_exit(process.returncode, "it")
             if phase and isinstance(error, TimeoutError):
                 raise took_too_long(phase, self.timeout_s, last) from error
             raise GpubenchError(

@@ -149,12 +149,12 @@ class Worker:
         return tail(self.log)
 
 
-def describe_exit(code: int | None) -> str:
+def describe_exit(code: int | None, what: str = "the worker") -> str:
     """How a process ended, as a clause."""
     if code is None:
-        return "the worker stopped answering and could not be found again"
+        return f"{what} stopped answering and could not be found again"
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         hint = " (the kernel's out-of-memory killer sends this signal too)" if -code == signal.SIGKILL else ""
-        return f"the worker was ended by {name}{hint}"
-    return f"the worker exited by itself with code {code}"
+        return f"{what} was ended by {name}{hint}"
+    return f"{what} exited by itself with code {code}"

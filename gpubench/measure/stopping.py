@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpubench.text import plural
+from gpubench.units import format_percent
 
 SETTLED_SAMPLES = 16  # halves of 8: the fewest whose quartiles are not their extremes
 SETTLED_MEDIAN = 0.01  # halves' medians agree within 1 %
@@ -30,7 +31,7 @@ class StoppingRule:
         if elapsed_s < self.min_s:
             return f"{elapsed_s:.2f} of {self.min_s:g} s of sampling"
         if (spread := relative_spread(samples)) > self.target_spread and not has_settled(samples):
-            return f"spread {spread:.1%} above {self.target_spread:.1%}"
+            return f"spread {format_percent(spread, sign=False)}, not below {self.target_spread:.1%}"
         return ""
 
     def out_of_time(self, samples: Sequence[float], elapsed_s: float) -> bool:

@@ -10,7 +10,9 @@ import msgspec
 import pytest
 import torch._inductor.config
 
+from gpubench.errors import GpubenchError
 from gpubench.executor import worker_pool
+from gpubench.executor.fork_server import ForkServer
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.worker_pool import WorkerPool
 from gpubench.hardware.find_device import DeviceAccess
@@ -88,3 +90,12 @@ def test_no_compilers_are_started_where_everything_is_compiled(
         with pytest.raises(Enough):
             prepared_model.PreparedModel(request, lambda _: None).prepare()
         assert torch._inductor.config.compile_threads == threads
+
+
+def test_a_server_that_is_ended_while_it_starts_says_by_what(tmp_path: Path) -> None:
+    server = ForkServer({}, CHOICE.reference, tmp_path)
+    server.start()
+    assert server._process
+    server._process.kill()
+    with pytest.raises(GpubenchError, match="could not start: it was ended by SIGKILL"):
+        server.wait_ready()

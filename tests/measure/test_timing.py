@@ -72,7 +72,8 @@ def test_the_conditions_and_the_time_limit_know_nothing_of_each_other() -> None:
     rule = StoppingRule(min_samples=3, min_s=1.0, target_spread=0.01, max_s=5.0)
     assert rule.unmet([1.0, 1.0], 9.0) == "2 of 3 samples"
     assert rule.unmet([1.0] * 3, 0.5) == "0.50 of 1 s of sampling"
-    assert rule.unmet([1.0, 1.5, 2.0], 9.0).startswith("spread")
+    assert rule.unmet([1.0, 1.5, 2.0], 9.0) == "spread 33.3%, not below 1.0%"
+    assert rule.unmet([1e-9] * 5 + [1.0] * 4, 9.0) == "spread over 1000%, not below 1.0%"
     assert rule.unmet([1.0] * 3, 9.0) == ""
     assert not rule.out_of_time([1.0] * 9, 4.9)
     assert not rule.out_of_time([1.0], 9.0)  # one sample has no spread
