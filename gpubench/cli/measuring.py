@@ -49,11 +49,13 @@ def run(command: str, options: Mapping[str, Any], **more: Any) -> int:
                 report = api.measure(request, output=destination, resume=resume, listener=progress)
         except api.ReportNotSaved as error:
             unsaved, report = error, error.report
-    emit(render(reports_content([report], snippet), options["format_"]))
+    try:
+        emit(render(reports_content([report], snippet), options["format_"]))
+    finally:  # where nothing can be printed the report is all the more wanted
+        if unsaved is None and not quiet:
+            tell(f"Report: {progress.path}")
     if unsaved is not None:
         raise GpubenchError(unsaved.message, "The results are printed above.")
-    if not quiet:
-        tell(f"Report: {progress.path}")
     return exit_code(report, request.strict)
 
 

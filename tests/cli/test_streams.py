@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from gpubench import api
+from gpubench.cli.main import run
+from gpubench.cli.progress import Quiet
 from gpubench.report import store
+from gpubench.report.model import Report
+from tests import reports
 from tests.running import BUSY, MODELS, environment
 
 TELL = """
@@ -53,8 +58,21 @@ def test_a_complaint_never_lands_in_standard_output(tmp_path: Path) -> None:
 
 def test_a_run_without_any_stream_writes_its_report(tmp_path: Path) -> None:
     """Its files and sockets would get the numbers of the closed streams."""
-    run = [sys.executable, "-m", "gpubench", "compare-opts", f"{MODELS}:good", "--set", "precision=fp32"]
-    done = shell('"$@" <&- >&- 2>&-', tmp_path, *run, *BUSY, "--final-rounds", "0", "--output", "report.json")
+    command = [sys.executable, "-m", "gpubench", "compare-opts", f"{MODELS}:good", "--set", "precision=fp32"]
+    done = shell('"$@" <&- >&- 2>&-', tmp_path, *command, *BUSY, "--final-rounds", "0", "--output", "report.json")
     assert done.returncode == 2  # the table could not be printed
     report = store.load(tmp_path / "report.json")
     assert report.finished_at and [row.status for row in report.measurements] == ["ok"]
+
+
+def test_where_the_report_is_is_told_even_if_it_cannot_be_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(request: object, output: Path, listener: Quiet, **_: object) -> Report:
+        listener.report_at(output)
+        return reports.report(reports.baseline(0.1))
+
+    monkeypatch.setattr(api, "measure", measure)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run(["compare-opts", "resnet50", "--output", str(tmp_path / "report.json")]) == 2
+    assert f"Report: {tmp_path / 'report.json'}" in capsys.readouterr().err.replace("\n", "")
