@@ -66,15 +66,12 @@ def zoo_model(
     trains: bool = False,
     loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None,
     compile_targets: tuple[str, ...] = ("",),
-    order_counts: bool = True,
+    compare: str = "values",
 ) -> Workload:
     """A workload of the zoo: inference always; training with `loss`, or with a loss over what `infer` returns.
 
-    order_counts: False for rows that are selected or sorted, such as detections.
+    compare: "set" for rows that are selected or sorted, such as detections.
     """
-    more: dict[str, Any] = {}
-    if not order_counts and "compare" in Workload.__dataclass_fields__:
-        more["compare"] = "set"
     if trains and loss is None:
 
         def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -89,7 +86,7 @@ def zoo_model(
         infer=infer,
         loss=loss,
         compile_targets=compile_targets,
-        **more,
+        compare=compare,
     )
 
 

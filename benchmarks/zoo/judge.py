@@ -259,7 +259,7 @@ class _Facts:
             expected.why += "; wrong where what is zero or tiny as built is made larger"
         if plain.reordered:
             expected.verdicts = sorted({plain.outcome, "unchecked"})
-            if getattr(self.judge.workload, "compare", "values") != "set":
+            if self.judge.workload.compare != "set":
                 expected.verdicts = sorted({*expected.verdicts, "wrong"})
                 expected.why += "; in another order, and the workload does not say that order is nothing"
         return expected

@@ -59,7 +59,7 @@ def retinanet() -> Workload:
         )
         return _Images(detector)
 
-    return zoo_model("torchvision-retinanet", build, pixels(3, _SIZE, _SIZE), order_counts=False)
+    return zoo_model("torchvision-retinanet", build, pixels(3, _SIZE, _SIZE), compare="set")
 
 
 def faster_rcnn() -> Workload:
@@ -78,7 +78,7 @@ def faster_rcnn() -> Workload:
         )
         return _Images(detector)
 
-    return zoo_model("torchvision-faster-rcnn", build, pixels(3, _SIZE, _SIZE), order_counts=False)
+    return zoo_model("torchvision-faster-rcnn", build, pixels(3, _SIZE, _SIZE), compare="set")
 
 
 def no_detections() -> Workload:
