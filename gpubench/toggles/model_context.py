@@ -35,7 +35,7 @@ class ModelContext:
     configuration: dict[str, str | int]
     model: nn.Module
     batches: list[Any] = field(default_factory=list)  # tuples of tensors, as `Workload.inputs` made them
-    options: dict[str, int] = field(default_factory=dict)  # tile_size, tile_overlap: handed to Workload.infer
+    options: dict[str, Any] = field(default_factory=dict)  # own toggles, tile_size, tile_overlap: for the workload
     learning_rate: float = LEARNING_RATE
     optimizer: torch.optim.Optimizer | None = None  # training
     inputs_resident: bool = True  # batches are on the device before the first step; else `transfer` moves each one

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gpubench.workloads.building import with_options
+
 if TYPE_CHECKING:
     import torch
 
@@ -50,9 +52,10 @@ def plain_step(context: ModelContext) -> StepParts:
     import torch
 
     training, workload = context.mode == "training", context.workload
-    compute = workload.loss if training else workload.infer
-    if compute is None:
+    given = workload.loss if training else workload.infer
+    if given is None:
         raise RuntimeError(f"workload {workload.name} has no {'loss' if training else 'infer'}")
+    compute = with_options(given, context.options) if training else given
 
     def optimizer() -> torch.optim.Optimizer:
         if context.optimizer is None:

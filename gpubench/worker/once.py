@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gpubench.text import encodable
+from gpubench.toggles.own import declared
+from gpubench.toggles.toggle import Scope
 from gpubench.worker import fingerprint, limits, process_settings, reference
 from gpubench.worker.facts import Facts
 from gpubench.worker.fallbacks import Way, first_that_fits, ways
@@ -22,6 +24,7 @@ from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batc
 from gpubench.worker.repeatability import Fresh, study_inference, study_training
 from gpubench.worker.step import Stepper
 from gpubench.workloads.catalog import resolve_size
+from gpubench.workloads.source import blaming
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +46,12 @@ def describe(request: Describe, tell: Callable[[str], None] = lambda _: None) ->
     tell("building the model")
     facts = facts_of(loaded, mode, request.batch_size)
     notes = [*facts.notes, *process_settings.notes(device.kind)]
+    facts = msgspec.structs.replace(facts, settings=process_settings.changed(device.kind), notes=notes)
+    scope = Scope.of(device, facts, environment)
+    with blaming(f"The toggles of {choice.reference}", loaded.file):
+        own = [declared(toggle, scope) for toggle in loaded.workload.toggles]
     return ProbeResult(
-        workload=msgspec.structs.replace(facts, settings=process_settings.changed(device.kind), notes=notes),
+        workload=msgspec.structs.replace(facts, toggles=own),
         device=device,
         environment=environment,
         note=f"There is a GPU, but the CPU was measured. {cuda_problem()}" if unusable else "",
@@ -108,7 +115,7 @@ def unfit(stepper: Stepper) -> str:
     from gpubench.measure.trace import trace_step
 
     context = stepper.context
-    checks = [toggle.unfit for toggle, _ in toggles_of(context.configuration) if toggle.unfit]
+    checks = [toggle.unfit for toggle, _ in toggles_of(context) if toggle.unfit]
     if not checks:
         return ""
     step = stepper.step if context.mode == "training" else lambda: infer_in_parts(stepper, 0)

@@ -367,7 +367,7 @@ class PreparedModel:
     def evidence(self) -> list[tuple[Toggle, Value, EvidenceResult]]:
         """What the trace and the libraries' records say of each toggle."""
         context = self.context
-        return [(toggle, value, toggle.evidence(context, value)) for toggle, value in toggles_of(context.configuration)]
+        return [(toggle, value, toggle.evidence(context, value)) for toggle, value in toggles_of(context)]
 
     def memoized(self) -> list[Flag]:
         """A flag where the timed steps left out what a step on fresh inputs computes, whose trace is then kept."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from gpubench.workloads.building import build_model, set_mode
+from gpubench.workloads.building import build_model, own_options, set_mode, with_options
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.workload_facts import Mode
 
@@ -85,7 +85,7 @@ def observe(loaded: Loaded, mode: Mode, model: nn.Module) -> Observed:
 def _attempt(loaded: Loaded, mode: Mode, build: Callable[[], nn.Module], device: torch.device) -> Observed:
     import torch
 
-    workload, seen = loaded.workload, Observed()
+    workload, options, seen = loaded.workload, own_options(loaded.workload), Observed()
     try:
         torch.manual_seed(0)
         model = build()
@@ -94,9 +94,9 @@ def _attempt(loaded: Loaded, mode: Mode, build: Callable[[], nn.Module], device:
         batch = tuple(part.to(device) for part in batch)
         with torch.set_grad_enabled(mode == "training"), _watching(model, seen):
             if mode == "training":
-                seen.output = workload.loss(model, batch) if workload.loss else None
+                seen.output = with_options(workload.loss, options)(model, batch) if workload.loss else None
             else:
-                seen.output = workload.infer(model, batch, {}) if workload.infer else None
+                seen.output = workload.infer(model, batch, options) if workload.infer else None
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises; the measured step will tell of it
         return Observed(problem=f"{type(error).__name__}: {error}".splitlines()[0])
     seen.device = device.type

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from gpubench.toggles.toggle import Toggle
+
 Batch = tuple[Any, ...]  # of tensors
-Options = Mapping[str, int]
+Options = Mapping[str, Any]  # name -> a number or a word
 
 
 def call_model(model: nn.Module, batch: Batch, options: Options) -> Any:
@@ -41,14 +43,17 @@ class Tiling:
 class Workload:
     """A model with its inputs and one step.
 
-    build:   returns the model on the CPU. It is called under a fixed seed. Its own dtype, autocast, torch.compile and
-             the modes of its parts are kept: they are the baseline.
+    build:   returns the model on the CPU; called as `build()`, or `build(options)` where it has a parameter of that
+             name. It is called under a fixed seed. Its own dtype, autocast, torch.compile and the modes of its parts
+             are kept: they are the baseline.
     inputs:  (batch_size, generator) -> tuple of CPU tensors, the first dimension of each being the batch.
              Draw from `generator`: random normals, never zeros, which use less power and run faster.
     infer:   (model, batch, options) -> tensor, or a nest of tuples, lists, mappings, dataclasses and objects of
-             tensors, arrays and numbers. `options` holds `tile_size` (0: whole) and `tile_overlap` where `tiling` is
-             given.
-    loss:    (model, batch) -> scalar tensor; None: inference only.
+             tensors, arrays and numbers. `options` holds the value of each of `toggles`, and `tile_size` (0: whole)
+             and `tile_overlap` where `tiling` is given.
+    loss:    (model, batch) -> scalar tensor, or (model, batch, options); None: inference only.
+    toggles: optimizations of this workload alone, which are measured like all others. The value that is measured is in
+             `options` under the toggle's name; a toggle may also have an `apply`.
     compile_targets: dotted names of the submodules to compile separately; "" is the whole model.
              Name submodules if `infer` or `loss` calls them instead of the model itself.
     compare: how outputs are compared with plain fp32's: "values" in their order; "set": rows in any order (detections);
@@ -59,10 +64,11 @@ class Workload:
     name: str
     item: str  # what one element of the batch is: "image", "patch", "token"
     batch_size: int
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
     inputs: Callable[[int, torch.Generator], Batch]
     infer: Callable[[nn.Module, Batch, Options], Any] | None = call_model  # None: training only
-    loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None
+    loss: Callable[..., torch.Tensor] | None = None
+    toggles: tuple[Toggle, ...] = ()
     compile_targets: tuple[str, ...] = ("",)
     tiling: Tiling | None = None
     resolution: int | None = None

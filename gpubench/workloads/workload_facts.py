@@ -18,6 +18,50 @@ class CompileTarget(Struct, frozen=True, kw_only=True):
     )
 
 
+class OwnValue(Struct, frozen=True, kw_only=True):
+    """One value of a workload's own toggle, as a process without torch knows it."""
+
+    value: str | int
+    meaning: str
+    usage: str  # code that does the same in the reader's own program
+    impossible: str = ""  # why it cannot run on this device and in this mode
+    tolerance: float | None = None  # relative output error that it is allowed; None: fp32's own
+    noise_group: str = ""
+    magnitude: float | None = None  # None: larger than every number
+    needs: dict[str, list[str | int]] = field(default_factory=dict)  # other toggle -> values allowed
+
+
+class OwnToggle(Struct, frozen=True, kw_only=True):
+    """A toggle that a workload brings with it: all that can be said of it without its code."""
+
+    name: str
+    summary: str
+    stage: str  # name of a `toggle.Stage`
+    source: str
+    values: list[OwnValue]  # the baseline first
+    left_out: str = ""  # why it does not apply here
+    reference: str | int | None = None  # the value that outputs are compared with; None: the baseline
+    changes_problem: bool = False
+    is_plain: bool = True
+    ranks_anew_compiled: bool = False
+    compiles: list[str | int] = field(default_factory=list)
+    replays_graphs: list[str | int] = field(default_factory=list)
+    picks_by_time: list[str | int] = field(default_factory=list)
+    idle_when: dict[str, list[str | int]] = field(default_factory=dict)
+    conflicts: list[OwnConflict] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    claims: list[str] = field(default_factory=list)
+
+
+class OwnConflict(Struct, frozen=True, kw_only=True):
+    """A value of an own toggle that cannot be combined with values of another toggle."""
+
+    value: str | int
+    other: str
+    other_values: list[str | int]
+    reason: str
+
+
 class WorkloadFacts(Struct, frozen=True, kw_only=True):
     """One workload at one size in one mode."""
 
@@ -46,6 +90,7 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     tile_sizes: list[int] = field(default_factory=list)  # offered; empty: cannot be tiled
     tile_multiple: int = 1  # a tile size must be a multiple of this
     tile_overlap: int = 0  # the default
+    toggles: list[OwnToggle] = field(default_factory=list)  # that the workload brings with it
     resolution: int | None = None  # of the longer spatial side, if there is one
     not_compared: dict[str, str] = field(default_factory=dict)  # outputs of the step: path -> why
     source_hash: str | None = None  # of a user's file; a run with a changed file is not resumed
