@@ -150,7 +150,7 @@ def usage(configuration: Mapping[str, Value], scope: Scope | None = None) -> str
         plain = toggle.baseline(scope) if scope else next(iter(toggle.values), None)
         idle = any(configuration.get(other) in values for other, values in toggle.idle_when.items())
         if value != plain and plain == AS_BUILT and toggle.undo:
-            python.append(toggle.undo)
+            python.append(toggle.undo(scope))
         if value != plain or not (toggle.is_plain or idle):
             (shell if toggle.stage is Stage.ENVIRONMENT else python).append(toggle.usage(value, scope).strip())
     if shell:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gpubench.workloads.batch import map_tensors
 from gpubench.workloads.building import with_options
 
 if TYPE_CHECKING:
@@ -81,6 +82,6 @@ def plain_step(context: ModelContext) -> StepParts:
     )
 
 
-def on_device(batch: tuple[torch.Tensor, ...], device: torch.device) -> tuple[torch.Tensor, ...]:
+def on_device(batch: Any, device: torch.device) -> Any:
     """`batch` on `device`."""
-    return tuple(tensor.to(device) for tensor in batch)
+    return map_tensors(lambda tensor: tensor.to(device), batch)

@@ -23,6 +23,7 @@ from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResul
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
 from gpubench.worker.repeatability import Fresh, study_inference, study_training
 from gpubench.worker.step import Stepper
+from gpubench.workloads.batch import can_be_split, split
 from gpubench.workloads.catalog import resolve_size
 from gpubench.workloads.source import blaming
 
@@ -135,13 +136,13 @@ def infer_in_parts(stepper: Stepper, index: int) -> dict[str, torch.Tensor]:
         try:
             found = []
             # The whole batch as it is: some steps know their inputs by identity.
-            for part in zip(*(tensor.chunk(parts) for tensor in batch), strict=True) if parts > 1 else [batch]:
+            for part in split(batch, parts) if parts > 1 else [batch]:
                 context.batches[index] = part
                 stepper.run(index)
                 found.append(reference.snapshot(stepper.output))
             return found[0] if len(found) == 1 else reference.join(found)
         except (RuntimeError, MemoryError) as error:
-            if parts >= context.batch_size or not limits.is_out_of_memory(error):
+            if parts >= context.batch_size or not limits.is_out_of_memory(error) or not can_be_split(batch):
                 raise
             parts *= 2
         finally:

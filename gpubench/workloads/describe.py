@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gpubench.errors import GpubenchError
 from gpubench.measure.order import names
 from gpubench.measure.outputs import collect, listed, no_tensor
+from gpubench.workloads.batch import PLAIN, is_flat, learn, leaves, tensors, unlike
 from gpubench.workloads.building import build_model, plain_name, set_mode
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.observe import Observed, observe, short
@@ -16,6 +17,8 @@ from gpubench.workloads.workload_facts import CompileTarget, Mode, WorkloadFacts
 
 if TYPE_CHECKING:
     from torch import nn
+
+INPUTS = "They must be dense tensors, in tuples, lists, mappings or dataclasses; numbers, text and None may be beside."
 
 
 def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> WorkloadFacts:
@@ -35,7 +38,8 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         raise GpubenchError(f"The batch size is {count}.", "Give a whole number of at least 1.")
     model = _build(loaded)
     _check_targets(loaded, model)
-    parameter_count, shapes = _count_parameters(loaded, model), _input_shapes(loaded, count)
+    parameter_count = _count_parameters(loaded, model)
+    shapes, nested = _inputs(loaded, count)
     note = set_mode(model, mode)
     seen = observe(loaded, mode, model)
     if seen.device and mode == "training":
@@ -53,6 +57,7 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         batch_size=count,
         parameter_count=parameter_count,
         input_shapes=shapes,
+        nested_inputs=nested,
         convolution_dimensions=_convolution_dimensions(model) if seen.device is None else seen.convolution_dimensions(),
         attention=seen.attention() or _has_attention(model),
         unconvolved=list(_unconvolved(model) if seen.device is None else seen.unconvolved),
@@ -125,38 +130,43 @@ def _check_targets(loaded: Loaded, model: nn.Module) -> None:
             )
 
 
-def _input_shapes(loaded: Loaded, batch_size: int) -> list[list[int]]:
+def _inputs(loaded: Loaded, batch_size: int) -> tuple[list[list[int]], bool]:
+    """The shapes of the input tensors, and whether they are no plain tuple of tensors."""
     import torch
 
     name = loaded.workload.name
-    hint = "They must be a tuple of at least one dense tensor."
     with blaming(f"Making the inputs of {loaded.reference}", loaded.file):
         batch: Any = loaded.workload.inputs(batch_size, torch.Generator().manual_seed(0))
-    if not isinstance(batch, tuple) or not batch:
-        kind = "an empty tuple" if batch == () else f"of type {type(batch).__name__}"
-        raise GpubenchError(f"The inputs of workload {name!r} are {kind}.", hint)
-    for index, part in enumerate(batch):
+        learn(batch)
+    for place, part in leaves(batch):
         if kind := _no_input(part):
             raise GpubenchError(
-                f"Input {index} of workload {name!r} is {kind}.",
-                f"{hint} Leave out what is none, and make it in infer or loss of what is there.",
+                f"{_called(place)} of workload {name!r} is {kind}.",
+                f"{INPUTS} Leave out what is none, and make it in infer or loss of what is there.",
             )
-    shapes = [list(tensor.shape) for tensor in batch]
-    for shape in shapes:
-        if not shape or shape[0] != batch_size:
-            raise GpubenchError(
-                f"An input of workload {name!r} has shape {shape} for a batch of {batch_size}.",
-                "The first dimension of every input must be the batch.",
-            )
-    return shapes
+    shapes = [list(tensor.shape) for tensor in tensors(batch)]
+    if not shapes:
+        raise GpubenchError(f"The inputs of workload {name!r} hold no tensor.", INPUTS)
+    for place, tensor in unlike(batch, batch_size):
+        raise GpubenchError(
+            f"{_called(place)} of workload {name!r} has shape {list(tensor.shape)} for a batch of {batch_size}.",
+            "The first dimension of every input must be the batch; tensors of different sizes go in a list that long.",
+        )
+    return shapes, not is_flat(batch)
+
+
+def _called(place: str) -> str:
+    return f"Input {place}" if place else "The input"
 
 
 def _no_input(part: Any) -> str:
-    """What `part` is, if it is no dense tensor with values; else nothing."""
+    """What `part` is, if it is neither a dense tensor with values nor a constant; else nothing."""
     import torch
 
+    if isinstance(part, PLAIN):
+        return ""
     if not isinstance(part, torch.Tensor):
-        return "None" if part is None else f"of type {type(part).__name__}"
+        return f"of type {type(part).__name__}"
     if part.is_nested:
         return "a nested tensor"
     if part.layout is not torch.strided:

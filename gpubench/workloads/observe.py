@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from gpubench.workloads.batch import learn, map_tensors
 from gpubench.workloads.building import build_model, own_options, set_mode, with_options
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.workload_facts import Mode
@@ -91,7 +92,8 @@ def _attempt(loaded: Loaded, mode: Mode, build: Callable[[], nn.Module], device:
         model = build()
         set_mode(model, mode)
         batch = workload.inputs(min(workload.batch_size, SMALL_BATCH), torch.Generator().manual_seed(0))
-        batch = tuple(part.to(device) for part in batch)
+        learn(batch)
+        batch = map_tensors(lambda tensor: tensor.to(device), batch)
         with torch.set_grad_enabled(mode == "training"), _watching(model, seen):
             if mode == "training":
                 seen.output = with_options(workload.loss, options)(model, batch) if workload.loss else None

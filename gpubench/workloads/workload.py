@@ -21,13 +21,18 @@ if TYPE_CHECKING:
 
     from gpubench.toggles.toggle import Toggle
 
-Batch = tuple[Any, ...]  # of tensors
+Batch = Any  # a nest of tensors: a tuple, mostly
 Options = Mapping[str, Any]  # name -> a number or a word
 
 
 def call_model(model: nn.Module, batch: Batch, options: Options) -> Any:
-    """The model's output for a whole batch; the default `infer`."""
-    return model(*batch)
+    """The model's output for a whole batch; the default `infer`.
+
+    A tuple or list is its arguments, a mapping its keyword arguments, anything else its only argument.
+    """
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, tuple | list) and not hasattr(batch, "_fields") else model(batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +51,10 @@ class Workload:
     build:   returns the model on the CPU; called as `build()`, or `build(options)` where it has a parameter of that
              name. It is called under a fixed seed. Its own dtype, autocast, torch.compile and the modes of its parts
              are kept: they are the baseline.
-    inputs:  (batch_size, generator) -> tuple of CPU tensors, the first dimension of each being the batch.
-             Draw from `generator`: random normals, never zeros, which use less power and run faster.
+    inputs:  (batch_size, generator) -> CPU tensors in a tuple, mapping, dataclass or a nest of them, the first
+             dimension of each being the batch. Tensors of different sizes stand in a list as long as the batch. None,
+             numbers and text may stand beside them. Draw from `generator`: random normals, never zeros, which use less
+             power and run faster.
     infer:   (model, batch, options) -> tensor, or a nest of tuples, lists, mappings, dataclasses and objects of
              tensors, arrays and numbers. `options` holds the value of each of `toggles`, and `tile_size` (0: whole)
              and `tile_overlap` where `tiling` is given.

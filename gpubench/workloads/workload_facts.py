@@ -74,7 +74,8 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     parameters: dict[str, str | int | float | bool]  # further arguments of the workload's function
     batch_size: int  # of the baseline
     parameter_count: int
-    input_shapes: list[list[int]]
+    input_shapes: list[list[int]]  # of its tensors, in order
+    nested_inputs: bool = False  # they are no plain tuple of tensors
     convolution_dimensions: list[int] = field(default_factory=list)  # [2], [3], []
     attention: bool = False
     unconvolved: list[str] = field(default_factory=list)  # weights of 4 or 5 dimensions that no convolution uses
