@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 __all__ = [
     "EvidenceResult",
     "GpubenchError",
+    "Optimizer",
     "Stage",
     "Toggle",
     "Workload",
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     from gpubench.api import ab, check, compare, load_report, recommend, sweep
     from gpubench.errors import GpubenchError
     from gpubench.toggles.toggle import EvidenceResult, Stage, Toggle
+    from gpubench.workloads.optimizing import Optimizer
     from gpubench.workloads.workload import Workload
 
 HOMES = {
     "EvidenceResult": "gpubench.toggles.toggle",
     "GpubenchError": "gpubench.errors",
+    "Optimizer": "gpubench.workloads.optimizing",
     "Stage": "gpubench.toggles.toggle",
     "Toggle": "gpubench.toggles.toggle",
     "Workload": "gpubench.workloads.workload",

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from gpubench.workloads.workload import Workload
     from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
-LEARNING_RATE = 1e-4
-
 
 @dataclass
 class ModelContext:
@@ -36,8 +34,8 @@ class ModelContext:
     model: nn.Module
     batches: list[Any] = field(default_factory=list)  # tuples of tensors, as `Workload.inputs` made them
     options: dict[str, Any] = field(default_factory=dict)  # own toggles, tile_size, tile_overlap: for the workload
-    learning_rate: float = LEARNING_RATE
-    optimizer: torch.optim.Optimizer | None = None  # training
+    optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)  # training
+    schedulers: list[torch.optim.lr_scheduler.LRScheduler] = field(default_factory=list)
     inputs_resident: bool = True  # batches are on the device before the first step; else `transfer` moves each one
     step: StepParts = field(init=False)
     skipped: Callable[[], bool] | None = None

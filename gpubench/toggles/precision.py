@@ -75,6 +75,13 @@ def _usage(value: Value, scope: Scope | None) -> str:
     return f"{_USAGE['fp32']}\n{lines}"  # `apply` sets these flags for every other value
 
 
+def _can_be_scaled(scope: Scope) -> str | None:
+    """A training step of the workload's own would have to scale its gradients."""
+    if scope.workload.mode == "inference" or not scope.workload.own_train_step:
+        return None
+    return "scales the gradients, which a train_step of the workload's own would have to do"
+
+
 def _dtype(value: Value) -> torch.dtype:
     import torch
 
@@ -105,9 +112,9 @@ def _scale_gradients(context: ModelContext) -> None:
     backward = context.step.backward
 
     def update() -> None:
-        if context.optimizer is not None:
-            scaler.step(context.optimizer)
-            scaler.update()
+        for optimizer in context.optimizers.values():
+            scaler.step(optimizer)
+        scaler.update()
 
     last = scaler.get_scale()
 
@@ -290,7 +297,7 @@ PRECISION = Toggle(
         ),
         "bf16-autocast": Requirement(compute_capability=(8, 0), fast_dtype="bfloat16"),
         "bf16-weights": Requirement(compute_capability=(8, 0), fast_dtype="bfloat16", check=differs_from("bf16")),
-        "fp16-autocast": Requirement(fast_dtype="float16"),
+        "fp16-autocast": Requirement(fast_dtype="float16", check=_can_be_scaled),
         "fp16-weights": Requirement(
             modes=("inference",),
             fast_dtype="float16",

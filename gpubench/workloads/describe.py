@@ -12,6 +12,7 @@ from gpubench.workloads.batch import PLAIN, is_flat, learn, leaves, tensors, unl
 from gpubench.workloads.building import build_model, plain_name, set_mode
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.observe import Observed, observe, short
+from gpubench.workloads.optimizing import facts_of
 from gpubench.workloads.source import blaming
 from gpubench.workloads.workload_facts import CompileTarget, Mode, WorkloadFacts
 
@@ -37,7 +38,8 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
     if count < 1:
         raise GpubenchError(f"The batch size is {count}.", "Give a whole number of at least 1.")
     model = _build(loaded)
-    _check_targets(loaded, model)
+    _check_parts(loaded, model, workload.compile_targets, "compile target")
+    _check_parts(loaded, model, [part for each in workload.optimizers.values() for part in each.parts], "trained part")
     parameter_count = _count_parameters(loaded, model)
     shapes, nested = _inputs(loaded, count)
     note = set_mode(model, mode)
@@ -69,6 +71,8 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         autocast=[short(dtype) for dtype in seen.autocast],
         compiles_itself=seen.compiled or _is_compiled(model),
         notes=[each for each in (note, _unwatched(seen)) if each],
+        optimizers=facts_of(workload.optimizers),
+        own_train_step=workload.train_step is not None,
         tile_sizes=list(tiling.sizes) if tiling else [],
         tile_multiple=tiling.multiple if tiling else 1,
         tile_overlap=tiling.overlap if tiling else 0,
@@ -119,13 +123,13 @@ def _count_parameters(loaded: Loaded, model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _check_targets(loaded: Loaded, model: nn.Module) -> None:
+def _check_parts(loaded: Loaded, model: nn.Module, names: Iterable[str], what: str) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
-    for target in loaded.workload.compile_targets:
+    for target in names:
         if target not in modules:
             children = ", ".join(name for name, _ in model.named_children()) or "none"
             raise GpubenchError(
-                f"The model of workload {loaded.workload.name!r} has no submodule {target!r}, its compile target.",
+                f"The model of workload {loaded.workload.name!r} has no submodule {target!r}, its {what}.",
                 f'Its own submodules: {children}. "" is the whole model.',
             )
 

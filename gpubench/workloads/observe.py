@@ -13,6 +13,7 @@ from unittest import mock
 from gpubench.workloads.batch import learn, map_tensors
 from gpubench.workloads.building import build_model, own_options, set_mode, with_options
 from gpubench.workloads.loader import Loaded
+from gpubench.workloads.optimizing import ALONE, facts_of, lines
 from gpubench.workloads.workload_facts import Mode
 
 if TYPE_CHECKING:
@@ -96,13 +97,26 @@ def _attempt(loaded: Loaded, mode: Mode, build: Callable[[], nn.Module], device:
         batch = map_tensors(lambda tensor: tensor.to(device), batch)
         with torch.set_grad_enabled(mode == "training"), _watching(model, seen):
             if mode == "training":
-                seen.output = with_options(workload.loss, options)(model, batch) if workload.loss else None
+                seen.output = _trained(loaded, model, batch)
             else:
                 seen.output = workload.infer(model, batch, options) if workload.infer else None
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises; the measured step will tell of it
         return Observed(problem=f"{type(error).__name__}: {error}".splitlines()[0])
     seen.device = device.type
     return seen
+
+
+def _trained(loaded: Loaded, model: nn.Module, batch: Any) -> Any:
+    """What the training step of `model` returns."""
+    from gpubench.toggles.printed import run_lines
+
+    workload = loaded.workload
+    if workload.loss is not None:
+        return with_options(workload.loss, own_options(workload))(model, batch)
+    if workload.train_step is None:
+        return None
+    made = run_lines(lines(facts_of(workload.optimizers), {"foreach": False}), model=model)
+    return workload.train_step(model, batch, made.get("optimizers") or {ALONE: made[ALONE]})
 
 
 @contextmanager

@@ -9,11 +9,12 @@ A user's file defines one, or a function that returns one:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import GpubenchError
 from gpubench.measure.order import HOW
+from gpubench.workloads.optimizing import Optimizer, check
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +60,9 @@ class Workload:
              tensors, arrays and numbers. `options` holds the value of each of `toggles`, and `tile_size` (0: whole)
              and `tile_overlap` where `tiling` is given.
     loss:    (model, batch) -> scalar tensor, or (model, batch, options); None: inference only.
+    train_step: (model, batch, optimizers) -> scalar tensor: a whole training step, where one loss does not make it.
+             It zeroes the gradients, calls `backward` and takes the steps of `optimizers`, which have their names.
+    optimizers: by name; without any, AdamW updates all parameters. With `loss` each takes one step after `backward`.
     toggles: optimizations of this workload alone, which are measured like all others. The value that is measured is in
              `options` under the toggle's name; a toggle may also have an `apply`.
     compile_targets: dotted names of the submodules to compile separately; "" is the whole model.
@@ -75,6 +79,8 @@ class Workload:
     inputs: Callable[[int, torch.Generator], Batch]
     infer: Callable[[nn.Module, Batch, Options], Any] | None = call_model  # None: training only
     loss: Callable[..., torch.Tensor] | None = None
+    train_step: Callable[[Any, Batch, Mapping[str, Any]], torch.Tensor] | None = None
+    optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
     toggles: tuple[Toggle, ...] = ()
     compile_targets: tuple[str, ...] = ("",)
     tiling: Tiling | None = None
@@ -87,9 +93,15 @@ class Workload:
             raise GpubenchError(
                 f"Workload {self.name!r} has batch_size {self.batch_size}.", "Give a whole number of at least 1."
             )
-        if self.infer is None and self.loss is None:
-            raise GpubenchError(f"Workload {self.name!r} has neither infer nor loss.", "Give at least one of them.")
-
+        if self.infer is None and self.loss is None and self.train_step is None:
+            raise GpubenchError(
+                f"Workload {self.name!r} has neither infer nor loss.", "Give at least one of them, or a train_step."
+            )
+        if self.loss is not None and self.train_step is not None:
+            raise GpubenchError(
+                f"Workload {self.name!r} has a loss and a train_step.", "Leave the loss out: the train_step returns it."
+            )
+        check(self.optimizers, self.name)
         for how in (self.compare,) if isinstance(self.compare, str) else self.compare.values():
             if how not in HOW:
                 raise GpubenchError(
@@ -99,4 +111,5 @@ class Workload:
     @property
     def modes(self) -> tuple[str, ...]:
         """The supported modes: inference, training or both."""
-        return tuple(mode for mode, part in (("inference", self.infer), ("training", self.loss)) if part is not None)
+        trains = self.loss or self.train_step
+        return tuple(mode for mode, part in (("inference", self.infer), ("training", trains)) if part is not None)

@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from gpubench.workloads.optimizing import PLAIN, OptimizerFacts
+
 Mode = Literal["inference", "training"]
 
 
@@ -91,6 +93,8 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     tile_sizes: list[int] = field(default_factory=list)  # offered; empty: cannot be tiled
     tile_multiple: int = 1  # a tile size must be a multiple of this
     tile_overlap: int = 0  # the default
+    optimizers: list[OptimizerFacts] = field(default_factory=lambda: [PLAIN])  # of the training step
+    own_train_step: bool = False  # its code calls `backward` and the optimizers itself
     toggles: list[OwnToggle] = field(default_factory=list)  # that the workload brings with it
     resolution: int | None = None  # of the longer spatial side, if there is one
     not_compared: dict[str, str] = field(default_factory=dict)  # outputs of the step: path -> why
