@@ -113,6 +113,12 @@ def _recurrent(args: Any, outputs: Any) -> int:
     return int(sum(2 * math.prod(x.shape[:-1]) * weight.numel() for weight in weights))
 
 
+def _grouped(args: Any, outputs: Any) -> int:
+    # Each row of `[rows, k]` by the matrix of its group, of `[groups, k, n]`. Autocast does not know it.
+    x, weights = args[:2]
+    return int(2 * x.numel() * weights.shape[-1])
+
+
 def _vector(args: Any, outputs: Any) -> int:
     matrix = max((leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)), key=torch.Tensor.numel)
     return 2 * matrix.numel()
@@ -123,6 +129,7 @@ _BY_HAND: dict[str, Callable[[Any, Any], int]] = {
     "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
     "_native_multi_head_attention": _packed_attention,
     "_transformer_encoder_layer_fwd": _encoder_layer,
+    "_grouped_mm": _grouped,
     "mkldnn_rnn_layer": _recurrent,
     "mkldnn_rnn_layer_backward": lambda args, outputs: 2 * _recurrent(args, outputs),
     "mv": _vector,

@@ -118,7 +118,7 @@ def _twice(count: Count) -> Count:
 
 
 _COUNTS: tuple[tuple[str, Count], ...] = (
-    (r"aten::(mm|bmm|_int_mm|_scaled_mm)", _product(0)),
+    (r"aten::(mm|bmm|_int_mm|_scaled_mm|_(scaled_)?grouped_mm\w*)", _product(0)),
     (r"aten::(_?addmm(_activation)?|baddbmm|addbmm)", _product(1)),
     (r"aten::mv", _vector(0)),
     (r"aten::addmv", _vector(1)),

@@ -23,7 +23,7 @@ MAJORITY = 0.8
 # arguments that autocast has not yet cast. What one of these calls in turn (aten::mkldnn_convolution) is a part of it.
 _CONVOLUTION = r"aten::_?convolution|mkldnn::_convolution(_transpose)?_pointwise\w*"
 _COMPUTE = re.compile(
-    rf"{_CONVOLUTION}|aten::(convolution_backward|_?addmm(_activation)?|mm|bmm|baddbmm|addbmm|mv|addmv|_int_mm|_scaled_mm"
+    rf"{_CONVOLUTION}|aten::(convolution_backward|_?addmm(_activation)?|mm|bmm|baddbmm|addbmm|mv|addmv|_int_mm|_scaled_mm|_(scaled_)?grouped_mm\w*"
     r"|_cudnn_rnn(_backward)?|mkldnn_rnn_layer(_backward)?|_scaled_dot_product_(flash|efficient|cudnn|fused)\w*)"
     r"|mkldnn::_linear_pointwise\w*|mkl::_mkl_linear"
     r"|triton_tem_\w+"  # inductor's Triton templates are recorded with their arguments, like operators

@@ -237,7 +237,7 @@ def _reached(model: nn.Module, target: str, called: Sequence[str]) -> bool:
 
     A module that is at two places is known to `called` by its first name.
     """
-    module = model.get_submodule(target)
+    module = dict(model.named_modules(remove_duplicate=False))[target]  # a scripted model has no get_submodule
     first = next(name for name, each in model.named_modules() if each is module)
     return any(_below(first, each) for each in called)
 

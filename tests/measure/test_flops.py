@@ -113,3 +113,11 @@ def test_what_cannot_be_counted_is_unknown_and_not_zero() -> None:
     assert flops("aten::add", [[2], [2]]) is None
     assert flops("aten::mm", []) is None
     assert flops("aten::convolution", [[2, 6, 9, 8], [4, 6, 3, 3]], []) is None
+
+
+def test_each_row_of_a_product_by_groups_counts_once() -> None:
+    """On a CPU it calls a product for each group; on a GPU it is one kernel."""
+    rows, weights, ends = torch.ones(8, 16), torch.ones(2, 16, 8), torch.tensor([3, 8], dtype=torch.int32)
+    trace = trace_step(lambda: torch._grouped_mm(rows, weights, offs=ends), cuda=False)
+    (operator,) = compute_operators(trace)
+    assert (operator.name, operator.flops) == ("aten::_grouped_mm", 2 * 8 * 16 * 8)

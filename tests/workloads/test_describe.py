@@ -110,6 +110,14 @@ def test_a_compile_target_at_two_places_may_be_named_by_either() -> None:
         assert (facts.called, facts.misses_targets) == (["a"], misses)
 
 
+@pytest.mark.parametrize(
+    "form", [torch.jit.script, lambda model: torch.jit.trace(model, torch.ones(1, 4)), torch.compile]
+)
+def test_a_compile_target_of_a_model_in_another_form(form: Callable[[nn.Module], Any]) -> None:
+    case = loaded(lambda: form(nn.Sequential(nn.Linear(4, 4), nn.ReLU())), compile_targets=("",))
+    assert describe(case, "inference").misses_targets is False
+
+
 def test_inputs_that_do_not_fit() -> None:
     def with_inputs(make: Callable[..., Any]) -> str:
         return fails(loaded(lambda: nn.Linear(4, 4), inputs=make))
