@@ -52,7 +52,7 @@ def apply(context: ModelContext, value: Value) -> None:
         return
     unconvolved = context.facts.unconvolved if context.facts else []
     lines = _lines(unconvolved, nested=not all(map(is_flat, context.batches)))
-    context.batches = [run_lines(lines, model=context.model, inputs=batch)["inputs"] for batch in context.batches]
+    context.change_batches(lambda batch: run_lines(lines, model=context.model, inputs=batch)["inputs"])
 
 
 def _lines(unconvolved: Sequence[str], *, nested: bool) -> str:

@@ -32,10 +32,11 @@ def make_plain(context: ModelContext) -> None:
 def convert(context: ModelContext, dtype: torch.dtype) -> None:
     """Converts the weights and the floating-point inputs."""
     context.model.to(dtype)
-    context.batches = [
-        map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, batch)
-        for batch in context.batches
-    ]
+
+    def converted(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    context.change_batches(lambda batch: map_tensors(converted, batch))
 
 
 def autocast(kind: str, dtype: torch.dtype) -> torch.autocast:

@@ -13,7 +13,7 @@ from gpubench.toggles.toggle import Stage, Toggle
 from gpubench.toggles.traits import batch_size
 from gpubench.worker.messages import WorkloadChoice
 from gpubench.worker.seeding import IMPORT_SEED, seed_everything
-from gpubench.workloads.batch import learn
+from gpubench.workloads.batch import make
 from gpubench.workloads.building import build_model, own_options, set_mode
 from gpubench.workloads.loader import Loaded, load
 from gpubench.workloads.source import import_module_of
@@ -52,12 +52,8 @@ def make_batches(loaded: Loaded, batch_size: int, count: int, seed: int) -> list
 
 def make_batch(workload: Workload, batch_size: int, seed: int) -> Any:
     """A batch on the CPU, the same in every process; what does not draw from the generator is seeded as well."""
-    import torch
-
     seed_everything(seed)
-    batch = workload.inputs(batch_size, torch.Generator().manual_seed(seed))
-    learn(batch)
-    return batch
+    return make(workload, batch_size, seed)
 
 
 def use_device(name: str) -> torch.device:
@@ -84,6 +80,7 @@ def build(loaded: Loaded, mode: Mode, device: torch.device, configuration: dict[
         configuration=dict(configuration),
         model=model,
         options=options,
+        first_batch=seed + 1,
     )
 
 

@@ -6,13 +6,50 @@ Torch's own pytree walks it, so that a library's registered types (transformers'
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+
+from gpubench.errors import GpubenchError
 
 if TYPE_CHECKING:
     import torch
 
+    from gpubench.workloads.workload import Workload
+
 PLAIN = (int, float, complex, bool, str, bytes, type(None))  # what may stand beside tensors, and is left as it is
+
+
+@functools.cache
+def dataset_of(make: Callable[[], Any]) -> Any:
+    """The dataset that a workload's `dataset` makes, once in a process. Raises GpubenchError where it is none."""
+    dataset = make()
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or not len(dataset):
+        raise GpubenchError(
+            f"The dataset is of type {type(dataset).__name__}, which is empty or has no length and items.",
+            "Give a function that returns a map-style dataset: `dataset[0]`, `len(dataset)`.",
+        )
+    return dataset
+
+
+def items_of(number: int, count: int, length: int) -> list[int]:
+    """The indices of batch `number` of `count` items in a dataset, which begins again after its `length` items."""
+    return [(number * count + index) % length for index in range(count)]
+
+
+def make(workload: Workload, count: int, seed: int) -> Any:
+    """The batch of that seed on the CPU, the same wherever it is made."""
+    import torch
+
+    if workload.dataset is not None:
+        from torch.utils.data import default_collate
+
+        dataset = dataset_of(workload.dataset)
+        batch = default_collate([dataset[index] for index in items_of(seed, count, len(dataset))])
+    elif workload.inputs is not None:
+        batch = workload.inputs(count, torch.Generator().manual_seed(seed))
+    learn(batch)
+    return batch
 
 
 def learn(batch: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gpubench.errors import GpubenchError
 from gpubench.measure.order import names
 from gpubench.measure.outputs import collect, listed, no_tensor
-from gpubench.workloads.batch import PLAIN, is_flat, learn, leaves, tensors, unlike
+from gpubench.workloads.batch import PLAIN, is_flat, leaves, make, tensors, unlike
 from gpubench.workloads.building import build_model, plain_name, set_mode
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.observe import Observed, observe, short
@@ -72,6 +72,7 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         compiles_itself=seen.compiled or _is_compiled(model),
         notes=[each for each in (note, _unwatched(seen)) if each],
         optimizers=facts_of(workload.optimizers),
+        dataset=workload.dataset is not None,
         own_train_step=workload.train_step is not None,
         tile_sizes=list(tiling.sizes) if tiling else [],
         tile_multiple=tiling.multiple if tiling else 1,
@@ -136,12 +137,14 @@ def _check_parts(loaded: Loaded, model: nn.Module, names: Iterable[str], what: s
 
 def _inputs(loaded: Loaded, batch_size: int) -> tuple[list[list[int]], bool]:
     """The shapes of the input tensors, and whether they are no plain tuple of tensors."""
-    import torch
-
     name = loaded.workload.name
     with blaming(f"Making the inputs of {loaded.reference}", loaded.file):
-        batch: Any = loaded.workload.inputs(batch_size, torch.Generator().manual_seed(0))
-        learn(batch)
+        batch = make(loaded.workload, batch_size, 0)
+        if differs := _differing(batch, make(loaded.workload, batch_size, 0)) if loaded.workload.dataset else "":
+            raise GpubenchError(
+                f"{_called(differs)} of workload {name!r} differs when the same items are read again.",
+                "Let the dataset draw by the item's index, so that outputs can be compared.",
+            )
     for place, part in leaves(batch):
         if kind := _no_input(part):
             raise GpubenchError(
@@ -157,6 +160,16 @@ def _inputs(loaded: Loaded, batch_size: int) -> tuple[list[list[int]], bool]:
             "The first dimension of every input must be the batch; tensors of different sizes go in a list that long.",
         )
     return shapes, not is_flat(batch)
+
+
+def _differing(one: Any, other: Any) -> str:
+    """The place of the first tensor that the two batches do not have alike, or nothing."""
+    import torch
+
+    for (place, first), (_, second) in zip(leaves(one), leaves(other), strict=True):
+        if isinstance(first, torch.Tensor) and not torch.equal(first, second):
+            return place or "all"
+    return ""
 
 
 def _called(place: str) -> str:

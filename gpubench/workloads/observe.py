@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from gpubench.workloads.batch import learn, map_tensors
+from gpubench.workloads.batch import make, map_tensors
 from gpubench.workloads.building import build_model, own_options, set_mode, with_options
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.optimizing import ALONE, facts_of, lines
@@ -92,8 +92,7 @@ def _attempt(loaded: Loaded, mode: Mode, build: Callable[[], nn.Module], device:
         torch.manual_seed(0)
         model = build()
         set_mode(model, mode)
-        batch = workload.inputs(min(workload.batch_size, SMALL_BATCH), torch.Generator().manual_seed(0))
-        learn(batch)
+        batch = make(workload, min(workload.batch_size, SMALL_BATCH), 0)
         batch = map_tensors(lambda tensor: tensor.to(device), batch)
         with torch.set_grad_enabled(mode == "training"), _watching(model, seen):
             if mode == "training":

@@ -56,6 +56,8 @@ class Workload:
              dimension of each being the batch. Tensors of different sizes stand in a list as long as the batch. None,
              numbers and text may stand beside them. Draw from `generator`: random normals, never zeros, which use less
              power and run faster.
+    dataset: () -> a map-style dataset of single items on the CPU, in place of `inputs`. A batch is so many items one
+             after the other, as torch's DataLoader collates them; an item must be the same whenever it is read.
     infer:   (model, batch, options) -> tensor, or a nest of tuples, lists, mappings, dataclasses and objects of
              tensors, arrays and numbers. `options` holds the value of each of `toggles`, and `tile_size` (0: whole)
              and `tile_overlap` where `tiling` is given.
@@ -76,7 +78,8 @@ class Workload:
     item: str  # what one element of the batch is: "image", "patch", "token"
     batch_size: int
     build: Callable[..., nn.Module]
-    inputs: Callable[[int, torch.Generator], Batch]
+    inputs: Callable[[int, torch.Generator], Batch] | None = None
+    dataset: Callable[[], Any] | None = None
     infer: Callable[[nn.Module, Batch, Options], Any] | None = call_model  # None: training only
     loss: Callable[..., torch.Tensor] | None = None
     train_step: Callable[[Any, Batch, Mapping[str, Any]], torch.Tensor] | None = None
@@ -100,6 +103,11 @@ class Workload:
         if self.loss is not None and self.train_step is not None:
             raise GpubenchError(
                 f"Workload {self.name!r} has a loss and a train_step.", "Leave the loss out: the train_step returns it."
+            )
+        if (self.inputs is None) == (self.dataset is None):
+            raise GpubenchError(
+                f"Workload {self.name!r} has {'no' if self.inputs is None else 'both'} inputs and dataset.",
+                "Give one of them.",
             )
         check(self.optimizers, self.name)
         for how in (self.compare,) if isinstance(self.compare, str) else self.compare.values():
