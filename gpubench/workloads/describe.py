@@ -38,6 +38,7 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
     if count < 1:
         raise GpubenchError(f"The batch size is {count}.", "Give a whole number of at least 1.")
     model = _build(loaded)
+    _check_parts(loaded, model, workload.stages, "stage")
     _check_parts(loaded, model, workload.compile_targets, "compile target")
     _check_parts(loaded, model, [part for each in workload.optimizers.values() for part in each.parts], "trained part")
     parameter_count = _count_parameters(loaded, model)
@@ -73,6 +74,7 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         notes=[each for each in (note, _unwatched(seen)) if each],
         optimizers=facts_of(workload.optimizers),
         dataset=workload.dataset is not None,
+        stages=list(workload.stages),
         own_train_step=workload.train_step is not None,
         tile_sizes=list(tiling.sizes) if tiling else [],
         tile_multiple=tiling.multiple if tiling else 1,

@@ -69,6 +69,8 @@ class Workload:
              `options` under the toggle's name; a toggle may also have an `apply`.
     compile_targets: dotted names of the submodules to compile separately; "" is the whole model.
              Name submodules if `infer` or `loss` calls them instead of the model itself.
+    stages:  dotted names of submodules that do one after another what the step does (text encoder, denoiser, decoder).
+             Time and memory of each are told, and each is compiled by itself unless `compile_targets` says otherwise.
     compare: how outputs are compared with plain fp32's: "values" in their order; "set": rows in any order (detections);
              "rank": the order they are in (ids sorted by score, or scores that sort something). One word for all, or
              a mapping from an output's name or a part of it to the word: {"boxes": "set"} fits `output.0.boxes`.
@@ -86,6 +88,7 @@ class Workload:
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
     toggles: tuple[Toggle, ...] = ()
     compile_targets: tuple[str, ...] = ("",)
+    stages: tuple[str, ...] = ()
     tiling: Tiling | None = None
     resolution: int | None = None
     items_per_sample: int = 1  # items in one element of the batch (tokens of a sequence)
@@ -110,6 +113,8 @@ class Workload:
                 "Give one of them.",
             )
         check(self.optimizers, self.name)
+        if self.stages and self.compile_targets == ("",):
+            object.__setattr__(self, "compile_targets", self.stages)
         for how in (self.compare,) if isinstance(self.compare, str) else self.compare.values():
             if how not in HOW:
                 raise GpubenchError(

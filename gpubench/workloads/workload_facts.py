@@ -95,6 +95,7 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     tile_overlap: int = 0  # the default
     optimizers: list[OptimizerFacts] = field(default_factory=lambda: [PLAIN])  # of the training step
     dataset: bool = False  # its inputs are the items of a dataset
+    stages: list[str] = field(default_factory=list)  # submodules that run one after another, by name
     own_train_step: bool = False  # its code calls `backward` and the optimizers itself
     toggles: list[OwnToggle] = field(default_factory=list)  # that the workload brings with it
     resolution: int | None = None  # of the longer spatial side, if there is one
