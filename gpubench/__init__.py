@@ -1,7 +1,7 @@
 """gpubench: which settings make a PyTorch model fast on a device, with evidence.
 
-`Toggle` and `Workload` are the two types that code outside the package builds on; the functions are those of
-`gpubench.api`. All are loaded on first use.
+Code outside the package builds on `Toggle` (with its `Stage` and `EvidenceResult`) and `Workload`; the functions are
+those of `gpubench.api`. All are loaded on first use.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "EvidenceResult",
     "GpubenchError",
+    "Optimizer",
+    "Stage",
     "Toggle",
     "Workload",
     "__version__",
@@ -26,11 +29,15 @@ __all__ = [
 if TYPE_CHECKING:
     from gpubench.api import ab, check, compare, load_report, recommend, sweep
     from gpubench.errors import GpubenchError
-    from gpubench.toggles.toggle import Toggle
+    from gpubench.toggles.toggle import EvidenceResult, Stage, Toggle
+    from gpubench.workloads.optimizing import Optimizer
     from gpubench.workloads.workload import Workload
 
 HOMES = {
+    "EvidenceResult": "gpubench.toggles.toggle",
     "GpubenchError": "gpubench.errors",
+    "Optimizer": "gpubench.workloads.optimizing",
+    "Stage": "gpubench.toggles.toggle",
     "Toggle": "gpubench.toggles.toggle",
     "Workload": "gpubench.workloads.workload",
 }

@@ -111,6 +111,9 @@ def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
         parameters["resolution"] = resolution
     fields["parameters"] = parameters
     fields["fix"] = dict(split_assignment(text, "--fix") for text in fields.pop("fix") or [])
+    pipeline = fields.pop("pipeline")
+    if pipeline is not None and fields["fix"].setdefault("pipeline", pipeline) != pipeline:
+        raise GpubenchError("--pipeline and --fix pipeline disagree.", "Give only one of them.")
     if "set_" in fields:
         fields["set"] = assignments(fields.pop("set_") or [], "--set")
     fields["timeout_s"] = parse_duration(fields.pop("timeout"))

@@ -62,6 +62,14 @@ def measuring_options(
     batch_size: Annotated[
         int | None, model_option("--batch-size", min=1, help="Items per step. Default: the workload's.")
     ] = None,
+    pipeline: Annotated[
+        Literal["resident", "host", "loader"] | None,
+        model_option(
+            "--pipeline",
+            help="Where a step's batch comes from in every row: the device, the host's memory, or a DataLoader over "
+            "the workload's dataset.",
+        ),
+    ] = None,
     device: Annotated[
         str, run_option("--device", help="Device: cpu, cuda:N, or auto: the largest GPU that is free, else the CPU.")
     ] = "auto",

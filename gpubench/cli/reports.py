@@ -54,14 +54,16 @@ def snippet(report: Report, recommendation: Recommendation | None) -> str:
     if recommendation is None:
         return ""
     # Imports every toggle: only when there is something to show.
-    from gpubench.toggles import get, parse_value, usage
+    from gpubench.toggles import get, parse_value, usage, with_own
+    from gpubench.toggles.own import stand_in
     from gpubench.toggles.toggle import Scope
 
     try:
-        for name, value in recommendation.configuration.items():
-            parse_value(get(name), str(value))  # a report is data: it may hold what no toggle here offers
-        scope = Scope.of(report.device, report.workload, report.environment)
-        return usage(recommendation.configuration, scope)
+        with with_own(map(stand_in, report.workload.toggles)):
+            for name, value in recommendation.configuration.items():
+                parse_value(get(name), str(value))  # a report is data: it may hold what no toggle here offers
+            scope = Scope.of(report.device, report.workload, report.environment)
+            return usage(recommendation.configuration, scope)
     except GpubenchError as error:
         # On one line: what follows would be no comment.
         return f"# No code for this configuration: {printable(error.message)}"

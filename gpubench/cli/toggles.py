@@ -18,6 +18,10 @@ def toggles(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="Show this toggle with its values, requirements and code.")
     ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(metavar="WORKLOAD", help="Those too that this workload brings with it; its file is imported."),
+    ] = None,
     format_: Annotated[Literal["table", "json"], typer.Option("--format", help="Format of standard output.")] = "table",
 ) -> None:
     """List the toggles in the order in which they are applied, or show one in detail."""
@@ -25,9 +29,11 @@ def toggles(
 
     from rich.console import Console
 
-    from gpubench.toggles import all_toggles, get
+    from gpubench.toggles import all_toggles, get, with_own
+    from gpubench.workloads.loader import load
 
-    chosen = [get(name)] if name else list(all_toggles().values())
+    with with_own(load(workload).workload.toggles if workload else ()):
+        chosen = [get(name)] if name else list(all_toggles().values())
     if format_ == "json":
         typer.echo(json.dumps([card(toggle) for toggle in chosen], indent=2))
     elif name:

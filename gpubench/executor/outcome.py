@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpubench.executor.worker_process import WorkerError, WorkerFailed
 from gpubench.flags import Flag
-from gpubench.report.model import HostUse, Memory, Quality, Status, Utilization
+from gpubench.report.model import HostUse, Memory, Quality, StageUse, Status, Utilization
 from gpubench.text import clause, sentence
 from gpubench.worker.messages import EvidenceCollected, Prepared, SamplesTaken
 
@@ -31,6 +31,7 @@ class Outcome:
     sampled: SamplesTaken | None = None
     last_quality: Quality | None = None  # of the last timed output
     memory: Memory | None = None
+    stages: Sequence[StageUse] = ()
     collected: EvidenceCollected | None = None
     proof_lost: str = ""
     utilization: Utilization | None = None

@@ -100,6 +100,7 @@ def outcome_of(
         sampled=sampled,
         last_quality=slot.last_quality,
         memory=memory,
+        stages=slot.memory.stages if slot.memory else (),
         collected=collected,
         proof_lost=slot.proof_lost,
         utilization=utilization,

@@ -98,6 +98,16 @@ class Memory(Struct, frozen=True, kw_only=True):
     unavailable: dict[str, str] = field(default_factory=dict)
 
 
+class StageUse(Struct, frozen=True, kw_only=True):
+    """What one named part of the model takes of a step. The device is waited for around it, so it is no part of FPS."""
+
+    name: str  # dotted, as the workload names it
+    calls: int  # of it as a module, in one step
+    seconds: Seconds | None = None  # of all of them; None where there is none
+    peak_memory_allocated_bytes: Bytes | None = None  # of the device's allocator while it runs; None on a CPU
+    host_peak_resident_bytes: Bytes | None = None  # of the process while it runs
+
+
 class Reading(Struct, frozen=True, kw_only=True):
     """One monitored quantity over the sampling window."""
 
@@ -245,6 +255,7 @@ class Measurement(Struct, frozen=True, kw_only=True):
     device_busy_s: Seconds | None = None  # of one step: kernels and copies ran on the GPU for so long
     host_bound_fraction: Annotated[float, Meta(ge=0, le=1)] | None = None  # of the step, to enqueue it on an idle GPU
     memory: Memory | None = None
+    stages: list[StageUse] = field(default_factory=list)  # of the workload's named parts, in its order
     utilization: Utilization | None = None
     host: HostUse | None = None
     quality: Quality | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from gpubench.profiles_folder import profiles_folder
 from gpubench.report.model import Value
 from gpubench.search.space import ToggleValues
 from gpubench.search.strategies import get_strategy
-from gpubench.toggles import get, parse_value
+from gpubench.toggles import all_toggles, get, parse_value
 
 
 class PresetEntry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,8 +50,22 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in (profiles_folder() / "matrices").glob("*.toml"))
 
 
-def load_preset(name: str) -> Preset:
-    """The preset of that name, or in that file; GpubenchError where there is none or it is damaged."""
+def check_name(name: str, brought: Collection[str] | None = ()) -> bool:
+    """Whether the toggle `name` is known by now; GpubenchError where there is none, not even in `brought`.
+
+    `brought`: toggles that the workload brings with it; None: any, since that is not known yet.
+    """
+    known = name in all_toggles()
+    if not known and brought is not None and name not in brought:
+        raise unknown_name("toggle", name, (*all_toggles(), *brought), "`gpubench toggles` lists them.")
+    return known
+
+
+def load_preset(name: str, brought: Collection[str] | None = ()) -> Preset:
+    """The preset of that name, or in that file; GpubenchError where there is none or it is damaged.
+
+    `brought`: see `check_name`.
+    """
     path = Path(name)
     if not name.endswith(".toml"):
         if name not in preset_names():
@@ -67,10 +82,11 @@ def load_preset(name: str) -> Preset:
             f"Preset file {name!r} is damaged: {error}.", "Compare it with profiles/matrices/default.toml."
         ) from error
     for entry in preset.technique:
-        toggle = get(entry.toggle)
-        for value in entry.values:
-            parse_value(toggle, str(value))
+        if check_name(entry.toggle, brought):
+            for value in entry.values:
+                parse_value(get(entry.toggle), str(value))
     for fixed, value in preset.fix.items():
-        parse_value(get(fixed), str(value))
+        if check_name(fixed, brought):
+            parse_value(get(fixed), str(value))
     get_strategy(preset.strategy)
     return preset

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gpubench.errors import GpubenchError
 from gpubench.report.model import Configuration, Value
-from gpubench.search.presets import Preset, load_preset
+from gpubench.search.presets import Preset, check_name, load_preset
 from gpubench.search.space import Builder, ToggleValues
-from gpubench.toggles import get, parse_value
+from gpubench.toggles import all_toggles, get, parse_value
 from gpubench.toggles.toggle import Scope
 
 DEFAULT_PRESET = "default"
@@ -61,7 +61,8 @@ class Requested:
         offered = self.preset.toggle_values(scope.workload.mode, scope.device.kind) if self.preset else ()
         together: dict[str, tuple[Value, ...]] = {}
         for entry in (entry for entry in offered if entry.toggle not in builder.fixed):
-            together[entry.toggle] = together.get(entry.toggle, ()) + entry.values
+            values = tuple(parse_value(get(entry.toggle), str(value)) for value in entry.values)
+            together[entry.toggle] = together.get(entry.toggle, ()) + values
         together |= wanted
         return [
             ToggleValues(name, tuple(value for value in dict.fromkeys(values) if value != builder.base.get(name)))
@@ -73,7 +74,12 @@ class Requested:
         tried = [(name, value) for name, values in self.values.items() for value in values]
         entries = self.preset.technique if self.preset else []
         tried += [(entry.toggle, str(value)) for entry in entries for value in entry.values]
-        return [{name: value} for name, value in tried if get(name).environment and value in get(name).values]
+        known = all_toggles()
+        return [
+            {name: value}
+            for name, value in tried
+            if name in known and known[name].environment and value in known[name].values
+        ]
 
 
 def read_request(
@@ -81,15 +87,17 @@ def read_request(
     fixed: Mapping[str, str],
     preset: str | None = None,
     default: str | None = DEFAULT_PRESET,
+    brought: Collection[str] | None = (),
 ) -> Requested:
     """What the values to try, those to hold and the preset of that name or file ask for.
 
-    Without `values` and `preset` it is the preset `default`. Raises GpubenchError for what is wrong on any device: an
-    unknown toggle, a damaged preset.
+    Without `values` and `preset` it is the preset `default`. `brought`: further toggles, which the workload brings
+    with it; None: it is not known yet which. Raises GpubenchError for what is wrong on any device: an unknown toggle,
+    a damaged preset.
     """
     for name in (*values, *fixed):
-        get(name)
+        check_name(name, brought)
     if both := [name for name in values if name in fixed]:
         raise GpubenchError(f"--set and --fix both name {', '.join(both)}.", "Leave one of them out.")
     chosen = preset or (None if values else default)
-    return Requested(values, fixed, load_preset(chosen) if chosen else None)
+    return Requested(values, fixed, load_preset(chosen, brought) if chosen else None)

@@ -27,6 +27,8 @@ from gpubench.study.listener import Listener
 from gpubench.study.planning import builder_of, likely_environments, scope_of, space_of
 from gpubench.study.request import StudyRequest
 from gpubench.study.study import ROUNDS_S, Study
+from gpubench.toggles import with_own
+from gpubench.toggles.own import stand_in
 from gpubench.worker.messages import ProbeResult
 
 # Of a shared machine over minutes, seen in benchmarks/intervals.py: 300 processes over 8 to 12 minutes on 2 cores.
@@ -70,11 +72,12 @@ def open_bench(
         import scipy.stats  # noqa: F401 - it takes 0.6 s, which the servers' own imports leave free here
 
         described, *_ = [executor.describe(request.batch_size, name) for name in targets]
-        builder = builder_of(request, described)
-        executor.configure(protocol_for(described.device.kind, executor.protocol), builder.reference)
-        for text in executor.notes:  # what is known before anything is measured is told then
-            (listener or Listener()).note(text)
-        yield Bench(described, builder, executor)
+        with with_own(map(stand_in, described.workload.toggles)):
+            builder = builder_of(request, described)
+            executor.configure(protocol_for(described.device.kind, executor.protocol), builder.reference)
+            for text in executor.notes:  # what is known before anything is measured is told then
+                (listener or Listener()).note(text)
+            yield Bench(described, builder, executor)
 
 
 def preview(request: StudyRequest) -> SearchSpace:

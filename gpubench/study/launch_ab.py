@@ -30,8 +30,9 @@ from gpubench.study.planning import builder_of, means_cpu, scope_of, space_of
 from gpubench.study.request import StudyRequest, check_workload
 from gpubench.study.sides import Side, refuse_foreign_code, resolve, why_apart
 from gpubench.text import printable
-from gpubench.toggles import get
-from gpubench.toggles.toggle import AS_BUILT
+from gpubench.toggles import get, with_own
+from gpubench.toggles.own import stand_in
+from gpubench.toggles.toggle import AS_BUILT, Toggle
 from gpubench.toggles.traits import steady_values
 from gpubench.worker.messages import ProbeResult
 
@@ -81,10 +82,14 @@ def run(request: AbRequest, output: Output, listener: Listener) -> AbResult:
         texts: dict[SideName, str] = {"a": request.a, "b": request.b}
         sides = {side: resolve(side, texts[side], request.study.workload, folder) for side in SIDES}
         with open_executor(request.study, sides, listener) as executor:
-            comparison, space = prepare(request, sides, executor, output, folder / "reports", listener)
-            if output is not None:
-                listener.report_at(comparison.books["a"].path.parent)
-            check = comparison.run([space.baseline, *(candidate for candidate in space.planned if not candidate.skip)])
+            described = {name: look(sides[name], executor, request.study) for name in SIDES}
+            refuse_unlike(described)
+            with with_own(of_both(described)):
+                comparison, space = prepare(request, sides, described, executor, output, folder / "reports", listener)
+                if output is not None:
+                    listener.report_at(comparison.books["a"].path.parent)
+                planned = [candidate for candidate in space.planned if not candidate.skip]
+                check = comparison.run([space.baseline, *planned])
     return AbResult(
         check=check,
         a=comparison.books["a"].report,
@@ -112,6 +117,7 @@ def open_executor(request: StudyRequest, sides: Mapping[SideName, Side], listene
 def prepare(
     request: AbRequest,
     sides: Mapping[SideName, Side],
+    described: Mapping[SideName, ProbeResult],
     executor: Executor,
     output: Output,
     scratch: Path,
@@ -119,8 +125,6 @@ def prepare(
 ) -> tuple[Comparison, SearchSpace]:
     """The comparison with two empty reports, and its rows. Raises GpubenchError where the sides cannot be compared."""
     study = request.study
-    described = {name: look(sides[name], executor, study) for name in SIDES}
-    refuse_unlike(described)
     one, other = (described[name] for name in SIDES)
     apart = why_apart(sides["a"], sides["b"], (one.modules, other.modules))
     pair = "round" if apart else request.pair
@@ -158,6 +162,12 @@ def builder_of_sides(request: StudyRequest, described: Sequence[ProbeResult]) ->
     """
     builders = [builder_of(request, side) for side in described]
     return max(builders, key=lambda builder: AS_BUILT in builder.defaults.values())
+
+
+def of_both(described: Mapping[SideName, ProbeResult]) -> list[Toggle]:
+    """The toggles that the workloads of both sides bring with them."""
+    a, b = (described[name].workload.toggles for name in SIDES)
+    return [stand_in(toggle) for toggle in a if toggle.name in {other.name for other in b}]
 
 
 def steady(request: StudyRequest, described: Sequence[ProbeResult]) -> Configuration:

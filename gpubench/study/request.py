@@ -12,10 +12,11 @@ from gpubench.errors import GpubenchError, check_current_folder, unknown_name
 from gpubench.flags import GATES
 from gpubench.metrics import all_metrics
 from gpubench.report.model import Objective, Protocol, Value
+from gpubench.search.presets import check_name
 from gpubench.search.requested import DEFAULT_PRESET, Requested, read_request
 from gpubench.search.strategies import get_strategy
-from gpubench.toggles import get
 from gpubench.worker.messages import WorkloadChoice
+from gpubench.workloads.catalog import brings
 from gpubench.workloads.source import check_reference
 from gpubench.workloads.workload_facts import Mode
 
@@ -70,7 +71,7 @@ class StudyRequest:
             get_strategy(self.strategy)
         self.requested()
         for toggle in (*self.also, *([self.sweep] if self.sweep else [])):
-            get(toggle)
+            check_name(toggle, brings(self.workload))
         for flag in self.allow:
             if flag not in GATES:
                 raise unknown_name("flag", flag, GATES)
@@ -92,7 +93,8 @@ class StudyRequest:
         """What to try and to hold; GpubenchError where that is wrong on any device."""
         values = {name: [str(value) for value in values_of(given)] for name, given in self.set.items()}
         fixed = {name: str(value) for name, value in self.fix.items()}
-        return read_request(values, fixed, self.preset, DEFAULT_PRESET if self.command == COMPARE else None)
+        default = DEFAULT_PRESET if self.command == COMPARE else None
+        return read_request(values, fixed, self.preset, default, brings(self.workload))
 
     def choice(self) -> WorkloadChoice:
         """The workload with its parameters, as workers are asked for it."""

@@ -71,6 +71,7 @@ def first_row(planned: Candidate, result: Outcome, position: int, drift: float =
         graph_breaks=collected.graph_breaks if collected else None,
         counts=collected.counts if collected else None,
         memory=result.memory,
+        stages=list(result.stages),
         utilization=utilization(result),
         host=result.host,
         quality=result.quality,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import entry_points
 
 from gpubench.errors import GpubenchError, unknown_name
@@ -16,9 +18,36 @@ from gpubench.toggles.toggle import AS_BUILT, Scope, Stage, Toggle
 ENTRY_POINT_GROUP = "gpubench.toggles"
 
 
-@functools.cache
+_beside: ContextVar[dict[str, Toggle] | None] = ContextVar("toggles with a workload's own", default=None)
+
+
+@contextmanager
+def with_own(toggles: Iterable[Toggle]) -> Iterator[None]:
+    """Inside the block `toggles` are known like all others: those that a workload brings with it."""
+    token = _beside.set(beside(toggles))
+    try:
+        yield
+    finally:
+        _beside.reset(token)
+
+
+def beside(toggles: Iterable[Toggle]) -> dict[str, Toggle]:
+    """All toggles and `toggles`, in the order in which they are applied."""
+    more = {toggle.name: toggle for toggle in toggles}
+    return _in_order({**more, **installed_toggles()}) if more else installed_toggles()
+
+
 def all_toggles() -> dict[str, Toggle]:
-    """Every toggle by name, in the order in which they are applied: by stage, then by `after`, then by name.
+    """Every toggle by name, in the order in which they are applied; raises GpubenchError as `installed_toggles` does.
+
+    Inside `with_own` those of a workload are among them.
+    """
+    return _beside.get() or installed_toggles()
+
+
+@functools.cache
+def installed_toggles() -> dict[str, Toggle]:
+    """The toggles that belong to no workload, in the order in which they are applied: by stage, `after`, and name.
 
     Raises GpubenchError if a third-party entry point cannot be loaded or its name is taken, or if the toggles' `after`
     contradict each other or the stages.
@@ -121,7 +150,7 @@ def usage(configuration: Mapping[str, Value], scope: Scope | None = None) -> str
         plain = toggle.baseline(scope) if scope else next(iter(toggle.values), None)
         idle = any(configuration.get(other) in values for other, values in toggle.idle_when.items())
         if value != plain and plain == AS_BUILT and toggle.undo:
-            python.append(toggle.undo)
+            python.append(toggle.undo(scope))
         if value != plain or not (toggle.is_plain or idle):
             (shell if toggle.stage is Stage.ENVIRONMENT else python).append(toggle.usage(value, scope).strip())
     if shell:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpubench.report.model import Value
 from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle
+from gpubench.workloads.batch import tensors, unlike
 
 if TYPE_CHECKING:
     from gpubench.toggles.model_context import ModelContext
@@ -17,11 +18,14 @@ def offers(scope: Scope) -> tuple[Value, ...]:
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
-    """Whether the first dimension of every input tensor is the batch size."""
-    sizes = {tensor.shape[0] for batch in context.batches for tensor in batch if tensor.dim()}
-    if not sizes:
+    """Whether the first dimension of every input tensor, or the length of the list it is in, is the batch size."""
+    if not any(tensor.dim() for batch in context.batches for tensor in tensors(batch)):
         return EvidenceResult(None, "no input tensor has a dimension to read")
-    return EvidenceResult(sizes == {value}, f"the inputs' first dimension is {', '.join(map(str, sorted(sizes)))}")
+    others = [tensor for batch in context.batches for _, tensor in unlike(batch, int(value))]
+    if not others:
+        return EvidenceResult(True, f"the inputs' first dimension is {value}")
+    sizes = sorted({tensor.shape[0] for tensor in others if tensor.dim()})
+    return EvidenceResult(False, f"the first dimension of inputs is {', '.join(map(str, sizes))}")
 
 
 BATCH_SIZE = Toggle(

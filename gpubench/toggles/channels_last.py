@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from gpubench.report.model import Value
 from gpubench.toggles import evidence as read
 from gpubench.toggles import kernels
-from gpubench.toggles.printed import run_lines
+from gpubench.toggles.printed import each_input, run_lines
 from gpubench.toggles.toggle import EvidenceResult, Scope, Stage, Toggle
+from gpubench.workloads.batch import is_flat
 
 if TYPE_CHECKING:
     import torch
@@ -49,19 +50,19 @@ def apply(context: ModelContext, value: Value) -> None:
     """Converts each convolution's weights and each input to the channels-last format for its number of dimensions."""
     if value == "off":
         return
-    lines = _lines(context.facts.unconvolved if context.facts else [])
-    context.batches = [
-        tuple(run_lines(lines, model=context.model, inputs=batch)["inputs"]) for batch in context.batches
-    ]
+    unconvolved = context.facts.unconvolved if context.facts else []
+    lines = _lines(unconvolved, nested=not all(map(is_flat, context.batches)))
+    context.change_batches(lambda batch: run_lines(lines, model=context.model, inputs=batch)["inputs"])
 
 
-def _lines(unconvolved: Sequence[str]) -> str:
+def _lines(unconvolved: Sequence[str], *, nested: bool) -> str:
+    change = "x.contiguous(memory_format=formats[x.dim()]) if x.dim() in formats else x"
     but = f" and name not in {list(unconvolved)}" if unconvolved else ""
     return f"""formats = {{4: torch.channels_last, 5: torch.channels_last_3d}}  # by the number of dimensions
 for name, weight in [*model.named_parameters(), *model.named_buffers()]:
     if weight.dim() in formats{but}:
         weight.data = weight.data.contiguous(memory_format=formats[weight.dim()])
-inputs = [x.contiguous(memory_format=formats[x.dim()]) if x.dim() in formats else x for x in inputs]"""
+{each_input(change, nested)}"""
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
@@ -132,7 +133,7 @@ CHANNELS_LAST = Toggle(
     apply=apply,
     evidence=evidence,
     usage=lambda value, scope: (
-        _lines(scope.workload.unconvolved if scope else [])
+        _lines(scope.workload.unconvolved if scope else [], nested=scope is not None and scope.workload.nested_inputs)
         if value == "on"
         else "# channels_last: off, so model and inputs stay as they are"
     ),

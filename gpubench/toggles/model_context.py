@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from gpubench.workloads.workload import Workload
     from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
-LEARNING_RATE = 1e-4
-
 
 @dataclass
 class ModelContext:
@@ -35,10 +33,12 @@ class ModelContext:
     configuration: dict[str, str | int]
     model: nn.Module
     batches: list[Any] = field(default_factory=list)  # tuples of tensors, as `Workload.inputs` made them
-    options: dict[str, int] = field(default_factory=dict)  # tile_size, tile_overlap: handed to Workload.infer
-    learning_rate: float = LEARNING_RATE
-    optimizer: torch.optim.Optimizer | None = None  # training
+    options: dict[str, Any] = field(default_factory=dict)  # own toggles, tile_size, tile_overlap: for the workload
+    optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)  # training
+    schedulers: list[torch.optim.lr_scheduler.LRScheduler] = field(default_factory=list)
+    first_batch: int = 1  # the number of the first of `batches` in the workload's dataset, where it has one
     inputs_resident: bool = True  # batches are on the device before the first step; else `transfer` moves each one
+    fetched_anew: bool = False  # a step reads its batch from the dataset; `batches` are the same ones
     step: StepParts = field(init=False)
     skipped: Callable[[], bool] | None = None
     """Whether the update since the last call was skipped, by a toggle that first has to find out how to train; None:
@@ -51,3 +51,10 @@ class ModelContext:
 
     def __post_init__(self) -> None:
         self.step = plain_step(self)
+
+    def change_batches(self, change: Callable[[Any], Any]) -> None:
+        """Changes the batches, and in each step the one that it reads anew."""
+        self.batches = [change(batch) for batch in self.batches]
+        if self.fetched_anew:
+            transfer = self.step.transfer
+            self.step.transfer = lambda batch: change(transfer(batch))

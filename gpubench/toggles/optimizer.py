@@ -1,17 +1,20 @@
-"""How AdamW updates the parameters: one at a time, in grouped calls, or in one fused kernel."""
+"""How the optimizers update the parameters: one at a time, in grouped calls, or in one fused kernel."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from gpubench.report.model import Value
 from gpubench.text import plural
 from gpubench.toggles.evidence import recorded
-from gpubench.toggles.model_context import LEARNING_RATE
 from gpubench.toggles.printed import run_lines
 from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
+from gpubench.workloads.optimizing import ALONE, FUSED, PLAIN, facts_of, lines
 
 if TYPE_CHECKING:
+    import torch
+
     from gpubench.measure.trace import Trace
     from gpubench.toggles.model_context import ModelContext
 
@@ -20,12 +23,13 @@ _FLAGS = {
     "foreach": {"foreach": True, "fused": False},
     "fused": {"foreach": False, "fused": True},
 }
-# An operator that only this implementation of AdamW calls. `aten::_foreach_add_` would not do: the fused one uses it
-# for its step counters, and the gradient scaler calls `_foreach_` operators too.
-_OPERATORS = {"for-loop": "aten::addcdiv_", "foreach": "aten::_foreach_addcdiv_", "fused": "aten::_fused_adamw_"}
+# What only this implementation calls. For most `aten::_foreach_add_` would not do: the fused ones use it for their step
+# counters, and the gradient scaler and clipping call `_foreach_` operators too. SGD has no other.
+_UPDATE = {"SGD": "add_"}
+_DIVIDE = "addcdiv_"
 
 # In the names of the GPU kernels: of both grouped implementations, and of the fused one alone.
-_GROUPED, _FUSED = "multi_tensor_apply", "FusedAdam"
+_GROUPED, _FUSED = "multi_tensor_apply", re.compile("Fused(Adam|Sgd|SGD|Adagrad)|fused_(adam|sgd|adagrad)")
 
 
 def is_training(scope: Scope) -> str | None:
@@ -34,33 +38,53 @@ def is_training(scope: Scope) -> str | None:
 
 
 def apply(context: ModelContext, value: Value) -> None:
-    """Creates AdamW over the parameters in their final dtype and layout."""
-    names = run_lines(_lines(value, context.learning_rate), model=context.model)
-    context.optimizer = names["optimizer"]
+    """Creates the optimizers over the parameters in their final dtype and layout."""
+    asked = context.workload.optimizers
+    names = run_lines(lines(facts_of(asked), _FLAGS[str(value)]), model=context.model)
+    context.optimizers = names.get("optimizers") or {ALONE: names[ALONE]}
+    schedules = {name: each.schedule for name, each in asked.items()}
+    context.schedulers = [
+        schedule(optimizer) for name, optimizer in context.optimizers.items() if (schedule := schedules.get(name))
+    ]
 
 
-def _lines(value: Value, learning_rate: float) -> str:
-    flags = "".join(f", {name}={flag}" for name, flag in _FLAGS[str(value)].items())
-    return f"optimizer = torch.optim.AdamW(model.parameters(), lr={learning_rate:g}{flags})"
+def _operators(kind: str) -> dict[str, str]:
+    update = _UPDATE.get(kind, _DIVIDE)
+    return {
+        "fused": f"aten::_fused_{kind.lower()}_",
+        "foreach": f"aten::_foreach_{update}",
+        "for-loop": f"aten::{update}",
+    }
 
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether the profiled step ran the implementation's own operators and, on a GPU, its kernels."""
-    if context.optimizer is None:
+    if not context.optimizers:
         return EvidenceResult(False, "the context has no optimizer")
     trace = recorded(context)
     if isinstance(trace, EvidenceResult):
         return trace
-    # A compiled optimizer would show none of them; gpubench does not compile it.
-    names = [operator.name for operator in trace.operators]
-    ran = next((each for each in ("fused", "foreach", "for-loop") if _OPERATORS[each] in names), None)
-    words = "no operator of an AdamW update"
-    if ran:
-        words = f"{plural(names.count(_OPERATORS[ran]), 'call')} of {_OPERATORS[ran]}"
-    group = context.optimizer.param_groups[0]
-    words += f" in the step; {type(context.optimizer).__name__} has foreach={group.get('foreach')} "
-    result = EvidenceResult(ran == value, f"{words}and fused={group.get('fused')}")
+    found = [_ran(kind, trace, value) for kind in dict.fromkeys(type(each).__name__ for each in _made(context))]
+    words = f"{' and '.join(words for _, words in found)} in the step"
+    for each in _made(context):
+        group = each.param_groups[0]
+        words += f"; {type(each).__name__} has foreach={group.get('foreach')} and fused={group.get('fused')}"
+    result = EvidenceResult(all(effect for effect, _ in found), words)
     return _kernels_too(trace, str(value), result) if result.took_effect and context.device.type == "cuda" else result
+
+
+def _made(context: ModelContext) -> list[torch.optim.Optimizer]:
+    return list(context.optimizers.values())
+
+
+def _ran(kind: str, trace: Trace, value: Value) -> tuple[bool, str]:
+    """Whether optimizers of that kind ran as `value` says, and which operator tells it."""
+    # A compiled optimizer would show none of them; gpubench does not compile it.
+    names, operators = [operator.name for operator in trace.operators], _operators(kind)
+    ran = next((each for each, operator in operators.items() if operator in names), None)
+    if ran is None:
+        return False, f"no operator of an {kind} update"
+    return ran == value, f"{plural(names.count(operators[ran]), 'call')} of {operators[ran]}"
 
 
 def _kernels_too(trace: Trace, value: str, result: EvidenceResult) -> EvidenceResult:
@@ -69,10 +93,16 @@ def _kernels_too(trace: Trace, value: str, result: EvidenceResult) -> EvidenceRe
     if not trace.kernels:
         return EvidenceResult(None, f"{result.detail}; no GPU kernel was recorded")
     grouped = [kernel.name for kernel in trace.kernels if _GROUPED in kernel.name]
-    fused = sum(_FUSED in name for name in grouped)
+    fused = sum(bool(_FUSED.search(name)) for name in grouped)
     words = f"{result.detail}; {fused} fused and {len(grouped) - fused} other {_GROUPED} kernels ran"
     ran = {"fused": fused > 0, "foreach": len(grouped) > fused, "for-loop": True}[value]
     return EvidenceResult(ran, words)
+
+
+def has_fused(scope: Scope) -> str | None:
+    """Each optimizer has a fused implementation."""
+    without = [each.kind for each in scope.workload.optimizers if each.kind not in FUSED]
+    return f"is not there for {without[0]}" if without else None
 
 
 def offers(scope: Scope) -> tuple[Value, ...]:
@@ -83,7 +113,7 @@ def offers(scope: Scope) -> tuple[Value, ...]:
 
 OPTIMIZER = Toggle(
     name="optimizer",
-    summary="The implementation of AdamW.",
+    summary="The implementation of the optimizers' update, AdamW's where the workload names no other.",
     values={
         "for-loop": "several small kernels for each parameter",
         "foreach": "a few calls over all parameters at once, with memory for intermediate lists",
@@ -92,10 +122,12 @@ OPTIMIZER = Toggle(
     stage=Stage.OPTIMIZER,
     applies=is_training,
     offers=offers,
-    requires={"fused": Requirement(torch_version=(2, 4), why="fused AdamW runs on a CPU since torch 2.4")},
+    requires={
+        "fused": Requirement(torch_version=(2, 4), why="fused optimizers run on a CPU since torch 2.4", check=has_fused)
+    },
     apply=apply,
     evidence=evidence,
-    usage=lambda value, _: _lines(value, LEARNING_RATE),
+    usage=lambda value, scope: lines(scope.workload.optimizers if scope else [PLAIN], _FLAGS[str(value)]),
     claims=("cytodl",),
     source="PyTorch documentation: torch.optim, foreach and fused implementations",
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gpubench.workloads.batch import map_tensors, tensors
+
 if TYPE_CHECKING:
     import torch
 
@@ -21,19 +23,20 @@ def make_plain(context: ModelContext) -> None:
     for kind in _KINDS:
         torch.set_autocast_enabled(kind, False)
     _pass_own_autocast()
-    batches = (part for batch in context.batches for part in batch)
-    tensors = (*context.model.parameters(), *context.model.buffers(), *batches)
-    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in tensors):
+    given = (tensor for batch in context.batches for tensor in tensors(batch))
+    everything = (*context.model.parameters(), *context.model.buffers(), *given)
+    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in everything):
         convert(context, torch.float32)
 
 
 def convert(context: ModelContext, dtype: torch.dtype) -> None:
     """Converts the weights and the floating-point inputs."""
     context.model.to(dtype)
-    context.batches = [
-        tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in batch)
-        for batch in context.batches
-    ]
+
+    def converted(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    context.change_batches(lambda batch: map_tensors(converted, batch))
 
 
 def autocast(kind: str, dtype: torch.dtype) -> torch.autocast:

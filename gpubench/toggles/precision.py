@@ -15,15 +15,16 @@ from gpubench.toggles import evidence as read
 from gpubench.toggles import fp32_flags, kernels
 from gpubench.toggles.own_precision import (
     STRICTLY_AS_BUILT,
-    UNDO,
     differs_from,
     is_own,
     own_dtypes,
     own_tolerance,
     reference,
     remark,
+    undo,
 )
 from gpubench.toggles.plain_fp32 import autocast, convert, make_plain
+from gpubench.toggles.printed import each_input
 from gpubench.toggles.step_parts import within
 from gpubench.toggles.tf32_probe import Tf32Probe, tf32_in_use
 from gpubench.toggles.toggle import AS_BUILT, EvidenceResult, Requirement, Scope, Stage, Toggle
@@ -49,12 +50,8 @@ torch.backends.cudnn.allow_tf32 = True
 torch.backends.cudnn.fp32_precision = "tf32"  # what convolutions of torch.compile's own look at since torch 2.9""",
     "bf16-autocast": """autocast = torch.autocast(device.type, torch.bfloat16)
 # in each step: with autocast: the forward pass and the loss, not the backward pass""",
-    "bf16-weights": """model = model.to(torch.bfloat16)
-inputs = [x.to(torch.bfloat16) if x.is_floating_point() else x for x in inputs]""",
     "fp16-autocast": """autocast = torch.autocast(device.type, torch.float16)
 # in each step: with autocast: the forward pass and the loss, not the backward pass""",
-    "fp16-weights": """model = model.to(torch.float16)
-inputs = [x.to(torch.float16) if x.is_floating_point() else x for x in inputs]""",
 }
 
 _USAGE_SCALER = """
@@ -64,11 +61,25 @@ scaler = torch.amp.GradScaler(device.type)
 
 def _usage(value: Value, scope: Scope | None) -> str:
     training = scope is None or scope.workload.mode == "training"
-    lines = _USAGE[str(value)] + (_USAGE_SCALER if value == "fp16-autocast" and training else "")
+    if str(value).endswith("-weights"):
+        nested = scope is not None and scope.workload.nested_inputs
+        dtype = {"bf16-weights": "torch.bfloat16", "fp16-weights": "torch.float16"}[str(value)]
+        inputs = each_input(f"x.to({dtype}) if x.is_floating_point() else x", nested)
+        lines = f"model = model.to({dtype})\n{inputs}"
+    else:
+        lines = _USAGE[str(value)]
+    lines += _USAGE_SCALER if value == "fp16-autocast" and training else ""
     as_it_is = value in (AS_BUILT, "torch-default", "fp32", "tf32")
     if as_it_is or (scope is not None and scope.device.kind == "cpu"):
         return lines
     return f"{_USAGE['fp32']}\n{lines}"  # `apply` sets these flags for every other value
+
+
+def _can_be_scaled(scope: Scope) -> str | None:
+    """A training step of the workload's own would have to scale its gradients."""
+    if scope.workload.mode == "inference" or not scope.workload.own_train_step:
+        return None
+    return "scales the gradients, which a train_step of the workload's own would have to do"
 
 
 def _dtype(value: Value) -> torch.dtype:
@@ -101,9 +112,9 @@ def _scale_gradients(context: ModelContext) -> None:
     backward = context.step.backward
 
     def update() -> None:
-        if context.optimizer is not None:
-            scaler.step(context.optimizer)
-            scaler.update()
+        for optimizer in context.optimizers.values():
+            scaler.step(optimizer)
+        scaler.update()
 
     last = scaler.get_scale()
 
@@ -277,7 +288,7 @@ PRECISION = Toggle(
     reference=reference,
     unfit=unfit,
     remark=remark,
-    undo=UNDO,
+    undo=undo,
     requires={
         AS_BUILT: Requirement(check=is_own),
         "torch-default": Requirement(device_kinds=("cuda",), why="elsewhere it is the same as fp32"),
@@ -286,7 +297,7 @@ PRECISION = Toggle(
         ),
         "bf16-autocast": Requirement(compute_capability=(8, 0), fast_dtype="bfloat16"),
         "bf16-weights": Requirement(compute_capability=(8, 0), fast_dtype="bfloat16", check=differs_from("bf16")),
-        "fp16-autocast": Requirement(fast_dtype="float16"),
+        "fp16-autocast": Requirement(fast_dtype="float16", check=_can_be_scaled),
         "fp16-weights": Requirement(
             modes=("inference",),
             fast_dtype="float16",

@@ -15,6 +15,19 @@ def run_lines(lines: str, **names: Any) -> dict[str, Any]:
     return known
 
 
+def each_input(change: str, nested: bool) -> str:
+    """The line that changes each tensor `x` of `inputs` as the expression `change` says.
+
+    nested: `inputs` is no plain tuple of tensors.
+    """
+    if nested:
+        return (
+            "from torch.utils._pytree import tree_map_only  # walks tuples, lists, mappings, registered dataclasses\n"
+            f"inputs = tree_map_only(torch.Tensor, lambda x: {change}, inputs)"
+        )
+    return f"inputs = tuple({change} for x in inputs)"
+
+
 def expression(name: str) -> str:
     """The submodule of `model` with that dotted name, as Python: `model.encoder`, `model.get_submodule('layers.0')`."""
     parts = ["model", *name.split(".")] if name else ["model"]

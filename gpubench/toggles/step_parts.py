@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from gpubench.workloads.batch import map_tensors
+from gpubench.workloads.building import with_options
 
 if TYPE_CHECKING:
     import torch
@@ -50,14 +54,33 @@ def plain_step(context: ModelContext) -> StepParts:
     import torch
 
     training, workload = context.mode == "training", context.workload
-    compute = workload.loss if training else workload.infer
+    compute = (workload.loss or workload.train_step) if training else workload.infer
     if compute is None:
         raise RuntimeError(f"workload {workload.name} has no {'loss' if training else 'infer'}")
+    if training and workload.loss:
+        compute = with_options(compute, context.options)
 
-    def optimizer() -> torch.optim.Optimizer:
-        if context.optimizer is None:
+    def optimizers() -> list[torch.optim.Optimizer]:
+        if not context.optimizers:
             raise RuntimeError(f"workload {workload.name} cannot be trained without an optimizer")
-        return context.optimizer
+        return list(context.optimizers.values())
+
+    def zero_grad() -> None:
+        for optimizer in optimizers():
+            optimizer.zero_grad(set_to_none=True)
+
+    def update() -> None:
+        for optimizer in optimizers():
+            optimizer.step()
+        for scheduler in context.schedulers:
+            scheduler.step()
+
+    def whole_step(batch: Any) -> Any:
+        with backward_outside_autocast(context.device.type):
+            loss = compute(context.model, batch, context.optimizers)
+        for scheduler in context.schedulers:
+            scheduler.step()
+        return loss
 
     def transfer(batch: Any) -> Any:
         return batch if context.inputs_resident else on_device(batch, context.device)
@@ -66,18 +89,38 @@ def plain_step(context: ModelContext) -> StepParts:
         options = () if training else (context.options,)
         return compute(context.model, batch, *options)
 
+    own = training and workload.train_step is not None
     return StepParts(
         fetch=lambda index: context.batches[index],
         transfer=transfer,
-        zero_grad=lambda: optimizer().zero_grad(set_to_none=True),
-        forward=forward,
-        backward=lambda loss: loss.backward(),
-        update=lambda: optimizer().step(),
+        zero_grad=nothing if own else zero_grad,
+        forward=whole_step if own else forward,
+        backward=nothing if own else lambda loss: loss.backward(),
+        update=nothing if own else update,
         collect=lambda result: result.detach() if training else result,
         grad_mode=torch.enable_grad if training else torch.no_grad,  # whatever the workload's code has switched
     )
 
 
-def on_device(batch: tuple[torch.Tensor, ...], device: torch.device) -> tuple[torch.Tensor, ...]:
+def nothing(*_: Any) -> None:
+    """A part that the workload's own training step does itself."""
+
+
+@contextmanager
+def backward_outside_autocast(kind: str) -> Iterator[None]:
+    """Inside the block `backward` leaves an autocast region that is around it, as torch's documentation asks for."""
+    import torch
+
+    backward = torch.autograd.backward
+
+    def outside(*arguments: Any, **named: Any) -> None:
+        with torch.autocast(kind, enabled=False):
+            backward(*arguments, **named)
+
+    with mock.patch.object(torch.autograd, "backward", outside):
+        yield
+
+
+def on_device(batch: Any, device: torch.device) -> Any:
     """`batch` on `device`."""
-    return tuple(tensor.to(device) for tensor in batch)
+    return map_tensors(lambda tensor: tensor.to(device), batch)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gpubench.report.model import Value
 from gpubench.toggles.evidence import convolutions, recorded
 from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle
+from gpubench.workloads.batch import tensors
 
 if TYPE_CHECKING:
     from gpubench.toggles.model_context import ModelContext
@@ -76,7 +77,9 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     largest = max(sides)
     words = f"the longest side of a convolution's input was {largest} px"
     if value == WHOLE:
-        given = max((max(tensor.shape[2:], default=0) for batch in context.batches for tensor in batch), default=0)
+        given = max(
+            (max(tensor.shape[2:], default=0) for batch in context.batches for tensor in tensors(batch)), default=0
+        )
         whole = context.workload.resolution or given
         return EvidenceResult(largest >= whole, f"{words}, the whole input's is {whole} px")
     # Models that pad before a convolution show a pixel or two more than the tile.

@@ -197,7 +197,8 @@ class Toggle:
     """The value under which the outputs are computed that others are compared with; None: the baseline."""
     unfit: Callable[[ModelContext], str | None] | None = None
     """Why the profiled step of a reference is none to compare with, or None."""
-    undo: str = ""  # code that takes back what the workload's own code sets, before `usage` of any value but AS_BUILT
+    undo: Callable[[Scope | None], str] | None = None
+    """Code that takes back what the workload's own code sets, before `usage` of any value but AS_BUILT."""
     remark: Callable[[Scope], str | None] | None = None  # a sentence of the report on a baseline of the workload's own
     changes_problem: bool = False  # reference outputs are computed with the same value (batch size, tiles)
     claims: tuple[str, ...] = ()  # published guides that promise a gain from it: ids of docs/claims.md

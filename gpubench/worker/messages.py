@@ -6,11 +6,11 @@ import socket
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from gpubench.flags import Flag
 from gpubench.hardware.facts import Device, Environment
-from gpubench.report.model import Evidence, Memory, Protocol, Quality, StepCounts, Value
+from gpubench.report.model import Evidence, Memory, Protocol, Quality, StageUse, StepCounts, Value
 from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
 # ----- tool -> fork server, and back
@@ -221,6 +221,7 @@ class MemoryRead(Struct, frozen=True, tag=True):
 
     memory: Memory
     seconds: float
+    stages: list[StageUse] = field(default_factory=list)
 
 
 class Failed(Struct, frozen=True, tag=True):

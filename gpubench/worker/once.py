@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gpubench.text import encodable
+from gpubench.toggles.own import declared
+from gpubench.toggles.toggle import Scope
 from gpubench.worker import fingerprint, limits, process_settings, reference
 from gpubench.worker.facts import Facts
 from gpubench.worker.fallbacks import Way, first_that_fits, ways
@@ -21,7 +23,9 @@ from gpubench.worker.messages import Describe, MakeReference, Module, ProbeResul
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
 from gpubench.worker.repeatability import Fresh, study_inference, study_training
 from gpubench.worker.step import Stepper
+from gpubench.workloads.batch import can_be_split, split
 from gpubench.workloads.catalog import resolve_size
+from gpubench.workloads.source import blaming
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +47,12 @@ def describe(request: Describe, tell: Callable[[str], None] = lambda _: None) ->
     tell("building the model")
     facts = facts_of(loaded, mode, request.batch_size)
     notes = [*facts.notes, *process_settings.notes(device.kind)]
+    facts = msgspec.structs.replace(facts, settings=process_settings.changed(device.kind), notes=notes)
+    scope = Scope.of(device, facts, environment)
+    with blaming(f"The toggles of {choice.reference}", loaded.file):
+        own = [declared(toggle, scope) for toggle in loaded.workload.toggles]
     return ProbeResult(
-        workload=msgspec.structs.replace(facts, settings=process_settings.changed(device.kind), notes=notes),
+        workload=msgspec.structs.replace(facts, toggles=own),
         device=device,
         environment=environment,
         note=f"There is a GPU, but the CPU was measured. {cuda_problem()}" if unusable else "",
@@ -108,7 +116,7 @@ def unfit(stepper: Stepper) -> str:
     from gpubench.measure.trace import trace_step
 
     context = stepper.context
-    checks = [toggle.unfit for toggle, _ in toggles_of(context.configuration) if toggle.unfit]
+    checks = [toggle.unfit for toggle, _ in toggles_of(context) if toggle.unfit]
     if not checks:
         return ""
     step = stepper.step if context.mode == "training" else lambda: infer_in_parts(stepper, 0)
@@ -128,13 +136,13 @@ def infer_in_parts(stepper: Stepper, index: int) -> dict[str, torch.Tensor]:
         try:
             found = []
             # The whole batch as it is: some steps know their inputs by identity.
-            for part in zip(*(tensor.chunk(parts) for tensor in batch), strict=True) if parts > 1 else [batch]:
+            for part in split(batch, parts) if parts > 1 else [batch]:
                 context.batches[index] = part
                 stepper.run(index)
                 found.append(reference.snapshot(stepper.output))
             return found[0] if len(found) == 1 else reference.join(found)
         except (RuntimeError, MemoryError) as error:
-            if parts >= context.batch_size or not limits.is_out_of_memory(error):
+            if parts >= context.batch_size or not limits.is_out_of_memory(error) or not can_be_split(batch):
                 raise
             parts *= 2
         finally:

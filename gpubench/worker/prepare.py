@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import GpubenchError
 from gpubench.report.model import Value
-from gpubench.toggles import all_toggles
+from gpubench.toggles import beside
 from gpubench.toggles.model_context import ModelContext
 from gpubench.toggles.step_parts import on_device
 from gpubench.toggles.toggle import Stage, Toggle
 from gpubench.toggles.traits import batch_size
 from gpubench.worker.messages import WorkloadChoice
 from gpubench.worker.seeding import IMPORT_SEED, seed_everything
-from gpubench.workloads.building import build_model, set_mode
+from gpubench.workloads.batch import make
+from gpubench.workloads.building import build_model, own_options, set_mode
 from gpubench.workloads.loader import Loaded, load
 from gpubench.workloads.source import import_module_of
 
@@ -49,12 +50,10 @@ def make_batches(loaded: Loaded, batch_size: int, count: int, seed: int) -> list
     return [make_batch(loaded.workload, batch_size, seed + 1 + index) for index in range(count)]
 
 
-def make_batch(workload: Workload, batch_size: int, seed: int) -> tuple[Any, ...]:
+def make_batch(workload: Workload, batch_size: int, seed: int) -> Any:
     """A batch on the CPU, the same in every process; what does not draw from the generator is seeded as well."""
-    import torch
-
     seed_everything(seed)
-    return tuple(workload.inputs(batch_size, torch.Generator().manual_seed(seed)))
+    return make(workload, batch_size, seed)
 
 
 def use_device(name: str) -> torch.device:
@@ -70,7 +69,8 @@ def use_device(name: str) -> torch.device:
 def build(loaded: Loaded, mode: Mode, device: torch.device, configuration: dict[str, Value], seed: int) -> ModelContext:
     """A context on the CPU with the model as its workload builds it."""
     seed_everything(seed)
-    model = build_model(loaded.workload)
+    options = own_options(loaded.workload, configuration)
+    model = build_model(loaded.workload, options)
     set_mode(model, mode)
     return ModelContext(
         workload=loaded.workload,
@@ -79,19 +79,22 @@ def build(loaded: Loaded, mode: Mode, device: torch.device, configuration: dict[
         batch_size=batch_size(configuration, loaded.workload.batch_size),
         configuration=dict(configuration),
         model=model,
+        options=options,
+        first_batch=seed + 1,
     )
 
 
-def toggles_of(configuration: dict[str, Value]) -> list[tuple[Toggle, Value]]:
-    """The toggles that `configuration` names, in the order in which they are applied."""
-    known = all_toggles()
+def toggles_of(context: ModelContext) -> list[tuple[Toggle, Value]]:
+    """The toggles that the context's configuration names, in the order in which they are applied."""
+    configuration = context.configuration
+    known = beside(context.workload.toggles)
     return [(toggle, configuration[name]) for name, toggle in known.items() if name in configuration]
 
 
 def apply_toggles(context: ModelContext, batches: list[Any]) -> None:
     """Applies every toggle of the context's configuration, moving model and `batches` to the device on the way."""
     context.batches = batches
-    toggles = toggles_of(context.configuration)
+    toggles = toggles_of(context)
     for toggle, value in toggles:
         if toggle.stage <= Stage.MODEL:
             toggle.apply(context, value)

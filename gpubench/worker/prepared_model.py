@@ -32,6 +32,7 @@ from gpubench.measure.memory import (
 from gpubench.measure.outputs import MAX_SHOWN
 from gpubench.measure.repeat import Pace, change, time_again
 from gpubench.measure.run_delay import run_delay_s
+from gpubench.measure.stages import stage_use
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, enqueue_seconds, sample, sample_blocks
@@ -313,7 +314,9 @@ class PreparedModel:
             growth_bytes_per_iteration=growth,
             unavailable=self.unavailable,
         )
-        return MemoryRead(memory, time.monotonic() - started)
+        names = self.context.workload.stages
+        stages = stage_use(self.context.model, names, self.stepper.step, device) if names else []
+        return MemoryRead(memory, time.monotonic() - started, stages)
 
     def growth(self, levels: Sequence[int | None]) -> int | None:
         """Bytes that each step adds; `levels` are readings after each step."""
@@ -367,7 +370,7 @@ class PreparedModel:
     def evidence(self) -> list[tuple[Toggle, Value, EvidenceResult]]:
         """What the trace and the libraries' records say of each toggle."""
         context = self.context
-        return [(toggle, value, toggle.evidence(context, value)) for toggle, value in toggles_of(context.configuration)]
+        return [(toggle, value, toggle.evidence(context, value)) for toggle, value in toggles_of(context)]
 
     def memoized(self) -> list[Flag]:
         """A flag where the timed steps left out what a step on fresh inputs computes, whose trace is then kept."""

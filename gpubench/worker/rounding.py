@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gpubench.measure.values import Rounding, rounding_of
 from gpubench.worker.reference import inference_steps
+from gpubench.workloads.batch import map_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,7 @@ def rounding(stepper: Stepper, infer: Infer, plain: Sequence[Tensors], seed: int
             for parameter in changed:
                 parameter.copy_(how(parameter))
             context.batches = [
-                tuple(how(each).to(each) if each.is_floating_point() else each for each in batch)
+                map_tensors(lambda each: how(each).to(each) if each.is_floating_point() else each, batch)
                 for batch in context.batches
             ]
 

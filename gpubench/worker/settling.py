@@ -28,7 +28,7 @@ class TrainingStart:
     def __init__(self, context: ModelContext) -> None:
         self.context = context
         self.tensors = {name: value.detach().cpu().clone() for name, value in _tensors(context)}
-        self.optimizer: Any = copy.deepcopy(context.optimizer.state_dict()) if context.optimizer else None
+        self.states: list[Any] = [copy.deepcopy(each.state_dict()) for each in _stateful(context)]
 
     def restore(self) -> None:
         """Sets everything back."""
@@ -37,8 +37,12 @@ class TrainingStart:
         with torch.no_grad():
             for name, value in _tensors(self.context):
                 value.copy_(self.tensors[name])
-        if self.context.optimizer:
-            self.context.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+        for each, state in zip(_stateful(self.context), self.states, strict=True):
+            each.load_state_dict(copy.deepcopy(state))
+
+
+def _stateful(context: ModelContext) -> list[Any]:
+    return [*context.optimizers.values(), *context.schedulers]
 
 
 def _tensors(context: ModelContext) -> list[tuple[str, torch.Tensor]]:

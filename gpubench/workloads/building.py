@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from gpubench.workloads.workload import Workload
+from gpubench.workloads.workload import Options, Workload
 from gpubench.workloads.workload_facts import Mode
 
 if TYPE_CHECKING:
     from torch import nn
 
+NOTHING: Options = MappingProxyType({})
 SHOWN = 3  # names in a sentence; the rest are counted
 
 
@@ -19,8 +24,23 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
-def build_model(workload: Workload) -> nn.Module:
-    """A new model, as the workload builds it.
+def own_options(workload: Workload, configuration: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+    """The value of each of the workload's own toggles: that of `configuration`, or the first one."""
+    firsts = {toggle.name: next(iter(toggle.values)) for toggle in workload.toggles}
+    return {name: configuration.get(name, first) for name, first in firsts.items()}
+
+
+def with_options(function: Callable[..., Any], options: Options) -> Callable[..., Any]:
+    """`function`, which gets `options` where it has a parameter of that name."""
+    try:
+        wanted = "options" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some classes of extensions tell no signature
+        wanted = False
+    return functools.partial(function, options=options) if wanted else function
+
+
+def build_model(workload: Workload, options: Options = NOTHING) -> nn.Module:
+    """A new model, as the workload builds it with `options`.
 
     A process may build several, and torch refuses to set the number of inter-operator threads twice, even to the same.
     """
@@ -33,7 +53,8 @@ def build_model(workload: Workload) -> nn.Module:
             set_threads(count)
 
     with mock.patch.object(torch, "set_num_interop_threads", set_once):
-        return workload.build()
+        model: nn.Module = with_options(workload.build, options or own_options(workload))()
+    return model
 
 
 def set_mode(model: nn.Module, mode: Mode) -> str:

@@ -21,6 +21,8 @@ SUMMARIES = MappingProxyType(
         "vae": "Convolutional autoencoder of latent diffusion: encode, decode or reconstruct, whole or tiled",
     }
 )
+# The toggles that a bundled workload brings with it.
+TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType({})
 # Of every bundled workload; the first three are the same model on other inputs.
 SIZES = ("large", "base", "medium", "small", "tiny")
 # `auto` on a GPU: the first whose training in fp32 fits into so much memory, by what "base" takes. The largest needs
@@ -54,6 +56,11 @@ def summary(name: str) -> str:
     entry_point = plugins()[name]
     told = entry_point.dist.metadata.json.get("summary") if entry_point.dist else None
     return str(told or entry_point.value)
+
+
+def brings(reference: str) -> tuple[str, ...] | None:
+    """The names of the toggles that a workload brings with it; None where only loading it tells."""
+    return TOGGLES.get(reference, ()) if reference in SUMMARIES else None
 
 
 def origin(name: str) -> str:

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any, cast
 from gpubench.errors import GpubenchError
 from gpubench.measure.order import names
 from gpubench.measure.outputs import collect, listed, no_tensor
+from gpubench.workloads.batch import PLAIN, is_flat, leaves, make, tensors, unlike
 from gpubench.workloads.building import build_model, plain_name, set_mode
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.observe import Observed, observe, short
+from gpubench.workloads.optimizing import facts_of
 from gpubench.workloads.source import blaming
 from gpubench.workloads.workload_facts import CompileTarget, Mode, WorkloadFacts
 
 if TYPE_CHECKING:
     from torch import nn
+
+INPUTS = "They must be dense tensors, in tuples, lists, mappings or dataclasses; numbers, text and None may be beside."
 
 
 def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> WorkloadFacts:
@@ -34,8 +38,11 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
     if count < 1:
         raise GpubenchError(f"The batch size is {count}.", "Give a whole number of at least 1.")
     model = _build(loaded)
-    _check_targets(loaded, model)
-    parameter_count, shapes = _count_parameters(loaded, model), _input_shapes(loaded, count)
+    _check_parts(loaded, model, workload.stages, "stage")
+    _check_parts(loaded, model, workload.compile_targets, "compile target")
+    _check_parts(loaded, model, [part for each in workload.optimizers.values() for part in each.parts], "trained part")
+    parameter_count = _count_parameters(loaded, model)
+    shapes, nested = _inputs(loaded, count)
     note = set_mode(model, mode)
     seen = observe(loaded, mode, model)
     if seen.device and mode == "training":
@@ -53,6 +60,7 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         batch_size=count,
         parameter_count=parameter_count,
         input_shapes=shapes,
+        nested_inputs=nested,
         convolution_dimensions=_convolution_dimensions(model) if seen.device is None else seen.convolution_dimensions(),
         attention=seen.attention() or _has_attention(model),
         unconvolved=list(_unconvolved(model) if seen.device is None else seen.unconvolved),
@@ -64,6 +72,10 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         autocast=[short(dtype) for dtype in seen.autocast],
         compiles_itself=seen.compiled or _is_compiled(model),
         notes=[each for each in (note, _unwatched(seen)) if each],
+        optimizers=facts_of(workload.optimizers),
+        dataset=workload.dataset is not None,
+        stages=list(workload.stages),
+        own_train_step=workload.train_step is not None,
         tile_sizes=list(tiling.sizes) if tiling else [],
         tile_multiple=tiling.multiple if tiling else 1,
         tile_overlap=tiling.overlap if tiling else 0,
@@ -114,49 +126,66 @@ def _count_parameters(loaded: Loaded, model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _check_targets(loaded: Loaded, model: nn.Module) -> None:
+def _check_parts(loaded: Loaded, model: nn.Module, names: Iterable[str], what: str) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
-    for target in loaded.workload.compile_targets:
+    for target in names:
         if target not in modules:
             children = ", ".join(name for name, _ in model.named_children()) or "none"
             raise GpubenchError(
-                f"The model of workload {loaded.workload.name!r} has no submodule {target!r}, its compile target.",
+                f"The model of workload {loaded.workload.name!r} has no submodule {target!r}, its {what}.",
                 f'Its own submodules: {children}. "" is the whole model.',
             )
 
 
-def _input_shapes(loaded: Loaded, batch_size: int) -> list[list[int]]:
-    import torch
-
+def _inputs(loaded: Loaded, batch_size: int) -> tuple[list[list[int]], bool]:
+    """The shapes of the input tensors, and whether they are no plain tuple of tensors."""
     name = loaded.workload.name
-    hint = "They must be a tuple of at least one dense tensor."
     with blaming(f"Making the inputs of {loaded.reference}", loaded.file):
-        batch: Any = loaded.workload.inputs(batch_size, torch.Generator().manual_seed(0))
-    if not isinstance(batch, tuple) or not batch:
-        kind = "an empty tuple" if batch == () else f"of type {type(batch).__name__}"
-        raise GpubenchError(f"The inputs of workload {name!r} are {kind}.", hint)
-    for index, part in enumerate(batch):
+        batch = make(loaded.workload, batch_size, 0)
+        if differs := _differing(batch, make(loaded.workload, batch_size, 0)) if loaded.workload.dataset else "":
+            raise GpubenchError(
+                f"{_called(differs)} of workload {name!r} differs when the same items are read again.",
+                "Let the dataset draw by the item's index, so that outputs can be compared.",
+            )
+    for place, part in leaves(batch):
         if kind := _no_input(part):
             raise GpubenchError(
-                f"Input {index} of workload {name!r} is {kind}.",
-                f"{hint} Leave out what is none, and make it in infer or loss of what is there.",
+                f"{_called(place)} of workload {name!r} is {kind}.",
+                f"{INPUTS} Leave out what is none, and make it in infer or loss of what is there.",
             )
-    shapes = [list(tensor.shape) for tensor in batch]
-    for shape in shapes:
-        if not shape or shape[0] != batch_size:
-            raise GpubenchError(
-                f"An input of workload {name!r} has shape {shape} for a batch of {batch_size}.",
-                "The first dimension of every input must be the batch.",
-            )
-    return shapes
+    shapes = [list(tensor.shape) for tensor in tensors(batch)]
+    if not shapes:
+        raise GpubenchError(f"The inputs of workload {name!r} hold no tensor.", INPUTS)
+    for place, tensor in unlike(batch, batch_size):
+        raise GpubenchError(
+            f"{_called(place)} of workload {name!r} has shape {list(tensor.shape)} for a batch of {batch_size}.",
+            "The first dimension of every input must be the batch; tensors of different sizes go in a list that long.",
+        )
+    return shapes, not is_flat(batch)
+
+
+def _differing(one: Any, other: Any) -> str:
+    """The place of the first tensor that the two batches do not have alike, or nothing."""
+    import torch
+
+    for (place, first), (_, second) in zip(leaves(one), leaves(other), strict=True):
+        if isinstance(first, torch.Tensor) and not torch.equal(first, second):
+            return place or "all"
+    return ""
+
+
+def _called(place: str) -> str:
+    return f"Input {place}" if place else "The input"
 
 
 def _no_input(part: Any) -> str:
-    """What `part` is, if it is no dense tensor with values; else nothing."""
+    """What `part` is, if it is neither a dense tensor with values nor a constant; else nothing."""
     import torch
 
+    if isinstance(part, PLAIN):
+        return ""
     if not isinstance(part, torch.Tensor):
-        return "None" if part is None else f"of type {type(part).__name__}"
+        return f"of type {type(part).__name__}"
     if part.is_nested:
         return "a nested tensor"
     if part.layout is not torch.strided:

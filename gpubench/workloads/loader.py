@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpubench.errors import GpubenchError
+from gpubench.toggles import installed_toggles
+from gpubench.toggles.own import check as check_own
 from gpubench.workloads.arguments import Argument, bind
 from gpubench.workloads.source import blaming, find
 from gpubench.workloads.workload import Workload
@@ -56,6 +58,7 @@ def load(reference: str, size: str | None = None, parameters: Mapping[str, objec
             f"{reference} is of type {type(workload).__name__}.",
             "It must be a gpubench Workload or a function that returns one.",
         )
+    check_own(workload.toggles, installed_toggles(), workload.name)
     return Loaded(
         workload=workload,
         reference=reference,

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from gpubench.workloads.building import build_model, set_mode
+from gpubench.workloads.batch import make, map_tensors
+from gpubench.workloads.building import build_model, own_options, set_mode, with_options
 from gpubench.workloads.loader import Loaded
+from gpubench.workloads.optimizing import ALONE, facts_of, lines
 from gpubench.workloads.workload_facts import Mode
 
 if TYPE_CHECKING:
@@ -85,22 +87,35 @@ def observe(loaded: Loaded, mode: Mode, model: nn.Module) -> Observed:
 def _attempt(loaded: Loaded, mode: Mode, build: Callable[[], nn.Module], device: torch.device) -> Observed:
     import torch
 
-    workload, seen = loaded.workload, Observed()
+    workload, options, seen = loaded.workload, own_options(loaded.workload), Observed()
     try:
         torch.manual_seed(0)
         model = build()
         set_mode(model, mode)
-        batch = workload.inputs(min(workload.batch_size, SMALL_BATCH), torch.Generator().manual_seed(0))
-        batch = tuple(part.to(device) for part in batch)
+        batch = make(workload, min(workload.batch_size, SMALL_BATCH), 0)
+        batch = map_tensors(lambda tensor: tensor.to(device), batch)
         with torch.set_grad_enabled(mode == "training"), _watching(model, seen):
             if mode == "training":
-                seen.output = workload.loss(model, batch) if workload.loss else None
+                seen.output = _trained(loaded, model, batch)
             else:
-                seen.output = workload.infer(model, batch, {}) if workload.infer else None
+                seen.output = workload.infer(model, batch, options) if workload.infer else None
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises; the measured step will tell of it
         return Observed(problem=f"{type(error).__name__}: {error}".splitlines()[0])
     seen.device = device.type
     return seen
+
+
+def _trained(loaded: Loaded, model: nn.Module, batch: Any) -> Any:
+    """What the training step of `model` returns."""
+    from gpubench.toggles.printed import run_lines
+
+    workload = loaded.workload
+    if workload.loss is not None:
+        return with_options(workload.loss, own_options(workload))(model, batch)
+    if workload.train_step is None:
+        return None
+    made = run_lines(lines(facts_of(workload.optimizers), {"foreach": False}), model=model)
+    return workload.train_step(model, batch, made.get("optimizers") or {ALONE: made[ALONE]})
 
 
 @contextmanager

@@ -9,23 +9,31 @@ A user's file defines one, or a function that returns one:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import GpubenchError
 from gpubench.measure.order import HOW
+from gpubench.workloads.optimizing import Optimizer, check
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Batch = tuple[Any, ...]  # of tensors
-Options = Mapping[str, int]
+    from gpubench.toggles.toggle import Toggle
+
+Batch = Any  # a nest of tensors: a tuple, mostly
+Options = Mapping[str, Any]  # name -> a number or a word
 
 
 def call_model(model: nn.Module, batch: Batch, options: Options) -> Any:
-    """The model's output for a whole batch; the default `infer`."""
-    return model(*batch)
+    """The model's output for a whole batch; the default `infer`.
+
+    A tuple or list is its arguments, a mapping its keyword arguments, anything else its only argument.
+    """
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, tuple | list) and not hasattr(batch, "_fields") else model(batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +49,28 @@ class Tiling:
 class Workload:
     """A model with its inputs and one step.
 
-    build:   returns the model on the CPU. It is called under a fixed seed. Its own dtype, autocast, torch.compile and
-             the modes of its parts are kept: they are the baseline.
-    inputs:  (batch_size, generator) -> tuple of CPU tensors, the first dimension of each being the batch.
-             Draw from `generator`: random normals, never zeros, which use less power and run faster.
+    build:   returns the model on the CPU; called as `build()`, or `build(options)` where it has a parameter of that
+             name. It is called under a fixed seed. Its own dtype, autocast, torch.compile and the modes of its parts
+             are kept: they are the baseline.
+    inputs:  (batch_size, generator) -> CPU tensors in a tuple, mapping, dataclass or a nest of them, the first
+             dimension of each being the batch. Tensors of different sizes stand in a list as long as the batch. None,
+             numbers and text may stand beside them. Draw from `generator`: random normals, never zeros, which use less
+             power and run faster.
+    dataset: () -> a map-style dataset of single items on the CPU, in place of `inputs`. A batch is so many items one
+             after the other, as torch's DataLoader collates them; an item must be the same whenever it is read.
     infer:   (model, batch, options) -> tensor, or a nest of tuples, lists, mappings, dataclasses and objects of
-             tensors, arrays and numbers. `options` holds `tile_size` (0: whole) and `tile_overlap` where `tiling` is
-             given.
-    loss:    (model, batch) -> scalar tensor; None: inference only.
+             tensors, arrays and numbers. `options` holds the value of each of `toggles`, and `tile_size` (0: whole)
+             and `tile_overlap` where `tiling` is given.
+    loss:    (model, batch) -> scalar tensor, or (model, batch, options); None: inference only.
+    train_step: (model, batch, optimizers) -> scalar tensor: a whole training step, where one loss does not make it.
+             It zeroes the gradients, calls `backward` and takes the steps of `optimizers`, which have their names.
+    optimizers: by name; without any, AdamW updates all parameters. With `loss` each takes one step after `backward`.
+    toggles: optimizations of this workload alone, which are measured like all others. The value that is measured is in
+             `options` under the toggle's name; a toggle may also have an `apply`.
     compile_targets: dotted names of the submodules to compile separately; "" is the whole model.
              Name submodules if `infer` or `loss` calls them instead of the model itself.
+    stages:  dotted names of submodules that do one after another what the step does (text encoder, denoiser, decoder).
+             Time and memory of each are told, and each is compiled by itself unless `compile_targets` says otherwise.
     compare: how outputs are compared with plain fp32's: "values" in their order; "set": rows in any order (detections);
              "rank": the order they are in (ids sorted by score, or scores that sort something). One word for all, or
              a mapping from an output's name or a part of it to the word: {"boxes": "set"} fits `output.0.boxes`.
@@ -59,11 +79,16 @@ class Workload:
     name: str
     item: str  # what one element of the batch is: "image", "patch", "token"
     batch_size: int
-    build: Callable[[], nn.Module]
-    inputs: Callable[[int, torch.Generator], Batch]
+    build: Callable[..., nn.Module]
+    inputs: Callable[[int, torch.Generator], Batch] | None = None
+    dataset: Callable[[], Any] | None = None
     infer: Callable[[nn.Module, Batch, Options], Any] | None = call_model  # None: training only
-    loss: Callable[[nn.Module, Batch], torch.Tensor] | None = None
+    loss: Callable[..., torch.Tensor] | None = None
+    train_step: Callable[[Any, Batch, Mapping[str, Any]], torch.Tensor] | None = None
+    optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
+    toggles: tuple[Toggle, ...] = ()
     compile_targets: tuple[str, ...] = ("",)
+    stages: tuple[str, ...] = ()
     tiling: Tiling | None = None
     resolution: int | None = None
     items_per_sample: int = 1  # items in one element of the batch (tokens of a sequence)
@@ -74,9 +99,22 @@ class Workload:
             raise GpubenchError(
                 f"Workload {self.name!r} has batch_size {self.batch_size}.", "Give a whole number of at least 1."
             )
-        if self.infer is None and self.loss is None:
-            raise GpubenchError(f"Workload {self.name!r} has neither infer nor loss.", "Give at least one of them.")
-
+        if self.infer is None and self.loss is None and self.train_step is None:
+            raise GpubenchError(
+                f"Workload {self.name!r} has neither infer nor loss.", "Give at least one of them, or a train_step."
+            )
+        if self.loss is not None and self.train_step is not None:
+            raise GpubenchError(
+                f"Workload {self.name!r} has a loss and a train_step.", "Leave the loss out: the train_step returns it."
+            )
+        if (self.inputs is None) == (self.dataset is None):
+            raise GpubenchError(
+                f"Workload {self.name!r} has {'no' if self.inputs is None else 'both'} inputs and dataset.",
+                "Give one of them.",
+            )
+        check(self.optimizers, self.name)
+        if self.stages and self.compile_targets == ("",):
+            object.__setattr__(self, "compile_targets", self.stages)
         for how in (self.compare,) if isinstance(self.compare, str) else self.compare.values():
             if how not in HOW:
                 raise GpubenchError(
@@ -86,4 +124,5 @@ class Workload:
     @property
     def modes(self) -> tuple[str, ...]:
         """The supported modes: inference, training or both."""
-        return tuple(mode for mode, part in (("inference", self.infer), ("training", self.loss)) if part is not None)
+        trains = self.loss or self.train_step
+        return tuple(mode for mode, part in (("inference", self.infer), ("training", trains)) if part is not None)

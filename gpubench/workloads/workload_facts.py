@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from gpubench.workloads.optimizing import PLAIN, OptimizerFacts
+
 Mode = Literal["inference", "training"]
 
 
@@ -16,6 +18,50 @@ class CompileTarget(Struct, frozen=True, kw_only=True):
     forward_module: (
         str  # where its forward is defined: "my_model", or "torch.nn.modules.container" of a bare Sequential
     )
+
+
+class OwnValue(Struct, frozen=True, kw_only=True):
+    """One value of a workload's own toggle, as a process without torch knows it."""
+
+    value: str | int
+    meaning: str
+    usage: str  # code that does the same in the reader's own program
+    impossible: str = ""  # why it cannot run on this device and in this mode
+    tolerance: float | None = None  # relative output error that it is allowed; None: fp32's own
+    noise_group: str = ""
+    magnitude: float | None = None  # None: larger than every number
+    needs: dict[str, list[str | int]] = field(default_factory=dict)  # other toggle -> values allowed
+
+
+class OwnToggle(Struct, frozen=True, kw_only=True):
+    """A toggle that a workload brings with it: all that can be said of it without its code."""
+
+    name: str
+    summary: str
+    stage: str  # name of a `toggle.Stage`
+    source: str
+    values: list[OwnValue]  # the baseline first
+    left_out: str = ""  # why it does not apply here
+    reference: str | int | None = None  # the value that outputs are compared with; None: the baseline
+    changes_problem: bool = False
+    is_plain: bool = True
+    ranks_anew_compiled: bool = False
+    compiles: list[str | int] = field(default_factory=list)
+    replays_graphs: list[str | int] = field(default_factory=list)
+    picks_by_time: list[str | int] = field(default_factory=list)
+    idle_when: dict[str, list[str | int]] = field(default_factory=dict)
+    conflicts: list[OwnConflict] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    claims: list[str] = field(default_factory=list)
+
+
+class OwnConflict(Struct, frozen=True, kw_only=True):
+    """A value of an own toggle that cannot be combined with values of another toggle."""
+
+    value: str | int
+    other: str
+    other_values: list[str | int]
+    reason: str
 
 
 class WorkloadFacts(Struct, frozen=True, kw_only=True):
@@ -30,7 +76,8 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     parameters: dict[str, str | int | float | bool]  # further arguments of the workload's function
     batch_size: int  # of the baseline
     parameter_count: int
-    input_shapes: list[list[int]]
+    input_shapes: list[list[int]]  # of its tensors, in order
+    nested_inputs: bool = False  # they are no plain tuple of tensors
     convolution_dimensions: list[int] = field(default_factory=list)  # [2], [3], []
     attention: bool = False
     unconvolved: list[str] = field(default_factory=list)  # weights of 4 or 5 dimensions that no convolution uses
@@ -46,6 +93,11 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     tile_sizes: list[int] = field(default_factory=list)  # offered; empty: cannot be tiled
     tile_multiple: int = 1  # a tile size must be a multiple of this
     tile_overlap: int = 0  # the default
+    optimizers: list[OptimizerFacts] = field(default_factory=lambda: [PLAIN])  # of the training step
+    dataset: bool = False  # its inputs are the items of a dataset
+    stages: list[str] = field(default_factory=list)  # submodules that run one after another, by name
+    own_train_step: bool = False  # its code calls `backward` and the optimizers itself
+    toggles: list[OwnToggle] = field(default_factory=list)  # that the workload brings with it
     resolution: int | None = None  # of the longer spatial side, if there is one
     not_compared: dict[str, str] = field(default_factory=dict)  # outputs of the step: path -> why
     source_hash: str | None = None  # of a user's file; a run with a changed file is not resumed

@@ -20,7 +20,6 @@ from gpubench.hardware.probe import probe_device, probe_environment
 from gpubench.measure.trace import Trace, trace_step
 from gpubench.report.model import Value
 from gpubench.toggles import all_toggles, allocator, fp32_flags, usage
-from gpubench.toggles.model_context import LEARNING_RATE
 from gpubench.toggles.printed import expression, run_lines
 from gpubench.toggles.toggle import Scope
 from gpubench.worker.prepare import apply_toggles, build, make_batches
@@ -85,7 +84,7 @@ def printed(loaded: Loaded, mode: str, lines: str, batch_size: int) -> Seen:
         "model": model,
         "inputs": workload.inputs(batch_size, torch.Generator().manual_seed(1)),
         "device": torch.device("cpu"),
-        "optimizer": torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, foreach=False, fused=False),
+        "optimizer": torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=False, fused=False),
         "options": {},
     }
     exec(lines, script)

@@ -52,7 +52,7 @@ def test_batches_of_another_size_are_caught(kit):
     context = kit.run({"batch_size": 3})
     context.batches = [(context.batches[0][0][:2], context.batches[0][1])]
     assert BATCH_SIZE.evidence(context, 3) == EvidenceResult(
-        took_effect=False, detail="the inputs' first dimension is 2, 3"
+        took_effect=False, detail="the first dimension of inputs is 2"
     )
 
 

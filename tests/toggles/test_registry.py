@@ -11,7 +11,7 @@ import pytest
 
 import gpubench.toggles
 from gpubench.errors import GpubenchError
-from gpubench.toggles import all_toggles, get, parse_value, usage
+from gpubench.toggles import all_toggles, get, installed_toggles, parse_value, usage
 from gpubench.toggles.toggle import Conflict, Stage
 
 ORDER = [
@@ -27,6 +27,7 @@ ORDER = [
     "compile",
 ]
 SHARED = {
+    "own",
     "fp32_flags",
     "own_precision",
     "plain_fp32",
@@ -43,9 +44,9 @@ SHARED = {
 
 @pytest.fixture(autouse=True)
 def fresh_registry():
-    all_toggles.cache_clear()
+    installed_toggles.cache_clear()
     yield
-    all_toggles.cache_clear()
+    installed_toggles.cache_clear()
 
 
 def install(monkeypatch, *entry_points: EntryPoint) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import gpubench.toggles
 from gpubench.errors import GpubenchError
-from gpubench.toggles import all_toggles, get
+from gpubench.toggles import all_toggles, get, installed_toggles
 from gpubench.toggles.toggle import Requirement, Toggle
 from gpubench.toggles.traits import (
     batch_size,
@@ -28,9 +28,9 @@ from gpubench.toggles.traits import (
 
 @pytest.fixture(autouse=True)
 def fresh_registry():
-    all_toggles.cache_clear()
+    installed_toggles.cache_clear()
     yield
-    all_toggles.cache_clear()
+    installed_toggles.cache_clear()
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def plant(monkeypatch):
         points = [EntryPoint(name, "planted", "gpubench.toggles") for name in named]
         monkeypatch.setattr(gpubench.toggles, "entry_points", lambda group: points)
         monkeypatch.setattr(gpubench.toggles, "load_plugin", lambda kind, point, expected: named[point.name])
-        all_toggles.cache_clear()
+        installed_toggles.cache_clear()
 
     return add
 

@@ -122,9 +122,7 @@ def test_inputs_that_do_not_fit() -> None:
     def with_inputs(make: Callable[..., Any]) -> str:
         return fails(loaded(lambda: nn.Linear(4, 4), inputs=make))
 
-    assert "inputs of workload 'mine' are of type Tensor" in with_inputs(lambda b, g: torch.ones(b, 4))
-    assert "are an empty tuple. They must be a tuple of at least one dense tensor." in with_inputs(lambda b, g: ())
-    assert "Input 1 of workload 'mine' is None. They must be" in with_inputs(lambda b, g: (torch.ones(b, 4), None))
+    assert "inputs of workload 'mine' hold no tensor. They must be dense tensors" in with_inputs(lambda b, g: ())
     for part, kind in (
         (torch.ones(2, 4).to_sparse(), "a tensor of layout torch.sparse_coo"),
         (torch.ones(2, 4).to_sparse_csr(), "a tensor of layout torch.sparse_csr"),
@@ -132,7 +130,7 @@ def test_inputs_that_do_not_fit() -> None:
         (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "a nested tensor"),
         (torch.quantize_per_tensor(torch.ones(2, 4), 1.0, 0, torch.qint8), "a quantized tensor (torch.qint8)"),
         (torch.ones(2, 4, device="meta"), "a tensor on the meta device, without values"),
-        ([1, 2], "of type list"),
+        (object(), "of type object"),
     ):
         assert f"Input 0 of workload 'mine' is {kind}." in with_inputs(lambda b, g, part=part: (part,))
     assert "has shape [1, 4] for a batch of 2. The first dimension" in with_inputs(lambda b, g: (torch.ones(1, 4),))
