@@ -1,6 +1,6 @@
 """A model that is fed from a dataset, so that a step may begin with reading its batch.
 
-    gpubench compare-opts examples/from_dataset.py:classifier --pipeline loader --set precision=bf16-autocast
+gpubench compare-opts examples/from_dataset.py:classifier --pipeline loader --set precision=bf16-autocast
 """
 
 import torch

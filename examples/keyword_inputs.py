@@ -1,6 +1,6 @@
 """A language model as libraries have them: keyword arguments in, a dataclass out, and `None` where nothing is given.
 
-    gpubench compare-opts examples/keyword_inputs.py:reader --set precision=bf16-autocast
+gpubench compare-opts examples/keyword_inputs.py:reader --set precision=bf16-autocast
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """A generative adversarial step: two optimizers, each for its part of the model, and clipping between.
 
-    gpubench compare-opts examples/two_optimizers.py:gan --mode training --set optimizer=foreach,fused
+gpubench compare-opts examples/two_optimizers.py:gan --mode training --set optimizer=foreach,fused
 """
 
 from collections.abc import Mapping

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from gpubench.measure.quality import FP32_TOLERANCE
 from gpubench.report.model import Value
 from gpubench.toggles import fp32_flags
-from gpubench.toggles.printed import each_input
+from gpubench.toggles.printed import cast_model, each_input
 from gpubench.toggles.toggle import AS_BUILT, Scope
 from gpubench.workloads.workload_facts import WorkloadFacts
 
@@ -19,9 +19,10 @@ _TOLERANCES = {"bf16": 0.06, "fp16": 0.02, "tf32": 0.01, "fp32": 0.01, "fp64": F
 def undo(scope: Scope | None) -> str:
     """Code that makes plain fp32 of a model that its own code makes something else."""
     nested = scope is not None and scope.workload.nested_inputs
+    cast = cast_model("torch.float32", scope is not None and scope.workload.complex_weights)
     return f"""# take autocast and torch.backends.*.fp32_precision settings of its own out of the code, and then
 torch.set_default_dtype(torch.float32)
-model = model.float()
+{cast}
 {each_input("x.float() if x.is_floating_point() else x", nested)}"""
 
 

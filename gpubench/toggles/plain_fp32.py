@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gpubench.toggles.printed import cast_model, run_lines
 from gpubench.workloads.batch import map_tensors, tensors
+from gpubench.workloads.building import has_complex
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +33,7 @@ def make_plain(context: ModelContext) -> None:
 
 def convert(context: ModelContext, dtype: torch.dtype) -> None:
     """Converts the weights and the floating-point inputs."""
-    context.model.to(dtype)
+    run_lines(cast_model(str(dtype), has_complex(context.model)), model=context.model)
 
     def converted(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -24,7 +24,7 @@ from gpubench.toggles.own_precision import (
     undo,
 )
 from gpubench.toggles.plain_fp32 import autocast, convert, make_plain
-from gpubench.toggles.printed import each_input
+from gpubench.toggles.printed import cast_model, each_input
 from gpubench.toggles.step_parts import within
 from gpubench.toggles.tf32_probe import Tf32Probe, tf32_in_use
 from gpubench.toggles.toggle import AS_BUILT, EvidenceResult, Requirement, Scope, Stage, Toggle
@@ -65,7 +65,7 @@ def _usage(value: Value, scope: Scope | None) -> str:
         nested = scope is not None and scope.workload.nested_inputs
         dtype = {"bf16-weights": "torch.bfloat16", "fp16-weights": "torch.float16"}[str(value)]
         inputs = each_input(f"x.to({dtype}) if x.is_floating_point() else x", nested)
-        lines = f"model = model.to({dtype})\n{inputs}"
+        lines = f"{cast_model(dtype, scope is not None and scope.workload.complex_weights)}\n{inputs}"
     else:
         lines = _USAGE[str(value)]
     lines += _USAGE_SCALER if value == "fp16-autocast" and training else ""

@@ -28,6 +28,15 @@ def each_input(change: str, nested: bool) -> str:
     return f"inputs = tuple({change} for x in inputs)"
 
 
+def cast_model(dtype: str, has_complex: bool) -> str:
+    """The lines that convert the weights to `dtype`, but complex ones, which `model.to` would make real."""
+    if not has_complex:
+        return f"model = model.to({dtype})"
+    return f"""for weight in [*model.parameters(), *model.buffers()]:
+    if weight.is_floating_point():  # complex ones stay
+        weight.data = weight.data.to({dtype})"""
+
+
 def expression(name: str) -> str:
     """The submodule of `model` with that dotted name, as Python: `model.encoder`, `model.get_submodule('layers.0')`."""
     parts = ["model", *name.split(".")] if name else ["model"]

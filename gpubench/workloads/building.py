@@ -57,6 +57,11 @@ def build_model(workload: Workload, options: Options = NOTHING) -> nn.Module:
     return model
 
 
+def has_complex(model: nn.Module) -> bool:
+    """Whether a parameter or buffer of the model is complex: rotary frequencies, spectral filters."""
+    return any(tensor.is_complex() for tensor in (*model.parameters(), *model.buffers()))
+
+
 def set_mode(model: nn.Module, mode: Mode) -> str:
     """Puts the model into training or evaluation mode, and says which parts keep another one.
 

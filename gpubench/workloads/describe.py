@@ -9,7 +9,7 @@ from gpubench.errors import GpubenchError
 from gpubench.measure.order import names
 from gpubench.measure.outputs import collect, listed, no_tensor
 from gpubench.workloads.batch import PLAIN, is_flat, leaves, make, tensors, unlike
-from gpubench.workloads.building import build_model, plain_name, set_mode
+from gpubench.workloads.building import build_model, has_complex, plain_name, set_mode
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.observe import Observed, observe, short
 from gpubench.workloads.optimizing import facts_of
@@ -61,6 +61,7 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         parameter_count=parameter_count,
         input_shapes=shapes,
         nested_inputs=nested,
+        complex_weights=has_complex(model),
         convolution_dimensions=_convolution_dimensions(model) if seen.device is None else seen.convolution_dimensions(),
         attention=seen.attention() or _has_attention(model),
         unconvolved=list(_unconvolved(model) if seen.device is None else seen.unconvolved),

@@ -77,6 +77,7 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     batch_size: int  # of the baseline
     parameter_count: int
     input_shapes: list[list[int]]  # of its tensors, in order
+    complex_weights: bool = False  # parameters or buffers, which precisions leave alone
     nested_inputs: bool = False  # they are no plain tuple of tensors
     convolution_dimensions: list[int] = field(default_factory=list)  # [2], [3], []
     attention: bool = False

@@ -204,7 +204,9 @@ def test_the_code_of_a_recommendation_first_takes_back_what_the_workload_sets(ki
         {"precision": "as-built", "compile": "as-built"},
     )
     lines = usage(chosen, own).splitlines()
-    assert lines.index("model = model.float()") < lines.index("autocast = torch.autocast(device.type, torch.bfloat16)")
+    assert lines.index("model = model.to(torch.float32)") < lines.index(
+        "autocast = torch.autocast(device.type, torch.bfloat16)"
+    )
     assert "# take torch.compile of its own out of the code" in lines
     assert "model.float()" not in usage(chosen, kit.scope(dtypes=["fp32"]))
     assert usage(baseline, own) == ""

@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from gpubench.errors import GpubenchError
+from gpubench.hardware.facts import Device
 from gpubench.toggles import all_toggles
 from gpubench.toggles.printed import each_input, run_lines
+from gpubench.toggles.toggle import Scope
 from gpubench.worker.once import infer_in_parts
 from gpubench.worker.prepare import apply_toggles, build, make_batches
 from gpubench.worker.step import Stepper
@@ -176,3 +178,34 @@ def test_the_example_with_keyword_inputs_runs(tmp_path: Path) -> None:
         assert rows[0]["status"] == "ok", rows
         assert rows[1]["status"] in ("ok", "wrong"), rows[1]["reason"]  # bf16 weights may lose the updates
         assert rows[1]["evidence"]
+
+
+class Rotary(nn.Module):
+    """Turns pairs of values by angles that are kept as complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("turns", torch.polar(torch.ones(2), torch.tensor([0.3, 0.7])))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        turned = torch.view_as_complex(y.float().unflatten(-1, (2, 2))) * self.turns
+        return torch.view_as_real(turned).flatten(-2).to(y)
+
+
+def test_complex_buffers_stay_as_they_are() -> None:
+    case = loaded(build=Rotary)
+    facts = describe(case, "inference")
+    assert facts.complex_weights is True
+    assert describe(loaded(), "inference").complex_weights is False
+    context = build(case, "inference", torch.device("cpu"), {"precision": "bf16-weights"}, 0)
+    apply_toggles(context, make_batches(case, 2, 1, 0))
+    assert (context.model.layer.weight.dtype, context.model.turns.dtype) == (torch.bfloat16, torch.complex64)
+    stepper = Stepper(context)
+    stepper.step()
+    assert stepper.output.dtype is torch.bfloat16
+    scope = Scope(device=Device(kind="cpu", name="A CPU", cores=2), workload=facts, torch_version=(2, 13))
+    lines = all_toggles()["precision"].usage("bf16-weights", scope)
+    model = run_lines(lines, model=Rotary(), inputs=(torch.ones(2, 4),))["model"]
+    assert (model.layer.weight.dtype, model.turns.dtype) == (torch.bfloat16, torch.complex64)
