@@ -224,7 +224,7 @@ def measure(loaded: Any, mode: Any, configuration: Configuration, device: Any, r
     for warm in (0, WARM_STEPS):
         facts[f"profiled_after_{warm}"] = profiled(stepper.step, warm, cuda, kernels=warm > 0)
     context.trace = trace_step(stepper.step, cuda=cuda)
-    proofs = {toggle.name: toggle.evidence(context, value) for toggle, value in toggles_of(context.configuration)}
+    proofs = {toggle.name: toggle.evidence(context, value) for toggle, value in toggles_of(context)}
     facts["evidence"] = {name: [proof.took_effect, proof.detail] for name, proof in proofs.items()}
     return facts
 

@@ -40,8 +40,6 @@ from gpubench.workloads.loader import load
 device, reference, mode, configuration, faults, wide = sys.argv[1:4] + [json.loads(text) for text in sys.argv[4:7]]
 sizes = importlib.import_module(f"gpubench.workloads.{reference}").SIZES
 sizes["tiny"] = dataclasses.replace(sizes["tiny"], **wide)
-known = prepare.toggles_of(configuration)
-
 def faulty(toggle):
     if toggle.name not in faults:
         return toggle
@@ -50,9 +48,10 @@ def faulty(toggle):
         return dataclasses.replace(toggle, apply=lambda context, value: None)
     return dataclasses.replace(toggle, apply=lambda context, value: toggle.apply(context, ran))
 
-prepare.toggles_of = lambda configuration: [(faulty(toggle), value) for toggle, value in known]
 loaded = load(reference, "tiny", {})
 context = prepare.build(loaded, mode, torch.device(device), configuration, 0)
+known = prepare.toggles_of(context)
+prepare.toggles_of = lambda context: [(faulty(toggle), value) for toggle, value in known]
 prepare.apply_toggles(context, prepare.make_batches(loaded, context.batch_size, 2, 0))
 stepper = Stepper(context)
 for _ in range(6):
