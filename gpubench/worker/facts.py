@@ -28,6 +28,7 @@ class Facts:
     moves: bool = False  # a step of inference trains parameters, and their change is compared as well
     spread: float = 0.0  # what other random numbers alone change in the outputs or losses, relative
     losses: tuple[float, ...] = ()  # training
+    noise: float = 0.0  # what rounding in fp32 alone changes in these losses, relative
     what: str = ""  # what outputs are compared with, as reports say it
     left_out: dict[str, str] = field(default_factory=dict)  # what else a step returns -> why it is not compared
     rounding: dict[str, Rounding] = field(default_factory=dict)  # output -> what rounding alone changes, where known

@@ -12,7 +12,7 @@ import msgspec
 
 from gpubench.errors import GpubenchError
 from gpubench.measure.outputs import collect, load_tensors, no_tensor, on_cpu, save_tensors
-from gpubench.measure.quality import SPREADS, compare, compare_training, judge, together
+from gpubench.measure.quality import FP32_TOLERANCE, SPREADS, compare, compare_training, judge, together
 from gpubench.report.model import OutputQuality, Quality, Value
 from gpubench.worker import facts
 from gpubench.worker.facts import Facts
@@ -231,7 +231,16 @@ class Reference:
 
         # The same seed mostly gives the same random numbers; where it does not, what they change is allowed.
         strictly = compared(0.0)
-        return strictly if strictly.passed or self.facts.spread <= RANDOM else compared(self.facts.spread)
+        if strictly.passed or self.facts.spread > RANDOM:
+            return strictly if strictly.passed else compared(self.facts.spread)
+        # Where rounding alone changes the losses by more than fp32 is allowed, only what is lost for good can be told.
+        error, noise = strictly.relative_error, self.facts.noise
+        if error is None or noise <= FP32_TOLERANCE or not compared(math.inf).passed:
+            return strictly
+        return self._undecided(
+            f"a loss is {error:.2g} off the reference's, and rounding in fp32 alone changes it by {noise:.2g}: these "
+            "steps are chaotic, which more items in a batch or a smaller learning rate may mend"
+        )
 
     def _repeated(self, quality: Quality) -> Quality:
         """`quality`, undecided where the reference's own configuration fails: then its outputs do not repeat."""

@@ -17,7 +17,7 @@ from gpubench.worker import fingerprint, reference
 from gpubench.worker.facts import SEEDED, Facts, built_differently
 from gpubench.worker.fingerprint import INPUT, Fingerprint
 from gpubench.worker.reference import RANDOM, inference_steps
-from gpubench.worker.rounding import rounding
+from gpubench.worker.rounding import nudged, rounding
 from gpubench.worker.seeding import OTHER_NUMBERS, seed_step
 
 if TYPE_CHECKING:
@@ -220,13 +220,15 @@ def study_training(fresh: Build, unfit: Unfit, seed: int, steps: int, facts: Fac
     if problem:
         return update, replace(facts, problem=problem)
 
-    def again(numbers: int, steps: int) -> tuple[str, float]:
-        """Another build's first parameter that differs, and how far its losses are off."""
+    def again(numbers: int, steps: int, *, rounded: bool = False) -> tuple[str, float]:
+        """Another build's first parameter that differs, and how far its losses are off; `rounded`: see `nudge`."""
         other = fresh()
         model, unlike = other.stepper.context.model, fingerprint.difference(facts.built, other.built)
         if parts.in_(model):
             reference.restore(model, trained)  # `build` returns the model that was trained before
             unlike = ""
+        if rounded:
+            nudge(model)
         found, _ = reference.training_steps(other.stepper, reference.parameters(model), [], steps, numbers)
         return unlike, reference.loss_spread(losses[:steps], found)
 
@@ -236,4 +238,16 @@ def study_training(fresh: Build, unfit: Unfit, seed: int, steps: int, facts: Fac
     if not problem and spread > RANDOM:
         _, repeated = again(seed, 1)
         problem = _beyond_the_seed(repeated) if repeated > RANDOM else ""
-    return update, replace(facts, problem=problem, spread=spread)
+    noise = 0.0 if problem else again(seed, steps, rounded=True)[1]
+    return update, replace(facts, problem=problem, spread=spread, noise=noise)
+
+
+def nudge(model: nn.Module) -> None:
+    """Changes the weights as other roundings in fp32 might have: where losses are chaotic, that alone changes them."""
+    import torch
+
+    chance = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.copy_(nudged(parameter, chance))

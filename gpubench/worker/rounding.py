@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 NUDGE = 1e-6  # relative; one rounding in fp32 is off by up to 6e-8, and a network makes hundreds in a row
 
 
+def nudged(tensor: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
+    """The floating-point `tensor` as other roundings in fp32 might have left it."""
+    import torch
+
+    return tensor * (1 + NUDGE * torch.randn(tensor.shape, generator=chance).to(tensor))
+
+
 def rounding(stepper: Stepper, infer: Infer, plain: Sequence[Tensors], seed: int) -> dict[str, Rounding]:
     """What rounding changes in the outputs `plain` of each batch."""
     import torch
@@ -28,7 +35,7 @@ def rounding(stepper: Stepper, infer: Infer, plain: Sequence[Tensors], seed: int
     own, batches = [parameter.detach().to("cpu", copy=True) for parameter in changed], context.batches
 
     def nudge(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor * (1 + NUDGE * torch.randn(tensor.shape, generator=chance).to(tensor))
+        return nudged(tensor, chance)
 
     def change(how: Callable[[torch.Tensor], torch.Tensor]) -> None:
         with torch.no_grad():
