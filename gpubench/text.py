@@ -34,6 +34,20 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def message_of(error: BaseException) -> str:
+    """The error's text as valid UTF-8: a user's exception may contain lone surrogates or fail in `__str__`."""
+    try:
+        return str(error).encode("utf-8", "replace").decode()
+    except Exception as second:  # noqa: BLE001 - whatever its __str__ raises
+        return f"(its message cannot be shown: {type(second).__name__})"
+
+
+def kind_and_message(error: BaseException) -> str:
+    """`ValueError: the first line of its message`; the kind alone where there is none."""
+    first = (message_of(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
 def times(count: int) -> str:
     """`once`, `2 times`."""
     return "once" if count == 1 else f"{count} times"
