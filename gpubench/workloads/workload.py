@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import GpubenchError
 from gpubench.measure.order import HOW
+from gpubench.text import encodable
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +71,10 @@ class Workload:
     compare: str | Mapping[str, str] = "values"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
+        for what, text in (("name", self.name), ("item", self.item)):
+            if not isinstance(text, str) or not text.strip() or text != encodable(text):
+                raise GpubenchError(f"The {what} of a Workload is {text!r}.", "Give a text, such as 'image'.")
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise GpubenchError(
                 f"Workload {self.name!r} has batch_size {self.batch_size}.", "Give a whole number of at least 1."
             )
