@@ -9,6 +9,7 @@ import unicodedata
 # Cs: lone surrogates, which cannot be encoded. Cn: not assigned, among them what XML forbids (U+FFFE, U+FFFF).
 # Zl, Zp: line and paragraph separators.
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cn", "Cs", "Zl", "Zp"})
+MAX_MESSAGE = 500  # characters of an error that are quoted: some quote whole tensors
 
 
 def printable(text: str) -> str:
@@ -43,9 +44,9 @@ def message_of(error: BaseException) -> str:
 
 
 def kind_and_message(error: BaseException) -> str:
-    """`ValueError: the first line of its message`; the kind alone where there is none."""
+    """`ValueError: the first line of its message`, or as much as anyone reads; the kind alone where there is none."""
     first = (message_of(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return f"{type(error).__name__}: {first}"[:MAX_MESSAGE] if first else type(error).__name__
 
 
 def times(count: int) -> str:

@@ -52,7 +52,7 @@ def failure(error: BaseException) -> Failed:
     if isinstance(error, Shared):
         return Failed("shared", "the workload's models share modules")
     kind = "oom" if limits.is_out_of_memory(error) else "failed"
-    return Failed(kind, kind_and_message(error)[:500], message_of(error).strip()[:4000])
+    return Failed(kind, kind_and_message(error), message_of(error).strip()[:4000])
 
 
 class Session:
