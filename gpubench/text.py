@@ -9,6 +9,7 @@ import unicodedata
 # Cs: lone surrogates, which cannot be encoded. Cn: not assigned, among them what XML forbids (U+FFFE, U+FFFF).
 # Zl, Zp: line and paragraph separators.
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cn", "Cs", "Zl", "Zp"})
+MAX_MESSAGE = 500  # characters of an error that are quoted: some quote whole tensors
 
 
 def printable(text: str) -> str:
@@ -32,6 +33,20 @@ def _visible(character: str) -> str:
 def encodable(text: str) -> str:
     """`text` as UTF-8 can hold it: what a path has of bytes that are none becomes a visible escape."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def message_of(error: BaseException) -> str:
+    """The error's text as valid UTF-8: a user's exception may contain lone surrogates or fail in `__str__`."""
+    try:
+        return str(error).encode("utf-8", "replace").decode()
+    except Exception as second:  # noqa: BLE001 - whatever its __str__ raises
+        return f"(its message cannot be shown: {type(second).__name__})"
+
+
+def kind_and_message(error: BaseException) -> str:
+    """`ValueError: the first line of its message`, or as much as anyone reads; the kind alone where there is none."""
+    first = (message_of(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"[:MAX_MESSAGE] if first else type(error).__name__
 
 
 def times(count: int) -> str:

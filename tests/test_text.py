@@ -7,7 +7,7 @@ import pytest
 
 import gpubench
 from gpubench.errors import GpubenchError
-from gpubench.text import clause, plural, plural_of, printable, sentence, times
+from gpubench.text import clause, kind_and_message, plural, plural_of, printable, sentence, times
 
 PACKAGE = Path(gpubench.__file__).parent
 
@@ -34,6 +34,12 @@ def test_errors_that_quote_it_are_printable() -> None:
     error = GpubenchError("No file 'a\x1b[31m\nb'.", "Rename \u202ea.")
     assert (error.message, error.hint) == ("No file 'a\\x1b[31m b'.", "Rename \\u202ea.")
     assert error.args == (error.message,)
+
+
+def test_an_error_is_quoted_in_short() -> None:
+    assert kind_and_message(ValueError(" one\ntwo")) == "ValueError: one"
+    assert kind_and_message(KeyError()) == "KeyError"
+    assert len(kind_and_message(ValueError(10**6 * "x"))) == 500
 
 
 def test_plurals() -> None:

@@ -96,8 +96,11 @@ def run(arguments: list[str]) -> int:
         return 128 + signal.SIGINT
     except Terminated as error:
         return 128 + int(error.args[0])
-    except BrokenPipeError:
-        # The reader has closed the pipe (`gpubench ... | head`): no message, and no traceback at exit.
+    except (BrokenPipeError, SystemExit) as error:
+        # The reader has closed the pipe (`gpubench ... | head`): no message, and no traceback at exit. Typer makes an
+        # exit with code 1 of it, which would mean a regression.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         sys.stdout = None
         return 128 + signal.SIGPIPE
     except OSError as error:

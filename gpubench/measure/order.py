@@ -117,6 +117,11 @@ def _lonely(rows: torch.Tensor, others: torch.Tensor, near: float) -> float:
     return float((apart.min(1).values > near).double().mean())
 
 
+def has_order(ref: torch.Tensor) -> bool:
+    """Whether there is any order in it: several entries along the last dimension that can be sorted."""
+    return ref.dim() > 0 and ref.shape[-1] > 1 and not ref.is_complex()
+
+
 def displaced(out: torch.Tensor, ref: torch.Tensor) -> tuple[float, float]:
     """How far the entries of each list along the last dimension moved, as a share of its length, on average;
 
@@ -128,9 +133,11 @@ def displaced(out: torch.Tensor, ref: torch.Tensor) -> tuple[float, float]:
     length = ref.shape[-1]
     out, ref = out.reshape(-1, length), ref.reshape(-1, length)
     if ref.is_floating_point():
-        out, ref = (each.argsort(stable=True, dim=-1, descending=True) for each in (out, ref))
-    listed, places = out.long().sort(-1)
-    at = torch.searchsorted(listed, ref.long().contiguous()).clamp_max(length - 1)
-    there = listed.gather(-1, at) == ref.long()
-    moved = (places.gather(-1, at) - torch.arange(length)).abs().where(there, length)
+        out, ref = (each.double().argsort(stable=True, dim=-1, descending=True) for each in (out, ref))
+    (mine, places), (own, wanted) = (each.long().sort(stable=True, dim=-1) for each in (out, ref))
+    # The first of several like entries (what fills a list up, say) is held against the first, the second the second.
+    nth = torch.arange(length) - torch.searchsorted(own, own)
+    at = torch.searchsorted(mine, own) + nth
+    there = (at < length) & (mine.gather(-1, at.clamp_max(length - 1)) == own)
+    moved = (places.gather(-1, at.clamp_max(length - 1)) - wanted).abs().where(there, length)
     return float(moved.double().mean()) / length, 2 / length**2 if length > 1 else 0.0

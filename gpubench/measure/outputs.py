@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import GpubenchError
-from gpubench.text import printable
+from gpubench.text import kind_and_message, printable
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ def on_cpu(found: Found) -> Found:
         try:
             copied.tensors[path] = _dense(tensor.detach()).cpu().clone()
         except Exception as error:  # noqa: BLE001 - whatever a special kind of tensor refuses
-            why = "it is on the meta device and has no values" if tensor.is_meta else f"{error}".splitlines()[0]
+            why = "it is on the meta device and has no values" if tensor.is_meta else kind_and_message(error)
             copied.left_out[path] = f"its values cannot be read: {why}"
     return copied
 

@@ -137,7 +137,7 @@ def _judge_one(
         return OutputQuality(name=name, passed=False, note=_shapes(out, ref))
     if not ref.numel():
         return OutputQuality(name=name, passed=None, note=EMPTY)
-    if how == "rank":
+    if how == "rank" and order.has_order(ref):
         return _judge_rank(name, out, ref, tolerance, rounding)
     found = (_judge_counted if values.is_counted(ref) else _judge_values)(name, out, ref, tolerance, rounding)
     if found.passed is False and not found.non_finite_count and order.permuted(out, ref, tolerance):

@@ -201,7 +201,7 @@ def _rounding(plain: torch.Tensor, nudged: torch.Tensor, rounded: torch.Tensor, 
         return Rounding(error=order.unmatched(rounded, plain, ROUNDED_TOLERANCE)[0])
     if not plain.shape == nudged.shape == rounded.shape:
         return Rounding()
-    if how == "rank":
+    if how == "rank" and order.has_order(plain):
         return Rounding(error=order.displaced(rounded, plain)[0])
     if is_counted(plain):
         near_share, far_share = (float((other != plain).double().mean()) for other in (nudged, rounded))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gpubench.text import kind_and_message
+
 if TYPE_CHECKING:
     import torch
 
@@ -32,7 +34,7 @@ def tf32_in_use(device: torch.device) -> Tf32Probe:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             matmul, convolution = _matmul_error(device), _convolution_error(device)
     except RuntimeError as error:
-        return Tf32Probe(None, None, f"the numeric TF32 probe failed: {str(error).splitlines()[0]}")
+        return Tf32Probe(None, None, f"the numeric TF32 probe failed: {kind_and_message(error)}")
     return Tf32Probe(
         matmul > _LIMIT,
         convolution > _LIMIT,

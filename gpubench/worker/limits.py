@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpubench.hardware.cpu import read_sizes
+from gpubench.text import message_of
 from gpubench.units import format_bytes
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     seen: BaseException | None = error
     while seen is not None:
-        text = str(seen)
+        text = message_of(seen)
         if isinstance(seen, MemoryError | torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(text):
             return True
         if _WHERE_FULL.search(text) and _device_is_nearly_full():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gpubench.text import encodable
+from gpubench.text import encodable, kind_and_message
 from gpubench.toggles.own import declared
 from gpubench.toggles.toggle import Scope
 from gpubench.worker import fingerprint, limits, process_settings, reference
@@ -123,7 +123,7 @@ def unfit(stepper: Stepper) -> str:
     try:
         context.trace = trace_step(step, cuda=context.device.type == "cuda")
     except Exception as error:  # noqa: BLE001 - the checks say that there is no trace
-        context.trace_error = f"the profiler failed: {type(error).__name__}: {error}".splitlines()[0]
+        context.trace_error = f"the profiler failed: {kind_and_message(error)}"
     problem = "; ".join(filter(None, (check(context) for check in checks)))
     return problem and f"there is no fp32 reference, because the model does not run in fp32: {problem}"
 

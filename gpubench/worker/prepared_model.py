@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import statistics
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +36,7 @@ from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, enqueue_seconds, sample, sample_blocks
 from gpubench.report.model import Evidence, Memory, Quality, Value
+from gpubench.text import kind_and_message
 from gpubench.units import format_duration
 from gpubench.worker import fingerprint, limits, reference
 from gpubench.worker.counts import step_counts
@@ -103,7 +103,6 @@ class PreparedModel:
         try:
             yield
         finally:
-            sys.stdout.flush()
             self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - started
 
     def prepare(self, others: Sequence[nn.Module] = ()) -> Prepared:
@@ -344,7 +343,7 @@ class PreparedModel:
                 # Always the same batch, however many steps the warm-up took: a step's work may depend on its input.
                 context.trace = trace_step(lambda: self.stepper.run(0), cuda=context.device.type == "cuda")
             except Exception as error:  # noqa: BLE001 - the evidence that needs the trace reports it
-                context.trace_error = f"the profiler failed: {type(error).__name__}: {error}".splitlines()[0]
+                context.trace_error = f"the profiler failed: {kind_and_message(error)}"
             results = self.evidence()
             if missing := self.memoized() if whole else []:
                 results = self.evidence()  # of a whole step

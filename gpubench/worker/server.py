@@ -142,8 +142,9 @@ class Server:
                 self.inheritance.give_back()
             code = run_worker(socket.socket(fileno=worker_fd))
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(Exception):  # the workload may have closed or replaced them
+                sys.stdout.flush()
+                sys.stderr.flush()
             os._exit(code)  # no atexit, no destructors: the device's memory goes with the process
 
     def reap(self) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import traceback
 
 from gpubench.errors import GpubenchError
+from gpubench.text import kind_and_message, message_of
 from gpubench.worker import limits
 from gpubench.worker.messages import (
     Activity,
@@ -33,13 +34,14 @@ def serve(channel: Channel[WorkerRequest]) -> int:
         while True:
             request = channel.receive()
             try:
-                reply = session.answer(request)
+                channel.send(session.answer(request))
             except Closed:
                 raise
             except BaseException as error:  # noqa: BLE001 - whatever a model raises becomes the row's reason
-                traceback.print_exc()
-                reply = failure(error)
-            channel.send(reply)
+                failed = failure(error)
+                with contextlib.suppress(Exception):  # the log may be gone
+                    traceback.print_exc()
+                channel.send(failed)
     return 0
 
 
@@ -49,17 +51,8 @@ def failure(error: BaseException) -> Failed:
         return Failed("usage", error.message, error.hint)
     if isinstance(error, Shared):
         return Failed("shared", "the workload's models share modules")
-    lines = said(error).strip().splitlines() or [""]
-    text = f"{type(error).__name__}: {lines[0]}".strip().removesuffix(":")
-    return Failed("oom" if limits.is_out_of_memory(error) else "failed", text[:500], "\n".join(lines)[:4000])
-
-
-def said(error: BaseException) -> str:
-    """The error's text as valid UTF-8: a user's exception may contain lone surrogates or fail in `__str__`."""
-    try:
-        return str(error).encode("utf-8", "replace").decode()
-    except Exception as second:  # noqa: BLE001 - whatever its __str__ raises
-        return f"(its message cannot be shown: {type(second).__name__})"
+    kind = "oom" if limits.is_out_of_memory(error) else "failed"
+    return Failed(kind, kind_and_message(error), message_of(error).strip()[:4000])
 
 
 class Session:

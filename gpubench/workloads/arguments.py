@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpubench.errors import GpubenchError, unknown_name
+from gpubench.text import encodable
 
 Argument = str | int | float | bool
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -16,7 +18,8 @@ TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 def bind(function: Callable[..., Any], reference: str, given: Mapping[str, object]) -> dict[str, Argument]:
     """All arguments for calling `function`: those given, converted, and the defaults of the others.
 
-    Defaults of None are left out. Raises GpubenchError for an unknown or missing name or a value of the wrong kind.
+    Defaults of None and those that no report can hold (infinite ones) are left out. Raises GpubenchError for an unknown
+    or missing name or a value of the wrong kind.
     """
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = {name: p for name, p in inspect.signature(function).parameters.items() if p.kind in by_name}
@@ -29,7 +32,7 @@ def bind(function: Callable[..., Any], reference: str, given: Mapping[str, objec
             arguments[name] = _convert(reference, parameter, str(given[name]))
         elif parameter.default is inspect.Parameter.empty:
             raise GpubenchError(f"{reference} needs a value for {name!r}.", f"Give it with --param {name}=VALUE.")
-        elif isinstance(parameter.default, str | int | float):
+        elif isinstance(parameter.default, str | int | float) and _can_be_told(parameter.default):
             arguments[name] = parameter.default
     return arguments
 
@@ -63,14 +66,24 @@ def _convert(reference: str, parameter: inspect.Parameter, text: str) -> Argumen
             raise wrong
         return text.lower() in TRUE
     try:
-        return int(text) if kind == "int" else float(text) if kind == "float" else text
+        value = int(text) if kind == "int" else float(text) if kind == "float" else text
     except ValueError:
         raise wrong from None
+    if not _can_be_told(value):
+        raise wrong
+    return value
+
+
+def _can_be_told(value: Argument) -> bool:
+    """Whether JSON can hold it: text in UTF-8, and finite numbers."""
+    if isinstance(value, str):
+        return value == encodable(value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 _MEANING = {
-    "str": "text",
+    "str": "text in UTF-8",
     "int": "a whole number",
-    "float": "a number",
+    "float": "a finite number",
     "bool": f"one of {', '.join(TRUE)} or {', '.join(FALSE)}",
 }

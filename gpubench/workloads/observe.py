@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from gpubench.text import kind_and_message
 from gpubench.workloads.batch import make, map_tensors
 from gpubench.workloads.building import build_model, own_options, set_mode, with_options
 from gpubench.workloads.loader import Loaded
@@ -100,7 +101,7 @@ def _attempt(loaded: Loaded, mode: Mode, build: Callable[[], nn.Module], device:
             else:
                 seen.output = workload.infer(model, batch, options) if workload.infer else None
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises; the measured step will tell of it
-        return Observed(problem=f"{type(error).__name__}: {error}".splitlines()[0])
+        return Observed(problem=kind_and_message(error))
     seen.device = device.type
     return seen
 

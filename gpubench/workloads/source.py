@@ -18,7 +18,7 @@ from typing import Any
 
 from gpubench.errors import GpubenchError, unknown_name
 from gpubench.plugins import load_plugin
-from gpubench.text import encodable
+from gpubench.text import encodable, kind_and_message
 from gpubench.workloads.catalog import SUMMARIES, names, plugins
 
 FORMS = "Give a name that `gpubench workloads` lists, FILE.py:NAME or package.module:NAME."
@@ -160,11 +160,9 @@ def blaming(what: str, file: Path | None) -> Iterator[None]:
     except GpubenchError:
         raise
     except (Exception, SystemExit) as error:
-        first = (str(error).splitlines() or [""])[0]
         where = f" at line {line}" if (line := _line(error, file)) else ""
-        text = f"{type(error).__name__}: {first}" if first else type(error).__name__
         raise GpubenchError(
-            f"{what} failed{where}: {text}.", "Run the file with Python to see the whole error."
+            f"{what} failed{where}: {kind_and_message(error)}.", "Run the file with Python to see the whole error."
         ) from error
 
 

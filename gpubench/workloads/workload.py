@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import GpubenchError
 from gpubench.measure.order import HOW
+from gpubench.text import encodable
 from gpubench.workloads.optimizing import Optimizer, check
 
 if TYPE_CHECKING:
@@ -95,7 +96,10 @@ class Workload:
     compare: str | Mapping[str, str] = "values"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
+        for what, text in (("name", self.name), ("item", self.item)):
+            if not isinstance(text, str) or not text.strip() or text != encodable(text):
+                raise GpubenchError(f"The {what} of a Workload is {text!r}.", "Give a text, such as 'image'.")
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise GpubenchError(
                 f"Workload {self.name!r} has batch_size {self.batch_size}.", "Give a whole number of at least 1."
             )
@@ -108,10 +112,8 @@ class Workload:
                 f"Workload {self.name!r} has a loss and a train_step.", "Leave the loss out: the train_step returns it."
             )
         if (self.inputs is None) == (self.dataset is None):
-            raise GpubenchError(
-                f"Workload {self.name!r} has {'no' if self.inputs is None else 'both'} inputs and dataset.",
-                "Give one of them.",
-            )
+            which = "neither inputs nor" if self.inputs is None else "both inputs and"
+            raise GpubenchError(f"Workload {self.name!r} has {which} a dataset.", "Give one of them.")
         check(self.optimizers, self.name)
         if self.stages and self.compile_targets == ("",):
             object.__setattr__(self, "compile_targets", self.stages)

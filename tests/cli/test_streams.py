@@ -56,6 +56,14 @@ def test_a_complaint_never_lands_in_standard_output(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
 
 
+def test_a_reader_that_has_gone_does_not_look_like_a_regression(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    store.save(reports.report(reports.baseline(0.1)), path)
+    command = [sys.executable, "-m", "gpubench", "check", str(path), "--baseline", str(path)]
+    done = shell('( "$@" ; echo $? >code ) 1> >(exec true)', tmp_path, *command)
+    assert (done.stdout, (tmp_path / "code").read_text().strip()) == ("", "141")
+
+
 def test_a_run_without_any_stream_writes_its_report(tmp_path: Path) -> None:
     """Its files and sockets would get the numbers of the closed streams."""
     command = [sys.executable, "-m", "gpubench", "compare-opts", f"{MODELS}:good", "--set", "precision=fp32"]

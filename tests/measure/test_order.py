@@ -11,7 +11,7 @@ import torch
 from gpubench.errors import GpubenchError
 from gpubench.measure.order import displaced, how, names
 from gpubench.measure.quality import judge
-from gpubench.measure.values import Rounding
+from gpubench.measure.values import Rounding, rounding_of
 from gpubench.report.model import OutputQuality
 from gpubench.workloads.workload import Workload
 
@@ -85,6 +85,29 @@ def test_the_order_of_ids_and_of_what_scores_sort() -> None:
     assert one(scores * 3 + 1, scores, "rank", 1e-3).relative_error == 0.0
     assert displaced(torch.tensor([5, 6]), torch.tensor([1, 2]))[0] == 1.0  # other ids altogether
     assert one(torch.tensor([[5], [6]]), torch.tensor([[1], [2]]), "rank").passed is False
+
+
+def test_the_same_list_is_right_even_where_entries_repeat() -> None:
+    """Lists are filled up to a length, and the tokens of a text come again."""
+    filled = torch.cat([IDS, torch.full((8, 12), -1)], dim=1)
+    for ranked in (filled, torch.randint(0, 4, (8, 50), generator=CHANCE), torch.tensor([[True, False, True, True]])):
+        assert one(ranked, ranked, "rank", 1e-3).relative_error == 0.0
+    assert one(filled.flip(-1), filled, "rank").passed is False
+    assert one(filled.where(filled >= 0, 5000), filled, "rank").passed is False
+    assert one(IDS[:, :1].expand(8, 20), IDS, "rank").passed is False
+
+
+def test_where_there_is_no_order_values_are_compared() -> None:
+    for ref in (torch.tensor(3.0), torch.tensor([[3.0], [4.0]]), torch.randn(8, 4, dtype=torch.complex64)):
+        assert one(ref, ref, "rank", 1e-3).passed is True
+        assert one(ref * 2, ref, "rank").passed is False
+        assert rounding_of([{"o": ref}], {"o": ref}, [{"o": ref * 1.01}], "rank")["o"].error > 0
+
+
+def test_scores_of_eight_bits_put_in_order_too() -> None:
+    scores = torch.linspace(-4, 4, 12).to(torch.float8_e4m3fn)
+    assert one(scores, scores.float(), "rank", 1e-3).passed is True
+    assert one(scores.float().flip(0).to(torch.float8_e4m3fn), scores.float(), "rank").passed is False
 
 
 def test_selections_that_rounding_alone_changes_are_undecided() -> None:

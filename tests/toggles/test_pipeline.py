@@ -125,9 +125,9 @@ def test_what_a_dataset_cannot_be_is_said_when_it_is_loaded() -> None:
         describe(loaded(Random), "inference")
     with pytest.raises(GpubenchError, match="which is empty or has no length and items"):
         describe(loaded(list), "inference")
-    with pytest.raises(GpubenchError, match="has no inputs and dataset"):
+    with pytest.raises(GpubenchError, match="has neither inputs nor a dataset"):
         loaded(None)
-    with pytest.raises(GpubenchError, match="has both inputs and dataset"):
+    with pytest.raises(GpubenchError, match="has both inputs and a dataset"):
         loaded(Numbers, inputs=lambda count, generator: ())
 
 

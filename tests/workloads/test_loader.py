@@ -194,12 +194,23 @@ def test_wrong_parameters(file: Path) -> None:
     assert f"Unknown parameter of {reference} 'size'" in fails(reference, "big")
     assert f"{reference} needs a value for 'must'. Give it with --param must=VALUE." in fails(reference)
     assert "is '1.5'. It must be a whole number." in fails(reference, width="1.5")
-    assert "is 'x'. It must be a number." in fails(reference, scale="x")
+    assert "is 'x'. It must be a finite number." in fails(reference, scale="x")
+    assert "is 'nan'. It must be a finite number." in fails(reference, scale="nan")
+    assert "It must be text in UTF-8." in fails(reference, must="a\udcff")
     assert "is 'perhaps'. It must be one of true, yes, on, 1 or false" in fails(reference, flag="perhaps")
     assert "'many' of" in fails(reference, many="1", must="x")
     assert "is annotated 'list[int]' and cannot be given as text." in fails(reference, many="1", must="x")
     assert "is a Workload, not a function, and takes no 'size'." in fails(f"{file}:ready", "big")
     assert "takes no 'width'" in fails(f"{file}:ready", width="1")
+
+
+def test_defaults_that_no_report_can_hold_are_the_function_s_own(file: Path) -> None:
+    code = """
+        def make(limit: float = float("inf"), mark: str = "\\udcff", width: int = 2):
+            return Workload(name=f"w{limit}", item="row", batch_size=width, build=ready.build, inputs=inputs)
+        """
+    loaded = load(write(file, code))
+    assert (loaded.parameters, loaded.workload.name) == ({"width": 2}, "winf")
 
 
 @pytest.mark.parametrize(
@@ -215,6 +226,18 @@ def test_wrong_parameters(file: Path) -> None:
         (
             "make = Workload(name='w', item='row', batch_size=0, build=ready.build, inputs=inputs)",
             "Workload 'w' has batch_size 0.",
+        ),
+        (
+            "make = Workload(name='w', item='row', batch_size=2.5, build=ready.build, inputs=inputs)",
+            "Workload 'w' has batch_size 2.5.",
+        ),
+        (
+            "make = Workload(name='w\\udcff', item='row', batch_size=1, build=ready.build, inputs=inputs)",
+            "The name of a Workload is 'w\\udcff'.",
+        ),
+        (
+            "make = Workload(name='w', item=None, batch_size=1, build=ready.build, inputs=inputs)",
+            "The item of a Workload is None.",
         ),
     ],
 )
