@@ -166,6 +166,7 @@ def test_what_does_not_fit_is_said_with_its_place(batch: Any, words: str) -> Non
         describe(loaded(inputs=lambda count, generator: batch), "inference")
 
 
+@pytest.mark.slow
 def test_the_example_with_keyword_inputs_runs(tmp_path: Path) -> None:
     reference = f"{ROOT / 'examples' / 'keyword_inputs.py'}:reader"
     for mode in ("inference", "training"):

@@ -182,6 +182,7 @@ def test_the_example_with_two_optimizers(tmp_path: Path) -> None:
     assert all(row["quality"]["passed"] for row in rows.values())
 
 
+@pytest.mark.slow
 def test_a_step_that_trains_only_one_of_two_is_wrong(tmp_path: Path) -> None:
     text = (ROOT / "examples" / "two_optimizers.py").read_text()
     skips = text.replace(
