@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from types import MappingProxyType
 
@@ -37,10 +38,9 @@ def unavailable(way: str, kind: str) -> str | None:
         return native.unavailable(kind)
     if way == "torch":
         try:
-            from torch._higher_order_ops import associative_scan as module
+            importlib.import_module("torch._higher_order_ops.associative_scan")
         except ImportError:
             return f"torch {torch.__version__} has no associative_scan"
-        return None
     return None
 
 

@@ -101,4 +101,4 @@ def _build(folder: Path, library: Path) -> None:
             with_cuda=False,
             is_python_module=False,
         )
-        (Path(work) / f"{NAME}.so").replace(library)
+        next(Path(work).glob("*.so")).replace(library)

@@ -9,8 +9,13 @@ import torch
 from torch import Tensor
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
 def loop(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
-    """One step of time after the other: the definition, and the reference."""
+    """One step of time after the other: the definition, and the reference.
+
+    torch.compile leaves it as it is, by a graph break: unrolled, with operators for every step of every layer, it would
+    compile for minutes.
+    """
     h, steps = start, []
     for a_t, b_t in zip(a.unbind(1), b.unbind(1), strict=True):  # [B, C]
         h = a_t * h + b_t
@@ -44,6 +49,8 @@ def associative(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
     which gradients pass through; on a GPU the one that torch.compile makes a kernel of (not tried here yet)."""
     from torch._higher_order_ops.associative_scan import associative_scan
 
+    if not b.numel():  # where its parallel form fails
+        return loop(a, b, start)
     mode = "pointwise" if b.device.type == "cuda" else "generic"
     _, h = associative_scan(_two_steps, (a, _from_start(a, b, start)), dim=1, combine_mode=mode)
     states: Tensor = h
