@@ -77,16 +77,20 @@ def test_base_is_the_published_size() -> None:
 
 
 def test_the_work_of_base_is_two_flops_a_parameter_and_token() -> None:
+    def matrix_products(counted: FlopCounterMode) -> float:  # torch 2.13 counts a depthwise gradient as a full one
+        flops = counted.get_flop_counts()["Global"]
+        return sum(count for operator, count in flops.items() if "convolution" not in str(operator)) / config.length
+
     config = SIZES["base"]
     model = on_meta(config)
     with FlopCounterMode(display=False) as counted, torch.device("meta"):
         tokens = torch.zeros(1, config.length, dtype=torch.long)
         logits, _ = model(tokens, *empty_state(config, tokens), False)
-        forward = counted.get_total_flops() / config.length
+        forward = matrix_products(counted)
         logits.sum().backward()
-    everything, _ = parameters_of(model)
-    assert forward == pytest.approx(2 * everything, rel=0.01)  # the embedding is the last layer's weight as well
-    assert counted.get_total_flops() / config.length == pytest.approx(6 * everything, rel=0.01)
+    everything, _ = parameters_of(model)  # the embedding counts: it is the last layer's weight as well
+    assert forward == pytest.approx(2 * everything, rel=0.01)
+    assert matrix_products(counted) == pytest.approx(6 * everything, rel=0.01)
 
 
 def test_no_logit_sees_later_tokens() -> None:
