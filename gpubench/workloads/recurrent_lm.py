@@ -203,7 +203,8 @@ def next_token_loss(config: Config, model: nn.Module, batch: Batch, chunk: int) 
     for part, target in zip(tokens.split(chunk, dim=1), targets.split(chunk, dim=1), strict=True):
         loss, state = checkpoint(part_loss, part, target, *state, use_reentrant=False)
         losses.append(loss)
-    return torch.stack(losses).sum() / targets.numel()
+    mean: Tensor = torch.stack(losses).sum() / targets.numel()
+    return mean
 
 
 def recurrent_lm(

@@ -51,7 +51,7 @@ def prepare(way: str) -> None:
 
 
 def scan(way: str, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
-    """h [B, T, C] of a and b [B, T, C] and start (h[-1]) [B, C], in b's dtype; half precision is accumulated in fp32."""
+    """h [B, T, C] of a and b [B, T, C] and start (h[-1]) [B, C], in b's dtype; halves are accumulated in fp32."""
     dtype = b.dtype
     if way != "native" and b.itemsize < 4:
         a, b, start = a.float(), b.float(), start.float()

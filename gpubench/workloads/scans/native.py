@@ -25,12 +25,12 @@ LIBRARY.define(
 )
 
 
-@torch.library.register_fake("gpubench::linear_scan", lib=LIBRARY)
+@torch.library.register_fake("gpubench::linear_scan", lib=LIBRARY)  # type: ignore[untyped-decorator,unused-ignore]
 def _fake(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
     return b.new_empty(b.shape)
 
 
-@torch.library.register_fake("gpubench::linear_scan_backward", lib=LIBRARY)
+@torch.library.register_fake("gpubench::linear_scan_backward", lib=LIBRARY)  # type: ignore[untyped-decorator,unused-ignore]
 def _fake_backward(grad: Tensor, a: Tensor, h: Tensor, start: Tensor) -> Gradients:
     return a.new_empty(a.shape), a.new_empty(a.shape), start.new_empty(start.shape)
 
