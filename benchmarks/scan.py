@@ -2,7 +2,8 @@
 
     python benchmarks/scan.py [SECONDS] [BATCH LENGTH CHANNELS]
 
-The default shape is that of recurrent_lm's "small". What is shown is the median over rounds of a round's ratio.
+The default shape is that of recurrent_lm's "small". What is shown is the median over rounds of a round's ratio. With one
+thread (OMP_NUM_THREADS=1) the processor's time is taken, so that a busy machine may be used.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from gpubench.workloads import scans
 
 
 def seconds(way: str, tensors: list[torch.Tensor], backward: bool) -> float:
-    """Of one call: the quickest of three, so that what others do meanwhile counts little."""
+    """Of one call, the quickest of three."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     taken = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = clock()
         with torch.set_grad_enabled(backward):
             h = scans.scan(way, *tensors)
         if backward:
             torch.autograd.grad(h, tensors, torch.ones_like(h))
-        taken.append(time.perf_counter() - started)
+        taken.append(clock() - started)
     return min(taken)
 
 

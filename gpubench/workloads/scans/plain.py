@@ -52,9 +52,9 @@ def associative(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
     if not b.numel():  # where its parallel form fails
         return a * start.unsqueeze(1) + b
     mode = "pointwise" if b.device.type == "cuda" else "generic"
-    states: tuple[Tensor, Tensor]
-    states = associative_scan(_two_steps, (a, _from_start(a, b, start)), dim=1, combine_mode=mode)
-    return states[1]
+    _, h = associative_scan(_two_steps, (a, _from_start(a, b, start)), dim=1, combine_mode=mode)
+    states: Tensor = h
+    return states
 
 
 def _two_steps(early: tuple[Tensor, Tensor], late: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
