@@ -2,8 +2,8 @@
 
     python benchmarks/scan.py [SECONDS] [BATCH LENGTH CHANNELS]
 
-The default shape is that of recurrent_lm's "small". What is shown is the median over rounds of a round's ratio. With one
-thread (OMP_NUM_THREADS=1) the processor's time is taken, so that a busy machine may be used.
+The default shape is that of recurrent_lm's "small". What is shown is the median over rounds of a round's ratio.
+With one thread (OMP_NUM_THREADS=1) the processor's time is taken, so that a busy machine may be used.
 """
 
 from __future__ import annotations
