@@ -2,7 +2,19 @@
 
 Architecture: De et al., "Griffin: Mixing Gated Linear Recurrences with Local Attention for Efficient Language Models"
 (2024), figure 2: residual blocks of a recurrent block (its RG-LRU in section 2.4) and a gated MLP. Without attention
-that is Hawk. `base` has width and depth of the paper's smallest model, "100M" (appendix C).
+that is Hawk. `base` has width and depth of the paper's smallest model, "100M" (appendix C), with a vocabulary of 32,000:
+118.4 M parameters, 93.8 M of them not the embedding's, and 2 FLOPs a parameter and token (0.97 TFLOP for its batch),
+6 in training. Where the paper leaves it open (biases, their blocks) it follows DeepMind's code of Hawk, of which the
+7B preset has 7.11 B parameters here.
+
+Share of a step's time by the profiler (scan=loop, batch 1, 128 tokens, one core of a busy 2-core Intel Xeon VM; the
+recurrence is element-wise work):
+
+    |                 | matrix products | element-wise | convolution | normalisation |
+    | base inference  |            76 % |         21 % |         2 % |           1 % |
+    | small inference |            90 % |          9 % |         1 % |           0 % |
+    | base training   |            65 % |         33 % |         2 % |           0 % |
+    | small training  |            68 % |         29 % |         2 % |           1 % |
 """
 
 from __future__ import annotations
