@@ -2,10 +2,10 @@
 
 Architecture: De et al., "Griffin: Mixing Gated Linear Recurrences with Local Attention for Efficient Language Models"
 (2024), figure 2: residual blocks of a recurrent block (its RG-LRU in section 2.4) and a gated MLP. Without attention
-that is Hawk. `base` has width and depth of the paper's smallest model, "100M" (appendix C), with 32,000 tokens of
-vocabulary: 118.4 M parameters, 93.8 M of them not the embedding's, and 2 FLOPs a parameter and token (0.97 TFLOP for its
-batch), 6 in training; a prefill has logits of the last token alone. Biases are where DeepMind's code of Hawk has them, of
-which the 7B preset has 7.11 B parameters here without the embedding's.
+that is Hawk. `base` has width and depth of the paper's smallest model, "100M" (appendix C), and 32,000 words: 118.4 M
+parameters, 93.8 M of them not the embedding's, and 2 FLOPs a parameter and token (0.97 TFLOP for its batch), 6 in
+training; a prefill has logits of the last token alone. Biases are where DeepMind's code of Hawk has them, of which the
+7B preset has 7.11 B parameters here without the embedding's.
 
 Share of a step's time by the profiler (scan=loop, batch 1, 128 tokens, one core of a busy 2-core Intel Xeon VM; the
 recurrence is element-wise work):
