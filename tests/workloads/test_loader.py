@@ -56,7 +56,7 @@ def test_listing_imports_no_torch() -> None:
 
 
 def test_names_and_sizes() -> None:
-    assert names() == ("resnet50", "unet3d", "vae")
+    assert names() == ("recurrent_lm", "resnet50", "unet3d", "vae")
     assert all(summary(name) for name in names())
     assert (resolve_size("vae", "auto", "cuda"), resolve_size("vae", "auto", "cpu")) == ("base", "small")
     assert resolve_size("vae", "auto", "cuda") == "base"
@@ -157,7 +157,9 @@ def test_a_package_s_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_wrong_references(file: Path, tmp_path: Path) -> None:
     write(file, "make = ready")
-    assert fails("vea").startswith("Unknown workload 'vea'. Did you mean 'vae'? Known: resnet50, unet3d, vae.")
+    assert fails("vea").startswith(
+        "Unknown workload 'vea'. Did you mean 'vae'? Known: recurrent_lm, resnet50, unet3d, vae."
+    )
     assert "does not say which NAME in the file. Give mine.py:NAME." in fails("mine.py")
     assert "lacks a NAME. Give a name that `gpubench workloads` lists, FILE.py:NAME or package.module:NAME." in fails(
         "mine.py:"

@@ -59,7 +59,7 @@ def test_base_shapes() -> None:
     assert patches.shape == (2, 1, 64, 64, 64)
     assert labels.shape == (2, 64, 64, 64)
     batches = {name: load(name, "base").workload.batch_size for name in names()}
-    assert batches == {"resnet50": 32, "vae": 1, "unet3d": 8}
+    assert batches == {"recurrent_lm": 2, "resnet50": 32, "vae": 1, "unet3d": 8}
 
 
 @pytest.mark.parametrize("name", names())

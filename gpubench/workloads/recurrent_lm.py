@@ -1,0 +1,263 @@
+"""Hawk, a recurrent language model whose gated recurrence is an associative scan: training and prefill.
+
+Architecture: De et al., "Griffin: Mixing Gated Linear Recurrences with Local Attention for Efficient Language Models"
+(2024), figure 2: residual blocks of a recurrent block (its RG-LRU in section 2.4) and a gated MLP. Without attention
+that is Hawk. `base` has width and depth of the paper's smallest model, "100M" (appendix C), and 32,000 words: 118.4 M
+parameters, 93.8 M of them not the embedding's, and 2 FLOPs a parameter and token (0.97 TFLOP for its batch), 6 in
+training; a prefill has logits of the last token alone. Biases are where DeepMind's code of Hawk has them, of which the
+7B preset has 7.11 B parameters here without the embedding's.
+
+Share of a step's time by the profiler (scan=loop, batch 1, 128 tokens, one core of a busy 2-core Intel Xeon VM; the
+recurrence is element-wise work):
+
+    |                 | matrix products | element-wise | convolution | normalisation |
+    | base inference  |            76 % |         21 % |         2 % |           1 % |
+    | small inference |            90 % |          9 % |         1 % |           0 % |
+    | base training   |            65 % |         33 % |         2 % |           0 % |
+    | small training  |            68 % |         29 % |         2 % |           1 % |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gpubench.errors import GpubenchError
+from gpubench.workloads import scans
+from gpubench.workloads.parameters import check_side, choose
+from gpubench.workloads.workload import Batch, Options, Workload
+
+EXPANSION = 3  # inner width of the MLP / width of the model
+TAPS = 4  # tokens that the convolution over time sees
+SHARPNESS = 8.0  # c of the RG-LRU: a gate of 0 to 1 makes its decay 1 to decay**c
+DECAYS = 0.9, 0.999  # decay**c at the start, uniformly distributed
+
+
+@dataclass(frozen=True)
+class Config:
+    """One size."""
+
+    width: int
+    channels: int  # of the recurrence
+    depth: int  # residual blocks
+    blocks: int  # of the block-diagonal weights of the gates
+    vocabulary: int
+    length: int  # tokens of a sequence
+    batch_size: int  # sequences
+
+
+# Training "base" in fp32 takes some 8 GiB: 1.8 for weights, gradients and AdamW's two averages, 2.7 for the activations
+# of each sequence.
+SIZES = {
+    "large": Config(width=768, channels=1024, depth=12, blocks=16, vocabulary=32_000, length=2048, batch_size=8),
+    "base": Config(width=768, channels=1024, depth=12, blocks=16, vocabulary=32_000, length=2048, batch_size=2),
+    "medium": Config(width=768, channels=1024, depth=12, blocks=16, vocabulary=32_000, length=1024, batch_size=1),
+    "small": Config(width=768, channels=1024, depth=1, blocks=16, vocabulary=2_000, length=128, batch_size=1),
+    "tiny": Config(width=32, channels=48, depth=2, blocks=4, vocabulary=64, length=16, batch_size=2),
+}
+
+# What is left of a sequence for the tokens after it: of each block the convolution's last inputs [N, B, TAPS - 1, C]
+# and the recurrence's last state [N, B, C].
+State = tuple[Tensor, Tensor]
+
+
+def _linear(width: int, out: int, size: float = 1.0) -> nn.Linear:
+    """A layer whose outputs have `size` times the size of its inputs."""
+    layer = nn.Linear(width, out)
+    nn.init.normal_(layer.weight, std=size * width**-0.5)
+    nn.init.normal_(layer.bias, std=size * 0.1)
+    return layer
+
+
+class Projections(nn.Module):
+    """Two linear maps [..., D] -> [..., C], each a matrix product; `fused`: one for both, with the same numbers."""
+
+    def __init__(self, width: int, out: int, fused: bool) -> None:
+        super().__init__()
+        pair = [_linear(width, out) for _ in range(2)]
+        if fused:
+            both = nn.Linear(width, 2 * out, device="meta")  # draws no random numbers
+            both.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in pair]))
+            both.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in pair]))
+            pair = [both]
+        self.layers = nn.ModuleList(pair)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        outs = [layer(x) for layer in self.layers]
+        first, second = outs if len(outs) == 2 else outs[0].chunk(2, dim=-1)
+        return first, second
+
+
+class Gates(nn.Module):
+    """Two gates with block-diagonal weights, [B, T, C] -> [B, T, C] each, between 0 and 1; `fused` as above."""
+
+    def __init__(self, channels: int, blocks: int, fused: bool) -> None:
+        super().__init__()
+        inner = channels // blocks
+        weights = [torch.randn(blocks, inner, inner) * inner**-0.5 for _ in range(2)]
+        biases = [torch.randn(blocks, inner) * 0.1 for _ in range(2)]
+        if fused:
+            weights, biases = [torch.cat(weights, dim=-1)], [torch.cat(biases, dim=-1)]
+        self.weights = nn.ParameterList(weights)
+        self.biases = nn.ParameterList(biases)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.unflatten(-1, (self.weights[0].shape[0], -1))  # [B, T, K, C/K]
+        parameters = zip(self.weights, self.biases, strict=True)
+        outs = [torch.einsum("btki,kij->btkj", x, weight) + bias for weight, bias in parameters]
+        first, second = outs if len(outs) == 2 else outs[0].chunk(2, dim=-1)
+        return first.flatten(2).float().sigmoid(), second.flatten(2).float().sigmoid()
+
+
+class Recurrence(nn.Module):
+    """The recurrent block: a gate's branch times that of convolution and RG-LRU, [B, T, D] -> [B, T, D]."""
+
+    def __init__(self, config: Config, scan: str, fused: bool) -> None:
+        super().__init__()
+        channels = config.channels
+        self.scan = scan
+        self.branches = Projections(config.width, channels, fused)
+        self.convolution = nn.Conv1d(channels, channels, TAPS, groups=channels)
+        self.gates = Gates(channels, config.blocks, fused)
+        decays = torch.empty(channels).uniform_(*DECAYS)
+        self.decay = nn.Parameter((-decays.log() / SHARPNESS).expm1().log())  # softplus of it: -log(decay)
+        self.out = _linear(channels, config.width, config.depth**-0.5)
+
+    def forward(self, x: Tensor, before: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gate, x = self.branches(x)  # [B, T, C] each
+        x = torch.cat((before.to(x.dtype), x), dim=1)  # [B, TAPS - 1 + T, C]
+        before = x[:, 1 - TAPS :]
+        x = self.convolution(x.transpose(1, 2)).transpose(1, 2)  # [B, T, C]
+        # Decays lie so near to 1 that half precision would round them to it.
+        forget, take = self.gates(x)
+        log_decay = -SHARPNESS * F.softplus(self.decay.float()) * forget  # [B, T, C]
+        inputs = torch.sqrt(-torch.expm1(2 * log_decay)) * take * x.float()  # keeps the state's size
+        h = scans.scan(self.scan, log_decay.exp(), inputs, start)  # [B, T, C]
+        return self.out(F.gelu(gate) * h.to(gate.dtype)), before, h[:, -1]
+
+
+class Block(nn.Module):
+    """A residual block: recurrence, then gated MLP, [B, T, D] -> [B, T, D]."""
+
+    def __init__(self, config: Config, scan: str, fused: bool) -> None:
+        super().__init__()
+        width = config.width
+        self.norm1, self.norm2 = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
+        self.recurrence = Recurrence(config, scan, fused)
+        self.up = Projections(width, EXPANSION * width, fused=False)
+        self.down = _linear(EXPANSION * width, width, config.depth**-0.5)
+
+    def forward(self, x: Tensor, before: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, before, last = self.recurrence(self.norm1(x), before, start)
+        x = x + y
+        gate, y = self.up(self.norm2(x))  # [B, T, 3D] each
+        return x + self.down(F.gelu(gate) * y), before, last
+
+
+class Hawk(nn.Module):
+    """Tokens [B, T] and the state before them -> logits of the next token [B, T, V], and the state after them.
+
+    `last_only`: logits of what follows the last token alone, [B, 1, V].
+    """
+
+    def __init__(self, config: Config, scan: str, fused: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
+        self.blocks = nn.ModuleList(Block(config, scan, fused) for _ in range(config.depth))
+        self.norm = nn.RMSNorm(config.width, eps=1e-6)
+
+    def forward(self, tokens: Tensor, befores: Tensor, starts: Tensor, last_only: bool) -> tuple[Tensor, State]:
+        x = self.embedding(tokens)  # [B, T, D]
+        states = []
+        for block, before, start in zip(self.blocks, befores.unbind(), starts.unbind(), strict=True):
+            x, before, last = block(x, before, start)
+            states.append((before, last))
+        x = self.norm(x[:, -1:] if last_only else x)
+        befores, starts = (torch.stack(parts) for parts in zip(*states, strict=True))
+        return F.linear(x, self.embedding.weight), (befores, starts)
+
+
+def empty_state(config: Config, tokens: Tensor) -> State:
+    """The state before the first token."""
+    batch, channels = tokens.shape[0], config.channels
+    zeros = torch.zeros(config.depth, batch, TAPS, channels, device=tokens.device)
+    return zeros[:, :, 1:].clone(), zeros[:, :, 0].clone()
+
+
+def prefill(config: Config, model: nn.Module, tokens: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of the token after the sequence [B, 1, V], and the state to go on from."""
+    state = empty_state(config, tokens)
+    for part in tokens.split(chunk or tokens.shape[1], dim=1):
+        logits, state = model(part, *state, True)
+    return (logits, *state)
+
+
+def next_token_loss(config: Config, model: nn.Module, batch: Batch, chunk: int) -> Tensor:
+    """Mean cross-entropy of each next token. The gradient goes through all chunks.
+
+    Of a chunk only the state after it is kept; the backward pass computes the rest again, chunk by chunk.
+    """
+    tokens, targets = batch  # [B, T] each
+    if not chunk:
+        logits, _ = model(tokens, *empty_state(config, tokens), False)
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+    def part_loss(part: Tensor, target: Tensor, befores: Tensor, starts: Tensor) -> tuple[Tensor, State]:
+        logits, state = model(part, befores, starts, False)
+        return F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="sum"), state
+
+    state, losses = empty_state(config, tokens), []
+    for part, target in zip(tokens.split(chunk, dim=1), targets.split(chunk, dim=1), strict=True):
+        loss, state = checkpoint(part_loss, part, target, *state, use_reentrant=False)
+        losses.append(loss)
+    mean: Tensor = torch.stack(losses).sum() / targets.numel()
+    return mean
+
+
+def recurrent_lm(
+    size: str = "base",
+    scan: str = "loop",
+    fused_qkvz: bool = False,
+    chunk: int = 0,
+    length: int | None = None,
+) -> Workload:
+    """The workload `recurrent_lm`: sequences of `length` random tokens; inference is the prefill.
+
+    scan: how the recurrence is computed (`scans.WAYS`). fused_qkvz: one matrix product for both branches of a recurrent
+    block and one for both of its gates. chunk: tokens that are worked through at once, 0: all.
+    Raises GpubenchError for an unknown size or scan, and for a chunk that does not divide the length.
+    """
+    config = choose("size of recurrent_lm", size, SIZES)
+    choose("scan of recurrent_lm", scan, scans.WAYS)
+    tokens = config.length
+    if length is not None:
+        tokens = check_side("length", length, multiple=1, least=2, why="a recurrence needs a second step")
+    if chunk < 0 or (chunk and tokens % chunk):
+        raise GpubenchError(f"chunk is {chunk}, which does not divide the length {tokens}.", "0 is the whole sequence.")
+
+    def build() -> nn.Module:
+        scans.prepare(scan)
+        return Hawk(config, scan, fused_qkvz)
+
+    def inputs(batch_size: int, generator: torch.Generator) -> Batch:
+        sequences = torch.randint(config.vocabulary, (batch_size, tokens + 1), generator=generator)
+        return sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous()
+
+    def infer(model: nn.Module, batch: Batch, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+        return prefill(config, model, batch[0], chunk)
+
+    return Workload(
+        name="recurrent_lm",
+        item="token",
+        batch_size=config.batch_size,
+        build=build,
+        inputs=inputs,
+        infer=infer,
+        loss=lambda model, batch: next_token_loss(config, model, batch, chunk),
+        items_per_sample=tokens,
+    )
