@@ -23,7 +23,7 @@ SUMMARIES = MappingProxyType(
     }
 )
 # The toggles that a bundled workload brings with it.
-TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType({})
+TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType({"recurrent_lm": ("scan", "fused_qkvz")})
 # Of every bundled workload; the first three are the same model on other inputs.
 SIZES = ("large", "base", "medium", "small", "tiny")
 # `auto` on a GPU: the first whose training in fp32 fits into so much memory, by what "base" takes. The largest needs

@@ -27,6 +27,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gpubench.errors import GpubenchError
+from gpubench.report.model import Value
+from gpubench.text import plural, times
+from gpubench.toggles.evidence import recorded
+from gpubench.toggles.model_context import ModelContext
+from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
 from gpubench.workloads import scans
 from gpubench.workloads.parameters import check_side, choose
 from gpubench.workloads.workload import Batch, Options, Workload
@@ -34,6 +39,7 @@ from gpubench.workloads.workload import Batch, Options, Workload
 EXPANSION = 3  # inner width of the MLP / width of the model
 TAPS = 4  # tokens that the convolution over time sees
 SHARPNESS = 8.0  # c of the RG-LRU: a gate of 0 to 1 makes its decay 1 to decay**c
+OPERATOR = "gpubench::linear_scan"  # of `native`
 DECAYS = 0.9, 0.999  # decay**c at the start, uniformly distributed
 
 
@@ -219,30 +225,76 @@ def next_token_loss(config: Config, model: nn.Module, batch: Batch, chunk: int) 
     return mean
 
 
-def recurrent_lm(
-    size: str = "base",
-    scan: str = "loop",
-    fused_qkvz: bool = False,
-    chunk: int = 0,
-    length: int | None = None,
-) -> Workload:
+def _recurrences(context: ModelContext) -> list[Recurrence]:
+    return [module for module in context.model.modules() if isinstance(module, Recurrence)]
+
+
+def scan_evidence(context: ModelContext, value: Value) -> EvidenceResult:
+    """Whether the blocks compute the recurrence so, and the operator of our own ran only where it should."""
+    trace = recorded(context)
+    if isinstance(trace, EvidenceResult):
+        return trace
+    ways = {module.scan for module in _recurrences(context)}
+    ran = sum(OPERATOR in operator.name for operator in trace.operators)
+    words = f"the blocks compute it as {' and '.join(sorted(ways))}; {OPERATOR} ran {times(ran)} in the step"
+    return EvidenceResult(ways == {value} and (ran > 0) == (value == "native"), words)
+
+
+def fused_evidence(context: ModelContext, value: Value) -> EvidenceResult:
+    """Whether the branches and the gates of each block have one matrix or two."""
+    found = {len(part) for each in _recurrences(context) for part in (each.branches.layers, each.gates.weights)}
+    words = " or ".join(plural(each, "matrix", "matrices") for each in sorted(found))
+    return EvidenceResult(found == {1 if value == "on" else 2}, f"each pair of projections is {words}")
+
+
+def _can_run(way: str) -> Requirement:
+    return Requirement(check=lambda scope: _lacking(way, scope))
+
+
+def _lacking(way: str, scope: Scope) -> str | None:
+    reason = scans.unavailable(way, scope.device.kind)
+    return reason and f"cannot be computed here: {reason.rstrip('.')}"
+
+
+SCAN = Toggle(
+    name="scan",
+    summary="How the gated recurrence is computed.",
+    values=dict[Value, str](list(scans.WAYS.items())),
+    stage=Stage.MODEL,
+    requires={"torch": _can_run("torch"), "native": _can_run("native")},
+    usage=lambda value, _: f'options["scan"] = "{value}"  # for the workload\'s build',
+    evidence=scan_evidence,
+    source="Martin and Cundy, Parallelizing Linear Recurrent Neural Nets Over Sequence Length (2018)",
+)
+
+FUSED_QKVZ = Toggle(
+    name="fused_qkvz",
+    summary="One matrix product for both branches of a recurrent block, and one for both of its gates.",
+    values={"off": "a product for each", "on": "one product for two, with the same numbers"},
+    stage=Stage.MODEL,
+    usage=lambda value, _: f'options["fused_qkvz"] = "{value}"  # for the workload\'s build',
+    evidence=fused_evidence,
+    changes_problem=True,  # the parameters have other names
+    source="De et al., Griffin (2024), figure 2",
+)
+
+
+def recurrent_lm(size: str = "base", chunk: int = 0, length: int | None = None) -> Workload:
     """The workload `recurrent_lm`: sequences of `length` random tokens; inference is the prefill.
 
-    scan: how the recurrence is computed (`scans.WAYS`). fused_qkvz: one matrix product for both branches of a recurrent
-    block and one for both of its gates. chunk: tokens that are worked through at once, 0: all.
-    Raises GpubenchError for an unknown size or scan, and for a chunk that does not divide the length.
+    chunk: tokens that are worked through at once, 0: all. Its own toggles are `scan` and `fused_qkvz`.
+    Raises GpubenchError for an unknown size, and for a chunk that does not divide the length.
     """
     config = choose("size of recurrent_lm", size, SIZES)
-    choose("scan of recurrent_lm", scan, scans.WAYS)
     tokens = config.length
     if length is not None:
         tokens = check_side("length", length, multiple=1, least=2, why="a recurrence needs a second step")
     if chunk < 0 or (chunk and tokens % chunk):
         raise GpubenchError(f"chunk is {chunk}, which does not divide the length {tokens}.", "0 is the whole sequence.")
 
-    def build() -> nn.Module:
-        scans.prepare(scan)
-        return Hawk(config, scan, fused_qkvz)
+    def build(options: Options) -> nn.Module:
+        scans.prepare(options["scan"])
+        return Hawk(config, options["scan"], options["fused_qkvz"] == "on")
 
     def inputs(batch_size: int, generator: torch.Generator) -> Batch:
         sequences = torch.randint(config.vocabulary, (batch_size, tokens + 1), generator=generator)
@@ -260,4 +312,5 @@ def recurrent_lm(
         infer=infer,
         loss=lambda model, batch: next_token_loss(config, model, batch, chunk),
         items_per_sample=tokens,
+        toggles=(SCAN, FUSED_QKVZ),
     )

@@ -10,16 +10,24 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpubench.errors import GpubenchError
+from gpubench.hardware.facts import Device
+from gpubench.measure.trace import trace_step
+from gpubench.toggles.own import declared, stand_in
+from gpubench.toggles.toggle import Scope
+from gpubench.worker.prepare import apply_toggles, build, make_batches
+from gpubench.worker.step import Stepper
 from gpubench.workloads import scans
+from gpubench.workloads.catalog import TOGGLES
+from gpubench.workloads.describe import describe
 from gpubench.workloads.loader import load
 from gpubench.workloads.recurrent_lm import SIZES, Config, Hawk, empty_state
 from gpubench.workloads.workload import Batch, Workload
 
 
-def made(**parameters: str) -> tuple[Workload, nn.Module, Batch]:
+def made(scan: str = "loop", fused_qkvz: str = "off", **parameters: str) -> tuple[Workload, nn.Module, Batch]:
     workload = load("recurrent_lm", "tiny", parameters).workload
     torch.manual_seed(0)
-    model = workload.build()
+    model = workload.build({"scan": scan, "fused_qkvz": fused_qkvz})
     return workload, model, workload.inputs(workload.batch_size, torch.Generator().manual_seed(1))
 
 
@@ -179,14 +187,41 @@ def test_training_in_bf16_autocast_and_bf16_weights_is_finite(chunk: str) -> Non
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"scan": "lop"}, "Unknown scan of recurrent_lm 'lop'. Did you mean 'loop'?"),
         ({"chunk": "5"}, "chunk is 5, which does not divide the length 16. 0 is the whole sequence."),
         ({"chunk": "-4"}, "chunk is -4"),
         ({"length": "1"}, "length is 1; it must be a multiple of 1 and at least 2"),
-        ({"fused_qkvz": "both"}, "fused_qkvz"),
     ],
 )
 def test_wrong_values_name_what_is_allowed(parameters: dict[str, str], message: str) -> None:
     with pytest.raises(GpubenchError) as caught:
         load("recurrent_lm", "tiny", parameters)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("toggle", "value"), [("scan", "log"), ("scan", "native"), ("fused_qkvz", "on")])
+def test_its_own_toggles_prove_themselves_and_idle_ones_are_caught(toggle: str, value: str) -> None:
+    if value == "native" and (reason := scans.unavailable("native", "cpu")):
+        pytest.skip(reason)
+    case = load("recurrent_lm", "tiny")
+    (chosen,) = (each for each in case.workload.toggles if each.name == toggle)
+    first = next(iter(chosen.values))
+    assert TOGGLES["recurrent_lm"] == tuple(each.name for each in case.workload.toggles)
+    for asked in (first, value):
+        context = build(case, "inference", torch.device("cpu"), {toggle: asked}, 0)
+        apply_toggles(context, make_batches(case, 1, 1, 0))
+        stepper = Stepper(context)
+        context.trace = trace_step(lambda stepper=stepper: stepper.run(0), cuda=False)
+        assert {each: chosen.evidence(context, each).took_effect for each in (first, value)} == {
+            first: asked == first, value: asked == value,
+        }  # fmt: skip
+
+
+def test_a_scan_that_cannot_run_is_skipped_with_its_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scans, "unavailable", lambda way, kind: "there is no compiler." if way == "native" else None)
+    case = load("recurrent_lm", "tiny")
+    scope = Scope(
+        device=Device(kind="cpu", name="A CPU", cores=2), workload=describe(case, "inference"), torch_version=(2, 13)
+    )
+    there = stand_in(declared(case.workload.toggles[0], scope))
+    assert there.unmet(scope, "native") == "cannot be computed here: there is no compiler"
+    assert there.unmet(scope, "log") is None
