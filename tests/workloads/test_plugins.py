@@ -65,7 +65,7 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_their_workloads_stand_beside_the_bundled_ones(theirs: Path) -> None:
-    assert names() == ("ready", "resnet50", "rows", "unet3d", "vae")
+    assert names() == ("gpt", "ready", "resnet50", "rows", "unet3d", "vae")
     assert (origin("rows"), origin("vae")) == ("theirs", "gpubench")
     assert summary("rows") == "Workloads of theirs"
     assert resolve_size("rows", "auto", "cpu") is None
