@@ -20,6 +20,7 @@ SUMMARIES = MappingProxyType(
         "resnet50": "ResNet-50 v1.5 image classification, 224x224, 25.6 M parameters",
         "unet3d": "Residual 3-D U-Net segmentation of 64x64x64 patches, whole or sliding-window",
         "vae": "Convolutional autoencoder of latent diffusion: encode, decode or reconstruct, whole or tiled",
+        "vit_mae": "Masked autoencoder of images or volumes, ViT-B/16: encoder, or training on a visible quarter",
     }
 )
 # Of every bundled workload; the first three are the same model on other inputs.

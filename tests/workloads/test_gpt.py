@@ -134,7 +134,7 @@ def test_rotary_scores_depend_on_the_distance_alone() -> None:
     assert not torch.allclose(scores[0, 0, 0, 0], scores[0, 0, 0, 1])
 
 
-@pytest.mark.parametrize("parameters", VARIANTS)
+@pytest.mark.parametrize("parameters", [VARIANTS[0], VARIANTS[-1]])
 def test_prompt_and_token_are_one_graph_each(parameters: dict[str, str]) -> None:
     workload, model, batch = make(task="generate", **parameters)
     assert workload.compile_targets == ("",)

@@ -23,6 +23,8 @@ VARIANTS = [
     ("unet3d", {"norm": "group"}),
     ("unet3d", {"task": "sliding"}),
     ("unet3d", {"task": "volume"}),
+    ("vit_mae", {}),
+    ("vit_mae", {"checkpointing": "on"}),
 ]
 TRAINED = [(name, parameters) for name, parameters in VARIANTS if "task" not in parameters]
 
@@ -106,6 +108,7 @@ SHAPES = {
     "unet3d": (2, 3, 8, 8, 8),
     "unet3d-sliding": (1, 3, 12, 12, 12),
     "unet3d-volume": (1, 3, 12, 12, 12),
+    "vit_mae": (2, 17, 32),
 }
 
 
