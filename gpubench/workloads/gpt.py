@@ -72,17 +72,16 @@ SIZES = {
 class Attention(nn.Module):
     """Causal self-attention with H query heads and K heads of keys and values: [B, T, C] -> [B, T, C]."""
 
-    keys: Tensor | None  # the static cache, [B, K, S, D] each; None until `reset_cache`
-    values: Tensor | None
-
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.heads, self.kv_heads = config.heads, config.kv_heads
         self.size = config.width // config.heads  # D
         self.project = nn.Linear(config.width, (config.heads + 2 * config.kv_heads) * self.size)
         self.out = nn.Linear(config.width, config.width)
-        self.register_buffer("keys", None, persistent=False)
-        self.register_buffer("values", None, persistent=False)
+        # The static cache, [B, K, S, D] each, from `reset_cache` on. It is emptied before each use, so it is no buffer:
+        # a step changes no part of the model.
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
 
     def forward(
         self, x: Tensor, turn: tuple[Tensor, Tensor] | None, position: Tensor | None, visible: Tensor | None
@@ -112,7 +111,9 @@ class Attention(nn.Module):
             if kept is not None and (kept.shape, kept.dtype, kept.device) == (shape, like.dtype, like.device):
                 kept.zero_()
             else:
-                self.register_buffer(name, like.new_zeros(shape), persistent=False)
+                empty = like.new_zeros(shape)
+                torch._dynamo.mark_static_address(empty)  # else CUDA graphs leave out what writes to it
+                setattr(self, name, empty)
 
 
 class Block(nn.Module):
