@@ -101,8 +101,12 @@ class ForkServer:
     def prepare_toolchain(self, folder: Path | None) -> ToolchainReady:
         """Loads inductor, and has it probe its compiler; see PrepareToolchain."""
         self.wait_ready()
-        self._channel.send(PrepareToolchain(None if folder is None else str(folder)))
-        return expect(self._receive(time.monotonic() + START_TIMEOUT_S), ToolchainReady)
+        try:
+            self._channel.send(PrepareToolchain(None if folder is None else str(folder)))
+            return expect(self._receive(time.monotonic() + START_TIMEOUT_S), ToolchainReady)
+        except (Closed, TimeoutError):  # then each compilation asks the compiler itself, and tells what is wrong
+            self.close()
+            return ToolchainReady()
 
     def fork(self) -> Worker:
         """A fresh worker. A server that has died is started again once."""

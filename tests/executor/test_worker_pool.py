@@ -11,7 +11,7 @@ import pytest
 import torch._inductor.config
 
 from gpubench.errors import GpubenchError
-from gpubench.executor import worker_pool
+from gpubench.executor import fork_server, worker_pool
 from gpubench.executor.fork_server import ForkServer
 from gpubench.executor.local import LocalExecutor
 from gpubench.executor.worker_pool import WorkerPool
@@ -99,3 +99,17 @@ def test_a_server_that_is_ended_while_it_starts_says_by_what(tmp_path: Path) -> 
     server._process.kill()
     with pytest.raises(GpubenchError, match="could not start: it was ended by SIGKILL"):
         server.wait_ready()
+
+
+def test_a_compiler_that_is_not_asked_in_time_costs_the_server_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ForkServer({}, CHOICE.reference, tmp_path)
+    server.wait_ready()
+    monkeypatch.setattr(fork_server, "START_TIMEOUT_S", 0.0)
+    assert server.prepare_toolchain(tmp_path / "toolchain").problem == ""
+    monkeypatch.undo()
+    try:
+        server.fork().end()
+    finally:
+        server.close()
