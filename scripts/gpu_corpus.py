@@ -140,10 +140,11 @@ def run_model(kind: str, model: str, device: str, size: str, folder: Path) -> No
     """Runs every configuration of `kind` on one model; each is a line of the model's file, whatever becomes of it."""
     from gpubench.worker.messages import WorkloadChoice
     from gpubench.worker.prepare import load_choice, use_device
+    from gpubench.workloads.building import build_model
 
     torch_device = use_device(device)
     loaded, _ = load_choice(WorkloadChoice(reference=model, size=size, parameters={}, mode=None))
-    built = loaded.workload.build()  # once: every configuration begins from a copy
+    built = build_model(loaded.workload)  # once: every configuration begins from a copy
     loaded = dataclasses.replace(
         loaded, workload=dataclasses.replace(loaded.workload, build=lambda: copy.deepcopy(built))
     )

@@ -37,7 +37,7 @@ def test_a_probe_that_cannot_run_says_why(monkeypatch):
 
     monkeypatch.setattr(tf32_probe, "_matmul_error", fail)
     assert tf32_in_use(torch.device("cpu")) == Tf32Probe(
-        matmul=None, convolution=None, detail="the numeric TF32 probe failed: out of memory"
+        matmul=None, convolution=None, detail="the numeric TF32 probe failed: RuntimeError: out of memory"
     )
 
 

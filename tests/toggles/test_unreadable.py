@@ -16,6 +16,7 @@ FROM_A_TRACE = {
     "optimizer": ("for-loop", "foreach", "fused"),
     "compile": ("off",),  # compiled values count frames first: their own test
     "tile_size": (0, 16),
+    "pipeline": ("resident", "host"),
 }
 # What the others look at instead: the C library, the inputs, the pool of threads; tile_overlap has nothing to read
 # where there are no tiles, and asks tile_size where there are.

@@ -121,7 +121,7 @@ def test_only_one_model_lives_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
     build = once.build
     monkeypatch.setattr(once, "build", watched)
     made(tmp_path / "plain", monkeypatch, roomy=True)
-    assert (len(living), most) == (2, 1)
+    assert (len(living), most) == (3, 1)  # its steps, with other random numbers, and with other roundings
 
 
 def test_activations_in_the_hosts_memory_change_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gpubench.errors import GpubenchError
+from gpubench.workloads.building import build_model
 from gpubench.workloads.catalog import SIZES, names
 from gpubench.workloads.loader import load
 from gpubench.workloads.resnet50 import Bottleneck, Config, ResNet
@@ -71,7 +72,7 @@ def test_sizes_for_other_memory_are_the_same_model_on_other_inputs(name: str) ->
     def of(size: str) -> tuple[set[tuple[str, tuple[int, ...]]], int]:
         work = load(name, size).workload
         with torch.device("meta"):
-            shapes = {(key, tuple(value.shape)) for key, value in work.build().state_dict().items()}
+            shapes = {(key, tuple(value.shape)) for key, value in build_model(work).state_dict().items()}
         return shapes, work.batch_size * work.items_per_sample * (work.resolution or 1) ** 2
 
     (large, most), (base, more), (medium, least) = (of(size) for size in ("large", "base", "medium"))
