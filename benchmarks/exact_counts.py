@@ -20,6 +20,7 @@ import msgspec
 
 from gpubench.report.model import StepCounts, Value
 from gpubench.worker.server import import_torch
+from gpubench.workloads.catalog import SUMMARIES
 from gpubench.workloads.workload_facts import Mode
 
 REPEATS = 20
@@ -75,7 +76,7 @@ def repeated(workload: str, mode: Mode, configuration: dict[str, Value], repeats
 def main() -> int:
     """Counts, and prints a table."""
     repeats = int(sys.argv[1]) if sys.argv[1:] else REPEATS
-    workloads = sys.argv[2:] or ["resnet50", "unet3d", "vae"]
+    workloads = sys.argv[2:] or list(SUMMARIES)
     modes: tuple[Mode, ...] = ("inference", "training")
     import_torch()
     fields = [name for name in StepCounts.__struct_fields__ if name != "work"]
