@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING
 from gpubench.report.model import Value
 from gpubench.text import plural
 from gpubench.toggles.evidence import recorded
-from gpubench.toggles.printed import run_lines
 from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
-from gpubench.workloads.optimizing import ALONE, FUSED, PLAIN, facts_of, lines
+from gpubench.workloads.optimizing import FUSED, PLAIN, lines, make_optimizers
 
 if TYPE_CHECKING:
-    import torch
-
     from gpubench.measure.trace import Trace
     from gpubench.toggles.model_context import ModelContext
 
@@ -40,8 +37,7 @@ def is_training(scope: Scope) -> str | None:
 def apply(context: ModelContext, value: Value) -> None:
     """Creates the optimizers over the parameters in their final dtype and layout."""
     asked = context.workload.optimizers
-    names = run_lines(lines(facts_of(asked), _FLAGS[str(value)]), model=context.model)
-    context.optimizers = names.get("optimizers") or {ALONE: names[ALONE]}
+    context.optimizers = make_optimizers(asked, _FLAGS[str(value)], context.model)
     schedules = {name: each.schedule for name, each in asked.items()}
     context.schedulers = [
         schedule(optimizer) for name, optimizer in context.optimizers.items() if (schedule := schedules.get(name))
@@ -64,17 +60,15 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     trace = recorded(context)
     if isinstance(trace, EvidenceResult):
         return trace
-    found = [_ran(kind, trace, value) for kind in dict.fromkeys(type(each).__name__ for each in _made(context))]
+    found = [
+        _ran(kind, trace, value) for kind in dict.fromkeys(type(each).__name__ for each in context.optimizers.values())
+    ]
     words = f"{' and '.join(words for _, words in found)} in the step"
-    for each in _made(context):
+    for each in context.optimizers.values():
         group = each.param_groups[0]
         words += f"; {type(each).__name__} has foreach={group.get('foreach')} and fused={group.get('fused')}"
     result = EvidenceResult(all(effect for effect, _ in found), words)
     return _kernels_too(trace, str(value), result) if result.took_effect and context.device.type == "cuda" else result
-
-
-def _made(context: ModelContext) -> list[torch.optim.Optimizer]:
-    return list(context.optimizers.values())
 
 
 def _ran(kind: str, trace: Trace, value: Value) -> tuple[bool, str]:

@@ -14,7 +14,7 @@ from gpubench.text import kind_and_message
 from gpubench.workloads.batch import make, map_tensors
 from gpubench.workloads.building import build_model, own_options, set_mode, with_options
 from gpubench.workloads.loader import Loaded
-from gpubench.workloads.optimizing import ALONE, facts_of, lines
+from gpubench.workloads.optimizing import make_optimizers
 from gpubench.workloads.workload_facts import Mode
 
 if TYPE_CHECKING:
@@ -108,15 +108,12 @@ def _attempt(loaded: Loaded, mode: Mode, build: Callable[[], nn.Module], device:
 
 def _trained(loaded: Loaded, model: nn.Module, batch: Any) -> Any:
     """What the training step of `model` returns."""
-    from gpubench.toggles.printed import run_lines
-
     workload = loaded.workload
     if workload.loss is not None:
         return with_options(workload.loss, own_options(workload))(model, batch)
     if workload.train_step is None:
         return None
-    made = run_lines(lines(facts_of(workload.optimizers), {"foreach": False}), model=model)
-    return workload.train_step(model, batch, made.get("optimizers") or {ALONE: made[ALONE]})
+    return workload.train_step(model, batch, make_optimizers(workload.optimizers, {"foreach": False}, model))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from gpubench.errors import GpubenchError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 LEARNING_RATE = 1e-4
 KINDS = ("AdamW", "Adam", "SGD", "RMSprop", "Adagrad")  # of torch.optim, whose operators tell how they are implemented
@@ -95,6 +96,17 @@ def lines(optimizers: Sequence[OptimizerFacts], flags: Mapping[str, bool]) -> st
         return f"{ALONE} = {made[ALONE]}"
     entries = "".join(f"    {name!r}: {call},\n" for name, call in made.items())
     return f"optimizers = {{\n{entries}}}"
+
+
+def make_optimizers(
+    optimizers: Mapping[str, Optimizer], flags: Mapping[str, bool], model: nn.Module
+) -> dict[str, torch.optim.Optimizer]:
+    """They themselves, by name, over the parameters of `model`: what `lines` makes."""
+    from gpubench.toggles.printed import run_lines
+
+    names = run_lines(lines(facts_of(optimizers), flags), model=model)
+    found: dict[str, torch.optim.Optimizer] = names.get("optimizers") or {ALONE: names[ALONE]}
+    return found
 
 
 def _call(optimizer: OptimizerFacts, flags: Mapping[str, bool]) -> str:
