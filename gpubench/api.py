@@ -79,7 +79,8 @@ def compare(
     Args:
         workload: A bundled name, `"FILE.py:NAME"` or `"package.module:NAME"`.
         mode: `"inference"` or `"training"`; None: the first that the workload has.
-        size: `"auto"`, `"large"`, `"base"`, `"medium"`, `"small"` or `"tiny"`, for workloads that have sizes.
+        size: `"auto"`, `"huge"`, `"xlarge"`, `"large"`, `"base"`, `"medium"`, `"small"` or `"tiny"`, for workloads that
+            have sizes.
         parameters: Further arguments of the workload's function.
         batch_size: Items per step; None: the workload's.
         device: `"auto"`, `"cpu"` or `"cuda:N"`.

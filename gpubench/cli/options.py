@@ -43,8 +43,8 @@ def measuring_options(
         str,
         model_option(
             "--size",
-            help="Model size: auto (by the device and its memory), base (the real size), large or medium (the same "
-            "model on more or less input), small (for CPUs) or tiny (for tests).",
+            help="Model size: auto (by the device and its memory), base (the real size), huge, xlarge, large or medium "
+            "(the same model on more or less input), small (for CPUs) or tiny (for tests).",
         ),
     ] = "auto",
     param: Annotated[

@@ -26,11 +26,12 @@ SUMMARIES = MappingProxyType(
 )
 # The toggles that a bundled workload brings with it.
 TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType({"recurrent_lm": ("scan", "fused_qkvz")})
-# Of every bundled workload; the first three are the same model on other inputs.
-SIZES = ("large", "base", "medium", "small", "tiny")
-# `auto` on a GPU: the first whose training in fp32 fits into so much memory, by what "base" takes. The largest needs
-# about 20 GiB (unet3d's "large"). Cards sold as 40 GB have 39 GiB, 12 GB 11.6 and 11 GB 10.8.
-BY_MEMORY = ((36 * 2**30, "large"), (int(11.5 * 2**30), "base"), (0, "medium"))
+# Of every bundled workload; all but the last two are the same model on other inputs.
+SIZES = ("huge", "xlarge", "large", "base", "medium", "small", "tiny")
+# `auto` on a GPU: the first of at most this memory. Training in fp32 takes at most 64 GiB at "huge", 32 at "xlarge", 18
+# at "large", 10.5 at "base" and 5 at "medium". Cards sold as 80 GB have 79.2 GiB, 40 GB 39.4, 24 GB 22.5 (A10G) to 24,
+# 12 GB 11.6 and 6 GB 5.8.
+BY_MEMORY = ((72.0, "huge"), (36.0, "xlarge"), (22.0, "large"), (11.5, "base"), (0.0, "medium"))  # GiB
 
 
 @functools.cache
@@ -82,4 +83,4 @@ def resolve_size(reference: str, size: str | None, device_kind: str, memory_byte
         return None
     if device_kind != "cuda":
         return "small"
-    return "base" if memory_bytes is None else next(name for least, name in BY_MEMORY if memory_bytes >= least)
+    return "base" if memory_bytes is None else next(name for gib, name in BY_MEMORY if memory_bytes >= gib * 2**30)

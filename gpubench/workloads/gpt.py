@@ -61,7 +61,9 @@ def _gpt2(batch_size: int) -> Config:
 # Training "base" in fp32 takes some 6.4 GiB: 1.9 for weights, gradients and AdamW's averages, and for each sequence 0.8
 # of what autograd keeps and, at the peak, two times 0.2 of scores.
 SIZES = {
-    "large": _gpt2(batch_size=16),
+    "huge": _gpt2(batch_size=40),
+    "xlarge": _gpt2(batch_size=20),
+    "large": _gpt2(batch_size=10),
     "base": _gpt2(batch_size=4),
     "medium": _gpt2(batch_size=2),
     "small": Config(384, 2, 6, 4096, 384, sequence=384, new_tokens=16, batch_size=1, kv_heads=6),

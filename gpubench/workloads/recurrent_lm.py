@@ -59,7 +59,9 @@ class Config:
 # Training "base" in fp32 takes some 8 GiB: 1.8 for weights, gradients and AdamW's two averages, 2.7 for the activations
 # of each sequence.
 SIZES = {
-    "large": Config(width=768, channels=1024, depth=12, blocks=16, vocabulary=32_000, length=2048, batch_size=8),
+    "huge": Config(width=768, channels=1024, depth=12, blocks=16, vocabulary=32_000, length=2048, batch_size=18),
+    "xlarge": Config(width=768, channels=1024, depth=12, blocks=16, vocabulary=32_000, length=2048, batch_size=9),
+    "large": Config(width=768, channels=1024, depth=12, blocks=16, vocabulary=32_000, length=2048, batch_size=5),
     "base": Config(width=768, channels=1024, depth=12, blocks=16, vocabulary=32_000, length=2048, batch_size=2),
     "medium": Config(width=768, channels=1024, depth=12, blocks=16, vocabulary=32_000, length=1024, batch_size=1),
     "small": Config(width=768, channels=1024, depth=1, blocks=16, vocabulary=2_000, length=128, batch_size=1),

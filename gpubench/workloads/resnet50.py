@@ -30,8 +30,10 @@ class Config:
     blocks: tuple[int, ...] = BLOCKS
 
 
-# "large" keeps the GPU of a server busy, which at batch 32 would wait for launches.
+# "large" and above keep the GPU of a server busy, which at batch 32 would wait for launches.
 SIZES = {
+    "huge": Config(width=64, resolution=224, batch_size=512, classes=1000),
+    "xlarge": Config(width=64, resolution=224, batch_size=256, classes=1000),
     "large": Config(width=64, resolution=224, batch_size=128, classes=1000),
     "base": Config(width=64, resolution=224, batch_size=32, classes=1000),
     "medium": Config(width=64, resolution=224, batch_size=16, classes=1000),

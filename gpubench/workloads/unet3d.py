@@ -47,7 +47,9 @@ class Config:
 # "base", batch 8 of 64^3 patches, is the set-up that the CytoDL guide's claims are for. Its training in fp32 takes
 # 5.1 GiB, most of it for activations.
 SIZES = {
-    "large": Config(width=32, levels=5, patch=64, volume=160, batch_size=32),
+    "huge": Config(width=32, levels=5, patch=64, volume=160, batch_size=96),
+    "xlarge": Config(width=32, levels=5, patch=64, volume=160, batch_size=48),
+    "large": Config(width=32, levels=5, patch=64, volume=160, batch_size=24),
     "base": Config(width=32, levels=5, patch=64, volume=160, batch_size=8),
     "medium": Config(width=32, levels=5, patch=64, volume=128, batch_size=4),
     "small": Config(width=8, levels=4, patch=32, volume=48, batch_size=1),

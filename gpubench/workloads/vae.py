@@ -40,6 +40,8 @@ class Config:
 
 # Training "base" in fp32 takes 9.9 GiB: 1.3 for weights, gradients and AdamW's two averages, the rest for activations.
 SIZES = {
+    "huge": Config((128, 256, 512, 512), 2, 3, groups=32, resolution=512, tiles=(256, 384), overlap=64, batch_size=7),
+    "xlarge": Config((128, 256, 512, 512), 2, 3, groups=32, resolution=512, tiles=(256, 384), overlap=64, batch_size=3),
     "large": Config((128, 256, 512, 512), 2, 3, groups=32, resolution=512, tiles=(256, 384), overlap=64, batch_size=2),
     "base": Config((128, 256, 512, 512), 2, 3, groups=32, resolution=512, tiles=(256, 384), overlap=64),
     "medium": Config((128, 256, 512, 512), 2, 3, groups=32, resolution=256, tiles=(128, 192), overlap=32),

@@ -69,7 +69,9 @@ def _vit_b(batch_size: int) -> Config:
 
 # Training "base" in fp32 takes some 7 GiB: 1.7 for weights, gradients and AdamW's averages, 5.1 kept by autograd.
 SIZES = {
-    "large": _vit_b(batch_size=256),
+    "huge": _vit_b(batch_size=576),
+    "xlarge": _vit_b(batch_size=288),
+    "large": _vit_b(batch_size=144),
     "base": _vit_b(batch_size=64),
     "medium": _vit_b(batch_size=24),
     "small": Config(Shape(384, 1, 6), Shape(384, 1, 6), patch=16, image=128, volume=64, batch_size=20),

@@ -217,7 +217,7 @@ def test_a_loss_that_is_none_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("card_gib", "limit_gib", "size"),
-    [(79, None, "large"), (23, None, "base"), (5.8, None, "medium"), (79, 6, "medium")],
+    [(79, None, "huge"), (23, None, "large"), (5.8, None, "medium"), (79, 6, "medium")],
 )
 def test_auto_is_the_size_that_fits_the_card_or_the_limit(
     card_gib: float, limit_gib: int | None, size: str, monkeypatch: pytest.MonkeyPatch

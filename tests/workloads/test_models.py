@@ -75,9 +75,9 @@ def test_sizes_for_other_memory_are_the_same_model_on_other_inputs(name: str) ->
             shapes = {(key, tuple(value.shape)) for key, value in build_model(work).state_dict().items()}
         return shapes, work.batch_size * work.items_per_sample * (work.resolution or 1) ** 2
 
-    (large, most), (base, more), (medium, least) = (of(size) for size in ("large", "base", "medium"))
-    assert large == base == medium
-    assert most > more > least
+    shapes, amounts = zip(*(of(size) for size in SIZES[:-2]), strict=True)
+    assert all(each == shapes[0] for each in shapes)
+    assert list(amounts) == sorted(set(amounts), reverse=True)
     assert load("resnet50", "large").workload.batch_size >= 128
 
 
@@ -224,9 +224,9 @@ def test_each_compile_target_is_one_graph(name: str, parameters: dict[str, str],
             "vae",
             "bsae",
             {},
-            "Unknown size of vae 'bsae'. Did you mean 'base'? Known: base, large, medium, small, tiny.",
+            "Unknown size of vae 'bsae'. Did you mean 'base'? Known: base, huge, large, medium, small, tiny, xlarge.",
         ),
-        ("resnet50", "big", {}, "Unknown size of resnet50 'big'. Known: base, large, medium, small, tiny."),
+        ("resnet50", "big", {}, "Unknown size of resnet50 'big'. Known: base, huge, large, medium, small, tiny"),
         ("unet3d", "tinny", {}, "Did you mean 'tiny'?"),
         ("vae", "tiny", {"task": "encod"}, "Unknown task of vae 'encod'. Did you mean 'encode'?"),
         ("unet3d", "tiny", {"task": "slide"}, "Did you mean 'sliding'?"),

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gpubench.errors import GpubenchError
+from gpubench.workloads.catalog import SIZES
 from gpubench.workloads.loader import load
 from gpubench.workloads.unet3d import segment
 from gpubench.workloads.vae import decode, encode
@@ -77,7 +78,7 @@ def test_vae_tiles_that_do_not_fit(options: dict[str, int], message: str) -> Non
 
 def test_offered_tiles_fit() -> None:
     for reference, parameters in (("vae", {}), ("unet3d", {"task": "volume"})):
-        for size in ("large", "base", "medium", "small", "tiny"):
+        for size in SIZES:
             workload = load(reference, size, parameters).workload
             assert workload.tiling.sizes
             for tile in workload.tiling.sizes:
