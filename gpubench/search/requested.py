@@ -51,13 +51,16 @@ class Requested:
     def toggle_values(self, builder: Builder) -> list[ToggleValues]:
         """What to try beside the baseline, in order: the preset's toggles with the user's values, then the others.
 
-        Raises GpubenchError for a value that is unknown, and for a toggle of the user's that does not apply here.
+        Toggles that do not apply here are among them. Raises GpubenchError for a value that is unknown, and where no
+        toggle of the user's applies.
         """
         scope = builder.scope
         wanted = {
-            name: tuple(parse_value(builder.require(name), text, scope) for text in texts)
+            name: tuple(parse_value(get(name), text, scope if name in builder.toggles else None) for text in texts)
             for name, texts in self.values.items()
         }
+        if wanted and not builder.toggles.keys() & wanted.keys():
+            builder.require(next(iter(wanted)))
         offered = self.preset.toggle_values(scope.workload.mode, scope.device.kind) if self.preset else ()
         together: dict[str, tuple[Value, ...]] = {}
         for entry in (entry for entry in offered if entry.toggle not in builder.fixed):

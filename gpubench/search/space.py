@@ -86,6 +86,8 @@ class Builder:
     def impossible(self, configuration: Mapping[str, Value]) -> str:
         """The sentence why `configuration` cannot run here, or an empty string."""
         for name, value in configuration.items():
+            if name in self.left_out:
+                return f"{name} does not apply here: {self.left_out[name]}"
             toggle = self.toggles[name]
             if reason := toggle.unmet(self.scope, value, configuration):
                 return f"{name}={value} {reason}"

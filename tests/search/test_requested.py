@@ -88,3 +88,5 @@ def test_a_value_is_read_where_the_device_is_known() -> None:
         requested.toggle_values(builder())
     with pytest.raises(GpubenchError, match="'optimizer' does not apply here"):
         read(["optimizer=fused"], []).toggle_values(builder())
+    some = read(["optimizer=fused", "precision=fp32,bf16-autocast"], []).toggle_values(builder())
+    assert [entry.toggle for entry in some] == ["optimizer", "precision"]

@@ -104,6 +104,11 @@ def test_a_toggle_that_does_not_apply_is_left_out_or_refused() -> None:
     space = searched(builder(), [*TOGGLES, ToggleValues("optimizer", ("fused",))], "each")
     assert "optimizer" in space.builder.left_out
     assert not any("optimizer" in row.configuration for row in space.planned)
+    for strategy in ("each", "grid", "ladder"):
+        entries = [*TOGGLES, ToggleValues("optimizer", ("fused",))]
+        asked = search_space(builder(), entries, get_strategy(strategy), {"optimizer"})
+        refused = {row.id: row.skip for row in asked.planned if "optimizer" in row.configuration}
+        assert refused == {"optimizer=fused": "optimizer does not apply here: inference has no optimizer"}
     with pytest.raises(GpubenchError, match="'optimizer' does not apply here"):
         builder(optimizer="fused")
 

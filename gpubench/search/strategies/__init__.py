@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import entry_points
 
 from gpubench.errors import unknown_name
 from gpubench.plugins import load_plugin, name_taken
+from gpubench.report.model import Role
 from gpubench.search.space import Builder, ToggleValues
 from gpubench.search.strategy import SearchSpace, Strategy
 
@@ -47,10 +48,19 @@ def get_strategy(name: str) -> Strategy:
     return all_strategies()[name]
 
 
-def search_space(builder: Builder, toggles: Sequence[ToggleValues], strategy: Strategy) -> SearchSpace:
+def search_space(
+    builder: Builder, toggles: Sequence[ToggleValues], strategy: Strategy, asked: Collection[str] = ()
+) -> SearchSpace:
     """What `strategy` searches: those of `toggles` that apply here, around its baseline.
 
-    Raises GpubenchError where the baseline cannot run.
+    Those of the others that the user has `asked` for become rows that say why they do not apply. Raises GpubenchError
+    where the baseline cannot run.
     """
     usable = tuple(entry for entry in toggles if entry.toggle in builder.toggles)
-    return SearchSpace(builder, strategy, usable, strategy.baseline(builder, usable))
+    refused = tuple(
+        builder.plan({entry.toggle: value}, Role(kind="alone", toggle=entry.toggle))
+        for entry in toggles
+        if entry not in usable and entry.toggle in asked
+        for value in entry.values
+    )
+    return SearchSpace(builder, strategy, usable, strategy.baseline(builder, usable), refused)
