@@ -25,7 +25,7 @@ from gpubench.toggles.own_precision import (
 )
 from gpubench.toggles.plain_fp32 import autocast, convert, make_plain
 from gpubench.toggles.printed import cast_model, each_input
-from gpubench.toggles.step_parts import within
+from gpubench.toggles.step_parts import update_parameters, within
 from gpubench.toggles.tf32_probe import Tf32Probe, tf32_in_use
 from gpubench.toggles.toggle import AS_BUILT, EvidenceResult, Requirement, Scope, Stage, Toggle
 
@@ -56,7 +56,8 @@ torch.backends.cudnn.fp32_precision = "tf32"  # what convolutions of torch.compi
 
 _USAGE_SCALER = """
 scaler = torch.amp.GradScaler(device.type)
-# in each training step: scaler.scale(loss).backward(), then scaler.step(optimizer) and scaler.update()"""
+# in each training step: scaler.scale(loss).backward(), then scaler.step(optimizer) and scaler.update();
+# before gradients are clipped, scaler.unscale_(optimizer)"""
 
 
 def _usage(value: Value, scope: Scope | None) -> str:
@@ -112,8 +113,7 @@ def _scale_gradients(context: ModelContext) -> None:
     backward = context.step.backward
 
     def update() -> None:
-        for optimizer in context.optimizers.values():
-            scaler.step(optimizer)
+        update_parameters(context, scaler.step, scaler.unscale_)
         scaler.update()
 
     last = scaler.get_scale()

@@ -60,20 +60,14 @@ def plain_step(context: ModelContext) -> StepParts:
     if training and workload.loss:
         compute = with_options(compute, context.options)
 
-    def optimizers() -> list[torch.optim.Optimizer]:
+    def zero_grad() -> None:
         if not context.optimizers:
             raise RuntimeError(f"workload {workload.name} cannot be trained without an optimizer")
-        return list(context.optimizers.values())
-
-    def zero_grad() -> None:
-        for optimizer in optimizers():
+        for optimizer in context.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
 
     def update() -> None:
-        for optimizer in optimizers():
-            optimizer.step()
-        for scheduler in context.schedulers:
-            scheduler.step()
+        update_parameters(context, lambda optimizer: optimizer.step())
 
     def whole_step(batch: Any) -> Any:
         with backward_outside_autocast(context.device.type):
@@ -100,6 +94,25 @@ def plain_step(context: ModelContext) -> StepParts:
         collect=lambda result: result.detach() if training else result,
         grad_mode=torch.enable_grad if training else torch.no_grad,  # whatever the workload's code has switched
     )
+
+
+def update_parameters(
+    context: ModelContext,
+    step: Callable[[torch.optim.Optimizer], Any],
+    unscale: Callable[[torch.optim.Optimizer], Any] = lambda _: None,
+) -> None:
+    """One `step` of each optimizer, whose gradients are clipped before where the workload asks for it."""
+    import torch
+
+    for name, optimizer in context.optimizers.items():
+        asked = context.workload.optimizers.get(name)
+        if asked is not None and asked.clip is not None:
+            unscale(optimizer)
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, asked.clip)
+        step(optimizer)
+    for scheduler in context.schedulers:
+        scheduler.step()
 
 
 def nothing(*_: Any) -> None:

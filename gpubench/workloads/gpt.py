@@ -4,6 +4,7 @@ Architecture: Radford et al., "Language Models are Unsupervised Multitask Learne
 before each part, GELU by tanh, learned positions, and the token embedding once more as the last layer.
 `positions=rotary` takes those of Su et al., "RoFormer" (2021) instead, and `kv_heads` lets several query heads share a
 key and a value (Ainslie et al., "GQA", 2023). No dropout, as models of today are trained.
+Training clips the gradients and lets the learning rate follow a cosine.
 
 "base" is the smallest GPT-2: 124,439,808 parameters, as its published checkpoint has. A forward pass over 1024 tokens
 is 291.6 GFLOP (nanoGPT's transformer_sizing.ipynb: 291,648,307,200), three times that with the backward pass.
@@ -32,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpubench.errors import GpubenchError
+from gpubench.workloads.optimizing import Optimizer
 from gpubench.workloads.parameters import choose
 from gpubench.workloads.workload import Batch, Options, Workload
 
@@ -241,6 +243,16 @@ def _loss(model: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(scores.flatten(0, 1), following.flatten())
 
 
+def cosine(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate along a cosine down to a tenth, over 600,000 steps; the warm-up before it is left out."""
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=600_000, eta_min=LEARNING_RATE / 10)
+
+
+# As nanoGPT trains GPT-2 (config/train_gpt2.py), but for weight decay, which is on all parameters here.
+LEARNING_RATE = 6e-4
+OPTIMIZER = Optimizer(
+    settings={"lr": LEARNING_RATE, "betas": (0.9, 0.95), "weight_decay": 0.1}, clip=1.0, schedule=cosine
+)
 TASKS: dict[str, Callable[[Config], Callable[[nn.Module, Batch, Options], Tensor | dict[str, Tensor]]]] = {
     "prefill": lambda config: lambda model, batch, options: prefill(model, batch[0], config.sequence)[:, 0],
     "generate": lambda config: lambda model, batch, options: generate(model, batch[0], config.new_tokens),
@@ -294,5 +306,6 @@ def gpt(
         inputs=inputs,
         infer=infer(config),
         loss=_loss if task == "prefill" else None,
+        optimizers={"optimizer": OPTIMIZER},
         items_per_sample=config.sequence if task == "prefill" else config.new_tokens,
     )

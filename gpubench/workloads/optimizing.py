@@ -27,12 +27,14 @@ class Optimizer:
     parts:    dotted names of the submodules whose parameters it updates; "" is the whole model.
     kind:     a class of torch.optim: AdamW, Adam, SGD, RMSprop or Adagrad.
     settings: its arguments, but for `foreach` and `fused`, which are what is measured.
+    clip:     the largest norm of its gradients, all together (torch.nn.utils.clip_grad_norm_); None: as they are.
     schedule: (optimizer) -> learning rate scheduler, which takes a step after each training step.
     """
 
     parts: tuple[str, ...] = ("",)
     kind: str = "AdamW"
     settings: Mapping[str, Any] = field(default_factory=lambda: {"lr": LEARNING_RATE})
+    clip: float | None = None
     schedule: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None
 
 
@@ -76,6 +78,10 @@ def check(optimizers: Mapping[str, Optimizer], workload: str) -> None:
                     f"Optimizer {name!r} of workload {workload!r} has {key} of type {type(value).__name__}.",
                     "Give numbers, truth values, or tuples of numbers.",
                 )
+        if not (each.clip is None or (isinstance(each.clip, int | float) and each.clip > 0)):
+            raise GpubenchError(
+                f"Optimizer {name!r} of workload {workload!r} has clip {each.clip!r}.", "Give a number above 0."
+            )
         if taken := {"foreach", "fused"}.intersection(each.settings):
             raise GpubenchError(
                 f"Optimizer {name!r} of workload {workload!r} sets {', '.join(sorted(taken))}.",

@@ -94,6 +94,28 @@ def test_a_schedule_takes_a_step_after_each_step_and_goes_back_with_the_start() 
         assert stepper.context.optimizers["one"].param_groups[0]["lr"] == 0.5
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16-autocast"])
+def test_gradients_are_clipped_as_they_are_unscaled_and_the_schedule_goes_on(precision: str) -> None:
+    def change(clip: float | None) -> float:
+        """The norm of an update by SGD: at a learning rate of 1 that of the gradients."""
+        schedule = lambda made: optim.lr_scheduler.LambdaLR(made, lambda step: 1.0)  # noqa: E731
+        one = Optimizer(kind="SGD", settings={"lr": 1.0}, clip=clip, schedule=schedule)
+        stepper = prepared(workload(optimizers={"one": one}), precision=precision)
+        for steps in range(1, 20):
+            before = nn.utils.parameters_to_vector(stepper.context.model.parameters()).detach()
+            stepper.step()
+            assert stepper.context.schedulers[0].last_epoch == steps
+            after = nn.utils.parameters_to_vector(stepper.context.model.parameters()).detach()
+            changed = float((after - before).norm())
+            if changed:  # a scaler skips the first ones
+                return changed
+        raise AssertionError("no step was taken")
+
+    whole = change(None)
+    assert change(2 * whole) == pytest.approx(whole, rel=1e-2)
+    assert change(whole / 2) == pytest.approx(whole / 2, rel=1e-2)
+
+
 def test_an_own_step_runs_forward_in_autocast_and_backward_outside() -> None:
     seen: dict[str, Any] = {}
 
@@ -124,6 +146,7 @@ def test_what_cannot_be_is_said(kit_free_scope: Any) -> None:
         (optim.AdamW, "is type"),
         (Optimizer(settings={"foreach": True}), "sets foreach"),
         (Optimizer(settings={"lr": torch.ones(())}), "lr of type Tensor"),
+        (Optimizer(clip=0.0), "has clip 0.0"),
     ):
         with pytest.raises(GpubenchError, match=words):
             workload(optimizers={"one": optimizer})
