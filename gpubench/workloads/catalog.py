@@ -25,7 +25,10 @@ SUMMARIES = MappingProxyType(
     }
 )
 # The toggles that a bundled workload brings with it.
-TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType({"recurrent_lm": ("scan", "fused_qkvz")})
+_TILING = ("tile_contiguity", "tile_ramp", "tile_blend", "tile_arithmetic", "tile_output")
+TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
+    {"recurrent_lm": ("scan", "fused_qkvz"), "vae": _TILING}
+)
 # Of every bundled workload; all but the last two are the same model on other inputs.
 SIZES = ("huge", "xlarge", "large", "base", "medium", "small", "tiny")
 # `auto` on a GPU: the first of at most this memory. Training in fp32 takes at most 64 GiB at "huge", 32 at "xlarge", 18
