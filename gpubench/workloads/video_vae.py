@@ -111,14 +111,15 @@ class CausalConv3d(nn.Conv3d):
 
 
 class Norm(nn.Module):
-    """RMS norm over the channels of each pixel: [B, C, ...]."""
+    """RMS norm over the channels of each pixel: [B, C, T, H, W] -> [B, C, T, H, W]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.ones(channels, 1, 1, 1))
+        self.gamma = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = F.normalize(x, dim=1) * (self.gamma * math.sqrt(len(self.gamma)))
+        scale = self.gamma * math.sqrt(len(self.gamma))
+        y: Tensor = F.normalize(x, dim=1) * scale.view(-1, 1, 1, 1)
         return y
 
 
