@@ -155,7 +155,7 @@ def test_without_tiles_only_the_first_values_are_allowed() -> None:
     )
     for toggle in TILING_TOGGLES:
         first, other = toggle.values
-        assert toggle.applies(training)
+        assert toggle.applies(training) == "only inference is tiled"
         assert toggle.applies(inference) is None
         assert toggle.unmet(inference, first, {"tile_size": 0}) is None
         assert toggle.unmet(inference, other, {"tile_size": 16}) is None
