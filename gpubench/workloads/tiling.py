@@ -216,9 +216,9 @@ def _weighted(output: Tensor, layout: _Layout, position: tuple[int, ...], blendi
         else:
             ramp = tile_ramp(side, index, layout.up, layout.down, output.device, dtype)
         weights.append(ramp.view(-1, *[1] * (len(position) - axis)))
-    _note("ramp", blending.ramp)
     if blending.blend == "mask":
         weights = [functools.reduce(torch.mul, weights)]
+    _note("ramp", blending.ramp)
     _note("blend", blending.blend)
     weighted = output * weights[0]
     for weight in weights[1:]:
@@ -230,15 +230,14 @@ def _add(
     result: Tensor | None, weighted: Tensor, layout: _Layout, position: tuple[int, ...], blending: Blending
 ) -> Tensor:
     """The sum of the tiles so far, and `weighted`."""
-    lengths, starts, axes = layout.lengths(), layout.starts(position), len(position)
-    sizes = weighted.shape[-axes:]
-    _note("output", blending.output)
+    lengths, starts, sizes = layout.lengths(), layout.starts(position), weighted.shape[-len(position) :]
     _note("arithmetic", blending.arithmetic)
+    _note("output", blending.output)
     if blending.output == "preallocated":
         if result is None:
-            result = weighted.new_zeros(*weighted.shape[:-axes], *lengths)
+            result = weighted.new_zeros(*weighted.shape[: -len(position)], *lengths)
         region = result
-        for axis, (start, size) in enumerate(zip(starts, sizes, strict=True), start=-axes):
+        for axis, (start, size) in enumerate(zip(starts, sizes, strict=True), start=-len(position)):
             region = region.narrow(axis, start, size)
         if blending.arithmetic == "in_place":
             region.add_(weighted)

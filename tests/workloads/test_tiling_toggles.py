@@ -146,6 +146,13 @@ def test_a_tile_as_large_as_the_input_is_no_tile() -> None:
     assert not any(any(values.values()) for values in ran_with(tile_size=32, tile_overlap=8).values())
 
 
+def test_the_toggles_are_the_fields_of_a_blending() -> None:
+    assert [toggle.name for toggle in TILING_TOGGLES] == [f"tile_{field}" for field in FIELDS]
+    assert Blending() == Blending(*(ways[0] for ways in WAYS)) == Blending.of({})
+    for field, way in OTHERS:
+        assert Blending.of({f"tile_{field}": way, "tile_size": 8}) == Blending(**{field: way})
+
+
 def test_without_tiles_only_the_first_values_are_allowed() -> None:
     case = load("vae", "tiny")
     assert TOGGLES["vae"] == tuple(toggle.name for toggle in case.workload.toggles)
