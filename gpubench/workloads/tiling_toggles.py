@@ -12,10 +12,13 @@ from collections.abc import Mapping
 
 from gpubench.report.model import Value
 from gpubench.text import plural
-from gpubench.toggles import tile_size
 from gpubench.toggles.model_context import ModelContext
-from gpubench.toggles.toggle import EvidenceResult, Stage, Toggle
+from gpubench.toggles.toggle import EvidenceResult, Scope, Stage, Toggle
 from gpubench.workloads import tiling
+
+
+def _tiles(scope: Scope) -> str | None:
+    return None if scope.workload.mode == "inference" else "only inference is tiled"
 
 
 def _toggle(field: str, summary: str, values: Mapping[Value, str]) -> Toggle:
@@ -24,7 +27,7 @@ def _toggle(field: str, summary: str, values: Mapping[Value, str]) -> Toggle:
     def evidence(context: ModelContext, value: Value) -> EvidenceResult:
         """Whether the tiled code, which counts what it does, did this with every tile."""
         if not context.options.get("tile_size"):
-            return EvidenceResult(True, "with tile_size 0 there are no tiles")
+            return EvidenceResult(True, "the whole input is one tile, with nothing to blend")
         counts = {way: tiling.ran[field, str(way)] for way in values}
         words = " and ".join(f"{plural(count, 'tile')} {way}" for way, count in counts.items() if count)
         return EvidenceResult(
@@ -36,8 +39,8 @@ def _toggle(field: str, summary: str, values: Mapping[Value, str]) -> Toggle:
         summary=summary,
         values=values,
         stage=Stage.PROBLEM,
-        applies=tile_size.can_be_tiled,
-        idle_when={"tile_size": (tile_size.WHOLE,)},
+        applies=_tiles,
+        idle_when={"tile_size": (0,)},
         usage=lambda value, _: f'options["{name}"] = "{value}"  # for the workload\'s infer',
         evidence=evidence,
         claims=("vae-guide",),
