@@ -20,9 +20,9 @@ LARGEST = 65536  # pixels: larger than any input that fits, and low enough to ca
 
 def can_be_tiled(scope: Scope) -> str | None:
     """Applies to inference of workloads that can be cut into tiles."""
-    if not scope.workload.tile_sizes:
-        return f"workload {scope.workload.name} cannot be cut into tiles"
-    return None if scope.workload.mode == "inference" else "only inference is tiled"
+    if scope.workload.mode != "inference":  # no tile sizes are known there, whatever the workload
+        return "only inference is tiled"
+    return None if scope.workload.tile_sizes else f"workload {scope.workload.name} cannot be cut into tiles"
 
 
 def not_a_multiple(scope: Scope, value: Value) -> str | None:

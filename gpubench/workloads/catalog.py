@@ -21,11 +21,15 @@ SUMMARIES = MappingProxyType(
         "resnet50": "ResNet-50 v1.5 image classification, 224x224, 25.6 M parameters",
         "unet3d": "Residual 3-D U-Net segmentation of 64x64x64 patches, whole or sliding-window",
         "vae": "Convolutional autoencoder of latent diffusion: encode, decode or reconstruct, whole or tiled",
+        "video_vae": "Causal 3-D autoencoder of videos (Wan, 127 M parameters): tiled in space, in chunks of frames",
         "vit_mae": "Masked autoencoder of images or volumes, ViT-B/16: encoder, or training on a visible quarter",
     }
 )
 # The toggles that a bundled workload brings with it.
-TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType({"recurrent_lm": ("scan", "fused_qkvz")})
+_TILING = ("tile_contiguity", "tile_ramp", "tile_blend", "tile_arithmetic", "tile_output")
+TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
+    {"recurrent_lm": ("scan", "fused_qkvz"), "vae": _TILING, "video_vae": ("tile_frames", *_TILING)}
+)
 # Of every bundled workload; all but the last two are the same model on other inputs.
 SIZES = ("huge", "xlarge", "large", "base", "medium", "small", "tiny")
 # `auto` on a GPU: the first of at most this memory. Training in fp32 takes at most 64 GiB at "huge", 32 at "xlarge", 18

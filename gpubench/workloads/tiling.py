@@ -3,19 +3,52 @@
 Along each side, tiles of equal length start `tile - overlap` apart; the last one is shifted back to end where the
 tensor ends. All tiles have the same shape, so a compiled function is compiled once. Overlapping tiles are blended along
 half a cosine. A tile's weights are the product of one ramp per side, and each ramp is divided by the sum of all ramps
-at that place, so that the weights of all tiles add up to 1 at every output element.
+at that place, so that the weights of all tiles add up to 1 at every output element. `Blending` says how that is done.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from gpubench.errors import GpubenchError
+
+
+@dataclass(frozen=True)
+class Blending:
+    """How tiles are cut out, weighted and put together: the same result but for rounding. Defaults are the fast ways.
+
+    `tiling_toggles.py` says what each way is.
+    """
+
+    contiguity: str = "contiguous"
+    ramp: str = "cached"
+    blend: str = "separable"
+    arithmetic: str = "in_place"
+    output: str = "preallocated"
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Blending:
+        """As the options `tile_contiguity`, `tile_ramp` and so on say."""
+        names = {f"tile_{each.name}": each.name for each in fields(cls)}
+        return cls(**{name: options[option] for option, name in names.items() if option in options})
+
+
+FAST = Blending()
+ran: Counter[tuple[str, str]] = Counter()  # (field of Blending, way) -> tiles that this process has treated so
+
+
+def _note(field: str, way: str) -> None:
+    if not torch.compiler.is_compiling():  # a count that compiled code reads would compile it anew each time
+        ran[field, way] += 1
 
 
 @dataclass(frozen=True)
@@ -55,96 +88,164 @@ def _rescale(length: int, up: int, down: int) -> int:
     return length * up // down
 
 
-@functools.lru_cache(maxsize=64)
-def blend_weights(side: TileSide, up: int, down: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """The share of each tile in each of its output elements along one side, `[tiles, tile * up // down]`.
+def tile_ramp(side: TileSide, index: int, up: int, down: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The share of tile `index` in each of its output elements along one side, `[tile * up // down]`."""
+    tile = _rescale(side.tile, up, down)
+    starts = [_rescale(start, up, down) for start in side.starts]
+    places = torch.arange(tile, dtype=torch.float64, device=device) + (starts[index] + 0.5)
 
-    Cached, since it depends only on shapes.
-    """
+    def rise(right: int) -> Tensor:
+        """From 0 to 1 where tile `right` overlaps with the one before: by more than `overlap` if it was shifted."""
+        shared = starts[right - 1] + tile - starts[right]
+        phase = ((places - starts[right]) / max(shared, 0.5)).clamp(0.0, 1.0)  # without overlap a step
+        return 0.5 - 0.5 * torch.cos(torch.pi * phase)
+
+    def raw(each: int) -> Tensor:
+        weight = torch.ones_like(places)
+        if each > 0:
+            weight *= rise(each)
+        if each < len(starts) - 1:
+            weight *= 1.0 - rise(each + 1)
+        return weight
+
+    weight = raw(index)
+    beside = [each for each, start in enumerate(starts) if abs(start - starts[index]) < tile]
+    if any(starts[third] - starts[first] < tile for first, third in zip(beside, beside[2:], strict=False)):
+        weight = weight / torch.stack([raw(each) for each in beside]).sum(0)  # of two alone the sum is 1
+    return weight.to(dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def blend_weights(side: TileSide, up: int, down: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The `tile_ramp` of each tile along one side, `[tiles, tile * up // down]`. Cached: it depends only on shapes."""
     # Created outside inference mode: an inference tensor in the cache could not be used in training later.
     with torch.inference_mode(False), torch.no_grad():
-        tile = _rescale(side.tile, up, down)
-        starts = [_rescale(start, up, down) for start in side.starts]
-        weights = torch.ones(len(starts), tile, dtype=torch.float64)
-        for left, right in itertools.pairwise(range(len(starts))):
-            shared = tile - (starts[right] - starts[left])  # larger than `overlap` for the shifted last tile
-            phase = (torch.arange(shared, dtype=torch.float64) + 0.5) / max(1, shared)
-            ramp = 0.5 - 0.5 * torch.cos(torch.pi * phase)
-            weights[right, :shared] *= ramp
-            weights[left, tile - shared :] *= ramp.flip(0)
-        total = torch.zeros(_rescale(side.size, up, down), dtype=torch.float64)
-        for start, weight in zip(starts, weights, strict=True):
-            total[start : start + tile] += weight
-        for start, weight in zip(starts, weights, strict=True):
-            weight /= total[start : start + tile]
-        return weights.to(device=device, dtype=dtype)
+        return torch.stack([tile_ramp(side, index, up, down, device, dtype) for index in range(len(side.starts))])
 
 
-def _cut(x: torch.Tensor, sides: Sequence[TileSide], positions: list[tuple[int, ...]]) -> torch.Tensor:
-    tiles = []
-    for position in positions:
-        tile = x
-        for axis, (side, index) in enumerate(zip(sides, position, strict=True), start=2):
-            tile = tile.narrow(axis, side.starts[index], side.tile)
-        tiles.append(tile)
-    return torch.cat(tiles)  # copies a single tile too, so that all tiles are dense and have equal strides
+@dataclass(frozen=True)
+class _Layout:
+    """The tiles along the last sides of a tensor, and how much longer those sides are in the output."""
+
+    sides: Sequence[TileSide]
+    up: int
+    down: int
+
+    def cut(self, x: Tensor, position: tuple[int, ...]) -> Tensor:
+        """One tile of the input, a view."""
+        for axis, (side, index) in enumerate(zip(self.sides, position, strict=True), start=-len(self.sides)):
+            x = x.narrow(axis, side.starts[index], side.tile)
+        return x
+
+    def lengths(self) -> list[int]:
+        """The sides of the whole output."""
+        return [_rescale(side.size, self.up, self.down) for side in self.sides]
+
+    def starts(self, position: tuple[int, ...]) -> list[int]:
+        """Where a tile begins in the output."""
+        places = zip(self.sides, position, strict=True)
+        return [_rescale(side.starts[index], self.up, self.down) for side, index in places]
+
+    def check(self, output: Tensor) -> None:
+        """Raises GpubenchError if the output of a tile has other sides than it should."""
+        expected = [_rescale(side.tile, self.up, self.down) for side in self.sides]
+        if (got := list(output.shape[-len(self.sides) :])) != expected:
+            raise GpubenchError(
+                f"The tiled function returned sides {got}; {expected} was expected.",
+                f"It must multiply each side by {self.up}/{self.down}.",
+            )
 
 
 def apply_tiled(
-    function: Callable[[torch.Tensor], torch.Tensor],
-    x: torch.Tensor,
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
     *,
     tile: int,
     overlap: int,
     up: int = 1,
     down: int = 1,
     tiles_per_call: int = 1,
-) -> torch.Tensor:
+    axes: int | None = None,
+    blending: Blending = FAST,
+) -> Tensor:
     """`function(x)`, computed tile by tile and blended: `[B, C, *sides]` to `[B, K, *(sides * up / down)]`.
 
-    `tile` and `overlap` are in elements of `x`; `function` must enlarge every spatial side by `up` / `down`.
+    `tile` and `overlap` are in elements of `x`; `function` must enlarge every tiled side by `up` / `down`. With `axes`
+    only so many of the last sides are tiled, and those before may become of any length.
     `tiles_per_call` tiles are stacked in the batch dimension of one call. If the last call has fewer, copies of its
     last tile fill it, and their results are dropped, so that every call has the same shape.
     Sums are kept in fp32 (fp64 for fp64 outputs) and returned in the output's own dtype.
     Raises GpubenchError for lengths that do not fit, and if `function` returns an unexpected size.
     """
-    sides = [lay_side(size, tile, overlap, down) for size in x.shape[2:]]
-    if all(len(side.starts) == 1 for side in sides):
+    sides = x.shape[2:] if axes is None else x.shape[-axes:]
+    layout = _Layout([lay_side(size, tile, overlap, down) for size in sides], up, down)
+    if all(len(side.starts) == 1 for side in layout.sides):
         return function(x)
-    positions = list(itertools.product(*(range(len(side.starts)) for side in sides)))
+    positions = list(itertools.product(*(range(len(side.starts)) for side in layout.sides)))
     tiles_per_call = min(tiles_per_call, len(positions))
-    result: torch.Tensor | None = None
+    result: Tensor | None = None
     dtype = x.dtype
     for first in range(0, len(positions), tiles_per_call):
         chunk = positions[first : first + tiles_per_call]
         filled = chunk + chunk[-1:] * (tiles_per_call - len(chunk))
-        outputs = function(_cut(x, sides, filled))
+        outputs = function(_stack([layout.cut(x, position) for position in filled], blending))
         if result is None:
             dtype = outputs.dtype
-            result = _empty_result(outputs, x.shape[0], sides, up, down)
+            layout.check(outputs)
         for position, output in zip(chunk, outputs.split(x.shape[0]), strict=False):
-            _add(result, output, sides, position, up, down)
+            result = _add(result, _weighted(output, layout, position, blending), layout, position, blending)
     assert result is not None  # there is always a position
     return result.to(dtype)
 
 
-def _empty_result(outputs: torch.Tensor, batch: int, sides: Sequence[TileSide], up: int, down: int) -> torch.Tensor:
-    expected = [_rescale(side.tile, up, down) for side in sides]
-    if list(outputs.shape[2:]) != expected:
-        raise GpubenchError(
-            f"The tiled function returned sides {list(outputs.shape[2:])}; {expected} was expected.",
-            f"It must multiply each side by {up}/{down}.",
-        )
-    shape = (batch, outputs.shape[1], *(_rescale(side.size, up, down) for side in sides))
-    return outputs.new_zeros(shape, dtype=torch.promote_types(outputs.dtype, torch.float32))
+def _stack(tiles: list[Tensor], blending: Blending) -> Tensor:
+    if len(tiles) == 1 and blending.contiguity == "views":
+        _note("contiguity", "views")
+        return tiles[0]
+    _note("contiguity", "contiguous")
+    return torch.cat(tiles)  # copies a single tile too, so that all tiles are dense and have equal strides
+
+
+def _weighted(output: Tensor, layout: _Layout, position: tuple[int, ...], blending: Blending) -> Tensor:
+    """`output` times the tile's weights, a new tensor of the dtype that sums are kept in."""
+    dtype = torch.promote_types(output.dtype, torch.float32)
+    weights = []
+    for axis, (side, index) in enumerate(zip(layout.sides, position, strict=True), start=1):
+        if blending.ramp == "cached":
+            ramp = blend_weights(side, layout.up, layout.down, output.device, dtype)[index]
+        else:
+            ramp = tile_ramp(side, index, layout.up, layout.down, output.device, dtype)
+        weights.append(ramp.view(-1, *[1] * (len(position) - axis)))
+    if blending.blend == "mask":
+        weights = [functools.reduce(torch.mul, weights)]
+    _note("ramp", blending.ramp)
+    _note("blend", blending.blend)
+    weighted = output * weights[0]
+    for weight in weights[1:]:
+        weighted = weighted.mul_(weight) if blending.arithmetic == "in_place" else weighted * weight
+    return weighted
 
 
 def _add(
-    result: torch.Tensor, output: torch.Tensor, sides: Sequence[TileSide], position: tuple[int, ...], up: int, down: int
-) -> None:
-    region, weighted = result, output.to(result.dtype)
-    for axis, (side, index) in enumerate(zip(sides, position, strict=True), start=2):
-        region = region.narrow(axis, _rescale(side.starts[index], up, down), output.shape[axis])
-        weight = blend_weights(side, up, down, output.device, result.dtype)[index]
-        weighted = weighted * weight.view(-1, *(1 for _ in range(axis + 1, output.dim())))
-    region.add_(weighted)
+    result: Tensor | None, weighted: Tensor, layout: _Layout, position: tuple[int, ...], blending: Blending
+) -> Tensor:
+    """The sum of the tiles so far, and `weighted`."""
+    lengths, starts, sizes = layout.lengths(), layout.starts(position), weighted.shape[-len(position) :]
+    _note("arithmetic", blending.arithmetic)
+    _note("output", blending.output)
+    if blending.output == "preallocated":
+        if result is None:
+            result = weighted.new_zeros(*weighted.shape[: -len(position)], *lengths)
+        region = result
+        for axis, (start, size) in enumerate(zip(starts, sizes, strict=True), start=-len(position)):
+            region = region.narrow(axis, start, size)
+        if blending.arithmetic == "in_place":
+            region.add_(weighted)
+        else:
+            region.copy_(region + weighted)
+        return result
+    margins = [(start, length - start - size) for start, length, size in zip(starts, lengths, sizes, strict=True)]
+    whole = F.pad(weighted, [margin for pair in reversed(margins) for margin in pair])
+    if result is None:
+        return whole
+    return result.add_(whole) if blending.arithmetic == "in_place" else result + whole

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpubench.workloads.parameters import check_side, choose
-from gpubench.workloads.tiling import apply_tiled
+from gpubench.workloads.tiling import Blending, apply_tiled
+from gpubench.workloads.tiling_toggles import TILING_TOGGLES
 from gpubench.workloads.workload import Batch, Options, Tiling, Workload
 
 LATENT_CHANNELS = 4
@@ -174,7 +175,11 @@ def encode(model: nn.Module, images: Tensor, options: Options) -> Tensor:
     """The latent's mean, [B, 4, H/8, W/8]: the mode of the posterior, so that inference needs no random numbers."""
     encoder = model.get_submodule("encoder")
     tile, overlap = _tile(options)
-    moments = apply_tiled(encoder, images, tile=tile, overlap=overlap, down=SHRINK) if tile else encoder(images)
+    if tile:
+        blending = Blending.of(options)
+        moments = apply_tiled(encoder, images, tile=tile, overlap=overlap, down=SHRINK, blending=blending)
+    else:
+        moments = encoder(images)
     mean: Tensor = moments.chunk(2, dim=1)[0]
     return mean
 
@@ -184,7 +189,8 @@ def decode(model: nn.Module, latents: Tensor, options: Options) -> Tensor:
     decoder = model.get_submodule("decoder")
     tile, overlap = _tile(options)
     if tile:
-        return apply_tiled(decoder, latents, tile=tile // SHRINK, overlap=overlap // SHRINK, up=SHRINK)
+        tile, overlap = tile // SHRINK, overlap // SHRINK
+        return apply_tiled(decoder, latents, tile=tile, overlap=overlap, up=SHRINK, blending=Blending.of(options))
     images: Tensor = decoder(latents)
     return images
 
@@ -222,7 +228,8 @@ TARGETS = {"reconstruct": ("encoder", "decoder"), "encode": ("encoder",), "decod
 def vae(size: str = "base", task: str = "reconstruct", resolution: int | None = None) -> Workload:
     """The workload `vae`: images of 3 x resolution x resolution pixels, training is `reconstruct` only.
 
-    Raises GpubenchError for an unknown size or task, and for a resolution that is no multiple of 8.
+    Its own toggles are those of tiling. Raises GpubenchError for an unknown size or task, and for a resolution that is
+    no multiple of 8.
     """
     config = choose("size of vae", size, SIZES)
     infer = choose("task of vae", task, TASKS)
@@ -247,4 +254,5 @@ def vae(size: str = "base", task: str = "reconstruct", resolution: int | None = 
         compile_targets=TARGETS[task],
         tiling=Tiling(sizes=config.tiles, multiple=SHRINK, overlap=config.overlap),
         resolution=side,
+        toggles=TILING_TOGGLES,
     )

@@ -37,10 +37,13 @@ ALLOWED = {
     ("worker/prepared_model.py", "compile"): "what the progress display says of the first step",
     ("workloads/optimizing.py", "optimizer"): "the name of the variable that the printed lines set",
     ("workloads/unet3d.py", "one volume at once, or through windows of tile_size; inference"): HELP,
+    ("workloads/tiling_toggles.py", "tile_size"): OPTION,
     ("workloads/unet3d.py", "tile_overlap"): OPTION,
     ("workloads/unet3d.py", "tile_size"): OPTION,
     ("workloads/vae.py", "tile_overlap"): OPTION,
     ("workloads/vae.py", "tile_size"): OPTION,
+    ("workloads/video_vae.py", "tile_overlap"): OPTION,
+    ("workloads/video_vae.py", "tile_size"): OPTION,
     ("workloads/workload.py", " has batch_size "): FIELD,
 }
 

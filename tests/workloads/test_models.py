@@ -20,6 +20,9 @@ VARIANTS = [
     ("vae", {}),
     ("vae", {"task": "encode"}),
     ("vae", {"task": "decode"}),
+    ("video_vae", {}),
+    ("video_vae", {"task": "encode"}),
+    ("video_vae", {"task": "decode"}),
     ("unet3d", {}),
     ("unet3d", {"norm": "group"}),
     ("unet3d", {"task": "sliding"}),
@@ -106,6 +109,9 @@ SHAPES = {
     "vae": (1, 3, 32, 32),
     "vae-encode": (1, 4, 4, 4),
     "vae-decode": (1, 3, 32, 32),
+    "video_vae": (2, 3, 5, 32, 32),
+    "video_vae-encode": (2, 16, 2, 4, 4),
+    "video_vae-decode": (2, 3, 5, 32, 32),
     "unet3d": (2, 3, 8, 8, 8),
     "unet3d-sliding": (1, 3, 12, 12, 12),
     "unet3d-volume": (1, 3, 12, 12, 12),
@@ -132,7 +138,7 @@ def test_sixteen_blocks_without_statistics_do_not_explode() -> None:
         assert 0.1 < model(torch.randn(2, 3, 32, 32)).std() < 5
 
 
-@pytest.mark.parametrize("name", ["resnet50", "vae", "unet3d"])
+@pytest.mark.parametrize("name", ["resnet50", "vae", "video_vae", "unet3d"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_weights_stay_near_fp32(name: str, dtype: torch.dtype) -> None:
     workload, model, batch = make(name, {})
@@ -188,7 +194,7 @@ def test_a_training_step_is_repeatable() -> None:
 @pytest.mark.parametrize(("name", "parameters"), TRAINED)
 def test_channels_last_gives_the_same(name: str, parameters: dict[str, str]) -> None:
     workload, model, batch = make(name, parameters)
-    layout = torch.channels_last_3d if name == "unet3d" else torch.channels_last
+    layout = torch.channels_last_3d if name in ("unet3d", "video_vae") else torch.channels_last
     with torch.inference_mode():
         expected = workload.infer(model, batch, {})
         moved = tuple(t.to(memory_format=layout) if t.dim() >= 4 else t for t in batch[:1])
@@ -196,7 +202,10 @@ def test_channels_last_gives_the_same(name: str, parameters: dict[str, str]) -> 
     torch.testing.assert_close(output, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "parameters"), VARIANTS)
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [pytest.param(*each, marks=[pytest.mark.slow] if each[0] == "video_vae" else []) for each in VARIANTS],
+)
 @pytest.mark.parametrize("mode", ["inference", "training"])
 def test_each_compile_target_is_one_graph(name: str, parameters: dict[str, str], mode: str) -> None:
     workload, model, batch = make(name, parameters)

@@ -1,0 +1,459 @@
+"""The causal video autoencoder of Wan: 1 + 4N frames to 1 + N latent frames of an eighth of their side, and back.
+
+Architecture: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models" (2025), section 4.1, in the shape
+of its published code (Wan 2.1; channels 96, 192, 384, 384, two residual blocks a level, 16 latent channels). FlashVSR,
+a video up-scaler, uses it too. Convolutions over time see the frame and two before it. The first frame stands alone:
+where time is halved or doubled it is not mixed with others, so that one frame is a video too. Norms are RMS norms over
+the channels of a pixel, and attention is within a frame.
+
+A video can be worked through in chunks of frames, after the first frame alone. Each layer over time then keeps the last
+frames that it has seen for the next chunk, which is the paper's feature cache, so that the result is that of all frames
+at once. In space tiles overlap and are blended, since attention sees its tile alone.
+
+"base" has 126,892,531 parameters (the paper says 127 M). Its video of 9 frames and 160 pixels takes 1.20 TFLOP to
+encode and 2.01 to decode, which a test derives from the shapes of the published layers. Convolutions within a frame are
+3-D ones of depth 1 here. The loss is the paper's without LPIPS, which is a network of its own.
+
+Shares of the CPU time in percent, operator by operator ("base" at 5 frames of 64 pixels; "small" as it is; two threads
+of a busy 2-core Intel Xeon VM; attention and its matrix products take less than 1):
+
+|                  | convolution | norms | element-wise and the rest |
+| ---------------- | ----------- | ----- | ------------------------- |
+| inference, base  | 86          | 6     | 8                         |
+| inference, small | 74          | 7     | 19                        |
+| training, base   | 86          | 4     | 10                        |
+| training, small  | 76          | 8     | 16                        |
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpubench.errors import GpubenchError
+from gpubench.report.model import Value
+from gpubench.toggles.evidence import convolutions, recorded
+from gpubench.toggles.model_context import ModelContext
+from gpubench.toggles.toggle import EvidenceResult, Scope, Stage, Toggle
+from gpubench.workloads.parameters import check_side, choose
+from gpubench.workloads.tiling import Blending, apply_tiled
+from gpubench.workloads.tiling_toggles import TILING_TOGGLES
+from gpubench.workloads.workload import Batch, Options, Tiling, Workload
+
+LATENT_CHANNELS = 16
+SHRINK = 8  # frame side / latent side; three of the four levels halve it
+SLOWDOWN = 4  # frames / latent frames, the first ones not counted; two of the levels halve them
+KL_WEIGHT = 1e-6  # relative to the reconstruction: the paper has 3 and 3e-6
+
+
+@dataclass(frozen=True)
+class Config:
+    """One size."""
+
+    channels: tuple[int, int, int, int]  # per level, from full resolution down
+    blocks: int  # residual blocks per level of the encoder, beside the two in the middle
+    decoder_blocks: int  # residual blocks per level of the decoder
+    resolution: int  # pixels
+    frames: int  # 1 + 4N
+    tiles: tuple[int, ...]  # pixels
+    overlap: int  # pixels
+    batch_size: int = 1  # videos
+
+
+_WAN = functools.partial(Config, (96, 192, 384, 384), 2, 3)
+
+# Training "base" in fp32 takes 8.5 GiB: 1.9 for weights, gradients and AdamW's two averages, 6.6 kept by autograd. That
+# grows with the pixels: 60.2 at "huge", 29.0 at "xlarge", 16.7 at "large", 4.4 at "medium". Inference takes 4.3 to 0.6.
+SIZES = {
+    "huge": _WAN(resolution=352, frames=17, tiles=(176, 256), overlap=64),
+    "xlarge": _WAN(resolution=240, frames=17, tiles=(128, 192), overlap=32),
+    "large": _WAN(resolution=240, frames=9, tiles=(128, 192), overlap=32),
+    "base": _WAN(resolution=160, frames=9, tiles=(80, 112), overlap=32),
+    "medium": _WAN(resolution=128, frames=5, tiles=(64, 96), overlap=16),
+    # Equal channels everywhere and few blocks: each further shape is one more kernel for inductor to compile.
+    # Two videos: small 3-D convolutions of batch 1 are left by torch to slow code of its own on a CPU, unlike base's.
+    "small": Config((64, 64, 64, 64), 0, 1, resolution=24, frames=5, tiles=(16,), overlap=8, batch_size=2),
+    "tiny": Config((8, 8, 8, 8), 0, 1, resolution=32, frames=5, tiles=(16, 24), overlap=8, batch_size=2),
+}
+
+
+class Memory:
+    """The last frames that each layer over time has seen, layer by layer, of a video that comes chunk by chunk."""
+
+    def __init__(self) -> None:
+        self.is_first = True  # this chunk is the first frame
+        self.before: list[Tensor] = []  # from the chunk before, of the layers to come
+        self.kept: list[Tensor] = []  # from this chunk
+
+    def recall(self) -> Tensor:
+        """The frames that the layer kept of the chunk before, [B, C, count, H, W]."""
+        return self.before.pop(0)
+
+    def keep(self, x: Tensor, count: int) -> None:
+        """Keeps the last frames of [B, C, T, H, W], copied, since a view of them would hold all."""
+        self.kept.append(x[:, :, -count:].clone())
+
+    def turn(self) -> None:
+        """The next chunk begins. Copies once more, as a CUDA graph overwrites its outputs when it runs again."""
+        self.is_first = False
+        while self.kept:
+            self.before.append(self.kept.pop(0).clone())
+
+
+class CausalConv3d(nn.Conv3d):
+    """Zeros around a frame, and before the first one: [B, C, T, H, W] -> [B, K, T, H, W]."""
+
+    def __init__(self, channels: int, out: int, depth: int, side: int) -> None:
+        super().__init__(channels, out, (depth, side, side), padding=(0, side // 2, side // 2))
+
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        past = self.kernel_size[0] - 1
+        if past:
+            if memory is None or memory.is_first:
+                x = F.pad(x, (0, 0, 0, 0, past, 0))
+            else:
+                x = torch.cat((memory.recall(), x), dim=2)
+            if memory is not None:
+                memory.keep(x, past)
+        return super().forward(x)
+
+
+class Norm(nn.Module):
+    """RMS norm over the channels of each pixel: [B, C, T, H, W] -> [B, C, T, H, W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.gamma * math.sqrt(len(self.gamma))
+        y: Tensor = F.normalize(x, dim=1) * scale.view(-1, 1, 1, 1)
+        return y
+
+
+class Residual(nn.Module):
+    """Two times norm, SiLU, 3x3x3 convolution, plus the input: [B, C, T, H, W] -> [B, K, T, H, W]."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.norm1 = Norm(channels)
+        self.conv1 = CausalConv3d(channels, out, 3, 3)
+        self.norm2 = Norm(out)
+        self.conv2 = CausalConv3d(out, out, 3, 3)
+        self.shortcut = nn.Identity() if channels == out else CausalConv3d(channels, out, 1, 1)
+
+    def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
+        y: Tensor = self.conv1(F.silu(self.norm1(x)), memory)
+        y = self.conv2(F.silu(self.norm2(y)), memory)
+        out: Tensor = y + self.shortcut(x)
+        return out
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over the pixels of each frame, plus the input: [B, C, T, H, W] -> [B, C, T, H, W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = Norm(channels)
+        self.project = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
+        y = self.norm(x).permute(0, 2, 3, 4, 1).flatten(2, 3)  # [B, T, HW, C]: frames are heads to attention
+        q, k, v = self.project(y).chunk(3, dim=-1)
+        y = self.out(F.scaled_dot_product_attention(q, k, v))
+        out: Tensor = x + y.permute(0, 3, 1, 2).reshape(x.shape)
+        return out
+
+
+class Downsample(nn.Module):
+    """Halves the sides, padded on the right and bottom only, and with `time` the frames after the first.
+
+    [B, C, T, H, W] -> [B, C, 1 + (T - 1) / 2 or T, H / 2, W / 2]
+    """
+
+    def __init__(self, channels: int, time: bool) -> None:
+        super().__init__()
+        self.space = nn.Conv3d(channels, channels, (1, 3, 3), stride=(1, 2, 2))
+        self.time = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1)) if time else None
+
+    def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
+        x = self.space(F.pad(x, (0, 1, 0, 1)))
+        if self.time is None:
+            return x
+        if memory is None:
+            return torch.cat((x[:, :, :1], self.time(x)), dim=2)
+        if memory.is_first:
+            memory.keep(x, 1)
+            return x
+        joined = torch.cat((memory.recall(), x), dim=2)
+        memory.keep(x, 1)
+        y: Tensor = self.time(joined)
+        return y
+
+
+class Upsample(nn.Module):
+    """With `time` two frames of each after the first; twice the sides and half the channels.
+
+    [B, C, T, H, W] -> [B, C / 2, 1 + (T - 1) * 2 or T, 2H, 2W]
+    """
+
+    def __init__(self, channels: int, out: int, time: bool) -> None:
+        super().__init__()
+        self.time = CausalConv3d(channels, 2 * channels, 3, 1) if time else None
+        self.space = CausalConv3d(channels, out, 1, 3)
+
+    def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
+        if self.time is not None:
+            if memory is None:
+                x = torch.cat((x[:, :, :1], self._double(x[:, :, 1:], None)), dim=2)
+            elif memory.is_first:
+                memory.keep(torch.zeros_like(x).expand(-1, -1, 2, -1, -1), 2)  # nothing comes before the second frame
+            else:
+                x = self._double(x, memory)
+        y: Tensor = self.space(F.interpolate(x, scale_factor=(1.0, 2.0, 2.0), mode="nearest"))
+        return y
+
+    def _double(self, x: Tensor, memory: Memory | None) -> Tensor:
+        """[B, C, T, H, W] -> [B, C, 2T, H, W]"""
+        assert self.time is not None
+        pairs: Tensor = self.time(x, memory).unflatten(1, (2, -1))  # [B, 2, C, T, H, W]
+        return pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
+
+
+class Head(nn.Module):
+    """Norm, SiLU and a convolution: [B, C, T, H, W] -> [B, K, T, H, W]."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.norm = Norm(channels)
+        self.conv = CausalConv3d(channels, out, 3, 3)
+
+    def forward(self, x: Tensor, memory: Memory | None) -> Tensor:
+        y: Tensor = self.conv(F.silu(self.norm(x)), memory)
+        return y
+
+
+class Half(nn.Module):
+    """Layers that all get the memory; the encoder and the decoder, each one unit to compile."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
+        """`memory`: `x` is a chunk of a video, the first frame or whole latent frames after it."""
+        for layer in self.layers:
+            x = layer(x, memory)
+        return x
+
+
+def _middle(channels: int) -> list[nn.Module]:
+    return [Residual(channels, channels), Attention(channels), Residual(channels, channels)]
+
+
+def make_encoder(config: Config) -> Half:
+    """[B, 3, 1 + 4N, H, W] -> mean and log-variance of the latent, [B, 32, 1 + N, H/8, W/8]."""
+    channels, outputs = config.channels[0], 2 * LATENT_CHANNELS
+    layers: list[nn.Module] = [CausalConv3d(3, channels, 3, 3)]
+    for level, out in enumerate(config.channels):
+        for _ in range(config.blocks):
+            layers.append(Residual(channels, out))
+            channels = out
+        if level < 3:
+            layers.append(Downsample(channels, time=level > 0))
+    layers += [*_middle(channels), Head(channels, outputs), CausalConv3d(outputs, outputs, 1, 1)]
+    return Half(layers)
+
+
+def make_decoder(config: Config) -> Half:
+    """[B, 16, 1 + N, H/8, W/8] -> video [B, 3, 1 + 4N, H, W]."""
+    channels = config.channels[-1]
+    layers: list[nn.Module] = [CausalConv3d(LATENT_CHANNELS, LATENT_CHANNELS, 1, 1)]
+    layers += [CausalConv3d(LATENT_CHANNELS, channels, 3, 3), *_middle(channels)]
+    for level, out in reversed(list(enumerate(config.channels))):
+        for _ in range(config.decoder_blocks):
+            layers.append(Residual(channels, out))
+            channels = out
+        if level > 0:
+            channels = max(out // 2, config.channels[0])
+            layers.append(Upsample(out, channels, time=level > 1))
+    return Half([*layers, Head(channels, 3)])
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder; the workload calls the two, whole, tile by tile or chunk by chunk."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.encoder = make_encoder(config)
+        self.decoder = make_decoder(config)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d | nn.Linear):
+                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+                assert module.bias is not None
+                nn.init.normal_(module.bias, std=0.1)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """The reconstruction from the latent's mean: [B, 3, 1 + 4N, H, W] -> [B, 3, 1 + 4N, H, W]."""
+        mean, _ = self.encoder(video).chunk(2, dim=1)
+        reconstruction: Tensor = self.decoder(mean)
+        return reconstruction
+
+
+def in_chunks(half: nn.Module, x: Tensor, chunk: int, frames: int) -> Tensor:
+    """`half` of `x`, the first frame and then `chunk` frames at a time (0: all at once); `frames` come out."""
+    if not chunk:
+        whole: Tensor = half(x)
+        return whole
+    memory, done, result = Memory(), 0, None
+    for part in (x[:, :, :1], *x[:, :, 1:].split(chunk, dim=2)):
+        output: Tensor = half(part, memory)
+        memory.turn()
+        if result is None:
+            result = output.new_empty(*output.shape[:2], frames, *output.shape[3:])
+        result[:, :, done : done + output.shape[2]] = output
+        done += output.shape[2]
+    assert result is not None
+    return result
+
+
+def encode(model: nn.Module, video: Tensor, options: Options) -> Tensor:
+    """The latent's mean, [B, 16, 1 + N, H/8, W/8]: no random numbers in inference."""
+    encoder, chunk = model.get_submodule("encoder"), options.get("tile_frames", 0)
+    frames = 1 + (video.shape[2] - 1) // SLOWDOWN
+    tile, overlap = _tile(options)
+    if tile:
+        moments = apply_tiled(
+            lambda x: in_chunks(encoder, x, chunk, frames),
+            video, tile=tile, overlap=overlap, down=SHRINK, axes=2, blending=Blending.of(options),
+        )  # fmt: skip
+    else:
+        moments = in_chunks(encoder, video, chunk, frames)
+    return moments[:, :LATENT_CHANNELS]
+
+
+def decode(model: nn.Module, latents: Tensor, options: Options) -> Tensor:
+    """The video, [B, 3, 1 + 4N, H, W]. Tiles and chunks are given in pixels and frames, in multiples of 8 and 4."""
+    decoder, chunk = model.get_submodule("decoder"), options.get("tile_frames", 0) // SLOWDOWN
+    frames = 1 + (latents.shape[2] - 1) * SLOWDOWN
+    tile, overlap = _tile(options)
+    if tile:
+        return apply_tiled(
+            lambda x: in_chunks(decoder, x, chunk, frames),
+            latents, tile=tile // SHRINK, overlap=overlap // SHRINK, up=SHRINK, axes=2, blending=Blending.of(options),
+        )  # fmt: skip
+    return in_chunks(decoder, latents, chunk, frames)
+
+
+def _tile(options: Options) -> tuple[int, int]:
+    """Tile size (0: whole) and overlap in pixels."""
+    tile, overlap = options.get("tile_size", 0), options.get("tile_overlap", 0)
+    if tile:
+        why = "a latent pixel is 8 pixels of a frame"
+        check_side("tile size", tile, multiple=SHRINK, least=SHRINK, why=why)
+        check_side("tile overlap", overlap, multiple=SHRINK, least=0, why=why)
+    return tile, overlap
+
+
+def _loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Reconstruction error plus the small KL term. The noise of the latent is an input, so a step is repeatable."""
+    video, noise = batch
+    mean, log_variance = model.get_submodule("encoder")(video).chunk(2, dim=1)  # [B, 16, 1 + N, H/8, W/8] each
+    log_variance = log_variance.float().clamp(-30.0, 20.0)  # exp() stays finite
+    latents = mean + (torch.exp(0.5 * log_variance) * noise).to(mean.dtype)
+    reconstruction = model.get_submodule("decoder")(latents).float()
+    kl = 0.5 * (mean.float().square() + log_variance.exp() - 1.0 - log_variance).mean()
+    loss: Tensor = F.l1_loss(reconstruction, video.float()) + KL_WEIGHT * kl
+    return loss
+
+
+def frames_evidence(context: ModelContext, value: Value) -> EvidenceResult:
+    """Whether the convolutions of the profiled step saw a chunk at a time or, for 0, the whole video."""
+    trace = recorded(context)
+    if isinstance(trace, EvidenceResult):
+        return trace
+    lengths = [each.operator.shapes[0][2] for each in convolutions(trace) if len(each.operator.shapes[0]) == 5]
+    if not lengths:
+        return EvidenceResult(None, "the profiled step has no convolution input that shows how many frames it saw")
+    longest = max(lengths) - 2  # those before, which a convolution over time sees too
+    words = f"the longest input of a convolution over time had {longest} frames"
+    asked = int(value) or context.workload.items_per_sample
+    return EvidenceResult(longest == asked, f"{words}, {asked} were asked for")
+
+
+def _is_inference(scope: Scope) -> str | None:
+    return None if scope.workload.mode == "inference" else "only inference is done in chunks"
+
+
+def tile_frames(frames: int) -> Toggle:
+    """The toggle for videos of `frames` frames: each chunk has equally many, so that it is compiled once."""
+    chunks = [chunk for chunk in (4, 8, 16, 32, 64) if (frames - 1) % chunk == 0]
+    return Toggle(
+        name="tile_frames",
+        summary="Frames that go through the model at once, after the first one alone; the result is the same.",
+        values={0: "all", **{chunk: f"{chunk}, and of each layer the last frames before them" for chunk in chunks}},
+        stage=Stage.PROBLEM,
+        applies=_is_inference,
+        usage=lambda value, _: f'options["tile_frames"] = {value}  # for the workload\'s infer',
+        evidence=frames_evidence,
+        magnitude=lambda value: int(value) or math.inf,
+        source="Wan Team, Wan: Open and Advanced Large-Scale Video Generative Models (2025), section 4.1",
+    )
+
+
+TASKS: dict[str, Callable[[nn.Module, Batch, Options], Tensor]] = {
+    "reconstruct": lambda model, batch, options: decode(model, encode(model, batch[0], options), options),
+    "encode": lambda model, batch, options: encode(model, batch[0], options),
+    "decode": lambda model, batch, options: decode(model, batch[0], options),
+}
+PARTS = {"reconstruct": ("encoder", "decoder"), "encode": ("encoder",), "decode": ("decoder",)}
+
+
+def video_vae(
+    size: str = "base", task: str = "reconstruct", resolution: int | None = None, frames: int | None = None
+) -> Workload:
+    """The workload `video_vae`: videos of frames x 3 x resolution x resolution, training is `reconstruct` only.
+
+    Its own toggles are `tile_frames` and those of tiling. Raises GpubenchError for an unknown size or task, for a
+    resolution that is no multiple of 8, and for a number of frames that is not 1 and a multiple of 4.
+    """
+    config = choose("size of video_vae", size, SIZES)
+    infer = choose("task of video_vae", task, TASKS)
+    side, length = config.resolution, config.frames if frames is None else frames
+    if resolution is not None:
+        side = check_side("resolution", resolution, multiple=SHRINK, least=16, why="the encoder halves a side 3 times")
+    if length < 5 or (length - 1) % SLOWDOWN:
+        nearest = 1 + max(1, round((length - 1) / SLOWDOWN)) * SLOWDOWN
+        raise GpubenchError(
+            f"frames is {length}; it must be 1 and a multiple of 4, because 4 become one after the first.",
+            f"The nearest allowed value is {nearest}.",
+        )
+    latent = 1 + (length - 1) // SLOWDOWN, side // SHRINK, side // SHRINK
+
+    def inputs(batch_size: int, generator: torch.Generator) -> Batch:
+        video = torch.randn(batch_size, 3, length, side, side, generator=generator)
+        latents = torch.randn(batch_size, LATENT_CHANNELS, *latent, generator=generator)
+        return {"reconstruct": (video, latents), "encode": (video,), "decode": (latents,)}[task]
+
+    return Workload(
+        name="video_vae" if task == "reconstruct" else f"video_vae-{task}",
+        item="frame",
+        batch_size=config.batch_size,
+        items_per_sample=length,
+        build=lambda: Autoencoder(config),
+        inputs=inputs,
+        infer=infer,
+        loss=_loss if task == "reconstruct" else None,
+        compile_targets=PARTS[task],
+        stages=PARTS[task] if task == "reconstruct" else (),
+        tiling=Tiling(sizes=config.tiles, multiple=SHRINK, overlap=config.overlap),
+        resolution=side,
+        toggles=(tile_frames(length), *TILING_TOGGLES),
+    )
