@@ -25,9 +25,11 @@ SUMMARIES = MappingProxyType(
     }
 )
 # The toggles that a bundled workload brings with it.
-TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType({"recurrent_lm": ("scan", "fused_qkvz")})
+TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
+    {"recurrent_lm": ("scan", "fused_qkvz"), "unet3d": ("sw_batch_size",)}
+)
 # Of every bundled workload; the first three are the same model on other inputs.
-SIZES = ("large", "base", "medium", "small", "tiny")
+SIZES = ("huge", "xlarge", "large", "base", "medium", "small", "tiny")
 # `auto` on a GPU: the first whose training in fp32 fits into so much memory, by what "base" takes. The largest needs
 # about 20 GiB (unet3d's "large"). Cards sold as 40 GB have 39 GiB, 12 GB 11.6 and 11 GB 10.8.
 BY_MEMORY = ((36 * 2**30, "large"), (int(11.5 * 2**30), "base"), (0, "medium"))
