@@ -62,21 +62,21 @@ class Config:
 
 # "base" of the volumes, batch 8 of 64^3 patches, is the set-up that the CytoDL guide's claims are for.
 VOLUMES = {
-    "huge": Config(width=32, levels=5, patch=64, whole=320, batch_size=112),
-    "xlarge": Config(width=32, levels=5, patch=64, whole=256, batch_size=56),
-    "large": Config(width=32, levels=5, patch=64, whole=160, batch_size=32),
+    "huge": Config(width=32, levels=5, patch=64, whole=320, batch_size=104),
+    "xlarge": Config(width=32, levels=5, patch=64, whole=256, batch_size=52),
+    "large": Config(width=32, levels=5, patch=64, whole=192, batch_size=32),
     "base": Config(width=32, levels=5, patch=64, whole=160, batch_size=8),
     "medium": Config(width=32, levels=5, patch=64, whole=128, batch_size=4),
-    "small": Config(width=8, levels=4, patch=32, whole=48, batch_size=1),
+    "small": Config(width=8, levels=3, patch=24, whole=48, batch_size=2),
     "tiny": Config(width=8, levels=2, patch=8, whole=12, batch_size=2),
 }
 IMAGES = {
-    "huge": Config(width=32, levels=5, patch=256, whole=5120, batch_size=112),
-    "xlarge": Config(width=32, levels=5, patch=256, whole=4096, batch_size=56),
-    "large": Config(width=32, levels=5, patch=256, whole=3072, batch_size=32),
-    "base": Config(width=32, levels=5, patch=256, whole=2048, batch_size=8),
-    "medium": Config(width=32, levels=5, patch=256, whole=1024, batch_size=4),
-    "small": Config(width=16, levels=3, patch=96, whole=192, batch_size=1),
+    "huge": Config(width=32, levels=5, patch=256, whole=5120, batch_size=256),
+    "xlarge": Config(width=32, levels=5, patch=256, whole=4096, batch_size=128),
+    "large": Config(width=32, levels=5, patch=256, whole=3072, batch_size=64),
+    "base": Config(width=32, levels=5, patch=256, whole=2048, batch_size=32),
+    "medium": Config(width=32, levels=5, patch=256, whole=1024, batch_size=16),
+    "small": Config(width=32, levels=3, patch=64, whole=160, batch_size=1),
     "tiny": Config(width=8, levels=2, patch=32, whole=48, batch_size=2),
 }
 
@@ -249,7 +249,8 @@ def sw_batch_size(calls: list[int], windows: int | None, idle: str) -> Toggle:
 
     def too_many(count: int) -> Requirement:
         def check(_: Scope) -> str | None:
-            return f"needs as many windows, and {windows} slide" if windows and windows < count else None
+            lacking = windows is not None and windows < count
+            return f"needs as many windows, and only {windows} slide over the input" if lacking else None
 
         return Requirement(check=check)
 
