@@ -65,6 +65,7 @@ def test_the_discriminator_is_the_published_one() -> None:
         assert published(torch.empty(1, 3, 256, 256), torch.empty(1, 3, 256, 256)).shape == (1, 1, 30, 30)
         used = load("unet3d", "base", {"task": "superres"}).workload.build().get_submodule("discriminator")
         assert count(used) == 2_764_609
+        assert gflops(used, *[torch.empty(1, 1, 256, 256)] * 2) == pytest.approx(6.260, abs=0.001)
     judge = Discriminator(1, 4, "instance").eval()
     judge.layers = nn.Sequential(*(each for each in judge.layers if isinstance(each, nn.Conv2d)))
     image = torch.randn(1, 1, 96, 96, requires_grad=True)
