@@ -80,15 +80,15 @@ class Config:
         return int(2 ** (self.levels - 1))
 
 
-# Of volumes. "base", batch 8 of 64^3 patches, is the set-up that the CytoDL guide's claims are for. Its training in fp32
-# takes 5.5 GiB, most of it for activations; on a whole volume it takes 3.3.
+# Of volumes. "base", batch 8 of 64^3 patches, is the set-up that the CytoDL guide's claims are for. Its training in
+# fp32 takes 5.5 GiB, most of it for activations, and a whole volume 3.3.
 SIZES = {
     "huge": Config(width=32, levels=5, patch=64, whole=320, batch_size=104),
     "xlarge": Config(width=32, levels=5, patch=64, whole=256, batch_size=52),
     "large": Config(width=32, levels=5, patch=64, whole=192, batch_size=32),
     "base": Config(width=32, levels=5, patch=64, whole=160, batch_size=8),
     "medium": Config(width=32, levels=5, patch=64, whole=128, batch_size=4),
-    "small": Config(width=8, levels=3, patch=24, whole=48, batch_size=2),
+    "small": Config(width=8, levels=3, patch=24, whole=36, batch_size=2),
     "tiny": Config(width=8, levels=2, patch=8, whole=12, batch_size=2),
 }
 # Training "base" in fp32 takes 7.3 GiB for label-free prediction and 8.3 for super-resolution.
@@ -98,7 +98,7 @@ IMAGE_SIZES = {
     "large": Config(width=32, levels=5, patch=256, whole=3072, batch_size=64),
     "base": Config(width=32, levels=5, patch=256, whole=2048, batch_size=32),
     "medium": Config(width=32, levels=5, patch=256, whole=1024, batch_size=16),
-    "small": Config(width=32, levels=3, patch=64, whole=160, batch_size=1),
+    "small": Config(width=32, levels=3, patch=64, whole=128, batch_size=1),
     "tiny": Config(width=8, levels=2, patch=32, whole=48, batch_size=2),
 }
 
@@ -259,7 +259,12 @@ def sw_batch_size(calls: list[int], windows: int | None, idle: str) -> Toggle:
     idle:    why none slide, or nothing.
     """
 
+    def applies(_: Scope) -> str | None:
+        """Applies where windows slide."""
+        return idle or None
+
     def evidence(context: ModelContext, value: Value) -> EvidenceResult:
+        """Whether every call of the network in the step had so many windows of each sample."""
         if not calls:
             return EvidenceResult(value == 1, "nothing was cut into windows")
         found = sorted(set(calls))
@@ -283,7 +288,7 @@ def sw_batch_size(calls: list[int], windows: int | None, idle: str) -> Toggle:
         summary="Windows of a sliding-window inference that go through the network in one call.",
         values=values,
         stage=Stage.PROBLEM,
-        applies=lambda _: idle or None,
+        applies=applies,
         requires={count: too_many(count) for count in (2, 4, 8, 16)},
         idle_when={"tile_size": (0,)},
         evidence=evidence,
