@@ -104,6 +104,12 @@ def test_an_image_gives_an_image(parameters: dict[str, str], name: str, shape: t
     assert {tensor.shape for tensor in batch} == {shape}
 
 
+def test_the_label_free_loss_is_the_squared_error_of_the_prediction() -> None:
+    workload, model, (images, _) = make(task="labelfree")
+    with torch.no_grad():
+        assert workload.loss(model, (images, model(images) + 2.0)).item() == pytest.approx(4.0, rel=1e-5)
+
+
 def test_super_resolution_trains_both_adversaries() -> None:
     case = load("unet3d", "tiny", {"task": "superres"})
     context = build(case, "training", torch.device("cpu"), {"optimizer": "fused"}, 0)
