@@ -352,7 +352,7 @@ def unet3d(
     choose("norm of unet3d", norm, NORMS)
     side, multiple = config.patch if view == "patch" else config.whole, config.multiple
     if resolution is not None:
-        why = f"the network halves a side {config.levels - 1} times and normalises over what is left"
+        why = "a side is halved level by level, and what is left is normalised"
         least = max(2 * multiple, JUDGED if about.train_step else 0)
         side = check_side("resolution", resolution, multiple=multiple, least=least, why=why)
     sides = (side,) * about.dimensions
