@@ -19,7 +19,7 @@ SUMMARIES = MappingProxyType(
         "gpt": "Decoder-only language model, GPT-2 124M: training, prefill, or generation with a static cache",
         "recurrent_lm": "Recurrent language model (Hawk, 118 M parameters) whose recurrence is an associative scan",
         "resnet50": "ResNet-50 v1.5 image classification, 224x224, 25.6 M parameters",
-        "unet3d": "Residual 3-D U-Net segmentation of 64x64x64 patches, whole or sliding-window",
+        "unet3d": "Residual U-Net of microscopy: 3-D segmentation, 2-D label-free and super-resolution; windows",
         "vae": "Convolutional autoencoder of latent diffusion: encode, decode or reconstruct, whole or tiled",
         "video_vae": "Causal 3-D autoencoder of videos (Wan, 127 M parameters): tiled in space, in chunks of frames",
         "vit_mae": "Masked autoencoder of images or volumes, ViT-B/16: encoder, or training on a visible quarter",
@@ -28,7 +28,12 @@ SUMMARIES = MappingProxyType(
 # The toggles that a bundled workload brings with it.
 _TILING = ("tile_contiguity", "tile_ramp", "tile_blend", "tile_arithmetic", "tile_output")
 TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
-    {"recurrent_lm": ("scan", "fused_qkvz"), "vae": _TILING, "video_vae": ("tile_frames", *_TILING)}
+    {
+        "recurrent_lm": ("scan", "fused_qkvz"),
+        "unet3d": ("sw_batch_size",),
+        "vae": _TILING,
+        "video_vae": ("tile_frames", *_TILING),
+    }
 )
 # Of every bundled workload; all but the last two are the same model on other inputs.
 SIZES = ("huge", "xlarge", "large", "base", "medium", "small", "tiny")

@@ -1,31 +1,67 @@
-"""A residual 3-D U-Net for segmentation of volumes: patches, whole volumes and sliding windows.
+"""A residual U-Net of microscopy: segmentation of volumes, label-free prediction and super-resolution of images.
 
 Architecture: Cicek et al., "3D U-Net" (2016), with residual blocks as in Lee et al. (2017) and the normalisation and
-leaky ReLU of nnU-Net (Isensee et al., 2021). One input channel (a grey-value volume), three classes.
+leaky ReLU of nnU-Net (Isensee et al., 2021). One input channel of grey values. One network of two or three dimensions
+serves three tasks:
+
+* `segmentation`: three classes of a volume, by Dice and cross-entropy;
+* `labelfree`: the fluorescence image that belongs to a bright-field image, by the squared error (Ounkomol et al.,
+  "Label-free prediction of three-dimensional fluorescence images", 2018, of which this is the two-dimensional case);
+* `superres`: a sharper image on the same pixels, to which the input has been enlarged before (Dong et al., 2014). Wang
+  et al., "Deep learning enables cross-modality super-resolution in fluorescence microscopy" (2019), train a U-Net
+  for that as a generative adversarial network. The step here is that of Isola et al., "Image-to-Image Translation
+  with Conditional Adversarial Networks" (2017), without dropout, with its discriminator of 70x70 pixel patches.
+
+"base" has 22.9 M parameters in three dimensions and 8.1 M in two; the forward pass of a 64^3 patch is 121.2 GFLOP and
+that of a 256^2 patch 25.4. The discriminator has 2.8 M (with colour images the 2.769 M of the authors' code) and 6.3
+GFLOP a call, of which a training step has three.
+
+Shares of the CPU time in percent, operator by operator (torch's profiler, one thread of a busy Intel Xeon VM of 2
+cores, "base" with a batch of 1):
+
+|                                     | convolution | norms | element-wise, copies, optimizer |
+| ----------------------------------- | ----------- | ----- | ------------------------------- |
+| segmentation, inference: base       | 77          | 9     | 14                              |
+| segmentation, inference: small      | 73          | 12    | 15                              |
+| segmentation, training: base        | 80          | 6     | 14                              |
+| segmentation, training: small       | 76          | 5     | 19                              |
+| labelfree, inference: base          | 75          | 10    | 15                              |
+| labelfree, inference: small         | 71          | 14    | 15                              |
+| labelfree, training: base           | 78          | 5     | 17                              |
+| labelfree, training: small          | 66          | 9     | 25                              |
+| superres, training: base            | 83          | 4     | 13                              |
+| superres, training: small           | 71          | 4     | 25                              |
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpubench.errors import GpubenchError
+from gpubench.report.model import Value
+from gpubench.text import plural, times
+from gpubench.toggles.model_context import ModelContext
+from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
+from gpubench.workloads.optimizing import Optimizer
 from gpubench.workloads.parameters import check_side, choose
-from gpubench.workloads.tiling import apply_tiled
+from gpubench.workloads.tiling import apply_tiled, lay_side
 from gpubench.workloads.workload import Batch, Options, Tiling, Workload
 
 IN_CHANNELS = 1
 CLASSES = 3  # background and two structures
 GROUPS = 8  # of every GroupNorm, with norm="group"
-NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "instance": lambda channels: nn.InstanceNorm3d(channels, affine=True),
-    "group": lambda channels: nn.GroupNorm(GROUPS, channels),
-}
+CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
+ENLARGING = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+INSTANCE_NORMS = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+NORMS = {"instance": "over each channel of each sample", "group": f"over each of {GROUPS} groups of channels"}
+ABSOLUTE_WEIGHT = 100.0  # of the absolute error beside the adversarial loss: Isola et al., section 3.3
+ADAM = {"lr": 2e-4, "betas": (0.5, 0.999)}  # of both adversaries: the same section
+JUDGED = 32  # pixels a side at least, for the discriminator
 
 
 @dataclass(frozen=True)
@@ -34,41 +70,56 @@ class Config:
 
     width: int
     levels: int
-    patch: int  # voxels a side; also the sliding window
-    volume: int  # voxels a side, of the tasks that take a volume
+    patch: int  # pixels or voxels a side; also the sliding window
+    whole: int  # pixels or voxels a side, of the views of a whole image or volume
     batch_size: int  # patches
 
     @property
     def multiple(self) -> int:
-        """A side must be a multiple of this many voxels to be halved down to the lowest level."""
+        """A side must be a multiple of this many pixels to be halved down to the lowest level."""
         return int(2 ** (self.levels - 1))
 
 
-# "base", batch 8 of 64^3 patches, is the set-up that the CytoDL guide's claims are for. Its training in fp32 takes
-# 5.1 GiB, most of it for activations.
+# Of volumes. "base", batch 8 of 64^3 patches, is the set-up that the CytoDL guide's claims are for. Its training in
+# fp32 takes 5.5 GiB, most of it for activations, and a whole volume 3.3.
 SIZES = {
-    "huge": Config(width=32, levels=5, patch=64, volume=160, batch_size=96),
-    "xlarge": Config(width=32, levels=5, patch=64, volume=160, batch_size=48),
-    "large": Config(width=32, levels=5, patch=64, volume=160, batch_size=24),
-    "base": Config(width=32, levels=5, patch=64, volume=160, batch_size=8),
-    "medium": Config(width=32, levels=5, patch=64, volume=128, batch_size=4),
-    "small": Config(width=8, levels=4, patch=32, volume=48, batch_size=1),
-    "tiny": Config(width=8, levels=2, patch=8, volume=12, batch_size=2),
+    "huge": Config(width=32, levels=5, patch=64, whole=320, batch_size=104),
+    "xlarge": Config(width=32, levels=5, patch=64, whole=256, batch_size=52),
+    "large": Config(width=32, levels=5, patch=64, whole=192, batch_size=28),
+    "base": Config(width=32, levels=5, patch=64, whole=160, batch_size=8),
+    "medium": Config(width=32, levels=5, patch=64, whole=128, batch_size=4),
+    "small": Config(width=8, levels=3, patch=24, whole=36, batch_size=2),
+    "tiny": Config(width=8, levels=2, patch=8, whole=12, batch_size=2),
+}
+# Training "base" in fp32 takes 7.3 GiB for label-free prediction and 8.3 for super-resolution.
+IMAGE_SIZES = {
+    "huge": Config(width=32, levels=5, patch=256, whole=5120, batch_size=256),
+    "xlarge": Config(width=32, levels=5, patch=256, whole=4096, batch_size=128),
+    "large": Config(width=32, levels=5, patch=256, whole=3072, batch_size=64),
+    "base": Config(width=32, levels=5, patch=256, whole=2048, batch_size=32),
+    "medium": Config(width=32, levels=5, patch=256, whole=1024, batch_size=16),
+    "small": Config(width=32, levels=3, patch=64, whole=128, batch_size=1),
+    "tiny": Config(width=8, levels=2, patch=32, whole=48, batch_size=2),
 }
 
 
-class Residual(nn.Module):
-    """Two 3x3x3 convolutions, plus the shortcut: [B, C, D, H, W] -> [B, K, D/stride, H/stride, W/stride]."""
+def _norm(dimensions: int, norm: str, channels: int) -> nn.Module:
+    return nn.GroupNorm(GROUPS, channels) if norm == "group" else INSTANCE_NORMS[dimensions](channels, affine=True)
 
-    def __init__(self, channels: int, out: int, norm: str, stride: int = 1) -> None:
+
+class Residual(nn.Module):
+    """Two convolutions of 3 pixels a side, plus the shortcut: [B, C, *S] -> [B, K, *S / stride]."""
+
+    def __init__(self, dimensions: int, channels: int, out: int, norm: str, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv3d(channels, out, 3, stride, padding=1, bias=False)
-        self.norm1 = NORMS[norm](out)
-        self.conv2 = nn.Conv3d(out, out, 3, padding=1, bias=False)
-        self.norm2 = NORMS[norm](out)
+        convolution = CONVOLUTIONS[dimensions]
+        self.conv1 = convolution(channels, out, 3, stride, padding=1, bias=False)
+        self.norm1 = _norm(dimensions, norm, out)
+        self.conv2 = convolution(out, out, 3, padding=1, bias=False)
+        self.norm2 = _norm(dimensions, norm, out)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != out:
-            self.shortcut = nn.Conv3d(channels, out, 1, stride, bias=False)
+            self.shortcut = convolution(channels, out, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.leaky_relu(self.norm1(self.conv1(x)), 0.01)
@@ -77,31 +128,61 @@ class Residual(nn.Module):
 
 
 class UNet(nn.Module):
-    """[B, 1, D, H, W] -> class scores [B, 3, D, H, W]."""
+    """Images or volumes [B, 1, *S] -> class scores, or the one channel of another image, [B, K, *S]."""
 
-    def __init__(self, config: Config, norm: str) -> None:
+    def __init__(self, dimensions: int, config: Config, out: int, norm: str) -> None:
         super().__init__()
         channels = [config.width * 2**level for level in range(config.levels)]
-        self.stem = Residual(IN_CHANNELS, channels[0], norm)
-        self.down = nn.ModuleList(
-            Residual(above, below, norm, stride=2) for above, below in itertools.pairwise(channels)
-        )
-        self.up = nn.ModuleList(
-            nn.ConvTranspose3d(below, above, 2, stride=2) for above, below in itertools.pairwise(channels)
-        )
-        self.merge = nn.ModuleList(Residual(2 * above, above, norm) for above in channels[:-1])
-        self.classify = nn.Conv3d(channels[0], CLASSES, 1)
+        pairs = list(itertools.pairwise(channels))
+        self.stem = Residual(dimensions, IN_CHANNELS, channels[0], norm)
+        self.down = nn.ModuleList(Residual(dimensions, above, below, norm, stride=2) for above, below in pairs)
+        self.up = nn.ModuleList(ENLARGING[dimensions](below, above, 2, stride=2) for above, below in pairs)
+        self.merge = nn.ModuleList(Residual(dimensions, 2 * above, above, norm) for above in channels[:-1])
+        self.head = CONVOLUTIONS[dimensions](channels[0], out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)  # [B, W, D, H, W]
+        x = self.stem(x)  # [B, W, *S]
         skips = []
         for down in self.down:
             skips.append(x)
             x = down(x)  # twice the channels, half the sides
         for up, merge, skip in zip(reversed(self.up), reversed(self.merge), reversed(skips), strict=True):
             x = merge(torch.cat((up(x), skip), dim=1))  # half the channels, twice the sides
-        scores: Tensor = self.classify(x)
+        out: Tensor = self.head(x)
+        return out
+
+
+class Discriminator(nn.Module):
+    """Source and image, [B, C, H, W] each -> whether each patch of 70 pixels is real, [B, 1, H/8 - 2, W/8 - 2].
+
+    Isola et al., appendix 6.1.2: C64-C128-C256-C512, convolutions of 4 pixels a side.
+    """
+
+    def __init__(self, channels: int, width: int, norm: str) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(2 * channels, width, 4, 2, padding=1), nn.LeakyReLU(0.2)]
+        for stride in (2, 2, 1):
+            layers.append(nn.Conv2d(width, 2 * width, 4, stride, padding=1, bias=False))
+            layers += [_norm(2, norm, 2 * width), nn.LeakyReLU(0.2)]
+            width *= 2
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 1, 4, padding=1))
+
+    def forward(self, source: Tensor, image: Tensor) -> Tensor:
+        scores: Tensor = self.layers(torch.cat((source, image), dim=1))
         return scores
+
+
+class Adversaries(nn.Module):
+    """The generator, which alone is used for inference, and the discriminator that it is trained against."""
+
+    def __init__(self, config: Config, norm: str) -> None:
+        super().__init__()
+        self.generator = UNet(2, config, IN_CHANNELS, norm)
+        self.discriminator = Discriminator(IN_CHANNELS, 2 * config.width, norm)
+
+    def forward(self, source: Tensor) -> Tensor:
+        image: Tensor = self.generator(source)
+        return image
 
 
 def dice_loss(scores: Tensor, labels: Tensor) -> Tensor:
@@ -116,79 +197,207 @@ def dice_loss(scores: Tensor, labels: Tensor) -> Tensor:
     return 1.0 - ((2.0 * overlap + 1.0) / (shares.sum(sides) + truth.sum(sides) + 1.0)).mean()
 
 
-def _loss(model: nn.Module, batch: Batch) -> Tensor:
+def segmentation_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Dice and cross-entropy: [B, 1, D, H, W] volumes, [B, D, H, W] labels -> scalar."""
     volumes, labels = batch
     scores = model(volumes).float()
     return dice_loss(scores, labels) + F.cross_entropy(scores, labels)
 
 
-def segment(model: nn.Module, volumes: Tensor, *, window: int, overlap: int, window_batch: int) -> Tensor:
-    """Class scores [B, 3, D, H, W] of volumes [B, 1, D, H, W]; `window` 0: the whole volume at once.
+def squared_error(model: nn.Module, batch: Batch) -> Tensor:
+    """The mean squared error: bright-field and fluorescence images, [B, 1, H, W] each -> scalar."""
+    images, targets = batch
+    return F.mse_loss(model(images).float(), targets.float())
 
-    `window_batch` windows (of each volume in the batch) go through the model in one call.
+
+def adversarial_step(model: nn.Module, batch: Batch, optimizers: Mapping[str, torch.optim.Optimizer]) -> Tensor:
+    """A step of the discriminator, then one of the generator: images and sharp ones, [B, 1, H, W] each -> scalar."""
+    images, targets = batch
+    generator, discriminator = model.get_submodule("generator"), model.get_submodule("discriminator")
+
+    def judged(candidates: Tensor, real: bool) -> Tensor:
+        scores = discriminator(images, candidates).float()
+        return F.binary_cross_entropy_with_logits(scores, torch.full_like(scores, float(real)))
+
+    made = generator(images)
+    optimizers["discriminator"].zero_grad()
+    wrong = (judged(targets, True) + judged(made.detach(), False)) / 2
+    wrong.backward()
+    optimizers["discriminator"].step()
+    discriminator.requires_grad_(False)
+    optimizers["generator"].zero_grad()
+    unlike = judged(made, True) + ABSOLUTE_WEIGHT * F.l1_loss(made.float(), targets.float())
+    unlike.backward()
+    optimizers["generator"].step()
+    discriminator.requires_grad_(True)
+    return wrong.detach() + unlike.detach()
+
+
+def slide(
+    network: Callable[[Tensor], Tensor], images: Tensor, window: int, overlap: int, at_once: int, calls: list[int]
+) -> Tensor:
+    """What `network` makes of images or volumes [B, 1, *S], window by window: [B, K, *S].
+
+    `at_once` windows of each sample go through it in one call; `calls` gets the samples of each call.
     """
-    if not window:
-        whole: Tensor = model(volumes)
-        return whole
-    return apply_tiled(model, volumes, tile=window, overlap=overlap, tiles_per_call=window_batch)
+
+    def counted(windows: Tensor) -> Tensor:
+        calls.append(windows.shape[0])
+        return network(windows)
+
+    return apply_tiled(counted, images, tile=window, overlap=overlap, tiles_per_call=at_once)
+
+
+SW_BATCH_SIZE = "sw_batch_size"
+
+
+def sw_batch_size(calls: list[int], windows: int | None, idle: str) -> Toggle:
+    """The toggle of that name.
+
+    calls:   samples that the network was called with in the last step, call by call.
+    windows: that slide over a sample, if that is known beforehand.
+    idle:    why none slide, or nothing.
+    """
+
+    def applies(_: Scope) -> str | None:
+        """Applies where windows slide."""
+        return idle or None
+
+    def evidence(context: ModelContext, value: Value) -> EvidenceResult:
+        """Whether every call of the network in the step had so many windows of each sample."""
+        if not calls:
+            return EvidenceResult(value == 1, "nothing was cut into windows")
+        found = sorted(set(calls))
+        words = " or ".join(plural(samples // context.batch_size, "window") for samples in found)
+        return EvidenceResult(
+            found == [int(value) * context.batch_size],
+            f"the network was called {times(len(calls))} in the step, with {words} of each sample",
+        )
+
+    def too_many(count: int) -> Requirement:
+        def check(_: Scope) -> str | None:
+            lacking = windows is not None and windows < count
+            return f"needs as many windows, and only {windows} slide over the input" if lacking else None
+
+        return Requirement(check=check)
+
+    values: dict[Value, str] = {1: "one after another"}
+    values |= {count: f"{count} at once" for count in (2, 4, 8, 16)}
+    return Toggle(
+        name=SW_BATCH_SIZE,
+        summary="Windows of a sliding-window inference that go through the network in one call.",
+        values=values,
+        stage=Stage.PROBLEM,
+        applies=applies,
+        requires={count: too_many(count) for count in (2, 4, 8, 16)},
+        idle_when={"tile_size": (0,)},
+        evidence=evidence,
+        usage=lambda value, _: f'options["{SW_BATCH_SIZE}"] = {value}  # for the workload\'s infer',
+        claims=("cytodl",),
+        source="sw_batch_size of sliding_window_inference in MONAI (Cardoso et al., 2022)",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the network is for, and how it is trained."""
+
+    dimensions: int
+    sizes: Mapping[str, Config]
+    whole: str  # what patches are cut from
+    out: int  # channels
+    loss: Callable[[nn.Module, Batch], Tensor] | None = None
+    train_step: Callable[[nn.Module, Batch, Mapping[str, torch.optim.Optimizer]], Tensor] | None = None
+    optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
+    parts: tuple[str, ...] = ("",)  # to compile; the first one infers
 
 
 TASKS = {
+    "segmentation": Task(dimensions=3, sizes=SIZES, whole="volume", out=CLASSES, loss=segmentation_loss),
+    "labelfree": Task(dimensions=2, sizes=IMAGE_SIZES, whole="image", out=IN_CHANNELS, loss=squared_error),
+    "superres": Task(
+        dimensions=2,
+        sizes=IMAGE_SIZES,
+        whole="image",
+        out=IN_CHANNELS,
+        train_step=adversarial_step,
+        optimizers={
+            part: Optimizer(parts=(part,), kind="Adam", settings=ADAM) for part in ("generator", "discriminator")
+        },
+        parts=("generator", "discriminator"),
+    ),
+}
+VIEWS = {
     "patch": "a batch of patches; inference and training",
-    "sliding": "one volume through windows of the patch's side that overlap by half; inference",
-    "volume": "one volume at once, or through windows of tile_size; inference",
+    "sliding": "a whole image or volume through windows of the patch's side that overlap by half; inference",
+    "whole": "a whole image or volume at once, or through windows of tile_size; inference",
 }
 
 
 def unet3d(
     size: str = "base",
-    task: str = "patch",
+    task: str = "segmentation",
+    view: str = "patch",
     norm: str = "instance",
     resolution: int | None = None,
-    window_batch: int = 4,
 ) -> Workload:
-    """The workload `unet3d`: cubes of resolution^3 voxels, patches with random labels or one volume.
+    """The workload `unet3d`: squares or cubes of `resolution` a side, patches with random targets or a whole one.
 
-    Raises GpubenchError for an unknown size, task or norm, for a resolution that the levels cannot halve, and for
-    `window_batch` below 1.
+    Its own toggle is `sw_batch_size`. Raises GpubenchError for an unknown size, task, view or norm, and for a
+    resolution that the levels cannot halve.
     """
-    config = choose("size of unet3d", size, SIZES)
-    choose("task of unet3d", task, TASKS)
+    about = choose("task of unet3d", task, TASKS)
+    config = choose("size of unet3d", size, about.sizes)
+    choose("view of unet3d", view, VIEWS)
     choose("norm of unet3d", norm, NORMS)
-    if window_batch < 1:
-        raise GpubenchError(f"window_batch is {window_batch}.", "Give a whole number of at least 1.")
-    side = config.patch if task == "patch" else config.volume
+    side, multiple = config.patch if view == "patch" else config.whole, config.multiple
     if resolution is not None:
-        why = f"the network halves a side {config.levels - 1} times and normalises over what is left"
-        multiple = config.multiple
-        side = check_side("resolution", resolution, multiple=multiple, least=2 * multiple, why=why)
+        why = "a side is halved level by level, and what is left is normalised"
+        least = max(2 * multiple, JUDGED if about.train_step else 0)
+        side = check_side("resolution", resolution, multiple=multiple, least=least, why=why)
+    sides = (side,) * about.dimensions
+    calls: list[int] = []  # of the last step: how many samples the network was called with, where windows slid
+
+    def build() -> nn.Module:
+        return Adversaries(config, norm) if about.train_step else UNet(about.dimensions, config, about.out, norm)
 
     def inputs(batch_size: int, generator: torch.Generator) -> Batch:
-        volumes = torch.randn(batch_size, IN_CHANNELS, side, side, side, generator=generator)
-        if task != "patch":
-            return (volumes,)
-        return volumes, torch.randint(CLASSES, (batch_size, side, side, side), generator=generator)
+        images = torch.randn(batch_size, IN_CHANNELS, *sides, generator=generator)
+        if view != "patch":
+            return (images,)
+        if task == "segmentation":
+            return images, torch.randint(CLASSES, (batch_size, *sides), generator=generator)
+        return images, torch.randn(images.shape, generator=generator)
 
     def infer(model: nn.Module, batch: Batch, options: Options) -> Tensor:
-        window, overlap = 0, 0
-        if task == "sliding":
+        network = model.get_submodule(about.parts[0])
+        window, overlap = options.get("tile_size", 0), options.get("tile_overlap", 0)
+        if view == "sliding":
             window, overlap = config.patch, config.patch // 2
-        elif task == "volume":
-            window, overlap = options.get("tile_size", 0), options.get("tile_overlap", 0)
-            if window:
-                why = "the network halves a side that many times"
-                check_side("tile size", window, multiple=config.multiple, least=2 * config.multiple, why=why)
-        return segment(model, batch[0], window=window, overlap=overlap, window_batch=window_batch)
+        calls.clear()
+        if not window:
+            whole: Tensor = network(batch[0])
+            return whole
+        check_side("tile size", window, multiple=multiple, least=2 * multiple, why="the network halves it so often")
+        return slide(network, batch[0], window, overlap, options.get(SW_BATCH_SIZE, 1), calls)
 
-    windows = tuple(range(config.patch, side, config.patch // 2))
+    count, idle = None, "no window slides over a patch" if view == "patch" else ""
+    if view == "sliding":
+        count = len(lay_side(side, config.patch, config.patch // 2).starts) ** about.dimensions
+    tiles = tuple(range(config.patch, side, config.patch // 2))
+    trains = view == "patch"
     return Workload(
-        name="unet3d" if task == "patch" else f"unet3d-{task}",
-        item="patch" if task == "patch" else "volume",
-        batch_size=config.batch_size if task == "patch" else 1,
-        build=lambda: UNet(config, norm),
+        name="-".join(("unet3d", *(part for part in (task, view) if part not in ("segmentation", "patch")))),
+        item="patch" if view == "patch" else about.whole,
+        batch_size=config.batch_size if view == "patch" else 1,
+        build=build,
         inputs=inputs,
         infer=infer,
-        loss=_loss if task == "patch" else None,
-        tiling=Tiling(sizes=windows, multiple=config.multiple, overlap=config.patch // 2) if task == "volume" else None,
+        loss=about.loss if trains else None,
+        train_step=about.train_step if trains else None,
+        optimizers=about.optimizers if trains else {},
+        compile_targets=about.parts if trains else about.parts[:1],
+        toggles=(sw_batch_size(calls, count, idle),),
+        tiling=Tiling(sizes=tiles, multiple=multiple, overlap=config.patch // 2) if view == "whole" else None,
         resolution=side,
     )

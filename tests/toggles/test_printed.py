@@ -136,7 +136,7 @@ def compare(loaded: Loaded, mode: str, changes: Mapping[str, Value]) -> str:
         ("resnet50", {}, "training", {"precision": "fp16-autocast", "optimizer": "foreach"}),
         ("unet3d", {}, "inference", WEIGHTS),
         ("unet3d", {}, "training", FAST | {"optimizer": "foreach"}),
-        ("unet3d", {"task": "volume"}, "inference", FAST | {"tile_size": 16, "tile_overlap": 8}),
+        ("unet3d", {"view": "whole"}, "inference", FAST | {"tile_size": 16, "tile_overlap": 8}),
         ("vae", {}, "inference", FAST | {"tile_size": 16}),
         ("vae", {}, "training", WEIGHTS | {"optimizer": "fused"}),
         ("vae", {"task": "decode"}, "inference", {"compile": "max-autotune-no-cudagraphs"}),

@@ -70,8 +70,8 @@ def test_names_and_sizes() -> None:
 
 
 def test_bundled_carries_every_parameter_and_comes_back_from_them() -> None:
-    loaded = load("unet3d", "tiny", {"window_batch": "2"})
-    assert loaded.parameters == {"task": "patch", "norm": "instance", "window_batch": 2}
+    loaded = load("unet3d", "tiny", {"view": "sliding", "resolution": "16"})
+    assert loaded.parameters == {"task": "segmentation", "view": "sliding", "norm": "instance", "resolution": 16}
     assert (loaded.size, loaded.source_hash, loaded.reference) == ("tiny", None, "unet3d")
     again = load(loaded.reference, loaded.size, loaded.parameters)
     assert (again.parameters, again.size) == (loaded.parameters, loaded.size)

@@ -9,7 +9,6 @@ from torch import nn
 from gpubench.errors import GpubenchError
 from gpubench.workloads.catalog import SIZES
 from gpubench.workloads.loader import load
-from gpubench.workloads.unet3d import segment
 from gpubench.workloads.vae import decode, encode
 
 
@@ -77,7 +76,7 @@ def test_vae_tiles_that_do_not_fit(options: dict[str, int], message: str) -> Non
 
 
 def test_offered_tiles_fit() -> None:
-    for reference, parameters in (("vae", {}), ("unet3d", {"task": "volume"})):
+    for reference, parameters in (("vae", {}), ("video_vae", {}), ("unet3d", {"view": "whole"})):
         for size in SIZES:
             workload = load(reference, size, parameters).workload
             assert workload.tiling.sizes
@@ -87,32 +86,10 @@ def test_offered_tiles_fit() -> None:
                 assert workload.tiling.overlap < tile < workload.resolution
 
 
-@pytest.mark.parametrize("window_batch", [1, 4, 100])
-def test_sliding_windows_equal_the_whole_for_a_local_model(window_batch: int) -> None:
-    torch.manual_seed(0)
-    model, volume = nn.Conv3d(1, 3, 1), torch.randn(1, 1, 20, 20, 20)
-    with torch.inference_mode():
-        tiled = segment(model, volume, window=8, overlap=4, window_batch=window_batch)
-        torch.testing.assert_close(tiled, model(volume), rtol=1e-5, atol=1e-6)
-
-
-def test_window_batch_sets_the_windows_of_a_call() -> None:
-    seen = []
-    for count in (1, 4):
-        workload = load("unet3d", "tiny", {"task": "sliding", "window_batch": str(count)}).workload
-        model = workload.build().eval()
-        calls: list[int] = []
-        model.register_forward_pre_hook(lambda _, x, calls=calls: calls.append(x[0].shape[0]))
-        with torch.inference_mode():
-            workload.infer(model, workload.inputs(1, torch.Generator()), {})
-        seen.append(calls)
-    assert seen == [[1] * 8, [4, 4]]  # a 12-voxel side has two 8-voxel windows
-
-
-def test_a_volume_in_windows_of_the_patch_s_side_is_the_sliding_task() -> None:
+def test_a_volume_in_windows_of_the_patch_s_side_is_the_sliding_view() -> None:
     outputs = []
-    for task, options in (("sliding", {}), ("volume", {"tile_size": 8, "tile_overlap": 4}), ("volume", {})):
-        workload = load("unet3d", "tiny", {"task": task}).workload
+    for view, options in (("sliding", {}), ("whole", {"tile_size": 8, "tile_overlap": 4}), ("whole", {})):
+        workload = load("unet3d", "tiny", {"view": view}).workload
         torch.manual_seed(0)
         model = workload.build().eval()
         with torch.inference_mode():
@@ -122,6 +99,6 @@ def test_a_volume_in_windows_of_the_patch_s_side_is_the_sliding_task() -> None:
 
 
 def test_a_window_that_cannot_be_halved() -> None:
-    workload = load("unet3d", "tiny", {"task": "volume"}).workload
+    workload = load("unet3d", "tiny", {"view": "whole"}).workload
     with pytest.raises(GpubenchError, match="tile size is 7; it must be a multiple of 2"):
         workload.infer(workload.build(), workload.inputs(1, torch.Generator()), {"tile_size": 7})
