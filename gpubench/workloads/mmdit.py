@@ -23,16 +23,23 @@ WAVES = 128  # frequencies that the time is given in
 EPS = 1e-6  # of all norms
 # Queries and keys are normalised to this size: each token looks at a few others then, as in trained models. The mean of
 # all would be nearly zero, and neither text nor source would show in the output.
-SHARPNESS = 1.5
+SHARPNESS = 2.0
 
 
 class Linear(nn.Linear):
-    """A layer whose outputs have the size of its inputs. Initialised once, since large models take seconds for it."""
+    """A layer whose outputs have `size` times the size of its inputs.
+
+    It is initialised once, not by torch and then again: a large model takes ten seconds for it.
+    """
+
+    def __init__(self, width: int, out: int, *, bias: bool = True, size: float = 1.0) -> None:
+        self.size = size
+        super().__init__(width, out, bias)
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=self.in_features**-0.5)
+        nn.init.normal_(self.weight, std=self.size * self.in_features**-0.5)
         if self.bias is not None:
-            nn.init.normal_(self.bias, std=0.1)
+            nn.init.normal_(self.bias, std=self.size * 0.1)
 
 
 class Adapted(nn.Module):
@@ -42,19 +49,17 @@ class Adapted(nn.Module):
         super().__init__()
         self.base = base
         self.adapter = nn.Sequential(
-            Linear(base.in_features, rank, bias=False), Linear(rank, base.out_features, bias=False)
+            Linear(base.in_features, rank, bias=False), Linear(rank, base.out_features, bias=False, size=0.1)
         )
-        with torch.no_grad():
-            self.adapter[1].weight *= 0.1
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.base(x) + self.adapter(x)
         return out
 
 
-def projection(width: int, out: int, rank: int) -> nn.Module:
+def projection(width: int, out: int, rank: int, size: float = 1.0) -> nn.Module:
     """A projection of attention; with an adapter if `rank` is not zero."""
-    base = Linear(width, out)
+    base = Linear(width, out, size=size)
     return Adapted(base, rank) if rank else base
 
 
@@ -73,7 +78,8 @@ class Modulation(nn.Module):
             self.linear.bias[shifts * width :] += 1
 
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        return self.linear(condition).unsqueeze(1).chunk(self.parts, dim=-1)
+        parts: Tensor = self.linear(condition)
+        return parts.unsqueeze(1).chunk(self.parts, dim=-1)
 
 
 class Before(nn.Module):
@@ -101,13 +107,10 @@ class After(nn.Module):
     def __init__(self, width: int, rank: int, size: float) -> None:
         super().__init__()
         self.modulation = Modulation(width, shifts=1, gates=2)
-        self.out = projection(width, width, rank)
+        self.out = projection(width, width, rank, 2 * size)  # a mean of a few values is smaller than each of them
         self.norm = nn.LayerNorm(width, eps=EPS, elementwise_affine=False)
         self.widen = Linear(width, 4 * width)
-        self.narrow = Linear(4 * width, width)
-        with torch.no_grad():
-            for last in (self.out.base if isinstance(self.out, Adapted) else self.out, self.narrow):
-                last.weight *= size
+        self.narrow = Linear(4 * width, width, size=size)
 
     def forward(self, x: Tensor, attended: Tensor, condition: Tensor) -> Tensor:
         shift, scale, gate, other_gate = self.modulation(condition)

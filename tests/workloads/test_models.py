@@ -67,6 +67,9 @@ def test_base_shapes() -> None:
     assert batches == {"resnet50": 32, "vae": 1, "unet3d": 8}
 
 
+SMALLER_MEDIUM = ("dit",)  # whose published model does not fit into 6 GiB
+
+
 @pytest.mark.parametrize("name", names())
 def test_sizes_for_other_memory_are_the_same_model_on_other_inputs(name: str) -> None:
     def of(size: str) -> tuple[set[tuple[str, tuple[int, ...]]], int]:
@@ -76,7 +79,8 @@ def test_sizes_for_other_memory_are_the_same_model_on_other_inputs(name: str) ->
         return shapes, work.batch_size * work.items_per_sample * (work.resolution or 1) ** 2
 
     (large, most), (base, more), (medium, least) = (of(size) for size in ("large", "base", "medium"))
-    assert large == base == medium
+    assert large == base
+    assert (medium == base) == (name not in SMALLER_MEDIUM)
     assert most > more > least
     assert load("resnet50", "large").workload.batch_size >= 128
 
