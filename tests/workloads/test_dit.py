@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpubench.errors import GpubenchError
-from gpubench.workloads.dit import Editor, pack, unpack
+from gpubench.workloads.dit import SIZES, Editor, pack, unpack
 from gpubench.workloads.gpt import rotate
 from gpubench.workloads.loader import load
 from gpubench.workloads.mmdit import Transformer, places, rotary_angles, waves
@@ -56,16 +56,16 @@ def test_base_has_the_parameters_and_flops_of_its_docstring() -> None:
 
 def test_the_transformer_goes_up_to_the_published_one() -> None:
     with torch.device("meta"):
-        model = load("dit", "base", {"depth": "60", "width": "3072"}).workload.build()
-    assert isinstance(model, Editor)
-    width, latents, text = 3072, 4 * (16 - 4), 3584 - 1024
-    patches = latents * width + latents * width + latents  # into the blocks and out of them
-    words = text * width + text  # the projection of text features, and their norm
+        width, depth, text = 3072, 60, SIZES["base"].text.width
+        model = Transformer(width=width, depth=2, head=SIZES["base"].head, patch=16, text=text, length=1, side=1)
+    found = count(model) + (depth - 2) * count(model.blocks[0])
+    assert found == pytest.approx(QWEN_IMAGE, rel=0.01)
+    patches = 4 * (16 - 4) * (width + width + 1)  # into the blocks and out of them: 16 channels, not 4
+    words = (3584 - text) * (width + 1)  # the projection of text features, and their norm: of 3584 features
     last = (4 + 1 + 8) * width**2 + (
         4 + 1 + 5
     ) * width  # modulation, attention's output and perceptron of the last text
-    assert count(model.transformer) + patches + words + last == QWEN_IMAGE
-    assert count(model.transformer) == pytest.approx(QWEN_IMAGE, rel=0.01)
+    assert found + patches + words + last == QWEN_IMAGE
 
 
 @pytest.mark.parametrize("guidance", ["1", "4"])
@@ -250,22 +250,31 @@ def test_checkpointing_computes_the_same_and_keeps_less() -> None:
     assert kept[1] < 0.6 * kept[0]
 
 
-@pytest.mark.parametrize("mode", ["inference", "training"])
-def test_each_stage_is_one_graph(mode: str) -> None:
-    """In the loop too: no step is compiled again."""
-    workload, model, batch = make(steps="3", guidance="2", checkpointing="on")
-    assert workload.compile_targets == workload.stages
+def graphs(mode: str, targets: tuple[str, ...], **parameters: str) -> int:
+    """How many graphs `targets` are compiled to in one step, each of them whole."""
+    workload, model, batch = make(**parameters)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    for target in workload.compile_targets:
+    for target in targets:
         model.get_submodule(target).compile(backend="eager", fullgraph=True)
     if mode == "training":
         workload.loss(model.train(), batch).backward()
     else:
         with torch.inference_mode():
             workload.infer(model, batch, {})
-    # Training decodes nothing.
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == (3 if mode == "training" else 4)
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def test_the_transformer_is_compiled_once_for_all_steps() -> None:
+    assert graphs("inference", ("transformer",), steps="3") == 1
+
+
+@pytest.mark.slow
+def test_each_stage_is_one_graph() -> None:
+    stages = load("dit", "tiny").workload.stages
+    assert load("dit", "tiny").workload.compile_targets == stages
+    assert graphs("inference", stages, guidance="2", steps="3") == 4
+    assert graphs("training", stages, checkpointing="on") == 3  # nothing is decoded
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -301,7 +310,7 @@ def test_training_in_half_precision_is_finite() -> None:
 
 def test_a_deep_transformer_keeps_activations_of_one_size() -> None:
     torch.manual_seed(0)
-    model = Transformer(width=256, depth=24, head=128, patch=16, text=64, length=4, side=2)
+    model = Transformer(width=128, depth=24, head=64, patch=16, text=64, length=4, side=2)
     with torch.inference_mode():
         velocity = model(*torch.randn(2, 1, 4, 16), torch.randn(1, 4, 64), torch.tensor([0.5]))
     assert 0.5 < velocity.std() < 2
