@@ -16,6 +16,7 @@ ENTRY_POINT_GROUP = "gpubench.workloads"
 # One module of this package each; the module's function has the same name.
 SUMMARIES = MappingProxyType(
     {
+        "diffusion": "Text to image in the shape of Stable Diffusion 1.5: text encoder, denoising loop, VAE decoder",
         "gpt": "Decoder-only language model, GPT-2 124M: training, prefill, or generation with a static cache",
         "recurrent_lm": "Recurrent language model (Hawk, 118 M parameters) whose recurrence is an associative scan",
         "resnet50": "ResNet-50 v1.5 image classification, 224x224, 25.6 M parameters",
@@ -27,7 +28,7 @@ SUMMARIES = MappingProxyType(
 # The toggles that a bundled workload brings with it.
 TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType({"recurrent_lm": ("scan", "fused_qkvz")})
 # Of every bundled workload; the first three are the same model on other inputs.
-SIZES = ("large", "base", "medium", "small", "tiny")
+SIZES = ("huge", "xlarge", "large", "base", "medium", "small", "tiny")
 # `auto` on a GPU: the first whose training in fp32 fits into so much memory, by what "base" takes. The largest needs
 # about 20 GiB (unet3d's "large"). Cards sold as 40 GB have 39 GiB, 12 GB 11.6 and 11 GB 10.8.
 BY_MEMORY = ((36 * 2**30, "large"), (int(11.5 * 2**30), "base"), (0, "medium"))
