@@ -19,7 +19,7 @@ from gpubench.workloads.vae import LATENT_CHANNELS
 
 LONGEST = 10_000.0  # of the wavelengths that encode the time, over 2 pi
 BRANCH = 0.4  # what a branch adds, where its input has size 1
-FOUND, RANDOM = 3.0, 0.75  # what of the latents is found again behind a norm and a SiLU, and what is added to it
+FOUND, RANDOM = 2.5, 0.6  # what of the latents is found again behind a norm and a SiLU, and what is added to it
 SILU, GEGLU = 0.3557, 0.4252  # mean squares of silu(x), and of x * gelu(y), for normal x and y
 
 
@@ -149,6 +149,7 @@ class UNet(nn.Module):
                 _scale(module, 1.0)
         for module in self.modules():  # a part comes after what it is in, which knows better
             if isinstance(module, Residual):
+                _scale(module.time, 1 / SILU)  # behind two of them
                 _scale(module.conv1, SILU**-0.5)
                 _scale(module.conv2, BRANCH * SILU**-0.5)
             if isinstance(module, Transformer):
