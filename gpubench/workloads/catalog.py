@@ -16,6 +16,7 @@ ENTRY_POINT_GROUP = "gpubench.workloads"
 # One module of this package each; the module's function has the same name.
 SUMMARIES = MappingProxyType(
     {
+        "diffusion": "Text to image in the shape of Stable Diffusion 1.5: text encoder, denoising loop, VAE decoder",
         "dit": "Image editing with a diffusion transformer (1.7 B parameters): prompt and image to the edited image",
         "gpt": "Decoder-only language model, GPT-2 124M: training, prefill, or generation with a static cache",
         "recurrent_lm": "Recurrent language model (Hawk, 118 M parameters) whose recurrence is an associative scan",
