@@ -41,7 +41,7 @@ def describe(request: Describe, tell: Callable[[str], None] = lambda _: None) ->
     choice, device, environment = request.choice, probe_device(request.device), probe_environment()
     unusable = request.device == "auto" and device.kind == "cpu" and torch.cuda.is_available()
     memory = [known for known in (device.total_memory_bytes, request.max_memory_bytes) if known is not None]
-    size = resolve_size(choice.reference, choice.size, device.kind, min(memory, default=None))
+    size = resolve_size(choice.reference, choice.size, device.kind, min(memory, default=None), choice.mode)
     tell(importing(choice.reference))
     loaded, mode = load_choice(msgspec.structs.replace(choice, size=size))
     tell("building the model")

@@ -43,6 +43,10 @@ SIZES = ("huge", "xlarge", "large", "base", "medium", "small", "tiny")
 # at "large", 10.5 at "base" and 5 at "medium". Cards sold as 80 GB have 79.2 GiB, 40 GB 39.4, 24 GB 22.5 (A10G) to 24,
 # 12 GB 11.6 and 6 GB 5.8.
 BY_MEMORY = ((72.0, "huge"), (36.0, "xlarge"), (22.0, "large"), (11.5, "base"), (0.0, "medium"))  # GiB
+# Where training takes more than that: the size that fits instead.
+IN_TRAINING: MappingProxyType[str, dict[str, str]] = MappingProxyType(
+    {"diffusion": {"base": "medium"}, "dit": {"large": "base", "base": "medium"}}
+)
 
 
 @functools.cache
@@ -83,7 +87,9 @@ def origin(name: str) -> str:
     return "gpubench" if name in SUMMARIES else distribution(plugins()[name])
 
 
-def resolve_size(reference: str, size: str | None, device_kind: str, memory_bytes: int | None = None) -> str | None:
+def resolve_size(
+    reference: str, size: str | None, device_kind: str, memory_bytes: int | None = None, mode: str | None = None
+) -> str | None:
     """The size to load for a user's `--size`. `auto` is None (its default) for a workload that is not bundled.
 
     memory_bytes: what a GPU has, or less where the user limits it; None: unknown.
@@ -94,4 +100,7 @@ def resolve_size(reference: str, size: str | None, device_kind: str, memory_byte
         return None
     if device_kind != "cuda":
         return "small"
-    return "base" if memory_bytes is None else next(name for gib, name in BY_MEMORY if memory_bytes >= gib * 2**30)
+    if memory_bytes is None:
+        return "base"
+    fitting = next(name for gib, name in BY_MEMORY if memory_bytes >= gib * 2**30)
+    return IN_TRAINING.get(reference, {}).get(fitting, fitting) if mode == "training" else fitting
