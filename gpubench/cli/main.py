@@ -21,7 +21,7 @@ from gpubench.cli.report import report
 from gpubench.cli.schema import schema
 from gpubench.cli.sweeps import batch_sweep, tile_sweep
 from gpubench.cli.toggles import toggles
-from gpubench.cli.variadic import variadic
+from gpubench.cli.variadic import VariadicCommand
 from gpubench.cli.workloads import workloads
 from gpubench.errors import EXIT_FAULT, EXIT_USAGE, GpubenchError
 from gpubench.streams import secure
@@ -48,11 +48,10 @@ def root(
     """Find the settings that make your PyTorch model fast on your GPU or CPU, by measuring them."""
 
 
-app.command("compare-opts")(compare_opts)
-app.command("batch-sweep", cls=variadic("--sizes"))(batch_sweep)
-app.command("tile-sweep", cls=variadic("--sizes", "--overlaps"))(tile_sweep)
-for command in (recommend, report, check, ab, history, workloads, toggles, doctor, schema):
-    app.command(command.__name__)(command)
+for command in (
+    compare_opts, batch_sweep, tile_sweep, recommend, report, check, ab, history, workloads, toggles, doctor, schema
+):  # fmt: skip
+    app.command(command.__name__.replace("_", "-"), cls=VariadicCommand)(command)
 
 
 class Terminated(BaseException):

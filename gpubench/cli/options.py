@@ -52,7 +52,7 @@ def measuring_options(
         model_option(
             "--param",
             metavar="NAME=VALUE",
-            help="Parameter of the workload's function, such as task=decode; may be repeated.",
+            help="Parameters of the workload's function, such as steps=20 guidance=7.5; may be repeated.",
         ),
     ] = None,
     resolution: Annotated[

@@ -1,4 +1,4 @@
-"""`--sizes 1 2 4 8` takes all numbers that follow, and nothing else."""
+"""`--sizes 1 2 4 8` takes all numbers that follow, `--param a=1 b=2` all assignments, and nothing else."""
 
 import pytest
 
@@ -19,11 +19,15 @@ from gpubench.search.requested import split_assignment
         (["--sizes", "-1"], ["--sizes", "-1"]),
         (["--sizes", "1", "--overlaps", "2", "3"], ["--sizes", "1", "--overlaps", "2", "--overlaps", "3"]),
         (["--batch-size", "1", "2"], ["--batch-size", "1", "2"]),
+        (["--param", "a=1", "b=x y", "vae"], ["--param", "a=1", "--param", "b=x y", "vae"]),
+        (["--set", "a=1,2", "b=3", "--fix", "c=4", "7"], ["--set", "a=1,2", "--set", "b=3", "--fix", "c=4", "7"]),
+        (["--set", "a", "b=3"], ["--set", "a", "b=3"]),
+        (["--output", "a=1", "b=2"], ["--output", "a=1", "b=2"]),
         (["--", "--sizes", "1", "2"], ["--", "--sizes", "1", "2"]),
     ],
 )
 def test_spread(given: list[str], result: list[str]) -> None:
-    assert spread(given, ("--sizes", "--overlaps")) == result
+    assert spread(given) == result
 
 
 def test_numbers_are_read_once_each_in_order() -> None:
