@@ -83,9 +83,9 @@ class Config:
 # Of volumes. "base", batch 8 of 64^3 patches, is the set-up that the CytoDL guide's claims are for. Its training in
 # fp32 takes 5.5 GiB, most of it for activations, and a whole volume 3.3.
 SIZES = {
-    "huge": Config(width=32, levels=5, patch=64, whole=320, batch_size=104),
-    "xlarge": Config(width=32, levels=5, patch=64, whole=256, batch_size=52),
-    "large": Config(width=32, levels=5, patch=64, whole=192, batch_size=28),
+    "huge": Config(width=32, levels=5, patch=64, whole=320, batch_size=96),
+    "xlarge": Config(width=32, levels=5, patch=64, whole=256, batch_size=48),
+    "large": Config(width=32, levels=5, patch=64, whole=192, batch_size=24),
     "base": Config(width=32, levels=5, patch=64, whole=160, batch_size=8),
     "medium": Config(width=32, levels=5, patch=64, whole=128, batch_size=4),
     "small": Config(width=8, levels=3, patch=24, whole=36, batch_size=2),
@@ -93,8 +93,8 @@ SIZES = {
 }
 # Training "base" in fp32 takes 7.3 GiB for label-free prediction and 8.3 for super-resolution.
 IMAGE_SIZES = {
-    "huge": Config(width=32, levels=5, patch=256, whole=5120, batch_size=256),
-    "xlarge": Config(width=32, levels=5, patch=256, whole=4096, batch_size=128),
+    "huge": Config(width=32, levels=5, patch=256, whole=5120, batch_size=240),
+    "xlarge": Config(width=32, levels=5, patch=256, whole=4096, batch_size=120),
     "large": Config(width=32, levels=5, patch=256, whole=3072, batch_size=64),
     "base": Config(width=32, levels=5, patch=256, whole=2048, batch_size=32),
     "medium": Config(width=32, levels=5, patch=256, whole=1024, batch_size=16),
