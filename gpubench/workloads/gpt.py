@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpubench.errors import GpubenchError
-from gpubench.workloads.optimizing import Optimizer
+from gpubench.workloads.optimizing import ALONE, Optimizer
 from gpubench.workloads.parameters import choose
 from gpubench.workloads.workload import Batch, Options, Workload
 
@@ -306,6 +306,6 @@ def gpt(
         inputs=inputs,
         infer=infer(config),
         loss=_loss if task == "prefill" else None,
-        optimizers={"optimizer": OPTIMIZER},
+        optimizers={ALONE: OPTIMIZER},
         items_per_sample=config.sequence if task == "prefill" else config.new_tokens,
     )
