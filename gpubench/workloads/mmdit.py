@@ -23,7 +23,7 @@ WAVES = 128  # frequencies that the time is given in
 EPS = 1e-6  # of all norms
 # Queries and keys are normalised to this size: each token looks at a few others then, as in trained models. The mean of
 # all would be nearly zero, and neither text nor source would show in the output.
-SHARPNESS = 2.0
+SHARPNESS = 1.75
 
 
 class Linear(nn.Linear):
