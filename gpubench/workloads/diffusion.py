@@ -17,9 +17,9 @@ Shares of the CPU time in percent, operator by operator ("base" with one image, 
 |                  | convolution | attention | matrix products | norms | element-wise and the rest |
 | ---------------- | ----------- | --------- | --------------- | ----- | ------------------------- |
 | inference, base  | 50          | 19        | 23              | 3     | 5                         |
-| inference, small | 43          | 12        | 23              | 6     | 16                        |
+| inference, small | 42          | 12        | 23              | 6     | 17                        |
 | training, base   | 43          | 14        | 17              | 1     | 25                        |
-| training, small  | 36          | 9         | 15              | 4     | 36                        |
+| training, small  | 36          | 8         | 15              | 4     | 37                        |
 """
 
 from __future__ import annotations
