@@ -249,8 +249,9 @@ def diffusion(
 
     def inputs(batch_size: int, generator: torch.Generator) -> Batch:
         words = torch.randint(config.text.vocabulary - 2, (batch_size, config.text.length - 2), generator=generator)
-        noise, latents = torch.randn(2, batch_size, *latent, generator=generator)
-        return prompt(words, config.text), noise, latents, torch.randint(TIMES, (batch_size,), generator=generator)
+        noise, latents = (torch.randn(batch_size, *latent, generator=generator) for _ in range(2))
+        timesteps = torch.randint(TIMES, (batch_size,), generator=generator)
+        return prompt(words, config.text), noise, latents, timesteps
 
     return Workload(
         name="diffusion",
