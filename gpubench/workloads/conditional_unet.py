@@ -1,7 +1,7 @@
 """The denoiser of latent diffusion: a 2-D U-Net that looks at the time and, by cross-attention, at a text.
 
-Architecture: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models" (2022), section 3.3 and
-appendix E.2.1, in the shape of Stable Diffusion 1: two blocks a level on the way down and three on the way up, all with
+Architecture: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models" (2022), figure 3 and
+section 3.3, in the shape of Stable Diffusion 1: two blocks a level on the way down and three on the way up, all with
 a transformer but for those of the lowest level, and one transformer between the two ways.
 """
 

@@ -17,9 +17,9 @@ Shares of the CPU time in percent, operator by operator ("base" with one image, 
 |                  | convolution | attention | matrix products | norms | element-wise and the rest |
 | ---------------- | ----------- | --------- | --------------- | ----- | ------------------------- |
 | inference, base  | 50          | 19        | 23              | 3     | 5                         |
-| inference, small | 43          | 12        | 23              | 6     | 16                        |
+| inference, small | 42          | 12        | 23              | 6     | 17                        |
 | training, base   | 43          | 14        | 17              | 1     | 25                        |
-| training, small  | 36          | 9         | 15              | 4     | 36                        |
+| training, small  | 36          | 8         | 15              | 4     | 37                        |
 """
 
 from __future__ import annotations
@@ -249,8 +249,9 @@ def diffusion(
 
     def inputs(batch_size: int, generator: torch.Generator) -> Batch:
         words = torch.randint(config.text.vocabulary - 2, (batch_size, config.text.length - 2), generator=generator)
-        noise, latents = torch.randn(2, batch_size, *latent, generator=generator)
-        return prompt(words, config.text), noise, latents, torch.randint(TIMES, (batch_size,), generator=generator)
+        noise, latents = (torch.randn(batch_size, *latent, generator=generator) for _ in range(2))
+        timesteps = torch.randint(TIMES, (batch_size,), generator=generator)
+        return prompt(words, config.text), noise, latents, timesteps
 
     return Workload(
         name="diffusion",
