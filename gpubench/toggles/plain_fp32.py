@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from gpubench.workloads.batch import map_tensors, tensors
 from gpubench.workloads.building import has_complex
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import torch
 
     from gpubench.toggles.model_context import ModelContext
@@ -50,6 +53,19 @@ def autocast(kind: str, dtype: torch.dtype) -> torch.autocast:
     return region
 
 
+def _restores(frame: FrameType | None) -> bool:
+    """Whether torch itself enters the region from `frame`, to have in a backward pass what held in the forward pass.
+
+    Other regions that torch enters are the workload's own: of functions with a decorator, of what dynamo traced.
+    """
+    while frame is not None and frame.f_code.co_name == "__enter__":  # of a subclass
+        frame = frame.f_back
+    if frame is None:
+        return False
+    place = frame.f_globals.get("__name__"), frame.f_code.co_name
+    return place[0] == "torch.utils.checkpoint" or place == ("torch.amp.autocast_mode", "decorate_bwd")
+
+
 def _pass_own_autocast() -> None:
     """From now on an autocast region of the workload's own changes nothing: what surrounds it holds within it too."""
     import torch
@@ -61,7 +77,7 @@ def _pass_own_autocast() -> None:
     def enter(region: Any) -> Any:
         # A region that is a decorator is entered again and again: what it asked for at first is what it asks for.
         asked = region.__dict__.setdefault("asked", region._enabled)
-        if asked and not hasattr(region, "is_ours"):
+        if asked and not (hasattr(region, "is_ours") or _restores(sys._getframe(1))):
             region._enabled = torch.is_autocast_enabled(region.device)
             region.fast_dtype = torch.get_autocast_dtype(region.device)
         return entered(region)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from gpubench.measure.quality import FP32_TOLERANCE
 from gpubench.search.space import Builder
@@ -123,6 +124,54 @@ def test_other_values_start_from_fp32(kit, name, value):
     assert proof.took_effect is True, proof
     stored = {part.dtype for part in context.model.parameters()}
     assert stored == {torch.bfloat16 if value == "bf16-weights" else torch.float32}
+
+
+class Doubling(torch.autograd.Function):
+    """Says whether autocast is on in its backward pass, which torch restores."""
+
+    seen: ClassVar[list[bool]] = []
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx, gradient):
+        Doubling.seen.append(torch.is_autocast_enabled("cpu"))
+        return 2 * gradient
+
+
+class Checkpointed(nn.Module):
+    """Computes its layers once more in the backward pass, each under autocast of its own."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.layers, self.reentrant = nn.ModuleList([OwnAutocast(), nn.Linear(3, 3)]), reentrant
+        self.seen: list[torch.dtype] = []
+
+    def once(self, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        out = layer(x)
+        self.seen.append(out.dtype)
+        return out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = checkpoint(self.once, layer, x.requires_grad_(), use_reentrant=self.reentrant)
+        return Doubling.apply(x)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("value", ["fp32", "bf16-autocast", "fp16-autocast"])
+def test_autocast_that_torch_restores_in_the_backward_pass_is_kept(kit, value, reentrant):
+    Doubling.seen.clear()
+    context = kit.run({"precision": value}, kit.workload(lambda: Checkpointed(reentrant), inputs=rows), mode="training")
+    assert PRECISION.evidence(context, value).took_effect is True
+    expected = {"fp32": torch.float32, "bf16-autocast": torch.bfloat16, "fp16-autocast": torch.float16}[value]
+    assert len(context.model.seen) >= 4
+    assert set(context.model.seen) == {expected}
+    assert set(Doubling.seen) == {value != "fp32"}
 
 
 def test_autocast_of_its_own_is_off_in_compiled_code_too(kit):
