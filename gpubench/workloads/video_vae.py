@@ -240,51 +240,62 @@ class Head(nn.Module):
         return y
 
 
-class Half(nn.Module):
-    """Layers that all get the memory; the encoder and the decoder, each one unit to compile."""
+class Layers(nn.ModuleList):
+    """Layers one after the other, which all get the memory."""
 
-    def __init__(self, layers: list[nn.Module]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-
-    def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
-        """`memory`: `x` is a chunk of a video, the first frame or whole latent frames after it."""
-        for layer in self.layers:
+    def run(self, x: Tensor, memory: Memory | None) -> Tensor:
+        for layer in self:
             x = layer(x, memory)
         return x
 
 
+# Encoder and decoder have a `forward` each: one that is called with two shapes, as one of both would be, is compiled by
+# dynamo for all shapes, which takes longer and is slower.
+class Encoder(nn.Module):
+    """[B, 3, 1 + 4N, H, W] -> mean and log-variance of the latent, [B, 32, 1 + N, H/8, W/8]."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        channels, outputs = config.channels[0], 2 * LATENT_CHANNELS
+        layers: list[nn.Module] = [CausalConv3d(3, channels, 3, 3)]
+        for level, out in enumerate(config.channels):
+            for _ in range(config.blocks):
+                layers.append(Residual(channels, out))
+                channels = out
+            if level < 3:
+                layers.append(Downsample(channels, time=level > 0))
+        layers += [*_middle(channels), Head(channels, outputs), CausalConv3d(outputs, outputs, 1, 1)]
+        self.layers = Layers(layers)
+
+    def forward(self, video: Tensor, memory: Memory | None = None) -> Tensor:
+        """`memory`: it is a chunk of a video, the first frame or whole latent frames after it."""
+        return self.layers.run(video, memory)
+
+
+class Decoder(nn.Module):
+    """[B, 16, 1 + N, H/8, W/8] -> video [B, 3, 1 + 4N, H, W]."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        channels = config.channels[-1]
+        layers: list[nn.Module] = [CausalConv3d(LATENT_CHANNELS, LATENT_CHANNELS, 1, 1)]
+        layers += [CausalConv3d(LATENT_CHANNELS, channels, 3, 3), *_middle(channels)]
+        for level, out in reversed(list(enumerate(config.channels))):
+            for _ in range(config.decoder_blocks):
+                layers.append(Residual(channels, out))
+                channels = out
+            if level > 0:
+                channels = max(out // 2, config.channels[0])
+                layers.append(Upsample(out, channels, time=level > 1))
+        self.layers = Layers([*layers, Head(channels, 3)])
+
+    def forward(self, latents: Tensor, memory: Memory | None = None) -> Tensor:
+        """`memory` as of the encoder."""
+        return self.layers.run(latents, memory)
+
+
 def _middle(channels: int) -> list[nn.Module]:
     return [Residual(channels, channels), Attention(channels), Residual(channels, channels)]
-
-
-def make_encoder(config: Config) -> Half:
-    """[B, 3, 1 + 4N, H, W] -> mean and log-variance of the latent, [B, 32, 1 + N, H/8, W/8]."""
-    channels, outputs = config.channels[0], 2 * LATENT_CHANNELS
-    layers: list[nn.Module] = [CausalConv3d(3, channels, 3, 3)]
-    for level, out in enumerate(config.channels):
-        for _ in range(config.blocks):
-            layers.append(Residual(channels, out))
-            channels = out
-        if level < 3:
-            layers.append(Downsample(channels, time=level > 0))
-    layers += [*_middle(channels), Head(channels, outputs), CausalConv3d(outputs, outputs, 1, 1)]
-    return Half(layers)
-
-
-def make_decoder(config: Config) -> Half:
-    """[B, 16, 1 + N, H/8, W/8] -> video [B, 3, 1 + 4N, H, W]."""
-    channels = config.channels[-1]
-    layers: list[nn.Module] = [CausalConv3d(LATENT_CHANNELS, LATENT_CHANNELS, 1, 1)]
-    layers += [CausalConv3d(LATENT_CHANNELS, channels, 3, 3), *_middle(channels)]
-    for level, out in reversed(list(enumerate(config.channels))):
-        for _ in range(config.decoder_blocks):
-            layers.append(Residual(channels, out))
-            channels = out
-        if level > 0:
-            channels = max(out // 2, config.channels[0])
-            layers.append(Upsample(out, channels, time=level > 1))
-    return Half([*layers, Head(channels, 3)])
 
 
 class Autoencoder(nn.Module):
@@ -292,8 +303,8 @@ class Autoencoder(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.encoder = make_encoder(config)
-        self.decoder = make_decoder(config)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
         for module in self.modules():
             if isinstance(module, nn.Conv3d | nn.Linear):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
