@@ -57,7 +57,7 @@ def plain_step(context: ModelContext) -> StepParts:
     compute = (workload.loss or workload.train_step) if training else workload.infer
     if compute is None:
         raise RuntimeError(f"workload {workload.name} has no {'loss' if training else 'infer'}")
-    if training and workload.loss:
+    if training:
         compute = with_options(compute, context.options)
 
     def zero_grad() -> None:

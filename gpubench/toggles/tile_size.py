@@ -68,7 +68,7 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     if isinstance(trace, EvidenceResult):
         return trace
     inputs = [each.operator.shapes[0] for each in convolutions(trace)]
-    sides = [max(shape[2:]) for shape in inputs if len(shape) > 2]
+    sides = [max(shape[2:][-2:]) for shape in inputs if len(shape) > 2]  # not the frames of a video
     if not sides:
         words = "the profiled step has no convolution input that shows the tile size"
         if value == WHOLE:
@@ -78,7 +78,7 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     words = f"the longest side of a convolution's input was {largest} px"
     if value == WHOLE:
         given = max(
-            (max(tensor.shape[2:], default=0) for batch in context.batches for tensor in tensors(batch)), default=0
+            (max(tensor.shape[2:][-2:], default=0) for batch in context.batches for tensor in tensors(batch)), default=0
         )
         whole = context.workload.resolution or given
         return EvidenceResult(largest >= whole, f"{words}, the whole input's is {whole} px")

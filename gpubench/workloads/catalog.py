@@ -45,7 +45,7 @@ SIZES = ("huge", "xlarge", "large", "base", "medium", "small", "tiny")
 BY_MEMORY = ((72.0, "huge"), (36.0, "xlarge"), (22.0, "large"), (11.5, "base"), (0.0, "medium"))  # GiB
 # Where training takes more than that: the size that fits instead.
 IN_TRAINING: MappingProxyType[str, dict[str, str]] = MappingProxyType(
-    {"diffusion": {"base": "medium"}, "dit": {"large": "base", "base": "medium"}}
+    {"diffusion": {"base": "medium"}, "dit": {"large": "medium", "base": "medium"}}
 )
 
 

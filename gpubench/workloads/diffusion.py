@@ -245,6 +245,8 @@ def diffusion(
     check_side("resolution", side, multiple=multiple, least=multiple, why="VAE and U-Net halve a side so often")
     if not 1 <= config.steps < TIMES:
         raise GpubenchError(f"steps is {config.steps}.", f"It must be from 1 to {TIMES - 1}.")
+    if not guidance >= 0:
+        raise GpubenchError(f"guidance is {guidance}.", "It must be at least 0; up to 1 is without guidance.")
     latent = vae.LATENT_CHANNELS, side // vae.SHRINK, side // vae.SHRINK
 
     def inputs(batch_size: int, generator: torch.Generator) -> Batch:

@@ -284,6 +284,8 @@ def dit(
     for name, value, least in (("steps", config.steps, 1), ("depth", config.depth, 1), ("lora", config.lora, 0)):
         if value < least:
             raise GpubenchError(f"{name} is {value}.", f"Give a whole number of at least {least}.")
+    if not guidance >= 1:
+        raise GpubenchError(f"guidance is {guidance}.", "It must be at least 1, which is without guidance.")
     if width is not None:
         why = "that is the size of a head"
         config = replace(config, width=check_side("width", width, multiple=config.head, least=config.head, why=why))
@@ -291,6 +293,8 @@ def dit(
         why = "an image token has so many pixels a side"
         side = check_side("resolution", resolution, multiple=MULTIPLE, least=MULTIPLE, why=why)
         config = replace(config, resolution=side)
+    if lora > config.width:
+        raise GpubenchError(f"lora is {lora}.", f"An adapter's rank is at most the width, {config.width}.")
     side = config.resolution
     latent = side // vae.SHRINK
 

@@ -113,7 +113,8 @@ def _trained(loaded: Loaded, model: nn.Module, batch: Any) -> Any:
         return with_options(workload.loss, own_options(workload))(model, batch)
     if workload.train_step is None:
         return None
-    return workload.train_step(model, batch, make_optimizers(workload.optimizers, {"foreach": False}, model))
+    step = with_options(workload.train_step, own_options(workload))
+    return step(model, batch, make_optimizers(workload.optimizers, {"foreach": False}, model))
 
 
 @contextmanager

@@ -72,6 +72,11 @@ def check(optimizers: Mapping[str, Optimizer], workload: str) -> None:
                 f"Optimizer {name!r} of workload {workload!r} is {kind}.",
                 f"Give a gpubench Optimizer whose kind is one of {', '.join(KINDS)}.",
             )
+        if isinstance(each.parts, str):
+            raise GpubenchError(
+                f"The parts of optimizer {name!r} of workload {workload!r} are a text.",
+                f"Write ({each.parts!r},) for a single one.",
+            )
         for key, value in each.settings.items():
             if not _is_plain(value):
                 raise GpubenchError(

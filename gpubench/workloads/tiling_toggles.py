@@ -18,6 +18,7 @@ from gpubench.workloads import tiling
 
 
 def _tiles(scope: Scope) -> str | None:
+    """Applies to inference."""
     return None if scope.workload.mode == "inference" else "only inference is tiled"
 
 
@@ -39,6 +40,7 @@ def _toggle(field: str, summary: str, values: Mapping[Value, str]) -> Toggle:
         summary=summary,
         values=values,
         stage=Stage.PROBLEM,
+        is_plain=False,
         applies=_tiles,
         idle_when={"tile_size": (0,)},
         usage=lambda value, _: f'options["{name}"] = "{value}"  # for the workload\'s infer',

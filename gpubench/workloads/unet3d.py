@@ -59,8 +59,8 @@ CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 ENLARGING = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 INSTANCE_NORMS = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 NORMS = {"instance": "over each channel of each sample", "group": f"over each of {GROUPS} groups of channels"}
-ABSOLUTE_WEIGHT = 100.0  # of the absolute error beside the adversarial loss: Isola et al., section 3.3
-ADAM = {"lr": 2e-4, "betas": (0.5, 0.999)}  # of both adversaries: the same section
+ABSOLUTE_WEIGHT = 100.0  # of the absolute error beside the adversarial loss: lambda of Isola et al.
+ADAM = {"lr": 2e-4, "betas": (0.5, 0.999)}  # of both adversaries: Isola et al., section 3.3
 JUDGED = 32  # pixels a side at least, for the discriminator
 
 
@@ -276,6 +276,7 @@ def sw_batch_size(calls: list[int], windows: int | None, idle: str) -> Toggle:
 
     def too_many(count: int) -> Requirement:
         def check(_: Scope) -> str | None:
+            """As many windows."""
             lacking = windows is not None and windows < count
             return f"needs as many windows, and only {windows} slide over the input" if lacking else None
 
@@ -381,10 +382,12 @@ def unet3d(
         check_side("tile size", window, multiple=multiple, least=2 * multiple, why="the network halves it so often")
         return slide(network, batch[0], window, overlap, options.get(SW_BATCH_SIZE, 1), calls)
 
+    tiles = tuple(range(config.patch, side, config.patch // 2))
     count, idle = None, "no window slides over a patch" if view == "patch" else ""
+    if view == "whole" and not tiles:
+        idle = f"the {about.whole} is no larger than a window"
     if view == "sliding":
         count = len(lay_side(side, config.patch, config.patch // 2).starts) ** about.dimensions
-    tiles = tuple(range(config.patch, side, config.patch // 2))
     trains = view == "patch"
     return Workload(
         name="-".join(("unet3d", *(part for part in (task, view) if part not in ("segmentation", "patch")))),

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,7 +39,6 @@ from torch import Tensor, nn
 
 from gpubench.errors import GpubenchError
 from gpubench.report.model import Value
-from gpubench.toggles.evidence import convolutions, recorded
 from gpubench.toggles.model_context import ModelContext
 from gpubench.toggles.toggle import EvidenceResult, Scope, Stage, Toggle
 from gpubench.workloads.parameters import check_side, choose
@@ -318,13 +318,18 @@ class Autoencoder(nn.Module):
         return reconstruction
 
 
+ran: Counter[tuple[int, int]] = Counter()  # (most frames that went through at once, all frames) -> videos so treated
+
+
 def in_chunks(half: nn.Module, x: Tensor, chunk: int, frames: int) -> Tensor:
     """`half` of `x`, the first frame and then `chunk` frames at a time (0: all at once); `frames` come out."""
+    ran[chunk or x.shape[2], x.shape[2]] += 1
     if not chunk:
         whole: Tensor = half(x)
         return whole
     memory, done, result = Memory(), 0, None
     for part in (x[:, :, :1], *x[:, :, 1:].split(chunk, dim=2)):
+        torch._dynamo.mark_static(part)  # else what is compiled for the first frame is compiled for any number next
         output: Tensor = half(part, memory)
         memory.turn()
         if result is None:
@@ -386,20 +391,18 @@ def _loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def frames_evidence(context: ModelContext, value: Value) -> EvidenceResult:
-    """Whether the convolutions of the profiled step saw a chunk at a time or, for 0, the whole video."""
-    trace = recorded(context)
-    if isinstance(trace, EvidenceResult):
-        return trace
-    lengths = [each.operator.shapes[0][2] for each in convolutions(trace) if len(each.operator.shapes[0]) == 5]
-    if not lengths:
-        return EvidenceResult(None, "the profiled step has no convolution input that shows how many frames it saw")
-    longest = max(lengths) - 2  # those before, which a convolution over time sees too
-    words = f"the longest input of a convolution over time had {longest} frames"
-    asked = int(value) or context.workload.items_per_sample
-    return EvidenceResult(longest == asked, f"{words}, {asked} were asked for")
+    """Whether all videos of this process went through the model so many frames at a time, as is counted there."""
+    length = context.workload.items_per_sample
+    # A latent frame stands for 4 frames, but for the first one.
+    found = {length if most == whole else most * (length - 1) // (whole - 1) for most, whole in ran}
+    words = " or ".join(map(str, sorted(found))) or "no"
+    return EvidenceResult(
+        found == {int(value) or length}, f"{words} of {length} frames went through the model at once in this process"
+    )
 
 
 def _is_inference(scope: Scope) -> str | None:
+    """Applies to inference."""
     return None if scope.workload.mode == "inference" else "only inference is done in chunks"
 
 
@@ -433,7 +436,7 @@ def video_vae(
     """The workload `video_vae`: videos of frames x 3 x resolution x resolution, training is `reconstruct` only.
 
     Its own toggles are `tile_frames` and those of tiling. Raises GpubenchError for an unknown size or task, for a
-    resolution that is no multiple of 8, and for a number of frames that is not 1 and a multiple of 4.
+    resolution that is no multiple of 8, and for a number of frames that is not one more than a multiple of 4.
     """
     config = choose("size of video_vae", size, SIZES)
     infer = choose("task of video_vae", task, TASKS)
@@ -443,7 +446,7 @@ def video_vae(
     if length < 5 or (length - 1) % SLOWDOWN:
         nearest = 1 + max(1, round((length - 1) / SLOWDOWN)) * SLOWDOWN
         raise GpubenchError(
-            f"frames is {length}; it must be 1 and a multiple of 4, because 4 become one after the first.",
+            f"frames is {length}; it must be at least 5, and one more than a multiple of 4.",
             f"The nearest allowed value is {nearest}.",
         )
     latent = 1 + (length - 1) // SLOWDOWN, side // SHRINK, side // SHRINK

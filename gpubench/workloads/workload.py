@@ -63,8 +63,9 @@ class Workload:
              tensors, arrays and numbers. `options` holds the value of each of `toggles`, and `tile_size` (0: whole)
              and `tile_overlap` where `tiling` is given.
     loss:    (model, batch) -> scalar tensor, or (model, batch, options); None: inference only.
-    train_step: (model, batch, optimizers) -> scalar tensor: a whole training step, where one loss does not make it.
-             It zeroes the gradients, calls `backward` and takes the steps of `optimizers`, which have their names.
+    train_step: (model, batch, optimizers) -> scalar tensor, or (model, batch, optimizers, options): a whole training
+             step, where one loss does not make it. It zeroes the gradients, calls `backward` and takes the steps of
+             `optimizers`, which have their names.
     optimizers: by name; without any, AdamW updates all parameters. With `loss` each takes one step after `backward`.
     toggles: optimizations of this workload alone, which are measured like all others. The value that is measured is in
              `options` under the toggle's name; a toggle may also have an `apply`.
@@ -85,7 +86,7 @@ class Workload:
     dataset: Callable[[], Any] | None = None
     infer: Callable[[nn.Module, Batch, Options], Any] | None = call_model  # None: training only
     loss: Callable[..., torch.Tensor] | None = None
-    train_step: Callable[[Any, Batch, Mapping[str, Any]], torch.Tensor] | None = None
+    train_step: Callable[..., torch.Tensor] | None = None
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
     toggles: tuple[Toggle, ...] = ()
     compile_targets: tuple[str, ...] = ("",)
@@ -114,7 +115,20 @@ class Workload:
         if (self.inputs is None) == (self.dataset is None):
             which = "neither inputs nor" if self.inputs is None else "both inputs and"
             raise GpubenchError(f"Workload {self.name!r} has {which} a dataset.", "Give one of them.")
+        for what, given in (
+            ("toggles", self.toggles), ("stages", self.stages), ("compile_targets", self.compile_targets)
+        ):  # fmt: skip
+            if not isinstance(given, tuple | list):
+                raise GpubenchError(
+                    f"The {what} of workload {self.name!r} are no tuple.", "Write (x,) for a single one."
+                )
         check(self.optimizers, self.name)
+        clipped = [name for name, each in self.optimizers.items() if each.clip is not None]
+        if self.train_step is not None and clipped:
+            raise GpubenchError(
+                f"Workload {self.name!r} has a train_step and an optimizer with clip.",
+                "Call torch.nn.utils.clip_grad_norm_ in the train_step.",
+            )
         if self.stages and self.compile_targets == ("",):
             object.__setattr__(self, "compile_targets", self.stages)
         for how in (self.compare,) if isinstance(self.compare, str) else self.compare.values():

@@ -44,6 +44,7 @@ def multiply_adds(module: nn.Module, *inputs: Tensor) -> tuple[int, int]:
     return counted.get_total_flops() // 2, layers
 
 
+@pytest.mark.slow
 def test_base_is_stable_diffusion() -> None:
     """The numbers that BK-SDM's count_macs_params.py prints of stable-diffusion-v1-4, whose shape 1.5 has.
 

@@ -36,6 +36,7 @@ def flops(module: nn.Module, *inputs: torch.Tensor) -> int:
     return counted.get_total_flops()
 
 
+@pytest.mark.slow
 def test_base_has_the_parameters_and_flops_of_its_docstring() -> None:
     with torch.device("meta"):
         model = load("dit", "base").workload.build()
@@ -275,7 +276,7 @@ def test_the_transformer_is_compiled_once_for_all_steps() -> None:
 @pytest.mark.slow
 def test_each_stage_is_one_graph() -> None:
     stages = load("dit", "tiny").workload.stages
-    assert load("dit", "tiny").workload.compile_targets == stages
+    assert load("dit", "tiny").workload.compile_targets == stages[1:]
     assert graphs("inference", stages, guidance="2", steps="3") == 4
     assert graphs("training", stages, checkpointing="on") == 3  # nothing is decoded
 

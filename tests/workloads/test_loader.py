@@ -63,7 +63,7 @@ def test_names_and_sizes() -> None:
     by_memory = [resolve_size("vae", "auto", "cuda", round(gib * 2**30)) for gib in (79.2, 39.4, 23.6, 11.6, 10.8, 5.8)]
     assert by_memory == ["huge", "xlarge", "large", "base", "medium", "medium"]
     training = [resolve_size("dit", "auto", "cuda", gib * 2**30, "training") for gib in (79, 39, 23, 12, 6)]
-    assert training == ["huge", "xlarge", "base", "medium", "medium"]
+    assert training == ["huge", "xlarge", "medium", "medium", "medium"]
     assert resolve_size("dit", "auto", "cuda", 23 * 2**30, "inference") == "large"
     assert resolve_size("vae", "base", "cuda", 2**30) == "base"  # asked for
     assert resolve_size("vae", None, "cpu") == "small"

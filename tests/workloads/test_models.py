@@ -75,7 +75,10 @@ def test_base_shapes() -> None:
 SMALLER_MEDIUM = ("diffusion", "dit")  # whose published model does not fit into 6 GiB
 
 
-@pytest.mark.parametrize("name", names())
+BIG = [pytest.param(name, marks=pytest.mark.slow) for name in SMALLER_MEDIUM]  # a billion parameters
+
+
+@pytest.mark.parametrize("name", [*(name for name in names() if name not in SMALLER_MEDIUM), *BIG])
 def test_sizes_for_other_memory_are_the_same_model_on_other_inputs(name: str) -> None:
     def of(size: str) -> tuple[set[tuple[str, tuple[int, ...]]], int]:
         work = load(name, size).workload
@@ -211,6 +214,7 @@ def test_channels_last_gives_the_same(name: str, parameters: dict[str, str]) -> 
     torch.testing.assert_close(output, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [pytest.param(*each, marks=[pytest.mark.slow] if each[0] == "video_vae" else []) for each in VARIANTS],

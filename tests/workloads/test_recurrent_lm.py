@@ -129,6 +129,7 @@ def test_chunks_keep_less_for_the_backward_pass() -> None:
     assert kept("16") < kept("0") / 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["inference", "training"])
 def test_the_model_is_one_graph_but_for_a_python_loop(mode: str) -> None:
     workload, model, batch = made(scan="log")

@@ -141,12 +141,18 @@ def test_an_own_step_runs_forward_in_autocast_and_backward_outside() -> None:
 def test_what_cannot_be_is_said(kit_free_scope: Any) -> None:
     with pytest.raises(GpubenchError, match="has a loss and a train_step"):
         workload(train_step=lambda *_: torch.zeros(()))
+    with pytest.raises(GpubenchError, match="has a train_step and an optimizer with clip"):
+        workload(loss=None, train_step=lambda *_: torch.zeros(()), optimizers={"one": Optimizer(clip=1.0)})
+    for field in ("stages", "toggles", "compile_targets"):
+        with pytest.raises(GpubenchError, match=f"The {field} of workload 'mine' are no tuple"):
+            workload(**{field: "encoder"})
     for optimizer, words in (
         (Optimizer(kind="LBFGS"), "is LBFGS"),
         (optim.AdamW, "is type"),
         (Optimizer(settings={"foreach": True}), "sets foreach"),
         (Optimizer(settings={"lr": torch.ones(())}), "lr of type Tensor"),
         (Optimizer(clip=0.0), "has clip 0.0"),
+        (Optimizer(parts="head"), "The parts of optimizer 'one' of workload 'mine' are a text"),
     ):
         with pytest.raises(GpubenchError, match=words):
             workload(optimizers={"one": optimizer})
@@ -221,3 +227,8 @@ def test_a_step_that_trains_only_one_of_two_is_wrong(tmp_path: Path) -> None:
     row = next(row for row in json.loads(done.stdout)["measurements"] if row["id"] != "baseline")
     assert row["status"] == "wrong"
     assert "did not" in row["reason"]
+
+
+def test_examples_are_short() -> None:
+    for name in ("own_toggle", "two_optimizers", "keyword_inputs", "from_dataset"):
+        assert len((ROOT / "examples" / f"{name}.py").read_text().splitlines()) <= 40

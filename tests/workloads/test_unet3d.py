@@ -153,6 +153,7 @@ def test_the_generator_s_step_computes_no_gradients_of_the_discriminator() -> No
     assert all(torch.equal(each.grad, gradient) for each, gradient in zip(judge, seen[0], strict=True))
 
 
+@pytest.mark.slow
 def test_each_part_of_the_adversarial_step_is_one_graph() -> None:
     """The discriminator's is compiled once more for the generator's step, which does not train it."""
     workload, model, batch = make(task="superres")
