@@ -37,7 +37,8 @@ TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
         "video_vae": ("tile_frames", *_TILING),
     }
 )
-# Of every bundled workload; all but the last two are the same model on other inputs.
+# Of every bundled workload; all but the last two are the same model on other inputs ("medium" is not where a billion
+# parameters do not fit: diffusion, dit).
 SIZES = ("huge", "xlarge", "large", "base", "medium", "small", "tiny")
 # `auto` on a GPU: the first of at most this memory. Training in fp32 takes at most 64 GiB at "huge", 32 at "xlarge", 18
 # at "large", 10.5 at "base" and 5 at "medium". Cards sold as 80 GB have 79.2 GiB, 40 GB 39.4, 24 GB 22.5 (A10G) to 24,

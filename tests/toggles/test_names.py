@@ -36,6 +36,7 @@ ALLOWED = {
     ("study/request.py", "batch_size"): FIELD,
     ("worker/prepared_model.py", "compile"): "what the progress display says of the first step",
     ("workloads/optimizing.py", "optimizer"): "the name of the variable that the printed lines set",
+    ("workloads/sliding.py", "tile_size"): OPTION,
     ("workloads/tiling_toggles.py", "tile_size"): OPTION,
     ("workloads/unet3d.py", "a whole image or volume at once, or through windows of tile_size; inference"): HELP,
     ("workloads/unet3d.py", "tile_overlap"): OPTION,

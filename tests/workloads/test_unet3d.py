@@ -16,12 +16,13 @@ from gpubench.toggles.own import declared, stand_in
 from gpubench.toggles.toggle import Scope, Toggle
 from gpubench.worker.prepare import apply_toggles, build, make_batches
 from gpubench.worker.step import Stepper
-from gpubench.workloads import unet3d
+from gpubench.workloads import sliding, unet3d
 from gpubench.workloads.building import build_model
 from gpubench.workloads.catalog import SIZES, TOGGLES
 from gpubench.workloads.describe import describe
 from gpubench.workloads.loader import load
-from gpubench.workloads.unet3d import Discriminator, slide
+from gpubench.workloads.sliding import slide
+from gpubench.workloads.unet3d import Discriminator
 from gpubench.workloads.workload import Batch, Workload
 
 VALUES = (1, 2, 4, 8, 16)
@@ -223,8 +224,8 @@ def test_windows_at_once_are_proven_and_idle_ones_are_caught(
     for asked in (1, 4):
         assert proofs(asked) == {value: value == asked for value in VALUES}
     assert proofs(16)[16] is False  # there are 8, which the view of a whole volume cannot know before
-    real = unet3d.apply_tiled
-    monkeypatch.setattr(unet3d, "apply_tiled", lambda *given, **named: real(*given, **(named | {"tiles_per_call": 1})))
+    real = sliding.apply_tiled
+    monkeypatch.setattr(sliding, "apply_tiled", lambda *given, **named: real(*given, **(named | {"tiles_per_call": 1})))
     assert proofs(4)[4] is False
 
 

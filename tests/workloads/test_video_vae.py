@@ -14,8 +14,9 @@ from gpubench.worker.prepare import apply_toggles, build, make_batches
 from gpubench.worker.step import Stepper
 from gpubench.workloads import video_vae
 from gpubench.workloads.catalog import TOGGLES
+from gpubench.workloads.causal_vae import Autoencoder, Memory
 from gpubench.workloads.loader import load
-from gpubench.workloads.video_vae import SIZES, Autoencoder, Memory, decode, encode
+from gpubench.workloads.video_vae import SIZES, decode, encode
 from gpubench.workloads.workload import Batch, Workload
 
 
