@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gpubench.errors import GpubenchError, unknown_name
 
@@ -29,3 +29,12 @@ def check_side(name: str, value: int, *, multiple: int, least: int, why: str) ->
         f"{name} is {value}; it must be a multiple of {multiple} and at least {least}, because {why}.",
         f"The nearest allowed value is {nearest}.",
     )
+
+
+def tile_sides(options: Mapping[str, Any], *, multiple: int, why: str) -> tuple[int, int]:
+    """Tile size (0: whole) and overlap of `options`, in pixels; GpubenchError for no multiple, because of `why`."""
+    tile, overlap = options.get("tile_size", 0), options.get("tile_overlap", 0)
+    if tile:
+        check_side("tile size", tile, multiple=multiple, least=multiple, why=why)
+        check_side("tile overlap", overlap, multiple=multiple, least=0, why=why)
+    return tile, overlap

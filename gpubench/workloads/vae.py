@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpubench.workloads.parameters import check_side, choose
+from gpubench.workloads.parameters import check_side, choose, tile_sides
 from gpubench.workloads.tiling import Blending, apply_tiled
 from gpubench.workloads.tiling_toggles import TILING_TOGGLES
 from gpubench.workloads.workload import Batch, Options, Tiling, Workload
 
 LATENT_CHANNELS = 4
 SHRINK = 8  # image side / latent side; three of the four levels halve it
+WHY = "a latent pixel is 8 image pixels"
 KL_WEIGHT = 1e-6  # of the KL term in the loss: latent-diffusion's configuration of KL-f8
 
 
@@ -174,7 +175,7 @@ class Autoencoder(nn.Module):
 def encode(model: nn.Module, images: Tensor, options: Options) -> Tensor:
     """The latent's mean, [B, 4, H/8, W/8]: the mode of the posterior, so that inference needs no random numbers."""
     encoder = model.get_submodule("encoder")
-    tile, overlap = _tile(options)
+    tile, overlap = tile_sides(options, multiple=SHRINK, why=WHY)
     if tile:
         blending = Blending.of(options)
         moments = apply_tiled(encoder, images, tile=tile, overlap=overlap, down=SHRINK, blending=blending)
@@ -187,22 +188,12 @@ def encode(model: nn.Module, images: Tensor, options: Options) -> Tensor:
 def decode(model: nn.Module, latents: Tensor, options: Options) -> Tensor:
     """The image, [B, 3, H, W]. Tiles are given in image pixels and must be multiples of 8."""
     decoder = model.get_submodule("decoder")
-    tile, overlap = _tile(options)
+    tile, overlap = tile_sides(options, multiple=SHRINK, why=WHY)
     if tile:
         tile, overlap = tile // SHRINK, overlap // SHRINK
         return apply_tiled(decoder, latents, tile=tile, overlap=overlap, up=SHRINK, blending=Blending.of(options))
     images: Tensor = decoder(latents)
     return images
-
-
-def _tile(options: Options) -> tuple[int, int]:
-    """Tile size (0: whole) and overlap in image pixels."""
-    tile, overlap = options.get("tile_size", 0), options.get("tile_overlap", 0)
-    if tile:
-        why = "a latent pixel is 8 image pixels"
-        check_side("tile size", tile, multiple=SHRINK, least=SHRINK, why=why)
-        check_side("tile overlap", overlap, multiple=SHRINK, least=0, why=why)
-    return tile, overlap
 
 
 def _loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -41,12 +41,13 @@ from gpubench.report.model import Value
 from gpubench.toggles.model_context import ModelContext
 from gpubench.toggles.toggle import EvidenceResult, Scope, Stage, Toggle
 from gpubench.workloads.causal_vae import LATENT_CHANNELS, Autoencoder, Config, Memory
-from gpubench.workloads.parameters import check_side, choose
+from gpubench.workloads.parameters import check_side, choose, tile_sides
 from gpubench.workloads.tiling import Blending, apply_tiled
 from gpubench.workloads.tiling_toggles import TILING_TOGGLES
 from gpubench.workloads.workload import Batch, Options, Tiling, Workload
 
 SHRINK = 8  # frame side / latent side; three of the four levels halve it
+WHY = "a latent pixel is 8 pixels of a frame"
 SLOWDOWN = 4  # frames / latent frames, the first ones not counted; two of the levels halve them
 KL_WEIGHT = 1e-6  # relative to the reconstruction: the paper has 3 and 3e-6
 
@@ -93,7 +94,7 @@ def encode(model: nn.Module, video: Tensor, options: Options) -> Tensor:
     """The latent's mean, [B, 16, 1 + N, H/8, W/8]: no random numbers in inference."""
     encoder, chunk = model.get_submodule("encoder"), options.get("tile_frames", 0)
     frames = 1 + (video.shape[2] - 1) // SLOWDOWN
-    tile, overlap = _tile(options)
+    tile, overlap = tile_sides(options, multiple=SHRINK, why=WHY)
     if tile:
         moments = apply_tiled(
             lambda x: in_chunks(encoder, x, chunk, frames),
@@ -108,23 +109,13 @@ def decode(model: nn.Module, latents: Tensor, options: Options) -> Tensor:
     """The video, [B, 3, 1 + 4N, H, W]. Tiles and chunks are given in pixels and frames, in multiples of 8 and 4."""
     decoder, chunk = model.get_submodule("decoder"), options.get("tile_frames", 0) // SLOWDOWN
     frames = 1 + (latents.shape[2] - 1) * SLOWDOWN
-    tile, overlap = _tile(options)
+    tile, overlap = tile_sides(options, multiple=SHRINK, why=WHY)
     if tile:
         return apply_tiled(
             lambda x: in_chunks(decoder, x, chunk, frames),
             latents, tile=tile // SHRINK, overlap=overlap // SHRINK, up=SHRINK, axes=2, blending=Blending.of(options),
         )  # fmt: skip
     return in_chunks(decoder, latents, chunk, frames)
-
-
-def _tile(options: Options) -> tuple[int, int]:
-    """Tile size (0: whole) and overlap in pixels."""
-    tile, overlap = options.get("tile_size", 0), options.get("tile_overlap", 0)
-    if tile:
-        why = "a latent pixel is 8 pixels of a frame"
-        check_side("tile size", tile, multiple=SHRINK, least=SHRINK, why=why)
-        check_side("tile overlap", overlap, multiple=SHRINK, least=0, why=why)
-    return tile, overlap
 
 
 def _loss(model: nn.Module, batch: Batch) -> Tensor:

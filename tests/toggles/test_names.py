@@ -36,15 +36,13 @@ ALLOWED = {
     ("study/request.py", "batch_size"): FIELD,
     ("worker/prepared_model.py", "compile"): "what the progress display says of the first step",
     ("workloads/optimizing.py", "optimizer"): "the name of the variable that the printed lines set",
+    ("workloads/parameters.py", "tile_overlap"): OPTION,
+    ("workloads/parameters.py", "tile_size"): OPTION,
     ("workloads/sliding.py", "tile_size"): OPTION,
     ("workloads/tiling_toggles.py", "tile_size"): OPTION,
     ("workloads/unet3d.py", "a whole image or volume at once, or through windows of tile_size; inference"): HELP,
     ("workloads/unet3d.py", "tile_overlap"): OPTION,
     ("workloads/unet3d.py", "tile_size"): OPTION,
-    ("workloads/vae.py", "tile_overlap"): OPTION,
-    ("workloads/vae.py", "tile_size"): OPTION,
-    ("workloads/video_vae.py", "tile_overlap"): OPTION,
-    ("workloads/video_vae.py", "tile_size"): OPTION,
     ("workloads/workload.py", " has batch_size "): FIELD,
 }
 
