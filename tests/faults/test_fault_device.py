@@ -408,6 +408,7 @@ def stray() -> Iterator[int]:
     os.kill(pid, 9)
 
 
+@pytest.mark.measures  # beside other tests, another one's process may be the busiest
 def test_load_by_others_is_told_with_who_it_is(pool: WorkerPool, stray: int) -> None:
     pool.choice, pool.protocol = choice("burns"), QUICK
     for _ in range(3):  # where yet another program is busier, it is named instead
