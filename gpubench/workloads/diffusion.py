@@ -35,11 +35,13 @@ from gpubench.errors import GpubenchError
 from gpubench.workloads import vae
 from gpubench.workloads.conditional_unet import UNet, UNetConfig
 from gpubench.workloads.optimizing import Optimizer
-from gpubench.workloads.parameters import check_side, choose
+from gpubench.workloads.parameters import check_side, choose, compile_choices
 from gpubench.workloads.workload import Batch, Workload
 
 TIMES = 1000  # of the noise schedule
 BETAS = 0.00085, 0.012  # variance that the first and the last of them add; their roots are evenly spaced
+STAGES = ("text_encoder", "unet", "vae")
+COMPILED = compile_choices(STAGES, denoiser="unet")
 LATENT_SCALE = 0.18215  # latents of size 1 are what the denoiser sees; over this, what the VAE knows
 
 
@@ -228,12 +230,15 @@ def diffusion(
     resolution: int | None = None,
     guidance: float = 7.5,
     checkpointing: bool = False,
+    compiled: str = "denoiser",
 ) -> Workload:
     """The workload `diffusion`: prompts of random words to images of 3 x resolution x resolution, in `steps` steps.
 
     `guidance` is how much further than the empty prompt the prompt leads; up to 1, there is no empty prompt.
-    `checkpointing` computes the U-Net's blocks again in the backward pass. Raises GpubenchError for an unknown size,
-    for more steps than the noise has timesteps, and for a resolution that VAE and U-Net cannot halve so often.
+    `checkpointing` computes the U-Net's blocks again in the backward pass. `compiled` is what the toggle `compile`
+    compiles, each by itself: the U-Net ("denoiser"), which runs in every step, text encoder and decoder ("others"), or
+    "all". Raises GpubenchError for an unknown size, for more steps than the noise has timesteps, and for a resolution
+    that VAE and U-Net cannot halve so often.
     """
     config = choose("size of diffusion", size, SIZES)
     config = replace(
@@ -264,7 +269,7 @@ def diffusion(
         infer=lambda model, batch, options: model(*batch[:2]),
         loss=_loss,
         optimizers={"unet": Optimizer(parts=("unet",), settings={"lr": 1e-4, "weight_decay": 1e-2})},
-        compile_targets=("unet", "vae"),  # the text encoder has less than 1 % of the work
-        stages=("text_encoder", "unet", "vae"),
+        compile_targets=choose("value of compiled", compiled, COMPILED),
+        stages=STAGES,
         resolution=side,
     )

@@ -31,6 +31,12 @@ def check_side(name: str, value: int, *, multiple: int, least: int, why: str) ->
     )
 
 
+def compile_choices(stages: tuple[str, ...], denoiser: str) -> dict[str, tuple[str, ...]]:
+    """The compile targets of a model that denoises in a loop, by the names that its parameter `compiled` knows."""
+    others = tuple(stage for stage in stages if stage != denoiser)
+    return {"denoiser": (denoiser,), "others": others, "all": stages}
+
+
 def tile_sides(options: Mapping[str, Any], *, multiple: int, why: str) -> tuple[int, int]:
     """Tile size (0: whole) and overlap of `options`, in pixels; GpubenchError for no multiple, because of `why`."""
     tile, overlap = options.get("tile_size", 0), options.get("tile_overlap", 0)
