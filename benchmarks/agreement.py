@@ -22,7 +22,7 @@ from torch.utils.benchmark import Timer as TorchTimer
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, WallTimer, calibrate, sample
-from gpubench.toggles.allocator import ALLOCATOR
+from gpubench.toggles.environment.allocator import ALLOCATOR
 from gpubench.worker.messages import WorkloadChoice
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches
 from gpubench.worker.step import Stepper

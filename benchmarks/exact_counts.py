@@ -39,7 +39,7 @@ def count(workload: str, mode: Mode, configuration: dict[str, Value], cache: str
     import torch
 
     from gpubench.measure.trace import trace_step
-    from gpubench.toggles.compile import COMPILE
+    from gpubench.toggles.compilation.compile import COMPILE
     from gpubench.worker.counts import step_counts
     from gpubench.worker.messages import WorkloadChoice
     from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches

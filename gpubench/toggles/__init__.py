@@ -64,10 +64,11 @@ def installed_toggles() -> dict[str, Toggle]:
 @functools.cache
 def bundled_toggles() -> dict[str, Toggle]:
     """The toggles of gpubench itself by name, in the order in which they are applied."""
-    # A module defines a toggle if it has a `Toggle` with the module's name in capitals; other modules are shared code.
+    # A module of a family's folder defines a toggle if it has a `Toggle` with the module's name in capitals; the others
+    # are shared code.
     toggles = {}
-    for module in pkgutil.iter_modules(__path__):
-        toggle = getattr(importlib.import_module(f"{__name__}.{module.name}"), module.name.upper(), None)
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
+        toggle = getattr(importlib.import_module(module.name), module.name.rpartition(".")[2].upper(), None)
         if isinstance(toggle, Toggle):
             toggles[toggle.name] = toggle
     return _in_order(toggles)

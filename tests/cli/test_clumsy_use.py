@@ -46,7 +46,7 @@ def test_a_fault_of_the_packages_own_stays_one() -> None:
     def own() -> None:
         raise TypeError("ours")
 
-    own.__module__ = "gpubench.toggles.compile"
+    own.__module__ = "gpubench.toggles.compilation.compile"
     with pytest.raises(TypeError, match="ours"):
         plugins.called("toggle", "compile", own)
 

@@ -104,7 +104,7 @@ def test_a_toggle_that_does_nothing_is_not_effective(tmp_path: Path) -> None:
     # The plant makes bf16-autocast a toggle that only claims to be applied.
     plant = tmp_path / "sitecustomize.py"
     plant.write_text(
-        "import dataclasses, gpubench.toggles.precision as p\n"
+        "import dataclasses, gpubench.toggles.numerics.precision as p\n"
         "real = p.PRECISION.apply\n"
         "fake = lambda context, value: real(context, 'fp32') if value == 'bf16-autocast' else real(context, value)\n"
         "p.PRECISION = dataclasses.replace(p.PRECISION, apply=fake)\n"

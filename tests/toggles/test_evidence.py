@@ -5,9 +5,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpubench.measure.trace import trace_step
-from gpubench.toggles.channels_last import CHANNELS_LAST
 from gpubench.toggles.evidence import attention_backends, layout
-from gpubench.toggles.precision import PRECISION
+from gpubench.toggles.layout.channels_last import CHANNELS_LAST
+from gpubench.toggles.numerics.precision import PRECISION
 
 
 @pytest.mark.parametrize(

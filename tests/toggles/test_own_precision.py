@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from gpubench.measure.quality import FP32_TOLERANCE
 from gpubench.search.space import Builder
 from gpubench.toggles import usage
-from gpubench.toggles.precision import PRECISION, TOLERANCE
+from gpubench.toggles.numerics.precision import PRECISION, TOLERANCE
 from gpubench.toggles.toggle import Scope
 
 BF16, CONV_TF32 = "torch.backends.mkldnn.matmul.fp32_precision", "torch.backends.cudnn.conv.fp32_precision"
@@ -270,7 +270,7 @@ def test_converting_to_what_it_is_built_in_is_left_out(kit):
 
 def test_torch_default_on_a_gpu_is_proven_by_its_flags(kit, monkeypatch):
     """No GPU here: what cuBLAS and cuDNN do is planted below the probe."""
-    from gpubench.toggles import precision
+    from gpubench.toggles.numerics import precision
     from gpubench.toggles.tf32_probe import Tf32Probe
 
     context = kit.prepare({"precision": "torch-default"})

@@ -19,7 +19,8 @@ from gpubench.hardware.facts import Environment
 from gpubench.hardware.probe import probe_device, probe_environment
 from gpubench.measure.trace import Trace, trace_step
 from gpubench.report.model import Value
-from gpubench.toggles import all_toggles, allocator, fp32_flags, usage
+from gpubench.toggles import all_toggles, fp32_flags, usage
+from gpubench.toggles.environment import allocator
 from gpubench.toggles.printed import expression, run_lines
 from gpubench.toggles.toggle import Scope
 from gpubench.worker.prepare import apply_toggles, build, make_batches

@@ -10,9 +10,9 @@ from torch import nn
 
 from gpubench.errors import GpubenchError
 from gpubench.toggles import parse_value
-from gpubench.toggles.batch_size import BATCH_SIZE
-from gpubench.toggles.tile_overlap import TILE_OVERLAP
-from gpubench.toggles.tile_size import TILE_SIZE
+from gpubench.toggles.input.batch_size import BATCH_SIZE
+from gpubench.toggles.input.tile_overlap import TILE_OVERLAP
+from gpubench.toggles.input.tile_size import TILE_SIZE
 from gpubench.toggles.toggle import EvidenceResult
 
 SIDE = 32

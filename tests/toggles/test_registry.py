@@ -6,12 +6,13 @@ import pkgutil
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
 import gpubench.toggles
 from gpubench.errors import GpubenchError
-from gpubench.toggles import all_toggles, get, installed_toggles, parse_value, usage
+from gpubench.toggles import all_toggles, bundled_toggles, get, installed_toggles, parse_value, usage
 from gpubench.toggles.toggle import Conflict, Stage
 
 ORDER = [
@@ -40,6 +41,9 @@ SHARED = {
     "toggle",
     "traits",
 }  # modules that hold no toggle
+SHARED_IN_FAMILIES: set[str] = set()  # the same
+FOLDER = Path(gpubench.toggles.__file__).parent
+BUNDLED = list(bundled_toggles())
 
 
 @pytest.fixture(autouse=True)
@@ -58,11 +62,13 @@ def test_toggles_come_in_the_order_of_their_stages_then_names():
 
 
 def test_every_module_is_a_toggles_or_shared():
-    modules = {module.name for module in pkgutil.iter_modules(gpubench.toggles.__path__)}
-    assert modules - SHARED <= set(all_toggles())
+    modules = list(pkgutil.iter_modules(gpubench.toggles.__path__))
+    assert {module.name for module in modules if not module.ispkg} == SHARED
+    families = [str(FOLDER / module.name) for module in modules if module.ispkg]
+    assert {module.name for module in pkgutil.iter_modules(families)} - SHARED_IN_FAMILIES == set(BUNDLED)
 
 
-@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("name", BUNDLED)
 def test_a_card_is_complete(name):
     toggle = get(name)
     assert toggle.name == name
@@ -79,7 +85,7 @@ def test_a_card_is_complete(name):
     assert set(others) <= set(all_toggles())
 
 
-@pytest.mark.parametrize("name", [name for name in ORDER if name != "allocator"])
+@pytest.mark.parametrize("name", [name for name, each in bundled_toggles().items() if each.environment is None])
 def test_usage_is_python(name):
     toggle = get(name)
     for value in (*toggle.values, *([7] if toggle.integers else [])):
@@ -159,7 +165,7 @@ def test_a_conflict_is_the_reason_why_a_value_cannot_run(kit):
 def test_toggles_of_other_distributions_are_found(monkeypatch, tmp_path):
     (tmp_path / "their_toggles.py").write_text(
         "import dataclasses\n"
-        "from gpubench.toggles.channels_last import CHANNELS_LAST\n"
+        "from gpubench.toggles.layout.channels_last import CHANNELS_LAST\n"
         "MINE = dataclasses.replace(CHANNELS_LAST, name='mine')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -174,7 +180,7 @@ def test_toggles_of_other_distributions_are_found(monkeypatch, tmp_path):
         ("no_such_module:MINE", "cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"),
         ("gpubench.errors:MINE", "cannot be loaded: AttributeError"),
         ("gpubench.errors:EXIT_OK", "is of type int, not Toggle"),
-        ("gpubench.toggles.precision:PRECISION", "The toggle name 'precision' of entry point"),
+        ("gpubench.toggles.numerics.precision:PRECISION", "The toggle name 'precision' of entry point"),
     ],
 )
 def test_a_broken_entry_point_is_one_clear_error(monkeypatch, target, message):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpubench.toggles import precision, tf32_probe
-from gpubench.toggles.precision import PRECISION
+from gpubench.toggles import tf32_probe
+from gpubench.toggles.numerics import precision
+from gpubench.toggles.numerics.precision import PRECISION
 from gpubench.toggles.tf32_probe import Tf32Probe, tf32_in_use
 
 _TF32_KERNEL = "sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32"

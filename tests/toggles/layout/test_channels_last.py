@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gpubench.toggles.channels_last import CHANNELS_LAST
+from gpubench.toggles.layout.channels_last import CHANNELS_LAST
 from gpubench.toggles.toggle import EvidenceResult
 
 DO_NOTHING = dataclasses.replace(CHANNELS_LAST, apply=lambda context, value: None)

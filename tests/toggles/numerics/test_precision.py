@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gpubench.toggles.precision import PRECISION
+from gpubench.toggles.numerics.precision import PRECISION
 from gpubench.toggles.toggle import EvidenceResult
 
 DO_NOTHING = dataclasses.replace(PRECISION, apply=lambda context, value: None)

@@ -10,12 +10,12 @@ import sys
 
 import pytest
 
-from gpubench.toggles import allocator
-from gpubench.toggles.allocator import ALLOCATOR
+from gpubench.toggles.environment import allocator
+from gpubench.toggles.environment.allocator import ALLOCATOR
 
 PROVE = """
 import json, sys
-from gpubench.toggles.allocator import ALLOCATOR
+from gpubench.toggles.environment.allocator import ALLOCATOR
 proof = ALLOCATOR.evidence(None, sys.argv[1])
 print(json.dumps([proof.took_effect, proof.detail]))
 """
@@ -74,9 +74,8 @@ def test_variables_that_came_too_late_are_caught(kit, value):
     skip_unmet(kit, value)
     if value == "huge-pages" and "[always]" in allocator._HUGE_PAGE_SWITCH.read_text():
         pytest.skip("the kernel gives huge pages to everybody here, so they cannot be missing")
-    late = (
-        f"import os; from gpubench.toggles.allocator import ALLOCATOR as A; os.environ.update(A.environment({value!r}))"
-    )
+    late = "import os; from gpubench.toggles.environment.allocator import ALLOCATOR as A; "
+    late += f"os.environ.update(A.environment({value!r}))"
     done = subprocess.run(
         [sys.executable, "-c", late + PROVE, value], env=clean(), capture_output=True, text=True, check=True
     )
@@ -90,7 +89,10 @@ def test_a_preloaded_allocator_is_recognised_by_whose_malloc_runs(kit, tmp_path)
     source, library = tmp_path / "shim.c", tmp_path / "libjemalloc.so.2"
     source.write_text(SHIM)
     subprocess.run(["gcc", "-shared", "-fPIC", "-fno-builtin", "-o", library, source], check=True)
-    code = f"from gpubench.toggles import allocator; allocator.library = lambda value: {str(library)!r}" + PROVE
+    code = (
+        f"from gpubench.toggles.environment import allocator; allocator.library = lambda value: {str(library)!r}"
+        + PROVE
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, "jemalloc"],
         env=clean() | {"LD_PRELOAD": str(library)},

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from gpubench.toggles.optimizer import OPTIMIZER
+from gpubench.toggles.training.optimizer import OPTIMIZER
 
 VALUES = tuple(OPTIMIZER.values)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gpubench.report.model import Value
-from gpubench.toggles import tile_size
+from gpubench.toggles.input import tile_size
 from gpubench.toggles.toggle import EvidenceResult, Integers, Scope, Stage, Toggle
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import nn
 from gpubench.cli.main import run
 from gpubench.errors import GpubenchError
 from gpubench.measure.trace import Kernel, Operator, Trace, trace_step
-from gpubench.toggles.pipeline import PIPELINE
+from gpubench.toggles.input.pipeline import PIPELINE
 from gpubench.worker.prepare import apply_toggles, build, make_batches
 from gpubench.worker.step import Stepper
 from gpubench.workloads.batch import items_of

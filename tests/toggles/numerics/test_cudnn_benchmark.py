@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from gpubench.toggles.cudnn_benchmark import CUDNN_BENCHMARK
+from gpubench.toggles.numerics.cudnn_benchmark import CUDNN_BENCHMARK
 from gpubench.toggles.toggle import EvidenceResult
 
 DO_NOTHING = dataclasses.replace(CUDNN_BENCHMARK, apply=lambda context, value: None)

@@ -12,8 +12,8 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from gpubench.measure.trace import trace_step
-from gpubench.toggles import compile
-from gpubench.toggles.compile import COMPILE
+from gpubench.toggles.compilation import compile
+from gpubench.toggles.compilation.compile import COMPILE
 from gpubench.toggles.toggle import EvidenceResult
 from gpubench.worker.reference import parameters
 

@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
-from gpubench.toggles import threads as toggle
-from gpubench.toggles.threads import THREADS
+from gpubench.toggles.environment import threads as toggle
+from gpubench.toggles.environment.threads import THREADS
 
 DO_NOTHING = dataclasses.replace(THREADS, apply=lambda context, value: None)
 

@@ -1,0 +1,1 @@
+"""Toggles of compilers and graphs."""

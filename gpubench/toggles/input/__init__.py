@@ -1,0 +1,1 @@
+"""Toggles of what a step is given: batch, tiles, and where they come from."""

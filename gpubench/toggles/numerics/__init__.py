@@ -1,0 +1,1 @@
+"""Toggles of the numbers that are computed: precision, and how kernels are picked."""

@@ -1,0 +1,1 @@
+"""Toggles of the training step."""
