@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,6 +10,7 @@ from gpubench.errors import GpubenchError
 from gpubench.measure.order import names
 from gpubench.measure.outputs import collect, listed, no_tensor
 from gpubench.workloads.batch import PLAIN, is_flat, leaves, make, tensors, unlike
+from gpubench.workloads.blocks import blocks
 from gpubench.workloads.building import build_model, has_complex, plain_name, set_mode
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.observe import Observed, observe, short
@@ -64,6 +66,8 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         complex_weights=has_complex(model),
         convolution_dimensions=_convolution_dimensions(model) if seen.device is None else seen.convolution_dimensions(),
         attention=seen.attention() or _has_attention(model),
+        modules=_modules(model),
+        blocks=len(blocks(model)),
         unconvolved=list(_unconvolved(model) if seen.device is None else seen.unconvolved),
         called=list(seen.called),
         misses_targets=bool(seen.called)
@@ -84,6 +88,11 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         source_hash=loaded.source_hash,
         not_compared=not_compared,
     )
+
+
+def _modules(model: nn.Module) -> dict[str, int]:
+    kinds = (type(part).__name__ for part in model.modules() if not any(True for _ in part.children()))
+    return dict(sorted(Counter(kinds).items()))
 
 
 def compile_targets(model: nn.Module, names: Iterable[str]) -> list[CompileTarget]:
