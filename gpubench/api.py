@@ -8,11 +8,14 @@ own, which import the workload: name it as on the command line, by a bundled nam
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpubench.analysis.claims import Finding, findings
 from gpubench.analysis.groups import Answer, answers
+from gpubench.analysis.guides import chosen
 from gpubench.errors import GpubenchError
 from gpubench.regression.baseline_choice import BaselineChoice
 from gpubench.regression.comparability import check_fields
@@ -22,9 +25,10 @@ from gpubench.regression.verdicts import PAIRED_SLOWDOWN, Check, Limits
 from gpubench.report import store
 from gpubench.report.model import Objective, Report, Value
 from gpubench.search.strategy import SearchSpace
-from gpubench.study import launch, launch_ab
+from gpubench.study import launch, launch_ab, launch_claims
 from gpubench.study.destination import Output, ReportNotSaved
 from gpubench.study.launch_ab import AbRequest, AbResult, PairName
+from gpubench.study.launch_claims import ClaimsRequest
 from gpubench.study.listener import Listener
 from gpubench.study.request import Choices, StudyRequest, Values, one_of, values_of
 from gpubench.workloads.workload_facts import Mode
@@ -33,6 +37,8 @@ __all__ = [
     "AbResult",
     "Answer",
     "Check",
+    "ClaimsRequest",
+    "Finding",
     "GpubenchError",
     "Limits",
     "Listener",
@@ -41,10 +47,13 @@ __all__ = [
     "StudyRequest",
     "ab",
     "check",
+    "claims",
     "compare",
     "load_report",
     "measure",
+    "measure_claims",
     "plan",
+    "plan_claims",
     "recommend",
     "sweep",
 ]
@@ -316,6 +325,60 @@ def recommend(
         for number, each in enumerate(reports, start=1)
     ]
     return answers(sources, objective, max_memory_bytes)
+
+
+def claims(sources: Iterable[tuple[str, Report]], name: str | None = None) -> dict[str, list[Finding]]:
+    """What published guides claim, held against what reports measured, as `gpubench claims` does.
+
+    Args:
+        sources: Reports, each with what to call it.
+        name: Only the claims of this guide, or about this workload.
+
+    Returns:
+        For each device at least one finding for each claim, with a verdict or the sentence why there is none.
+
+    Raises:
+        GpubenchError: Where there is no report, or the name is unknown.
+
+    Example:
+        >>> found = gpubench.api.claims([("run.json", gpubench.load_report("run.json"))], "cytodl")
+        >>> sorted({finding.verdict for findings in found.values() for finding in findings})
+        ['not measurable here', 'not measured']
+    """
+    wanted, groups = chosen(name), defaultdict[str, list[tuple[str, Report]]](list)
+    for source, report in sources:
+        groups[report.device.name].append((source, report))
+    if not groups:
+        raise GpubenchError("There is no report to read claims from.", "Measure them with `gpubench claims`.")
+    return {device: findings(wanted, members, members[0][1].device.kind) for device, members in groups.items()}
+
+
+def plan_claims(request: ClaimsRequest) -> list[StudyRequest]:
+    """The runs that `measure_claims` would make.
+
+    Raises:
+        GpubenchError: As `measure_claims`.
+
+    Example:
+        >>> [run.workload for run in gpubench.api.plan_claims(gpubench.api.ClaimsRequest(name="vit_mae"))]
+        ['vit_mae', 'vit_mae']
+    """
+    return [run for run, _ in request.runs()]
+
+
+def measure_claims(
+    request: ClaimsRequest, folder: Path | str, listener: Listener | None = None
+) -> list[tuple[str, Report]]:
+    """Measures what the claims need, each run with a report in `folder`; what is there already is used.
+
+    Raises:
+        GpubenchError: For an unknown guide or workload, and where a report in `folder` cannot be continued.
+
+    Example:
+        >>> reports = gpubench.api.measure_claims(gpubench.api.ClaimsRequest(name="gpt", size="tiny"), "claims")
+        >>> found = gpubench.api.claims(reports, "gpt")
+    """
+    return list(launch_claims.measure(request.runs(), Path(folder), listener or Listener()))
 
 
 def load_report(path: Path | str) -> Report:

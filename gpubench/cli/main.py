@@ -13,6 +13,7 @@ import typer
 from gpubench import __version__
 from gpubench.cli.ab import ab
 from gpubench.cli.check import check
+from gpubench.cli.claims import claims
 from gpubench.cli.compare_opts import compare_opts
 from gpubench.cli.doctor import doctor
 from gpubench.cli.history import history
@@ -49,7 +50,8 @@ def root(
 
 
 for command in (
-    compare_opts, batch_sweep, tile_sweep, recommend, report, check, ab, history, workloads, toggles, doctor, schema
+    compare_opts, batch_sweep, tile_sweep, recommend, report, check, ab, history, claims,
+    workloads, toggles, doctor, schema,
 ):  # fmt: skip
     app.command(command.__name__.replace("_", "-"), cls=VariadicCommand)(command)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from gpubench.metrics import MISSING
 
-Kind = Literal["report", "answer", "check", "history"]
+Kind = Literal["report", "answer", "check", "history", "claims"]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
@@ -16,6 +17,9 @@ from gpubench.report.model import Value
 from gpubench.search.space import ToggleValues
 from gpubench.search.strategies import get_strategy
 from gpubench.toggles import all_toggles, get, parse_value
+from gpubench.workloads.catalog import TOGGLES
+
+OFFERED = "offered"  # a value: the first that a toggle offers for a workload beside its baseline, such as a tile size
 
 
 class PresetEntry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,6 +27,14 @@ class PresetEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
     toggle: str
     values: list[Value]
+    modes: list[Literal["inference", "training"]] = field(default_factory=lambda: ["inference", "training"])
+    devices: list[Literal["cpu", "cuda"]] = field(default_factory=lambda: ["cpu", "cuda"])
+
+
+class PresetCombination(Struct, frozen=True, forbid_unknown_fields=True):
+    """One `[[together]]` of a preset: values that are measured at once, and where."""
+
+    values: dict[str, Value]
     modes: list[Literal["inference", "training"]] = field(default_factory=lambda: ["inference", "training"])
     devices: list[Literal["cpu", "cuda"]] = field(default_factory=lambda: ["cpu", "cuda"])
 
@@ -35,6 +47,7 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True):
     technique: list[PresetEntry]
     strategy: str = "ladder"
     fix: dict[str, Value] = field(default_factory=dict)
+    together: list[PresetCombination] = field(default_factory=list)  # beside what the strategy proposes
 
     def toggle_values(self, mode: str, device_kind: str) -> tuple[ToggleValues, ...]:
         """Those meant for `mode` on `device_kind`."""
@@ -43,6 +56,10 @@ class Preset(Struct, frozen=True, forbid_unknown_fields=True):
             for entry in self.technique
             if mode in entry.modes and device_kind in entry.devices
         )
+
+    def combinations(self, mode: str, device_kind: str) -> tuple[dict[str, Value], ...]:
+        """The values that are measured at once, those meant for `mode` on `device_kind`."""
+        return tuple(each.values for each in self.together if mode in each.modes and device_kind in each.devices)
 
 
 def preset_names() -> list[str]:
@@ -71,6 +88,7 @@ def load_preset(name: str, brought: Collection[str] | None = ()) -> Preset:
         if name not in preset_names():
             raise unknown_name("preset", name, preset_names(), "Or give a path that ends in .toml.")
         path = profiles_folder() / "matrices" / f"{name}.toml"
+        brought = None if brought is None else (*brought, *itertools.chain(*TOGGLES.values()))  # of another workload
     if path.exists() and not path.is_file():  # a pipe might never end
         raise GpubenchError(f"Preset file {name!r} is not a regular file.", "Check the path.")
     try:
@@ -85,8 +103,9 @@ def load_preset(name: str, brought: Collection[str] | None = ()) -> Preset:
         if check_name(entry.toggle, brought):
             for value in entry.values:
                 parse_value(get(entry.toggle), str(value))
-    for fixed, value in preset.fix.items():
-        if check_name(fixed, brought):
-            parse_value(get(fixed), str(value))
+    for values in (preset.fix, *(each.values for each in preset.together)):
+        for toggle, value in values.items():
+            if check_name(toggle, brought) and value != OFFERED:
+                parse_value(get(toggle), str(value))
     get_strategy(preset.strategy)
     return preset

@@ -21,6 +21,7 @@ class SearchSpace:
     toggles: tuple[ToggleValues, ...]  # in the order in which they are added up
     baseline: Candidate  # what all rows are compared with
     refused: tuple[Candidate, ...] = ()  # what was asked for and does not apply here, skipped
+    together: tuple[Candidate, ...] = ()  # combinations that were asked for, whatever the strategy proposes
 
     @property
     def planned(self) -> tuple[Candidate, ...]:
@@ -43,7 +44,7 @@ class History:
         candidates = called("strategy", strategy.name, strategy.propose, self)
         if not (isinstance(candidates, Sequence) and all(isinstance(each, Candidate) for each in candidates)):
             raise GpubenchError(f"The strategy {strategy.name!r} proposed {candidates!r}, not candidates.")
-        return self.missing([*candidates, *self.space.refused])
+        return self.missing([*candidates, *self.space.together, *self.space.refused])
 
     def missing(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Those of `candidates` that have no row yet, or a row that lacks one of their roles; never the baseline."""

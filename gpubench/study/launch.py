@@ -127,6 +127,7 @@ def protocol_for(device_kind: str, protocol: Protocol) -> Protocol:
 
 def new_report(request: StudyRequest, described: ProbeResult, protocol: Protocol, space: SearchSpace) -> Report:
     """A report without rows."""
+    given = request.set or request.sweep or request.together
     return Report(
         schema_version=SCHEMA_VERSION,
         created_at=now(),
@@ -138,7 +139,7 @@ def new_report(request: StudyRequest, described: ProbeResult, protocol: Protocol
         protocol=protocol,
         plan=Plan(
             command=request.command,
-            matrix=request.preset or ("from --set and --sizes" if request.set or request.sweep else DEFAULT_PRESET),
+            matrix=request.preset or ("from --set and --sizes" if given else DEFAULT_PRESET),
             strategy=space.strategy.name,
             baseline=space.baseline.id,
             objective=request.objective,

@@ -41,7 +41,8 @@ def space_of(request: StudyRequest, builder: Builder) -> SearchSpace:
         return search_space(builder, swept(request, builder, request.sweep), SWEEP)
     requested = request.requested()
     strategy = request.strategy or (requested.preset.strategy if requested.preset else "ladder")
-    return search_space(builder, requested.toggle_values(builder), get_strategy(strategy), requested.values)
+    values, together = requested.toggle_values(builder), requested.combinations(builder)
+    return search_space(builder, values, get_strategy(strategy), requested.values, together)
 
 
 def swept(request: StudyRequest, builder: Builder, toggle: str) -> list[ToggleValues]:

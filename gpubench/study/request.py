@@ -44,6 +44,7 @@ class StudyRequest:
     strategy: str | None = None
     set: Choices = field(default_factory=dict)
     fix: Mapping[str, Value] = field(default_factory=dict)
+    together: Sequence[Mapping[str, Value]] = ()  # combinations that are measured beside what the strategy proposes
     sweep: str | None = None  # the toggle whose `values` are measured one after the other; None: compare toggles
     values: Values = ()
     also: Choices = field(default_factory=dict)
@@ -94,7 +95,8 @@ class StudyRequest:
         values = {name: [str(value) for value in values_of(given)] for name, given in self.set.items()}
         fixed = {name: str(value) for name, value in self.fix.items()}
         default = DEFAULT_PRESET if self.command == COMPARE else None
-        return read_request(values, fixed, self.preset, default, brings(self.workload))
+        together = [{name: str(value) for name, value in each.items()} for each in self.together]
+        return read_request(values, fixed, self.preset, default, brings(self.workload), together)
 
     def choice(self) -> WorkloadChoice:
         """The workload with its parameters, as workers are asked for it."""

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from gpubench.errors import GpubenchError
+from gpubench.search import presets
 from gpubench.search.requested import Requested, assignments, read_request, split_assignment
 from gpubench.search.space import ToggleValues
+from gpubench.search.strategies import get_strategy, search_space
 from tests.search.test_space import builder
 
 PRESET = """
@@ -90,3 +92,41 @@ def test_a_value_is_read_where_the_device_is_known() -> None:
         read(["optimizer=fused"], []).toggle_values(builder())
     some = read(["optimizer=fused", "precision=fp32,bf16-autocast"], []).toggle_values(builder())
     assert [entry.toggle for entry in some] == ["optimizer", "precision"]
+
+
+def test_combinations_are_tried_as_they_are() -> None:
+    both = {"precision": "bf16-autocast", "channels_last": "on"}
+    requested = read_request({}, {}, together=[both, {"tile_size": "offered", "compile": "reduce-overhead"}])
+    assert requested.preset is None
+    found = requested.combinations(builder())
+    assert found == [both, {"tile_size": 64, "compile": "reduce-overhead"}]
+    made, cannot = search_space(builder(), [], get_strategy("each"), together=found).planned
+    assert (made.id, made.skip) == ("precision=bf16-autocast,channels_last=on", "")
+    assert cannot.skip.startswith("compile=reduce-overhead needs a CUDA device")
+    with pytest.raises(GpubenchError, match="Unknown toggle 'precison'"):
+        read_request({}, {}, together=[{"precison": "fp32", "compile": "default"}])
+
+
+COMBINED = """
+[[together]]
+values = { precision = "bf16-autocast", channels_last = "on" }
+modes = ["training"]
+"""
+
+
+def test_a_preset_says_where_a_combination_is_tried(preset: str) -> None:
+    Path(preset).write_text(PRESET + COMBINED)
+    requested = read_request({}, {}, preset)
+    assert requested.combinations(builder(mode="inference")) == []
+    assert requested.combinations(builder(mode="training")) == [{"precision": "bf16-autocast", "channels_last": "on"}]
+
+
+def test_a_bundled_preset_may_name_toggles_of_another_workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "matrices").mkdir()
+    lines = ["name = 'tiled'", "summary = 'x'", "[[technique]]", "toggle = 'tile_ramp'", "values = ['computed']"]
+    lines += ["[[together]]", "values = { tile_ramp = 'computed' }"]
+    (tmp_path / "matrices" / "tiled.toml").write_text("\n".join(lines))
+    monkeypatch.setattr(presets, "profiles_folder", lambda: tmp_path)
+    requested = read_request({}, {}, "tiled")
+    assert requested.toggle_values(builder()) == []
+    assert requested.combinations(builder()) == []

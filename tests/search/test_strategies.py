@@ -197,3 +197,10 @@ def test_a_broken_or_clashing_strategy_is_one_sentence(
 def test_the_sweep_is_no_strategy_to_compare_by() -> None:
     with pytest.raises(GpubenchError, match="Unknown strategy 'sweep'"):
         get_strategy("sweep")
+
+
+@pytest.mark.parametrize("strategy", ["each", "grid", "ladder"])
+def test_combinations_are_measured_beside_what_a_strategy_proposes(strategy: str) -> None:
+    both = {"precision": "bf16-weights", "threads": 103}
+    searched = search_space(builder(), TOGGLES, get_strategy(strategy), together=[both])
+    assert "threads=103,precision=bf16-weights" in [candidate.id for candidate in searched.planned]

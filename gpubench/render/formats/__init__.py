@@ -60,5 +60,8 @@ if TYPE_CHECKING:
     AnswerFormat: TypeAlias = str
     CheckFormat: TypeAlias = str
     HistoryFormat: TypeAlias = str
+    ClaimsFormat: TypeAlias = str
 else:  # the choices of each command's --format
-    ReportFormat, AnswerFormat, CheckFormat, HistoryFormat = (Literal[choices(kind)] for kind in get_args(Kind))
+    ReportFormat, AnswerFormat, CheckFormat, HistoryFormat, ClaimsFormat = (
+        Literal[choices(kind)] for kind in get_args(Kind)
+    )

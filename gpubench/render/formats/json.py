@@ -19,4 +19,4 @@ def render(content: Content) -> str:
     return msgspec.json.format(text, indent=2).decode() + "\n"
 
 
-FORMAT = Format("json", ("report", "answer", "check", "history"), render, ending=".json", order=1)
+FORMAT = Format("json", ("report", "answer", "check", "history", "claims"), render, ending=".json", order=1)

@@ -95,4 +95,4 @@ def line(text: str) -> str:
     return re.sub(r"^(\s*)([#+=-]+|\d+[.)])(?=\s|$)", rf"\1{BREAK}\2", escape(text))
 
 
-FORMAT = Format("markdown", ("report", "answer", "check", "history"), render, ending=".md", order=3)
+FORMAT = Format("markdown", ("report", "answer", "check", "history", "claims"), render, ending=".md", order=3)

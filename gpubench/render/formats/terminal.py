@@ -111,4 +111,4 @@ def _show_recommended(console: Console, block: Recommended) -> None:
         console.print(Text(f"    {line}".rstrip()), soft_wrap=True)
 
 
-FORMAT = Format("table", ("report", "answer", "check", "history"), render)
+FORMAT = Format("table", ("report", "answer", "check", "history", "claims"), render)

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 
 from gpubench.errors import unknown_name
 from gpubench.plugins import load_plugin, name_taken
-from gpubench.report.model import Role
+from gpubench.report.model import Configuration, Role
 from gpubench.search.space import Builder, ToggleValues
 from gpubench.search.strategy import SearchSpace, Strategy
 
@@ -49,12 +49,16 @@ def get_strategy(name: str) -> Strategy:
 
 
 def search_space(
-    builder: Builder, toggles: Sequence[ToggleValues], strategy: Strategy, asked: Collection[str] = ()
+    builder: Builder,
+    toggles: Sequence[ToggleValues],
+    strategy: Strategy,
+    asked: Collection[str] = (),
+    together: Sequence[Configuration] = (),
 ) -> SearchSpace:
     """What `strategy` searches: those of `toggles` that apply here, around its baseline.
 
-    Those of the others that the user has `asked` for become rows that say why they do not apply. Raises GpubenchError
-    where the baseline cannot run.
+    Those of the others that the user has `asked` for become rows that say why they do not apply. Each combination of
+    `together` is measured as well. Raises GpubenchError where the baseline cannot run.
     """
     usable = tuple(entry for entry in toggles if entry.toggle in builder.toggles)
     refused = tuple(
@@ -63,4 +67,8 @@ def search_space(
         if entry not in usable and entry.toggle in asked
         for value in entry.values
     )
-    return SearchSpace(builder, strategy, usable, strategy.baseline(builder, usable), refused)
+    beside = tuple(
+        builder.plan(values, Role(kind="all") if len(values) > 1 else Role(kind="alone", toggle=next(iter(values))))
+        for values in together
+    )
+    return SearchSpace(builder, strategy, usable, strategy.baseline(builder, usable), refused, beside)
