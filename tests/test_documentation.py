@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from gpubench.analysis.guides import all_guides
 from gpubench.cli.main import app
 from gpubench.cli.measuring import RUNS
 from gpubench.flags import GATES, KINDS, STRICT
@@ -47,12 +48,16 @@ def test_the_table_of_flags_is_the_registry() -> None:
     assert all(text.count(f"\n| `{kind}` | ") == 1 for kind in KINDS)
 
 
-def test_every_guide_that_a_toggle_names_is_listed() -> None:
-    listed = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "claims.md").read_text(), re.MULTILINE)
-    assert sorted(listed) == sorted({guide for toggle in all_toggles().values() for guide in toggle.claims})
+def test_the_pages_of_toggles_workloads_and_claims_are_what_the_code_says() -> None:
+    script = [sys.executable, str(ROOT / "scripts" / "write_docs.py"), "--check"]
+    assert subprocess.run(script, check=False).returncode == 0, "run scripts/write_docs.py"
 
 
-@pytest.mark.parametrize("name", ["measurement.md", "ci.md", "claims.md", "workloads.md"])
+def test_every_guide_that_a_toggle_names_is_there() -> None:
+    assert {guide for toggle in all_toggles().values() for guide in toggle.claims} <= all_guides().keys()
+
+
+@pytest.mark.parametrize("name", ["measurement.md", "ci.md", "claims.md", "toggles.md", "workloads.md"])
 def test_files_that_a_document_names_exist(name: str) -> None:
     text = (ROOT / "docs" / name).read_text()
     for path in re.findall(r"`([a-z0-9_]+/(?:[a-z0-9_/]+\.py)?)`", text):

@@ -13,7 +13,11 @@ from gpubench.cli.options import PairName, measuring, renamed, run_option
 def compare_opts(
     preset: Annotated[
         str | None,
-        typer.Option("--preset", metavar="NAME|FILE", help="What to try: default, quick, full, or a TOML file."),
+        typer.Option(
+            "--preset",
+            metavar="NAME|FILE",
+            help="What to try: default, quick, full, memory, input, a guide of `gpubench claims`, or a TOML file.",
+        ),
     ] = None,
     matrix: Annotated[str | None, typer.Option("--matrix", hidden=True, help="The former name of --preset.")] = None,
     strategy: Annotated[
