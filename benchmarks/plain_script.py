@@ -22,11 +22,12 @@ from gpubench.worker.messages import CollectEvidence, EvidenceCollected, Prepare
 
 SCRIPT = """
 import statistics, sys, time, torch
-from gpubench.workloads.loader import load  # the model's code, and nothing else of gpubench
+from gpubench.workloads.batch import make  # the model's code and inputs, and nothing else of gpubench
+from gpubench.workloads.loader import load
 workload = load(sys.argv[1], sys.argv[2]).workload
 torch.manual_seed(0)
 model = workload.build().eval()
-batch = workload.inputs(workload.batch_size, torch.Generator().manual_seed(0))
+batch = make(workload, workload.batch_size, 0)
 times, end = [], time.perf_counter() + 4
 with torch.no_grad():  # as gpubench has it; inference_mode allocates otherwise, which glibc's heap answers to
     while time.perf_counter() < end:

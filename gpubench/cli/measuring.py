@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -106,11 +106,12 @@ def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
     if empty := [name for name in ("preset", "workload_option") if fields.get(name) == ""]:
         raise GpubenchError(f"--{empty[0].removesuffix('_option')} is empty.", "Name one, or leave the option out.")
     fields["workload"] = which_workload(fields.pop("workload"), fields.pop("workload_option"))
-    parameters: dict[str, object] = dict(split_assignment(text, "--param") for text in fields.pop("param") or [])
-    if (resolution := fields.pop("resolution")) is not None:
-        parameters["resolution"] = resolution
+    parameters: dict[str, object] = dict(single(fields.pop("param"), "--param"))
+    resolution = fields.pop("resolution")
+    if resolution is not None and str(parameters.setdefault("resolution", resolution)) != str(resolution):
+        raise GpubenchError("--resolution and --param resolution disagree.", "Give only one of them.")
     fields["parameters"] = parameters
-    fields["fix"] = dict(split_assignment(text, "--fix") for text in fields.pop("fix") or [])
+    fields["fix"] = single(fields.pop("fix"), "--fix")
     pipeline = fields.pop("pipeline")
     if pipeline is not None and fields["fix"].setdefault("pipeline", pipeline) != pipeline:
         raise GpubenchError("--pipeline and --fix pipeline disagree.", "Give only one of them.")
@@ -123,6 +124,15 @@ def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
     if "allow" in fields:
         fields["allow"] = tuple(fields["allow"] or ())
     return fields
+
+
+def single(texts: Iterable[str] | None, option: str) -> dict[str, str]:
+    """`NAME=VALUE` texts as name -> value; GpubenchError where one name has two values."""
+    found: dict[str, str] = {}
+    for name, value in (split_assignment(text, option) for text in texts or ()):
+        if found.setdefault(name, value) != value:
+            raise GpubenchError(f"{option} {name} has the values {found[name]} and {value}.", "Give only one of them.")
+    return found
 
 
 def new_path(report: Report) -> Path:

@@ -25,6 +25,11 @@ def spread(arguments: list[str]) -> list[str]:
         if taking and TAKE[taking].fullmatch(argument):
             result += [taking, argument]
             continue
+        name, equals, value = argument.partition("=")
+        if equals and name in TAKE and TAKE[name].fullmatch(value):
+            taking = name
+            result += [name, value]
+            continue
         following = "".join(arguments[index + 1 : index + 2])  # another value, such as `1,2,4`, is the parser's
         taking = argument if argument in TAKE and TAKE[argument].fullmatch(following) else ""
         if not taking:

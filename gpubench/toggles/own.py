@@ -38,6 +38,10 @@ def check(toggles: Iterable[object], taken: Iterable[str], workload: str) -> Non
             ),
             (toggle.integers is not None or not toggle.values, "its numbers must be listed in `values`"),
             (toggle.sets_batch_size, "batch_size is there already"),
+            (
+                not all(isinstance(value, str | int) and not isinstance(value, bool) for value in toggle.values),
+                "its values must be texts or whole numbers",
+            ),
         ):
             if wrong:
                 raise GpubenchError(

@@ -266,6 +266,19 @@ VIEWS = {
 }
 
 
+@dataclass(frozen=True)
+class Patches:
+    """A data set of patches with what they are trained on, each drawn from its number; a real one cuts out of files."""
+
+    draw: Callable[[int, torch.Generator], Batch]
+
+    def __len__(self) -> int:
+        return 10_000
+
+    def __getitem__(self, index: int) -> Batch:
+        return tuple(tensor[0] for tensor in self.draw(1, torch.Generator().manual_seed(index)))
+
+
 def unet3d(
     size: str = "base",
     task: str = "segmentation",
@@ -325,7 +338,8 @@ def unet3d(
         item="patch" if view == "patch" else about.whole,
         batch_size=config.batch_size if view == "patch" else 1,
         build=build,
-        inputs=inputs,
+        inputs=None if view == "patch" else inputs,
+        dataset=(lambda: Patches(inputs)) if view == "patch" else None,
         infer=infer,
         loss=about.loss if trains else None,
         train_step=about.train_step if trains else None,

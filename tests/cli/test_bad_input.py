@@ -29,6 +29,9 @@ AT_ONCE = [
     (["compare-opts", "vae", "--workload", "unet3d"], ["Two workloads"]),
     (["compare-opts", "--fix", "precison=fp32"], ["precison", "Did you mean 'precision'?"]),
     (["compare-opts", "--fix", "precision"], ["not NAME=VALUE", "--fix precision=fp32"]),
+    (["compare-opts", "--fix", "precision=fp32", "precision=tf32"], ["--fix precision", "fp32 and tf32", "only one"]),
+    (["compare-opts", "vae", "--param", "task=encode", "task=decode"], ["--param task", "encode and decode"]),
+    (["compare-opts", "vae", "--resolution", "64", "--param", "resolution=128"], ["--resolution and --param", "one"]),
     (["compare-opts", "--set", "compiler=default"], ["compiler", "compile"]),
     (["compare-opts", "--matrix", "defualt"], ["defualt", "Did you mean 'default'?", ".toml"]),
     (["compare-opts", "--matrix", "missing.toml"], ["missing.toml", "No such file"]),
@@ -45,6 +48,8 @@ AT_ONCE = [
     (["recommend", "missing.json"], ["missing.json"]),
     (["toggles", "precison"], ["precision"]),
     (["workloads", "resnet"], ["resnet50"]),
+    (["claims", "cytdl"], ["cytdl", "Did you mean 'cytodl'?", "unet3d"]),
+    (["claims", "missing.json"], ["missing.json"]),
 ]
 NEEDS_THE_MODEL = [
     (["compare-opts", GOOD, "--device", "cuda:7"], ["cuda:7", "cpu"]),

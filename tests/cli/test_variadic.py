@@ -23,6 +23,11 @@ from gpubench.search.requested import split_assignment
         (["--set", "a=1,2", "b=3", "--fix", "c=4", "7"], ["--set", "a=1,2", "--set", "b=3", "--fix", "c=4", "7"]),
         (["--set", "a", "b=3"], ["--set", "a", "b=3"]),
         (["--output", "a=1", "b=2"], ["--output", "a=1", "b=2"]),
+        (
+            ["--param=a=1", "b=2", "--sizes=1", "2"],
+            ["--param", "a=1", "--param", "b=2", "--sizes", "1", "--sizes", "2"],
+        ),
+        (["--output=a=1", "b=2"], ["--output=a=1", "b=2"]),
         (["--", "--sizes", "1", "2"], ["--", "--sizes", "1", "2"]),
     ],
 )

@@ -20,6 +20,7 @@ from gpubench.toggles.model_context import ModelContext
 from gpubench.toggles.toggle import Scope, Toggle
 from gpubench.worker.prepare import apply_toggles
 from gpubench.worker.step import Stepper
+from gpubench.workloads.batch import make as make_batch
 from gpubench.workloads.workload import Tiling, Workload
 from gpubench.workloads.workload_facts import WorkloadFacts
 
@@ -106,7 +107,7 @@ def prepare(
         model=work.build().train(mode == "training"),
         facts=facts,
     )
-    batch = tuple(work.inputs(batch_size, torch.Generator().manual_seed(1)))
+    batch = tuple(make_batch(work, batch_size, 1))
     with mock.patch.dict(all_toggles(), replace or {}):
         apply_toggles(context, [batch])
     return context

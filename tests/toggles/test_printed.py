@@ -25,6 +25,7 @@ from gpubench.toggles.printed import expression, run_lines
 from gpubench.toggles.toggle import Scope
 from gpubench.worker.prepare import apply_toggles, build, make_batches
 from gpubench.worker.step import Stepper
+from gpubench.workloads.batch import make as make_batch
 from gpubench.workloads.describe import describe
 from gpubench.workloads.loader import Loaded, load
 from gpubench.workloads.workload import Workload, call_model
@@ -83,7 +84,7 @@ def printed(loaded: Loaded, mode: str, lines: str, batch_size: int) -> Seen:
     model = workload.build().train(mode == "training")
     script: dict[str, Any] = {
         "model": model,
-        "inputs": workload.inputs(batch_size, torch.Generator().manual_seed(1)),
+        "inputs": make_batch(workload, batch_size, 1),
         "device": torch.device("cpu"),
         "optimizer": torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=False, fused=False),
         "options": {},

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gpubench.errors import GpubenchError
+from gpubench.workloads.batch import make as make_batch
 from gpubench.workloads.building import build_model
 from gpubench.workloads.catalog import SIZES, names
 from gpubench.workloads.loader import load
@@ -40,7 +41,7 @@ def make(name: str, parameters: dict[str, str]) -> tuple[Workload, nn.Module, Ba
     workload = load(name, "tiny", parameters).workload
     torch.manual_seed(0)
     model = workload.build().eval()
-    return workload, model, workload.inputs(workload.batch_size, torch.Generator().manual_seed(1))
+    return workload, model, make_batch(workload, workload.batch_size, 1)
 
 
 @pytest.mark.parametrize(
@@ -62,10 +63,9 @@ def test_every_bundled_workload_has_all_sizes() -> None:
 
 
 def test_base_shapes() -> None:
-    generator = torch.Generator().manual_seed(0)
-    assert load("resnet50", "base").workload.inputs(2, generator)[0].shape == (2, 3, 224, 224)
-    assert load("vae", "base").workload.inputs(1, generator)[0].shape == (1, 3, 512, 512)
-    patches, labels = load("unet3d", "base").workload.inputs(2, generator)
+    assert make_batch(load("resnet50", "base").workload, 2, 0)[0].shape == (2, 3, 224, 224)
+    assert make_batch(load("vae", "base").workload, 1, 0)[0].shape == (1, 3, 512, 512)
+    patches, labels = make_batch(load("unet3d", "base").workload, 2, 0)
     assert patches.shape == (2, 1, 64, 64, 64)
     assert labels.shape == (2, 64, 64, 64)
     batches = {name: load(name, "base").workload.batch_size for name in ("resnet50", "vae", "unet3d")}
@@ -107,7 +107,7 @@ def test_same_seed_same_model_and_inputs(name: str, parameters: dict[str, str]) 
         assert torch.equal(one, two)
     for one, two in zip(batch, again, strict=True):
         assert torch.equal(one, two)
-    other = workload.inputs(workload.batch_size, torch.Generator().manual_seed(2))
+    other = make_batch(workload, workload.batch_size, 2)
     assert not torch.equal(batch[0], other[0])
     assert all(bool(tensor.any()) for tensor in batch)
 

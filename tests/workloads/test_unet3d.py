@@ -17,6 +17,7 @@ from gpubench.toggles.toggle import Scope, Toggle
 from gpubench.worker.prepare import apply_toggles, build, make_batches
 from gpubench.worker.step import Stepper
 from gpubench.workloads import sliding, unet3d
+from gpubench.workloads.batch import make as make_batch
 from gpubench.workloads.building import build_model
 from gpubench.workloads.catalog import SIZES, TOGGLES
 from gpubench.workloads.describe import describe
@@ -32,7 +33,7 @@ def make(**parameters: str) -> tuple[Workload, nn.Module, Batch]:
     workload = load("unet3d", "tiny", parameters).workload
     torch.manual_seed(0)
     model = build_model(workload).eval()
-    return workload, model, workload.inputs(workload.batch_size, torch.Generator().manual_seed(1))
+    return workload, model, make_batch(workload, workload.batch_size, 1)
 
 
 def count(module: nn.Module) -> int:
