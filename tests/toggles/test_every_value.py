@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 import gpubench
-from gpubench.api import StudyRequest, plan
 from gpubench.report.model import Measurement, Value
 from gpubench.toggles import bundled_toggles
 from gpubench.toggles.toggle import Toggle
