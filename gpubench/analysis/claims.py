@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -80,10 +80,10 @@ def _of(guide: Guide, claim: Claim, mode: Mode, way: Measure, sources: Sequence[
         reason = f"No report of {way.workload} {mode}{parameters} was given."
         return Finding(guide, claim, mode, "not measured", way, reason)
     tried = [_read(guide, claim, mode, way, source) for source in about]
-    return min(tried, key=lambda finding: ORDER.index(finding.verdict))
+    # The newest that measured it, whatever it says; else why the newest could not.
+    return next((finding for finding in tried if finding.verdict in MEASURED), tried[0])
 
 
-ORDER: tuple[Verdict, ...] = ("confirmed", "below", "above", "not measured", "not measurable here")
 MEASURED: tuple[Verdict, ...] = ("confirmed", "below", "above")
 
 
@@ -223,6 +223,6 @@ def _of_memory(claim: Claim, saved: float, report: Report, on: Measurement) -> V
     return "below" if saved < claimed[0] else "above" if saved > claimed[1] else "confirmed"
 
 
-def values(changes: dict[str, Value]) -> str:
+def values(changes: Mapping[str, Value]) -> str:
     """`compile=default, precision=bf16-autocast`."""
     return ", ".join(f"{name}={value}" for name, value in changes.items())

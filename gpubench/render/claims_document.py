@@ -24,8 +24,8 @@ COLUMNS = (
     Column("verdict", "verdict", is_figure=False),
 )
 RULE = (
-    "confirmed: the measured 95 % interval and what is claimed overlap (a single figure counts as rounded to 5 %; "
-    "without one, the gain must be sure). below, above: it lies wholly on that side."
+    "measured: the speed-up (95 % interval, rounds). confirmed: that interval and what is claimed overlap; a single "
+    "figure counts as rounded to 5 %, and without a figure the gain must be sure. below, above: it lies wholly there."
 )
 WORDS = {
     "faster": "faster",
@@ -48,19 +48,21 @@ def claims_content(found: Mapping[str, Sequence[Finding]]) -> Content:
 def documents(found: Sequence[Finding], device: str) -> list[Document]:
     """A table for each guide with a note on each row that has no figure, and one line with the count of verdicts."""
     made = []
-    for guide, members in groupby(found, lambda finding: finding.guide):
-        rows = RowGroup(tuple(_row(finding) for finding in members))
+    for guide, group in groupby(found, lambda finding: finding.guide):
+        members = list(group)
         where = f"measured on {device}" + (f"; the guide's figures are of {guide.hardware}" if guide.hardware else "")
-        made.append(Document(f"{guide.name}: {guide.title}", (where,), table(COLUMNS, [rows])))
+        shown = table(COLUMNS, [RowGroup(tuple(map(_row, members)))])
+        made.append(Document(f"{guide.name}: {guide.title}", (where,), shown, tuple(map(Note, _sentences(members)))))
     return [*made, Document("", (summary(found), RULE))]
 
 
 def summary(found: Sequence[Finding]) -> str:
     """`65 claims: 30 measured (12 confirmed, ...), 35 not`; one with several ways counts once, by its best."""
+    order: list[str] = [*MEASURED, "not measured", "not measurable here"]
     best: dict[tuple[str, str], str] = {}
     for finding in found:
-        key, order = (finding.guide.name, finding.claim.id), [*MEASURED, "not measured", "not measurable here"]
-        best[key] = min((best.get(key, finding.verdict), finding.verdict), key=order.index)
+        key = finding.guide.name, finding.claim.id
+        best[key] = min(best.get(key, finding.verdict), finding.verdict, key=order.index)
     count = {verdict: list(best.values()).count(verdict) for verdict in dict.fromkeys(best.values())}
     words = ", ".join(f"{number} {verdict}" for verdict, number in sorted(count.items(), key=lambda item: -item[1]))
     return f"{plural(len(best), 'claim')}: {words}."
@@ -77,13 +79,21 @@ def _row(finding: Finding) -> TableRow:
         "memory": MISSING if finding.memory_saved is None else f"{100 * finding.memory_saved:.0f} %",
         "verdict": finding.verdict,
     }
-    about = f"{claim.technique}, {finding.mode}"
-    notes = [Note(f"{about}: {finding.reason}")] if finding.reason else []
-    if way and way.note and finding.verdict in MEASURED:
-        notes.append(Note(f"{about}: {way.note}."))
-    if claim.correction:
-        notes.append(Note(f"{claim.technique}: known mistake: {claim.correction}"))
-    return TableRow(cells, "" if finding.verdict == "confirmed" else finding.verdict, notes=tuple(notes))
+    return TableRow(cells, "" if finding.verdict == "confirmed" else finding.verdict)
+
+
+def _sentences(members: Sequence[Finding]) -> list[str]:
+    """What must be known beside the table, each sentence once with the techniques that it is of."""
+    said: dict[str, list[str]] = {}
+    for finding in members:
+        claim, way = finding.claim, finding.measure
+        texts = [finding.reason]
+        texts += [f"measured with {way.note}." if way and way.note and finding.verdict in MEASURED else ""]
+        texts += [f"a known mistake of the guide: {claim.correction}" if claim.correction else ""]
+        for text in filter(None, texts):
+            names = said.setdefault(text, [])
+            names += [claim.technique] if claim.technique not in names else []
+    return [f"{', '.join(names)}: {text}" for text, names in said.items()]
 
 
 def _way(finding: Finding) -> str:
@@ -108,7 +118,7 @@ def claimed(claim: Claim, expects: str | None = None) -> str:
 
 
 def measured(finding: Finding) -> str:
-    """`1.04x (0.98-1.10, 5 rounds)`, or the metric's value; `-` where there is none."""
+    """`1.04x (0.98-1.10, 5)`, or the metric's value; `-` where there is none."""
     if finding.measure and finding.measure.metric and finding.value is not None:
         metric = get(finding.measure.metric)
         versus = (

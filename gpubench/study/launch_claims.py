@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,7 +82,7 @@ def name_of(request: StudyRequest) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{request.workload}-{request.mode}{held}") + ".json"
 
 
-def measure(wanted: dict[StudyRequest, list[Measure]], folder: Path, listener: Listener) -> Iterator[Source]:
+def measure(wanted: Sequence[tuple[StudyRequest, list[Measure]]], folder: Path, listener: Listener) -> Iterator[Source]:
     """The reports, each with its path, as they are finished in `folder`.
 
     A finished report that is there already and has every row is used, and an unfinished one continued.

@@ -28,7 +28,6 @@ from gpubench.toggles.printed import cast_model, each_input
 from gpubench.toggles.step_parts import update_parameters, within
 from gpubench.toggles.tf32_probe import Tf32Probe, tf32_in_use
 from gpubench.toggles.toggle import AS_BUILT, EvidenceResult, Requirement, Scope, Stage, Toggle
-from gpubench.workloads.observe import short
 
 if TYPE_CHECKING:
     import torch
@@ -140,10 +139,7 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     elif value in ("torch-default", "fp32", "tf32"):
         result = _full_precision(context.device, trace, str(value))
     else:
-        wanted = str(value).split("-", maxsplit=1)[0]
-        result = _lower_precision(trace, wanted, blind=blind)
-        if result.took_effect is None and str(value).endswith("-weights"):
-            result = _around_quantized(context, wanted, result)
+        result = _lower_precision(trace, str(value).split("-", maxsplit=1)[0], blind=blind)
     silent = context.device.type == "cuda" and not trace.kernels
     words = [result.detail, "no GPU kernel was recorded" if silent else kernels.top(trace)]
     if backends := read.attention_backends(trace):
@@ -181,7 +177,7 @@ def unfit(context: ModelContext) -> str | None:
 def _lower_precision(trace: Trace, wanted: str, *, blind: bool) -> EvidenceResult:
     # Kernel time decides where kernel names show the dtype. The operators' FLOPs decide if there are no kernels (a CPU)
     # or too many with unknown dtype, unless a CUDA graph hides them.
-    operators = [each for each in read.compute_operators(trace) if not read.is_quantized(each)]
+    operators = read.compute_operators(trace)
     in_time = kernels.share_in(trace, wanted, read.launched_dtypes(trace))
     words, by_work, by_time = [], None, None
     if not operators and in_time is None:
@@ -203,16 +199,6 @@ def _lower_precision(trace: Trace, wanted: str, *, blind: bool) -> EvidenceResul
     elif blind and not by_work:  # a CUDA graph would not show either
         by_work = None
     return EvidenceResult(by_time if by_time is not None else by_work, "; ".join(words))
-
-
-def _around_quantized(context: ModelContext, wanted: str, result: EvidenceResult) -> EvidenceResult:
-    """`result`, decided by the weights where layers that are quantized do all products: by what they take and give."""
-    weights = [each for each in (*context.model.parameters(), *context.model.buffers()) if each.is_floating_point()]
-    if not any(map(read.is_quantized_weight, weights)):
-        return result
-    hits = [short(each.dtype) for each in weights].count(wanted)
-    words = f"{result.detail}; what is multiplied is quantized, and {hits} of {len(weights)} weights are {wanted} else"
-    return EvidenceResult(hits >= read.MAJORITY * len(weights), words)
 
 
 def _in_time(share: kernels.Share, dtype: str) -> str:
