@@ -88,7 +88,7 @@ def _sentences(members: Sequence[Finding]) -> list[str]:
     for finding in members:
         claim, way = finding.claim, finding.measure
         texts = [finding.reason]
-        texts += [f"measured with {way.note}." if way and way.note and finding.verdict in MEASURED else ""]
+        texts += [f"{way.note}." if way and way.note and finding.verdict in MEASURED else ""]
         texts += [f"a known mistake of the guide: {claim.correction}" if claim.correction else ""]
         for text in filter(None, texts):
             names = said.setdefault(text, [])
