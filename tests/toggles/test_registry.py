@@ -32,6 +32,7 @@ SHARED = {
     "fp32_flags",
     "own_precision",
     "plain_fp32",
+    "eager_pass",
     "evidence",
     "kernels",
     "model_context",
@@ -41,7 +42,7 @@ SHARED = {
     "toggle",
     "traits",
 }  # modules that hold no toggle
-SHARED_IN_FAMILIES: set[str] = set()  # the same
+SHARED_IN_FAMILIES = {"replaced"}  # the same
 FOLDER = Path(gpubench.toggles.__file__).parent
 BUNDLED = list(bundled_toggles())
 
