@@ -130,8 +130,11 @@ def _read(guide: Guide, claim: Claim, mode: Mode, way: Measure, source: Source) 
     for row in (on, off):
         if problem := gate(row):
             if row.status == "wrong" and _expectation(claim, way) == "right_outputs":
-                return replace(here, verdict="below", reason=f"{row.id} is {clause(problem)}.")
-            return replace(here, reason=f"{row.id} is {clause(problem)}.")
+                return replace(here, verdict="below", reason=f"{row.id}: {clause(problem)}.")
+            verdict: Verdict = (
+                "not measured" if row.status == "ok" else "not measurable here"
+            )  # disturbed, or cannot be
+            return replace(here, verdict=verdict, reason=f"{row.id}: {clause(problem)}.")
     return _judged(here, claim, way, report, on, off)
 
 

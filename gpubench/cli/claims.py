@@ -16,8 +16,7 @@ from gpubench.cli.reports import emit, load_all, tell
 from gpubench.errors import EXIT_OK
 from gpubench.render.claims_document import claims_content
 from gpubench.render.formats import ClaimsFormat, render
-
-RUNS = Path("gpubench-runs/claims")
+from gpubench.study.launch_claims import RUNS
 
 
 def claims(
@@ -34,6 +33,12 @@ def claims(
     rounds: Annotated[
         int, run_option("--rounds", min=1, max=1000, help="Fresh processes per configuration; intervals need 3.")
     ] = 5,
+    allow: Annotated[
+        list[str] | None,
+        run_option(
+            "--allow", metavar="FLAG", help="Count rows despite this flag, as in compare-opts; may be repeated."
+        ),
+    ] = None,
     seed: Annotated[int, run_option("--seed", min=0, max=2**31 - 1, help="Seed of weights, inputs and order.")] = 0,
     output: Annotated[
         Path,
@@ -54,7 +59,7 @@ def claims(
     """
     words = list(about or [])
     name = words.pop(0) if words and not _is_path(words[0]) else None
-    request = api.ClaimsRequest(name=name, device=device, size=size, rounds=rounds, seed=seed)
+    request = api.ClaimsRequest(name=name, device=device, size=size, rounds=rounds, allow=tuple(allow or ()), seed=seed)
     if dry_run:
         emit("".join(map(_line, api.plan_claims(request))))
         return EXIT_OK

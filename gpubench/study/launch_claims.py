@@ -18,6 +18,7 @@ from gpubench.study.planning import means_cpu
 from gpubench.study.request import StudyRequest
 from gpubench.workloads.workload_facts import Mode
 
+RUNS = Path("gpubench-runs") / "claims"  # where reports go unless a folder is named
 ROUNDS = 5  # of fresh processes: their spread is what intervals rest on
 
 
@@ -29,6 +30,7 @@ class ClaimsRequest:
     device: str = "auto"
     size: str = "auto"
     rounds: int = ROUNDS
+    allow: Sequence[str] = ()
     seed: int = 0
 
     def runs(self) -> list[tuple[StudyRequest, list[Measure]]]:
@@ -50,6 +52,7 @@ class ClaimsRequest:
                 fix=way.fix,
                 rounds=self.rounds,
                 final_rounds=0,
+                allow=tuple(self.allow),
                 seed=self.seed,
             )
             ways = next((ways for request, ways in found if request == asked), None)
