@@ -1,0 +1,1 @@
+"""Toggles of how attention is computed."""
