@@ -15,6 +15,7 @@ from gpubench.workloads.building import build_model, has_complex, plain_name, se
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.observe import Observed, observe, short
 from gpubench.workloads.optimizing import facts_of
+from gpubench.workloads.projections import projections
 from gpubench.workloads.source import blaming
 from gpubench.workloads.workload_facts import CompileTarget, Mode, WorkloadFacts
 
@@ -68,6 +69,7 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         attention=seen.attention() or _has_attention(model),
         modules=_modules(model),
         blocks=len(blocks(model)),
+        projections=projections(model) if seen.device is None else [list(names) for names in seen.projections],
         unconvolved=list(_unconvolved(model) if seen.device is None else seen.unconvolved),
         called=list(seen.called),
         misses_targets=bool(seen.called)

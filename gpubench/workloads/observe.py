@@ -12,9 +12,10 @@ from unittest import mock
 
 from gpubench.text import kind_and_message
 from gpubench.workloads.batch import make, map_tensors
-from gpubench.workloads.building import build_model, own_options, set_mode, with_options
+from gpubench.workloads.building import build_model, own_options, plain_name, set_mode, with_options
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.optimizing import make_optimizers
+from gpubench.workloads.projections import Fed, projections
 from gpubench.workloads.workload_facts import Mode
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Observed:
     problem: str = ""
     calls: list[Call] = field(default_factory=list)
     called: tuple[str, ...] = ()  # dotted names of the modules that the step itself calls; "" is the whole model
+    projections: tuple[tuple[str, ...], ...] = ()  # separate query, key and value layers that had one input, by name
     unconvolved: tuple[str, ...] = ()  # parameters and buffers of 4 or 5 dimensions that no convolution used
     autocast: tuple[str, ...] = ()  # dtypes of autocast contexts that the workload's own code entered: "bfloat16"
     compiled: bool = False  # it calls what torch.compile has made; that was watched as it is without
@@ -137,8 +139,10 @@ def _watching(model: nn.Module, seen: Observed) -> Iterator[None]:
             return result
 
     names, inside = {id(module): name for name, module in model.named_modules()}, [0]
+    fed = Fed(projections(model))
 
-    def enter(module: nn.Module, *_: Any) -> None:
+    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        fed.call(plain_name(names.get(id(module), "")), inputs)
         if not inside[0] and id(module) in names:
             seen.called = tuple(dict.fromkeys([*seen.called, names[id(module)]]))
         inside[0] += 1
@@ -166,6 +170,7 @@ def _watching(model: nn.Module, seen: Observed) -> Iterator[None]:
         stack.enter_context(Watch())  # type: ignore[no-untyped-call]
         yield
     seen.unconvolved = weights.unconvolved()
+    seen.projections = fed.with_one_input()
 
 
 class _Weights:

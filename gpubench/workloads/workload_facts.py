@@ -83,6 +83,7 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     attention: bool = False
     modules: dict[str, int] = field(default_factory=dict)  # class -> how many, of those without parts: {"Linear": 12}
     blocks: int = 0  # see `workloads.blocks`
+    projections: list[list[str]] = field(default_factory=list)  # separate query, key, value layers with one input
     unconvolved: list[str] = field(default_factory=list)  # weights of 4 or 5 dimensions that no convolution uses
     called: list[str] = field(default_factory=list)  # modules that the step itself calls, by name; "" is the model
     misses_targets: bool = False  # the step calls none of its compile targets, so compiling them changes nothing
