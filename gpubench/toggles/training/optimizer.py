@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gpubench.report.model import Value
 from gpubench.text import plural
-from gpubench.toggles.evidence import recorded
+from gpubench.toggles.evidence import recorded, replays_graph
 from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
 from gpubench.workloads.optimizing import FUSED, PLAIN, lines, make_optimizers
 
@@ -67,18 +67,35 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     for each in context.optimizers.values():
         group = each.param_groups[0]
         words += f"; {type(each).__name__} has foreach={group.get('foreach')} and fused={group.get('fused')}"
-    result = EvidenceResult(all(effect for effect, _ in found), words)
+    effects = [effect for effect, _ in found]
+    if None in effects and False not in effects:
+        return _in_a_graph(trace, str(value), words)
+    result = EvidenceResult(all(effects), words)
     return _kernels_too(trace, str(value), result) if result.took_effect and context.device.type == "cuda" else result
 
 
-def _ran(kind: str, trace: Trace, value: Value) -> tuple[bool, str]:
-    """Whether optimizers of that kind ran as `value` says, and which operator tells it."""
+def _ran(kind: str, trace: Trace, value: Value) -> tuple[bool | None, str]:
+    """Whether optimizers of that kind ran as `value` says, and which operator tells it; None in a CUDA graph."""
     # A compiled optimizer would show none of them; gpubench does not compile it.
     names, operators = [operator.name for operator in trace.operators], _operators(kind)
     ran = next((each for each, operator in operators.items() if operator in names), None)
     if ran is None:
-        return False, f"no operator of an {kind} update"
+        return None if replays_graph(trace) else False, f"no operator of an {kind} update"
     return ran == value, f"{plural(names.count(operators[ran]), 'call')} of {operators[ran]}"
+
+
+def _in_a_graph(trace: Trace, value: str, words: str) -> EvidenceResult:
+    """What kernels alone tell: the fused ones by their names, and grouped ones, which clipping has too."""
+    fused = sum(bool(_FUSED.search(kernel.name)) for kernel in trace.kernels)
+    grouped = sum(_GROUPED in kernel.name for kernel in trace.kernels)
+    words += f"; a CUDA graph hides them, and {fused} fused and {grouped - fused} other {_GROUPED} kernels ran in it"
+    if not trace.kernels:
+        return EvidenceResult(None, words)
+    if value == "fused" or fused:
+        return EvidenceResult(value == "fused" and fused > 0, words)
+    if value == "foreach":
+        return EvidenceResult(grouped > 0, words)
+    return EvidenceResult(None if grouped else True, words)
 
 
 def _kernels_too(trace: Trace, value: str, result: EvidenceResult) -> EvidenceResult:
