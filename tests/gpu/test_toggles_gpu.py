@@ -253,3 +253,106 @@ def test_everything_at_once_is_never_denied(precision, compiled, mode):
 def test_a_tiled_step_replays_cuda_graphs_without_overwriting_its_tiles():
     proofs = collect_evidence({"tile_size": 16, "tile_overlap": 8, "compile": "reduce-overhead"}, "vae")
     assert proofs["compile"][0] is True, proofs
+
+
+# The variational autoencoder has an attention, with separate layers for query, key and value.
+BACKENDS = [
+    ("auto", "fp32"),
+    ("math", "fp32"),
+    ("efficient", "fp32"),
+    pytest.param("flash", "bf16-autocast", marks=ampere),
+    pytest.param("cudnn", "bf16-autocast", marks=ampere),
+]
+
+
+@pytest.mark.parametrize("compiled", ["off", "default", "reduce-overhead"])
+@pytest.mark.parametrize(("value", "precision"), BACKENDS)
+def test_sdpa_backend(value, precision, compiled):
+    configuration = {"sdpa_backend": value, "precision": precision, "compile": compiled}
+    took_effect, detail = collect_evidence(configuration, "vae")["sdpa_backend"]
+    assert took_effect is True, detail
+
+
+@pytest.mark.parametrize("value", ["math", "efficient"])
+def test_sdpa_backend_that_was_not_applied_is_caught(value):
+    took_effect, detail = collect_evidence({"sdpa_backend": value}, "vae", faults={"sdpa_backend": None})[
+        "sdpa_backend"
+    ]
+    assert took_effect is False, detail
+
+
+@pytest.mark.parametrize("compiled", ["off", "default", "reduce-overhead"])
+@pytest.mark.parametrize("value", ["off", 2])
+def test_attention_slices(value, compiled):
+    configuration = {"attention_slices": value, "batch_size": 2, "compile": compiled}  # it has one head
+    took_effect, detail = collect_evidence(configuration, "vae")["attention_slices"]
+    assert took_effect is True, detail
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("compiled", ["off", "default", "reduce-overhead"])
+def test_fused_qkv(compiled, mode):
+    took_effect, detail = collect_evidence({"fused_qkv": "on", "compile": compiled}, "vae", mode)["fused_qkv"]
+    assert took_effect is True, detail
+
+
+@pytest.mark.parametrize("compiled", ["off", "default", "reduce-overhead"])
+@pytest.mark.parametrize("value", ["no_grad", "inference_mode", "grad"])
+def test_grad_mode(value, compiled):
+    took_effect, detail = collect_evidence({"grad_mode": value, "compile": compiled})["grad_mode"]
+    assert took_effect is True, detail
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16-autocast", marks=ampere)])
+def test_xformers_attention(precision):
+    pytest.importorskip("xformers")
+    proofs = collect_evidence({"xformers_attention": "on", "precision": precision}, "vae")
+    assert proofs["xformers_attention"][0] is True, proofs
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16-autocast", marks=ampere), "fp16-autocast"])
+@pytest.mark.parametrize("compiled", ["off", "default"])
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_a_step_recorded_by_hand_is_replayed(mode, compiled, precision):
+    configuration = {"cuda_graph": "on", "compile": compiled, "precision": precision}
+    if mode == "training":
+        configuration["optimizer"] = "fused"
+    proofs = collect_evidence(configuration, mode=mode)
+    assert proofs["cuda_graph"][0] is True, proofs
+    assert all(took_effect is not False for took_effect, _ in proofs.values()), proofs
+
+
+def test_a_graph_that_was_not_recorded_is_caught():
+    assert collect_evidence({"cuda_graph": "on"}, faults={"cuda_graph": None})["cuda_graph"][0] is False
+
+
+SAME = """
+import sys
+import torch
+from gpubench.toggles import get
+from gpubench.worker import prepare
+from gpubench.worker.step import Stepper
+from gpubench.workloads.loader import load
+
+def steps(value, mode):
+    configuration = {"optimizer": "foreach"} if mode == "training" else {}
+    loaded = load("resnet50", "tiny", {})
+    context = prepare.build(loaded, mode, torch.device("cuda"), {**configuration, "cuda_graph": value}, 0)
+    prepare.apply_toggles(context, prepare.make_batches(loaded, context.batch_size, 2, 0))
+    torch.manual_seed(0)
+    stepper, found = Stepper(context), []
+    for _ in range(6):
+        stepper.step()
+        found.append((stepper.loss if mode == "training" else stepper.output).detach().clone())
+    return torch.stack(found), list(context.model.parameters())
+
+for mode in ("inference", "training"):
+    (plain, before), (graphed, after) = steps("off", mode), steps("on", mode)
+    torch.testing.assert_close(graphed, plain, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+"""
+
+
+def test_a_recorded_step_computes_the_same():
+    done = subprocess.run([sys.executable, "-c", SAME], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
