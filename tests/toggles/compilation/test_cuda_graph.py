@@ -36,7 +36,7 @@ class Recording(TorchDispatchMode):
                 tensor.copy_(before)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func._schema.is_mutable:
+        if func._schema.is_mutable or "batch_norm" in str(func):  # whose schema hides what it does to statistics
             for each in tree_leaves(args):
                 if isinstance(each, torch.Tensor) and each.data_ptr() not in self.changed:
                     self.changed[each.data_ptr()] = each, each.detach().clone()
