@@ -55,7 +55,9 @@ def card(toggle: Toggle) -> dict[str, Any]:
         ],
         "offers": (toggle.offers.__doc__ or "").strip() if toggle.offers else None,
         "integers": dataclasses.asdict(toggle.integers) if toggle.integers else None,
-        "conflicts": [dataclasses.asdict(conflict) for conflict in toggle.conflicts],
+        "conflicts": [
+            {**dataclasses.asdict(each), "other_values": list(each.other_values)} for each in toggle.conflicts
+        ],
         "changes_problem": toggle.changes_problem,
         "evidence": (toggle.evidence.__doc__ or "").strip(),
         "claims": list(toggle.claims),

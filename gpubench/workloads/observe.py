@@ -47,6 +47,7 @@ class Observed:
     problem: str = ""
     calls: list[Call] = field(default_factory=list)
     called: tuple[str, ...] = ()  # dotted names of the modules that the step itself calls; "" is the whole model
+    attends: bool = False  # it calls torch's own function for attention, of which not every device shows an operator
     projections: tuple[tuple[str, ...], ...] = ()  # separate query, key and value layers that had one input, by name
     unconvolved: tuple[str, ...] = ()  # parameters and buffers of 4 or 5 dimensions that no convolution used
     autocast: tuple[str, ...] = ()  # dtypes of autocast contexts that the workload's own code entered: "bfloat16"
@@ -66,8 +67,8 @@ class Observed:
         return sorted({short(dtype) for dtypes in floating for dtype in itertools.islice(dtypes, 1)})
 
     def attention(self) -> bool:
-        """Whether an operator for attention ran."""
-        return any("attention" in call.name for call in self.calls)
+        """Whether torch's function or an operator for attention ran."""
+        return self.attends or any("attention" in call.name for call in self.calls)
 
 
 def short(dtype: torch.dtype | str) -> str:
@@ -124,7 +125,13 @@ def _watching(model: nn.Module, seen: Observed) -> Iterator[None]:
     import torch
     from torch._dynamo import eval_frame
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+    from torch.overrides import TorchFunctionMode
     from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Functions(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.attends = seen.attends or func is torch.nn.functional.scaled_dot_product_attention
+            return func(*args, **(kwargs or {}))
 
     weights = _Weights(model)
 
@@ -168,6 +175,7 @@ def _watching(model: nn.Module, seen: Observed) -> Iterator[None]:
         stack.enter_context(mock.patch.object(eval_frame, "_callback_from_stance", calling_compiled))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(Watch())  # type: ignore[no-untyped-call]
+        stack.enter_context(Functions())
         yield
     seen.unconvolved = weights.unconvolved()
     seen.projections = fed.with_one_input()

@@ -149,3 +149,19 @@ def test_watching_leaves_nothing_behind() -> None:
     assert not torch.nn.modules.module._global_forward_hooks
     assert not torch.nn.modules.module._global_forward_pre_hooks
     assert (dict(vars(torch.nn.modules.module)), torch.autocast.__enter__) == before
+
+
+class Attends(nn.Module):
+    """Attention without a module of that name, which the meta device takes apart into other operators."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("meta", [True, False])
+def test_attention_is_found_by_the_function_that_is_called(mode: Any, meta: bool) -> None:
+    found = seen(Attends, mode=mode, meta=meta, loss=lambda model, batch: model(batch[0]).mean())
+    assert found.device is not None
+    assert found.attention()
+    assert not seen(Functional).attention()

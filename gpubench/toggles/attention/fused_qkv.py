@@ -97,7 +97,7 @@ def apply(context: ModelContext, value: Value) -> None:
     if value == "on":
         known = context.facts.projections if context.facts else projections(context.model)
         lines = _lines(_joinable(context, known))
-        context.notes[_NAMES] = run_lines(lines, model=context.model, __name__="__main__")
+        context.notes[_NAMES] = run_lines(lines, model=context.model)
 
 
 def _joinable(context: ModelContext, groups: Iterable[Sequence[str]]) -> list[list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpubench.measure.trace import Trace, trace_step
 from gpubench.report.model import Value
@@ -17,7 +17,7 @@ from gpubench.toggles.toggle import AS_BUILT, EvidenceResult, Requirement, Scope
 if TYPE_CHECKING:
     from gpubench.toggles.model_context import ModelContext
 
-_ENTERED = "sdpa_backend.entered"  # note: the context, which ends where nothing holds it
+_ENTERED: list[Any] = []  # contexts of this process: one that nothing holds ends
 _MEMBERS = {
     "math": "MATH",
     "flash": "FLASH_ATTENTION",
@@ -41,7 +41,7 @@ attention.__enter__()  # for the whole process; or around each step: with {chose
 def apply(context: ModelContext, value: Value) -> None:
     """Permits that implementation alone, in the backward pass too."""
     if value != "auto":
-        context.notes[_ENTERED] = run_lines(_lines(value))["attention"]
+        _ENTERED.append(run_lines(_lines(value))["attention"])
 
 
 def _permitted() -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def xformers_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_caus
 
 
 def is_installed(_: Scope) -> str | None:
-    """The package is there."""
+    """The package xformers is installed."""
     if importlib.util.find_spec("xformers") is None:
         return "needs the package xformers, which is not installed (pip install xformers)"
     return None

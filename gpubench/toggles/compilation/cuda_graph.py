@@ -80,7 +80,7 @@ def on_cuda(scope: Scope) -> str | None:
 
 
 def _can_be_recorded(scope: Scope) -> str | None:
-    """A training step of the workload's own may decide on the host what it does."""
+    """No train_step of the workload's own, which may decide on the host what it does."""
     if scope.workload.mode == "training" and scope.workload.own_train_step:
         return "records no train_step of the workload's own, which may decide on the host what it does"
     return None

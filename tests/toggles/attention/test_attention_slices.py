@@ -153,6 +153,7 @@ def test_it_applies_to_attention(kit):
     assert [ATTENTION_SLICES.magnitude(value) for value in ATTENTION_SLICES.values] == [1, 2, 4, 8]
 
 
+@pytest.mark.slow
 def test_everything_at_once_in_compiled_code(kit, attending):
     from gpubench.toggles import get
 

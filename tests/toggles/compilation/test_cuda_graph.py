@@ -130,6 +130,8 @@ def test_replayed_training_is_the_same_training(kit, cuda, name):
     context.trace = kit.trace(["aten::copy_"], graph=True)
     proof = CUDA_GRAPH.evidence(context, "on")
     whole = name not in ("scheduled", "Adagrad")
+    groups = context.optimizers["optimizer"].param_groups
+    assert all(group.get("capturable", whole) is whole for group in groups if name != "Adagrad")
     recorded = "the forward and the backward pass" + (" and the update" if whole else "")
     assert (proof.took_effect, proof.detail) == (
         True,
