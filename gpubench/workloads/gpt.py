@@ -53,24 +53,25 @@ class Config:
     sequence: int  # tokens of one element of the batch
     new_tokens: int  # of them, generated with task=generate
     batch_size: int
+    mixed: int  # the batch size of lengths=mixed, whose sequences are a quarter as long on average
     kv_heads: int  # keys and values; fewer than `heads`: each is shared by as many query heads
     rotary: bool = False
 
 
-def _gpt2(batch_size: int) -> Config:
-    return Config(768, 12, 12, 50_257, 1024, sequence=1024, new_tokens=128, batch_size=batch_size, kv_heads=12)
+def _gpt2(batch_size: int, mixed: int) -> Config:
+    return Config(768, 12, 12, 50_257, 1024, 1024, new_tokens=128, batch_size=batch_size, mixed=mixed, kv_heads=12)
 
 
 # Training "base" in fp32 takes some 6.4 GiB: 1.9 for weights, gradients and AdamW's averages, and for each sequence 0.8
-# of what autograd keeps and, at the peak, two times 0.2 of scores.
+# of what autograd keeps and, at the peak, two times 0.2 of scores. With lengths=mixed padding may nearly double them.
 SIZES = {
-    "huge": _gpt2(batch_size=40),
-    "xlarge": _gpt2(batch_size=20),
-    "large": _gpt2(batch_size=10),
-    "base": _gpt2(batch_size=4),
-    "medium": _gpt2(batch_size=2),
-    "small": Config(384, 2, 6, 4096, 384, sequence=384, new_tokens=16, batch_size=1, kv_heads=6),
-    "tiny": Config(32, 2, 2, 256, 32, sequence=32, new_tokens=8, batch_size=2, kv_heads=2),
+    "huge": _gpt2(batch_size=40, mixed=80),
+    "xlarge": _gpt2(batch_size=20, mixed=40),
+    "large": _gpt2(batch_size=10, mixed=20),
+    "base": _gpt2(batch_size=4, mixed=16),
+    "medium": _gpt2(batch_size=2, mixed=8),
+    "small": Config(384, 2, 6, 4096, 384, sequence=384, new_tokens=16, batch_size=1, mixed=16, kv_heads=6),
+    "tiny": Config(32, 2, 2, 256, 32, sequence=32, new_tokens=8, batch_size=2, mixed=16, kv_heads=2),
 }
 
 
@@ -286,10 +287,10 @@ def gpt(
     """The workload `gpt`: sequences of random tokens, training is with task=prefill only.
 
     Inference computes the scores after a prompt of `sequence` tokens, or reads a shorter prompt and generates the last
-    `new_tokens` of them, which are then the items. With lengths=mixed sequences have from 1 to nearly `sequence`
-    tokens, and the toggle `batching` says which of them go through the model together. Raises GpubenchError for an
-    unknown size, task or kind of positions or lengths, for `kv_heads` that do not divide the heads, and for lengths
-    that do not fit into the model's context.
+    `new_tokens` of them, which are then the items. With lengths=mixed sequences have from 1 to nearly half of
+    `sequence` tokens, and the toggle `batching` says which of them go through the model together. Raises GpubenchError
+    for an unknown size, task or kind of positions or lengths, for `kv_heads` that do not divide the heads, and for
+    lengths that do not fit into the model's context.
     """
     config = choose("size of gpt", size, SIZES)
     infer, mixed = choose("task of gpt", task, TASKS), choose("kind of lengths of gpt", lengths, LENGTHS)
@@ -335,8 +336,8 @@ def gpt(
 
 
 def _mixed(config: Config, passes: mixed_lengths.Passes) -> Workload:
-    """As many tokens in a step as with sequences of one length, or more where those are few: two make no batches."""
-    mean = config.sequence // 2
+    """As `gpt`, with sequences of different lengths."""
+    mean = max(1, config.sequence // 4)
 
     def step(model: nn.Module, tokens: Tensor, last: Tensor) -> Tensor:
         return prefill(model, tokens, config.sequence, last)[:, 0]
@@ -350,7 +351,7 @@ def _mixed(config: Config, passes: mixed_lengths.Passes) -> Workload:
     return Workload(
         name="gpt",
         item="token",
-        batch_size=max(2 * mixed_lengths.BATCHES, 2 * config.batch_size),
+        batch_size=config.mixed,
         build=lambda: GPT(config),
         inputs=lambda count, generator: mixed_lengths.sequences(count, mean, config.vocabulary, generator),
         infer=infer,
