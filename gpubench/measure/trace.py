@@ -52,6 +52,8 @@ class Trace:
     device_busy_s: float | None = None  # see `busy_seconds`; None too where kernels were lost
     cuda_calls: tuple[str, ...] = ()  # of the host: "cudaLaunchKernel"
     copies: tuple[str, ...] = ()  # on or to the GPU: "Memcpy HtoD (Pageable -> Device)"
+    copy_streams: tuple[int | None, ...] = ()  # the stream of each of `copies`, where it was recorded
+    kernel_streams: frozenset[int | None] = frozenset()  # those that `kernels` ran on
     lost: int = 0  # launches of which the profiler recorded no kernel
     allocated_bytes: int | None = None  # all that was allocated in the step on its device, one after another
 
@@ -81,6 +83,7 @@ def from_events(events: Sequence[Event]) -> Trace:
     events = _of_the_step(events)
     ran = [event for event in events if event.get("cat") in _ON_DEVICE]
     calls = [event for event in events if event.get("cat") in _CALLS]
+    copies = [event for event in ran if event["cat"] == "gpu_memcpy"]
     lost = _lost(calls, ran)
     return Trace(
         operators=tuple(_operators(events)),
@@ -97,7 +100,9 @@ def from_events(events: Sequence[Event]) -> Trace:
         ),
         device_busy_s=None if lost else busy_seconds(ran),
         cuda_calls=tuple(event["name"] for event in calls),
-        copies=tuple(event["name"] for event in ran if event["cat"] == "gpu_memcpy"),
+        copies=tuple(event["name"] for event in copies),
+        copy_streams=tuple(_stream(event) for event in copies),
+        kernel_streams=frozenset(_stream(event) for event in ran if event["cat"] == "kernel"),
         lost=lost,
         allocated_bytes=_allocated(events),
     )
@@ -128,6 +133,11 @@ def _correlates(event: Event) -> bool:
 
 def _correlation(event: Event) -> Any:
     return event.get("args", {}).get("correlation")
+
+
+def _stream(event: Event) -> int | None:
+    stream = event.get("args", {}).get("stream")
+    return stream if isinstance(stream, int) else None
 
 
 def _lost(calls: Sequence[Event], ran: Sequence[Event]) -> int:

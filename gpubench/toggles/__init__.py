@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import pkgutil
@@ -144,6 +145,10 @@ def usage(configuration: Mapping[str, Value], scope: Scope | None = None) -> str
     for name in configuration:
         get(name)
     chosen = [toggle for name, toggle in all_toggles().items() if name in configuration]
+    for toggle in chosen:
+        if scope and toggle.changes_facts:
+            changed = toggle.changes_facts(scope.workload, configuration[toggle.name])
+            scope = dataclasses.replace(scope, workload=changed)
     shell: list[str] = []
     python: list[str] = []
     for toggle in chosen:

@@ -39,6 +39,10 @@ class ModelContext:
     first_batch: int = 1  # the number of the first of `batches` in the workload's dataset, where it has one
     inputs_resident: bool = True  # batches are on the device before the first step; else `transfer` moves each one
     fetched_anew: bool = False  # a step reads its batch from the dataset; `batches` are the same ones
+    loading: dict[str, Any] = field(default_factory=dict)  # arguments of the DataLoader, which the first step makes
+    clips: dict[str, float] = field(init=False)  # optimizer -> the largest norm of its gradients
+    clip_arguments: dict[str, Any] = field(default_factory=dict)  # further ones of torch.nn.utils.clip_grad_norm_
+    loss_schedulers: list[torch.optim.lr_scheduler.ReduceLROnPlateau] = field(default_factory=list)
     step: StepParts = field(init=False)
     skipped: Callable[[], bool] | None = None
     """Whether the update since the last call was skipped, by a toggle that first has to find out how to train; None:
@@ -50,6 +54,8 @@ class ModelContext:
     notes: dict[str, Any] = field(default_factory=dict)  # a toggle's own memory from apply to evidence
 
     def __post_init__(self) -> None:
+        asked = self.workload.optimizers if self.mode == "training" else {}
+        self.clips = {name: each.clip for name, each in asked.items() if each.clip is not None}
         self.step = plain_step(self)
 
     def change_batches(self, change: Callable[[Any], Any]) -> None:

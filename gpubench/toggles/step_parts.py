@@ -101,15 +101,14 @@ def update_parameters(
     step: Callable[[torch.optim.Optimizer], Any],
     unscale: Callable[[torch.optim.Optimizer], Any] = lambda _: None,
 ) -> None:
-    """One `step` of each optimizer, whose gradients are clipped before where the workload asks for it."""
+    """One `step` of each optimizer, whose gradients are clipped before where `context.clips` asks for it."""
     import torch
 
     for name, optimizer in context.optimizers.items():
-        asked = context.workload.optimizers.get(name)
-        if asked is not None and asked.clip is not None:
+        if name in context.clips:
             unscale(optimizer)
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, asked.clip)
+            torch.nn.utils.clip_grad_norm_(parameters, context.clips[name], **context.clip_arguments)
         step(optimizer)
     for scheduler in context.schedulers:
         scheduler.step()

@@ -201,6 +201,8 @@ class Toggle:
     """Code that takes back what the workload's own code sets, before `usage` of any value but AS_BUILT."""
     remark: Callable[[Scope], str | None] | None = None  # a sentence of the report on a baseline of the workload's own
     changes_problem: bool = False  # reference outputs are computed with the same value (batch size, tiles)
+    changes_facts: Callable[[WorkloadFacts, Value], WorkloadFacts] | None = None
+    """The workload's facts as `usage` of all toggles beside `value` has to see them."""
     claims: tuple[str, ...] = ()  # published guides that promise a gain from it: ids of docs/claims.md
     source: str  # where the method is documented
 

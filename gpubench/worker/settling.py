@@ -42,7 +42,7 @@ class TrainingStart:
 
 
 def _stateful(context: ModelContext) -> list[Any]:
-    return [*context.optimizers.values(), *context.schedulers]
+    return [*context.optimizers.values(), *context.schedulers, *context.loss_schedulers]
 
 
 def _tensors(context: ModelContext) -> list[tuple[str, torch.Tensor]]:

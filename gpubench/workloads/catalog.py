@@ -31,6 +31,7 @@ SUMMARIES = MappingProxyType(
 _TILING = ("tile_contiguity", "tile_ramp", "tile_blend", "tile_arithmetic", "tile_output")
 TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
     {
+        "gpt": ("batching",),
         "recurrent_lm": ("scan", "fused_qkvz"),
         "unet3d": ("sw_batch_size",),
         "vae": _TILING,

@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpubench.errors import GpubenchError
+from gpubench.workloads import mixed_lengths
 from gpubench.workloads.optimizing import ALONE, Optimizer
 from gpubench.workloads.parameters import choose
 from gpubench.workloads.workload import Batch, Options, Workload
@@ -52,24 +53,25 @@ class Config:
     sequence: int  # tokens of one element of the batch
     new_tokens: int  # of them, generated with task=generate
     batch_size: int
+    mixed: int  # the batch size of lengths=mixed, whose sequences are a quarter as long on average
     kv_heads: int  # keys and values; fewer than `heads`: each is shared by as many query heads
     rotary: bool = False
 
 
-def _gpt2(batch_size: int) -> Config:
-    return Config(768, 12, 12, 50_257, 1024, sequence=1024, new_tokens=128, batch_size=batch_size, kv_heads=12)
+def _gpt2(batch_size: int, mixed: int) -> Config:
+    return Config(768, 12, 12, 50_257, 1024, 1024, new_tokens=128, batch_size=batch_size, mixed=mixed, kv_heads=12)
 
 
 # Training "base" in fp32 takes some 6.4 GiB: 1.9 for weights, gradients and AdamW's averages, and for each sequence 0.8
-# of what autograd keeps and, at the peak, two times 0.2 of scores.
+# of what autograd keeps and, at the peak, two times 0.2 of scores. With lengths=mixed padding may nearly double them.
 SIZES = {
-    "huge": _gpt2(batch_size=40),
-    "xlarge": _gpt2(batch_size=20),
-    "large": _gpt2(batch_size=10),
-    "base": _gpt2(batch_size=4),
-    "medium": _gpt2(batch_size=2),
-    "small": Config(384, 2, 6, 4096, 384, sequence=384, new_tokens=16, batch_size=1, kv_heads=6),
-    "tiny": Config(32, 2, 2, 256, 32, sequence=32, new_tokens=8, batch_size=2, kv_heads=2),
+    "huge": _gpt2(batch_size=40, mixed=80),
+    "xlarge": _gpt2(batch_size=20, mixed=40),
+    "large": _gpt2(batch_size=10, mixed=20),
+    "base": _gpt2(batch_size=4, mixed=16),
+    "medium": _gpt2(batch_size=2, mixed=8),
+    "small": Config(384, 2, 6, 4096, 384, sequence=384, new_tokens=16, batch_size=1, mixed=16, kv_heads=6),
+    "tiny": Config(32, 2, 2, 256, 32, sequence=32, new_tokens=8, batch_size=2, mixed=16, kv_heads=2),
 }
 
 
@@ -180,11 +182,18 @@ class GPT(nn.Module):
             with torch.no_grad():
                 attention.project.weight[: (attention.heads + attention.kv_heads) * attention.size] *= math.sqrt(2)
 
-    def forward(self, tokens: Tensor, position: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        position: Tensor | None = None,
+        visible: Tensor | None = None,
+        last: Tensor | None = None,
+    ) -> Tensor:
         """Scores of the token after each; with a cache, of the token after the last.
 
         position: [T], where in the cache to keep keys and values; None: nowhere.
         visible: [T, S], which of the cache's places each token sees; None: no cache, but the tokens up to itself.
+        last: [B], which token of each sequence is its last one, where padding follows it; None: that of [B, T].
         """
         where = torch.arange(tokens.shape[1], device=tokens.device) if position is None else position
         x: Tensor = self.tokens(tokens)  # [B, T, C]
@@ -193,8 +202,9 @@ class GPT(nn.Module):
         turn = (self.cosine[where], self.sine[where]) if self.positions is None else None
         for block in self.blocks:
             x = block(x, turn, position, visible)
-        x = self.norm(x if position is None else x[:, -1:])
-        return F.linear(x, self.tokens.weight)
+        if position is not None:
+            x = x[:, -1:] if last is None else x.gather(1, last[:, None, None].expand(-1, 1, x.shape[-1]))
+        return F.linear(self.norm(x), self.tokens.weight)
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -217,10 +227,14 @@ def reset_cache(model: nn.Module, batch_size: int, length: int) -> None:
             part.reset_cache(batch_size, length, like)
 
 
-def prefill(model: nn.Module, prompt: Tensor, length: int) -> Tensor:
-    """Scores of the token after the prompt [B, T]: [B, 1, V]. The cache has room for `length` tokens."""
+def prefill(model: nn.Module, prompt: Tensor, length: int, last: Tensor | None = None) -> Tensor:
+    """Scores of the token after the prompt [B, T]: [B, 1, V]. The cache has room for `length` tokens.
+
+    last: as in `GPT.forward`.
+    """
     reset_cache(model, len(prompt), length)
-    scores: Tensor = model(prompt, torch.arange(prompt.shape[1], device=prompt.device))
+    position = torch.arange(prompt.shape[1], device=prompt.device)
+    scores: Tensor = model(prompt, position) if last is None else model(prompt, position, None, last)
     return scores
 
 
@@ -258,6 +272,7 @@ TASKS: dict[str, Callable[[Config], Callable[[nn.Module, Batch, Options], Tensor
     "generate": lambda config: lambda model, batch, options: generate(model, batch[0], config.new_tokens),
 }
 POSITIONS = {"learned": False, "rotary": True}  # whether they are rotary
+LENGTHS = {"same": False, "mixed": True}  # whether they differ
 
 
 def gpt(
@@ -267,15 +282,18 @@ def gpt(
     kv_heads: int | None = None,
     sequence: int | None = None,
     new_tokens: int | None = None,
+    lengths: str = "same",
 ) -> Workload:
     """The workload `gpt`: sequences of random tokens, training is with task=prefill only.
 
     Inference computes the scores after a prompt of `sequence` tokens, or reads a shorter prompt and generates the last
-    `new_tokens` of them, which are then the items. Raises GpubenchError for an unknown size, task or kind of positions,
-    for `kv_heads` that do not divide the heads, and for lengths that do not fit into the model's context.
+    `new_tokens` of them, which are then the items. With lengths=mixed sequences have from 1 to nearly half of
+    `sequence` tokens, and the toggle `batching` says which of them go through the model together. Raises GpubenchError
+    for an unknown size, task or kind of positions or lengths, for `kv_heads` that do not divide the heads, and for
+    lengths that do not fit into the model's context.
     """
     config = choose("size of gpt", size, SIZES)
-    infer = choose("task of gpt", task, TASKS)
+    infer, mixed = choose("task of gpt", task, TASKS), choose("kind of lengths of gpt", lengths, LENGTHS)
     config = replace(
         config,
         rotary=choose("kind of positions of gpt", positions, POSITIONS),
@@ -291,6 +309,11 @@ def gpt(
     if task == "generate" and not 1 <= config.new_tokens < config.sequence:
         most = config.sequence - 1
         raise GpubenchError(f"new_tokens is {config.new_tokens}.", f"It must be from 1 to {most}: a prompt needs one.")
+    passes: mixed_lengths.Passes = []
+    if mixed:
+        if task != "prefill":
+            raise GpubenchError("lengths=mixed is for task=prefill.", "Leave one of the two out.")
+        return _mixed(config, passes)
 
     def inputs(batch_size: int, generator: torch.Generator) -> Batch:
         tokens = torch.randint(config.vocabulary, (batch_size, config.sequence + 1), generator=generator)
@@ -308,4 +331,32 @@ def gpt(
         loss=_loss if task == "prefill" else None,
         optimizers={ALONE: OPTIMIZER},
         items_per_sample=config.sequence if task == "prefill" else config.new_tokens,
+        toggles=(mixed_lengths.toggle(passes, mixed=False),),
+    )
+
+
+def _mixed(config: Config, passes: mixed_lengths.Passes) -> Workload:
+    """As `gpt`, with sequences of different lengths."""
+    mean = max(1, config.sequence // 4)
+
+    def step(model: nn.Module, tokens: Tensor, last: Tensor) -> Tensor:
+        return prefill(model, tokens, config.sequence, last)[:, 0]
+
+    def infer(model: nn.Module, batch: Batch, options: Options) -> Tensor:
+        return mixed_lengths.prefill(step, model, batch, options[mixed_lengths.BATCHING], passes)
+
+    def loss(model: nn.Module, batch: Batch, options: Options) -> Tensor:
+        return mixed_lengths.loss(model, batch, options[mixed_lengths.BATCHING], passes)
+
+    return Workload(
+        name="gpt",
+        item="token",
+        batch_size=config.mixed,
+        build=lambda: GPT(config),
+        inputs=lambda count, generator: mixed_lengths.sequences(count, mean, config.vocabulary, generator),
+        infer=infer,
+        loss=loss,
+        optimizers={ALONE: OPTIMIZER},
+        items_per_sample=mean,
+        toggles=(mixed_lengths.toggle(passes, mixed=True),),
     )

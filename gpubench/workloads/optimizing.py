@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LEARNING_RATE = 1e-4
 KINDS = ("AdamW", "Adam", "SGD", "RMSprop", "Adagrad")  # of torch.optim, whose operators tell how they are implemented
 FUSED = ("AdamW", "Adam", "SGD", "Adagrad")  # those that have a fused implementation
+CAPTURABLE = ("AdamW", "Adam", "RMSprop")  # those that can be made to count their steps on the device
 ALONE = "optimizer"  # the name of the one that a workload has that names none
 
 
@@ -125,6 +126,6 @@ def _call(optimizer: OptimizerFacts, flags: Mapping[str, bool]) -> str:
 
     parts = [f"{expression(part)}.parameters()" for part in optimizer.parts]
     given = parts[0] if len(parts) == 1 else f"[{', '.join(f'*{part}' for part in parts)}]"
-    settings = "".join(f", {name}={value}" for name, value in optimizer.settings.items())
-    chosen = "".join(f", {name}={flag}" for name, flag in flags.items() if name != "fused" or optimizer.kind in FUSED)
-    return f"torch.optim.{optimizer.kind}({given}{settings}{chosen})"
+    chosen = {name: repr(flag) for name, flag in flags.items() if name != "fused" or optimizer.kind in FUSED}
+    settings = "".join(f", {name}={value}" for name, value in {**optimizer.settings, **chosen}.items())
+    return f"torch.optim.{optimizer.kind}({given}{settings})"

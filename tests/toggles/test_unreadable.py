@@ -17,10 +17,15 @@ FROM_A_TRACE = {
     "compile": ("off",),  # compiled values count frames first: their own test
     "tile_size": (0, 16),
     "pipeline": ("resident", "host"),
+    "transfer": ("pageable",),
+    "clip_grad": tuple(get("clip_grad").values),
+    "optimizer_kind": ("Adam", "SGD"),
 }
 # What the others look at instead: the C library, the inputs, the pool of threads; tile_overlap has nothing to read
-# where there are no tiles, and asks tile_size where there are.
+# where there are no tiles, and asks tile_size where there are. What a loader or the step itself counts.
 FROM_ELSEWHERE = {"allocator", "batch_size", "threads", "tile_overlap"}
+FROM_ELSEWHERE |= {"loader_workers", "prefetch_factor", "accumulation", "loss_reading", "plateau"}
+TRAINING = {"optimizer", "clip_grad", "optimizer_kind"}
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +35,7 @@ def cudnn(monkeypatch):
 
 
 def prepared(kit, name, value):
-    return kit.prepare({name: value}, mode="training" if name == "optimizer" else "inference")
+    return kit.prepare({name: value}, mode="training" if name in TRAINING else "inference")
 
 
 def test_every_toggle_is_held_to_it():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gpubench.report.model import Value
 from gpubench.text import plural
 from gpubench.toggles.evidence import recorded, replays_graph
-from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
-from gpubench.workloads.optimizing import FUSED, PLAIN, lines, make_optimizers
+from gpubench.toggles.toggle import AS_BUILT, EvidenceResult, Requirement, Scope, Stage, Toggle
+from gpubench.workloads.optimizing import CAPTURABLE, FUSED, PLAIN, lines, make_optimizers
 
 if TYPE_CHECKING:
     from gpubench.measure.trace import Trace
@@ -19,6 +20,7 @@ _FLAGS = {
     "for-loop": {"foreach": False, "fused": False},
     "foreach": {"foreach": True, "fused": False},
     "fused": {"foreach": False, "fused": True},
+    "capturable": {"foreach": True, "fused": False, "capturable": True},
 }
 # What only this implementation calls. For most `aten::_foreach_add_` would not do: the fused ones use it for their step
 # counters, and the gradient scaler and clipping call `_foreach_` operators too. SGD has no other.
@@ -71,6 +73,8 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     if None in effects and False not in effects:
         return _in_a_graph(trace, str(value), words)
     result = EvidenceResult(all(effects), words)
+    if result.took_effect and value == "capturable":
+        result = _capturable(context, words)
     return _kernels_too(trace, str(value), result) if result.took_effect and context.device.type == "cuda" else result
 
 
@@ -81,7 +85,16 @@ def _ran(kind: str, trace: Trace, value: Value) -> tuple[bool | None, str]:
     ran = next((each for each, operator in operators.items() if operator in names), None)
     if ran is None:
         return None if replays_graph(trace) else False, f"no operator of an {kind} update"
-    return ran == value, f"{plural(names.count(operators[ran]), 'call')} of {operators[ran]}"
+    wanted = "foreach" if value == "capturable" else value
+    return ran == wanted, f"{plural(names.count(operators[ran]), 'call')} of {operators[ran]}"
+
+
+def _capturable(context: ModelContext, words: str) -> EvidenceResult:
+    """Whether the optimizers count their steps on the device, where a CUDA graph can; else Python does."""
+    kept = [state for each in context.optimizers.values() for state in each.state.values()]
+    places = {str(state["step"].device.type) for state in kept if "step" in state}
+    where = " and ".join(sorted(places)) or "nowhere"
+    return EvidenceResult(places == {context.device.type}, f"{words}; the steps are counted on {where}")
 
 
 def _in_a_graph(trace: Trace, value: str, words: str) -> EvidenceResult:
@@ -93,6 +106,8 @@ def _in_a_graph(trace: Trace, value: str, words: str) -> EvidenceResult:
         return EvidenceResult(None, words)
     if value == "fused" or fused:
         return EvidenceResult(value == "fused" and fused > 0, words)
+    if value == "capturable":
+        return _capturable(context, words) if grouped else EvidenceResult(False, words)
     if value == "foreach":
         return EvidenceResult(grouped > 0, words)
     return EvidenceResult(None if grouped else True, words)
@@ -106,13 +121,16 @@ def _kernels_too(trace: Trace, value: str, result: EvidenceResult) -> EvidenceRe
     grouped = [kernel.name for kernel in trace.kernels if _GROUPED in kernel.name]
     fused = sum(bool(_FUSED.search(name)) for name in grouped)
     words = f"{result.detail}; {fused} fused and {len(grouped) - fused} other {_GROUPED} kernels ran"
-    ran = {"fused": fused > 0, "foreach": len(grouped) > fused, "for-loop": True}[value]
+    ran = {"fused": fused > 0, "foreach": len(grouped) > fused, "capturable": len(grouped) > fused}.get(value, True)
     return EvidenceResult(ran, words)
 
 
-def has_fused(scope: Scope) -> str | None:
-    """Each optimizer has a fused implementation."""
-    without = [each.kind for each in scope.workload.optimizers if each.kind not in FUSED]
+def _has_it(scope: Scope, value: Value, configuration: Mapping[str, Value]) -> str | None:
+    """Whether each optimizer has such an implementation, of the kind that the configuration makes it."""
+    kind = configuration.get("optimizer_kind", AS_BUILT)
+    kinds = [each.kind if kind == AS_BUILT else str(kind) for each in scope.workload.optimizers]
+    having = {"fused": FUSED, "capturable": CAPTURABLE}.get(str(value), kinds)
+    without = [each for each in kinds if each not in having]
     return f"is not there for {without[0]}" if without else None
 
 
@@ -129,13 +147,17 @@ OPTIMIZER = Toggle(
         "for-loop": "several small kernels for each parameter",
         "foreach": "a few calls over all parameters at once, with memory for intermediate lists",
         "fused": "the whole update in one kernel",
+        "capturable": "like foreach, and nothing of it on the host: a CUDA graph could hold it",
     },
     stage=Stage.OPTIMIZER,
     applies=is_training,
     offers=offers,
     requires={
-        "fused": Requirement(torch_version=(2, 4), why="fused optimizers run on a CPU since torch 2.4", check=has_fused)
+        "fused": Requirement(torch_version=(2, 4), why="fused optimizers run on a CPU since torch 2.4"),
+        "capturable": Requirement(device_kinds=("cuda",), why="it is for CUDA graphs"),
     },
+    check=_has_it,
+    after=("optimizer_kind",),
     apply=apply,
     evidence=evidence,
     usage=lambda value, scope: lines(scope.workload.optimizers if scope else [PLAIN], _FLAGS[str(value)]),

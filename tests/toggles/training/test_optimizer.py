@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest import mock
 
 import pytest
 import torch
 
 from gpubench.toggles.training.optimizer import OPTIMIZER
+from gpubench.workloads.optimizing import OptimizerFacts
 
-VALUES = tuple(OPTIMIZER.values)
+VALUES = tuple(value for value in OPTIMIZER.values if value != "capturable")  # which needs a GPU
 
 
 def do_nothing(ran: str):
@@ -102,5 +104,30 @@ def test_an_old_torch_has_no_fused_optimizer_on_a_cpu(kit):
 
 def test_the_baseline_is_torchs_own_choice_on_the_device(kit):
     training = {"mode": "training"}
-    assert OPTIMIZER.offered(kit.scope(**training)) == ("for-loop", "foreach", "fused")
-    assert OPTIMIZER.offered(kit.scope(device=kit.AMPERE, **training)) == ("foreach", "for-loop", "fused")
+    assert OPTIMIZER.offered(kit.scope(**training)) == ("for-loop", "foreach", "fused", "capturable")
+    offered = OPTIMIZER.offered(kit.scope(device=kit.AMPERE, **training))
+    assert offered == ("foreach", "for-loop", "fused", "capturable")
+
+
+@pytest.mark.parametrize(("where", "took_effect"), [("cuda", True), ("cpu", False)])
+def test_a_capturable_optimizer_counts_its_steps_on_the_device(kit, where, took_effect):
+    context = kit.prepare({"optimizer": "foreach"}, mode="training")
+    context.device = torch.device("cuda")
+    context.trace = kit.trace(["aten::_foreach_addcdiv_"], [GROUPED])
+    parameter = next(context.model.parameters())
+    context.optimizers["optimizer"].state[parameter] = {"step": mock.Mock(device=torch.device(where))}
+    proof = OPTIMIZER.evidence(context, "capturable")
+    assert proof.took_effect is took_effect
+    assert f"the steps are counted on {where}" in proof.detail
+    assert OPTIMIZER.evidence(context, "foreach").took_effect is True
+
+
+def test_a_capturable_optimizer_is_for_gpus_and_not_for_all_kinds(kit):
+    training = {"mode": "training", "device": kit.AMPERE}
+    assert OPTIMIZER.unmet(kit.scope(**training), "capturable") is None
+    assert "needs a CUDA device" in OPTIMIZER.unmet(kit.scope(mode="training"), "capturable")
+    sgd = [OptimizerFacts(name="one", kind="SGD", parts=[""], settings={"lr": "0.1"})]
+    assert OPTIMIZER.unmet(kit.scope(**training, optimizers=sgd), "capturable") == "is not there for SGD"
+    assert OPTIMIZER.usage("capturable", None) == (
+        "optimizer = torch.optim.AdamW(model.parameters(), lr=0.0001, foreach=True, fused=False, capturable=True)"
+    )
