@@ -126,6 +126,13 @@ def counters_of(context: ModelContext) -> dict[str, dict[str, int]]:
     return {group: dict(Counter(now) - Counter(start.get(group))) for group, now in _all_counters().items()}
 
 
+def frames_of(context: ModelContext) -> tuple[int, int]:
+    """How many frames dynamo has seen since `begin`, and how many of them it compiled."""
+    frames = counters_of(context).get("frames", {})
+    whole = sum(graph.fullgraph is True for graph in graphs_of(context))  # a frame each, which dynamo does not count
+    return frames.get("total", 0) + whole, frames.get("ok", 0) + whole
+
+
 def messages_of(context: ModelContext) -> list[str]:
     """What dynamo and inductor logged since `begin`."""
     return _LISTENER.messages[context.notes.get(_START, ({}, 0, 0))[1] :]

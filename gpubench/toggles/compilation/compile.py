@@ -111,15 +111,14 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     return dataclasses.replace(
         _evidence(context, value),
         graph_breaks=_graph_break_count(context),
-        frames_compiled=counters.get("frames", {}).get("ok", 0) if compiled else None,
+        frames_compiled=records.frames_of(context)[1] if compiled else None,
         recompiles=sum(counters.get(records.RECOMPILES, {}).values()) if compiled else None,
     )
 
 
 def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
     counters, trace = records.counters_of(context), read.recorded(context)
-    frames = counters.get("frames", {})
-    total, ok = frames.get("total", 0), frames.get("ok", 0)
+    total, ok = records.frames_of(context)
     ran = isinstance(trace, Trace) and any(event in name for name in trace.names for event in _COMPILED_EVENTS)
     if value == "off":
         return trace if isinstance(trace, EvidenceResult) else _uncompiled(ran, ok)

@@ -28,7 +28,7 @@ _OPTIONS: dict[str, dict[Value, str]] = {
     "compile_fullgraph": {"on": "fullgraph=True"},
     # By themselves both may compute in less than fp32 what is fp32: OpenVINO in bfloat16, TensorRT in TF32.
     BACKEND: {
-        "openvino": 'backend="openvino", options={"config": {"INFERENCE_PRECISION_HINT": "f32"}}',
+        "openvino": 'backend="openvino", options={"aot_autograd": True, "config": {"INFERENCE_PRECISION_HINT": "f32"}}',
         "onnxrt": 'backend="onnxrt"',
         "tensorrt": 'backend="tensorrt", options={"disable_tf32": True}',
     },

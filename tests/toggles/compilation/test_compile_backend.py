@@ -59,7 +59,7 @@ def test_a_backend_that_ran_the_graphs_is_told(kit, monkeypatch):
     proof = COMPILE_BACKEND.evidence(context, "openvino")
     assert proof.took_effect is True, proof.detail
     assert proof.detail.startswith("1 graph compiled by openvino; they have 1 convolutions, matrix products")
-    assert fake.options == {"config": {"INFERENCE_PRECISION_HINT": "f32"}}
+    assert fake.options == {"aot_autograd": True, "config": {"INFERENCE_PRECISION_HINT": "f32"}}
     assert COMPILE.evidence(context, "default").took_effect is True
     images = context.batches[0][0]
     torch.testing.assert_close(context.step.forward(context.batches[0]), Product()(images))
@@ -135,5 +135,16 @@ def test_other_modes_are_inductors_own(kit, monkeypatch):
 def test_it_is_an_argument_of_the_one_call():
     assert usage(ASKED) == (
         "import openvino.torch  # registers the backend\n"
-        'model.compile(backend="openvino", options={"config": {"INFERENCE_PRECISION_HINT": "f32"}})'
+        'model.compile(backend="openvino", '
+        'options={"aot_autograd": True, "config": {"INFERENCE_PRECISION_HINT": "f32"}})'
     )
+
+
+def test_openvino_itself(kit):
+    pytest.importorskip("openvino.torch", reason="needs the package openvino, which is not installed")
+    context, plain = kit.run(ASKED), kit.prepare({"compile": "off"})
+    proof = COMPILE_BACKEND.evidence(context, "openvino")
+    assert proof.took_effect is True, proof.detail
+    with torch.no_grad():
+        found, expected = (each.step.forward(each.batches[0]) for each in (context, plain))
+    torch.testing.assert_close(found, expected)

@@ -16,6 +16,9 @@ def test_graphs_have_to_be_whole_as_the_value_says(kit, compiling, value, whole)
     context = kit.run({"compile": "default", "compile_fullgraph": value}, compiling.stack())
     proof = COMPILE_FULLGRAPH.evidence(context, value)
     assert (proof.took_effect, proof.detail) == (True, f"{whole} of 1 graph had to be whole")
+    compiled = COMPILE.evidence(context, "default")
+    assert (compiled.took_effect, compiled.frames_compiled) == (True, 1)
+    assert compiled.detail == "1 frame compiled to 1 graph; no graph break"
 
 
 def test_a_value_that_was_not_applied_is_caught(kit, compiling):
