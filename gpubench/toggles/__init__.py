@@ -158,9 +158,11 @@ def usage(configuration: Mapping[str, Value], scope: Scope | None = None) -> str
         if value != plain and plain == AS_BUILT and toggle.undo:
             python.append(toggle.undo(scope))
         if value != plain or not (toggle.is_plain or idle):
-            (shell if toggle.stage is Stage.ENVIRONMENT else python).append(toggle.usage(value, scope).strip())
+            beside = toggle.usage_beside
+            text = beside(value, scope, configuration) if beside else toggle.usage(value, scope)
+            (shell if toggle.stage is Stage.ENVIRONMENT else python).append(text.strip())
     if shell:
         shell.insert(0, "# in the shell, before Python starts")
     if python and any("torch." in part for part in python):
         python.insert(0, "import torch")
-    return "\n".join([*shell, *([""] if shell and python else []), *python])
+    return "\n".join([*shell, *([""] if shell and python else []), *filter(None, python)])

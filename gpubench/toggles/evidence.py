@@ -46,6 +46,7 @@ _ATTENTIONS = (
     ("math", "aten::_scaled_dot_product_attention_math", None),
 )
 
+_INTERCEPTED = "PythonDispatchMode"  # what the profiler calls a dispatch mode at work
 _PROFILERS_OWN = frozenset({"cudaDeviceSynchronize"})  # recorded even if nothing of the step was
 BLIND = "the profiler recorded neither a GPU kernel nor a call of CUDA (CUPTI gives no records here)"
 
@@ -71,7 +72,7 @@ def is_blind(context: ModelContext, trace: Trace) -> bool:
     return context.device.type == "cuda" and not seen
 
 
-def _outermost(trace: Trace, pattern: re.Pattern[str]) -> list[tuple[Operator, list[Operator]]]:
+def outermost(trace: Trace, pattern: re.Pattern[str]) -> list[tuple[Operator, list[Operator]]]:
     """The operators of that name that no other one of that name had called, each with those that it called."""
     found: list[tuple[Operator, list[Operator]]] = []
     inside = False
@@ -87,7 +88,17 @@ def _outermost(trace: Trace, pattern: re.Pattern[str]) -> list[tuple[Operator, l
 
 def compute_operators(trace: Trace) -> list[Operator]:
     """The convolutions, matrix products and attentions of the step, backward ones included, each once."""
-    return [operator for operator, _ in _outermost(trace, _COMPUTE)]
+    return [operator for operator, called in outermost(trace, _COMPUTE) if not _is_kept(called)]
+
+
+def kept_results(trace: Trace) -> list[Operator]:
+    """Those that were called and not computed: selective checkpointing answered with the result that it had kept."""
+    return [operator for operator, called in outermost(trace, _COMPUTE) if _is_kept(called)]
+
+
+def _is_kept(called: Sequence[Operator]) -> bool:
+    # A dispatch mode that computes calls the operator anew; the one that was intercepted is not in the trace then.
+    return any(each.name == _INTERCEPTED for each in called) and not any(_COMPUTE.fullmatch(e.name) for e in called)
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,7 @@ def convolutions(trace: Trace) -> list[Convolution]:
     """The forward convolutions of the step; input 0 is the activation `[B, C, *S]`, input 1 the weight."""
     return [
         Convolution(operator, _layout_of(operator), _computed_in(operator, called))
-        for operator, called in _outermost(trace, _FORWARD)
+        for operator, called in outermost(trace, _FORWARD)
     ]
 
 

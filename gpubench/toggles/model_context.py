@@ -47,6 +47,8 @@ class ModelContext:
     skipped: Callable[[], bool] | None = None
     """Whether the update since the last call was skipped, by a toggle that first has to find out how to train; None:
     nothing skips. Only once nothing is skipped do the steps begin that are compared with the reference's."""
+    place: Callable[[], object] = field(init=False)  # moves the model to the device
+    when_warm: list[Callable[[], None]] = field(default_factory=list)  # called once, before the timed steps
     compiled: bool = False
     facts: WorkloadFacts | None = None  # what a look at the workload found, where one was taken
     trace: Trace | None = None  # of one step after warm-up; None: profiling failed, see trace_error
@@ -57,6 +59,7 @@ class ModelContext:
         asked = self.workload.optimizers if self.mode == "training" else {}
         self.clips = {name: each.clip for name, each in asked.items() if each.clip is not None}
         self.step = plain_step(self)
+        self.place = lambda: self.model.to(self.device)
 
     def change_batches(self, change: Callable[[Any], Any]) -> None:
         """Changes the batches, and in each step the one that it reads anew."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from keyword import iskeyword
 from typing import Any
 
@@ -42,3 +43,18 @@ def expression(name: str) -> str:
     parts = ["model", *name.split(".")] if name else ["model"]
     plain = all(part.isidentifier() and not iskeyword(part) for part in parts)
     return ".".join(parts) if plain else f"model.get_submodule({name!r})"
+
+
+def each_submodule(names: Sequence[str]) -> str:
+    """Those submodules of `model`, as a tuple in Python: `(*model.blocks[:12],)`."""
+    lists: dict[str, list[str]] = {}
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        lists.setdefault(parent, []).append(child)
+    parts: list[str] = []
+    for parent, children in lists.items():
+        if children == [str(index) for index in range(len(children))]:
+            parts.append(f"*{expression(parent)}[:{len(children)}]")
+        else:
+            parts += [expression(f"{parent}.{child}" if parent else child) for child in children]
+    return f"({', '.join(parts)},)"

@@ -165,6 +165,9 @@ class Toggle:
     It finds and sets these names: `model`, `inputs` (one batch), `device`, `optimizer`, and of a workload that is cut
     into tiles `options`. What belongs into each step it sets as `autocast` and `scaler`, and says so.
     """
+    usage_beside: Callable[[Value, Scope | None, Mapping[str, Value]], str] | None = None
+    """What is printed instead where the whole configuration is known, of toggles that share a call; nothing: the lines
+    of another toggle hold it."""
     applies: Callable[[Scope], str | None] = always  # None if it applies, else the reason
     requires: Mapping[Value, Requirement] = field(default_factory=dict)
     conflicts: tuple[Conflict, ...] = ()

@@ -98,7 +98,7 @@ def apply_toggles(context: ModelContext, batches: list[Any]) -> None:
     for toggle, value in toggles:
         if toggle.stage <= Stage.MODEL:
             toggle.apply(context, value)
-    context.model.to(context.device)
+    context.place()
     if context.inputs_resident:
         context.batches = [on_device(batch, context.device) for batch in context.batches]
     for toggle, value in toggles:

@@ -217,6 +217,8 @@ class PreparedModel:
     def end_of_warmup(self) -> None:
         """Records the peaks so far, so that later figures do not include build and compilation."""
         gc.collect()
+        for each in self.context.when_warm:
+            each()
         self.used_when_warm, self.steps_when_warm = in_use(self.context.device), self.stepper.steps
         allocated, _ = device_peaks(self.context.device)
         if allocated is None:

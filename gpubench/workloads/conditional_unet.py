@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gpubench.workloads.vae import LATENT_CHANNELS
 
@@ -113,9 +112,8 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Noisy latents [B, 4, H, W], timesteps [B] and text states [B, M, S] -> the noise in them, [B, 4, H, W]."""
 
-    def __init__(self, config: UNetConfig, checkpointing: bool = False) -> None:
+    def __init__(self, config: UNetConfig) -> None:
         super().__init__()
-        self.checkpointing = checkpointing
         first, lowest = config.channels[0], len(config.channels) - 1
         self.frequencies = first // 2
         self.time = nn.Sequential(nn.Linear(first, 4 * first), nn.SiLU(), nn.Linear(4 * first, 4 * first))
@@ -183,23 +181,16 @@ class UNet(nn.Module):
         x = self.first(x)
         kept = [x]
         for layer in self.down:
-            x = self._run(layer, x, time, text) if isinstance(layer, Block) else layer(x)
+            x = layer(x, time, text) if isinstance(layer, Block) else layer(x)
             kept.append(x)
-        x = self.last_middle(self._run(self.middle, x, time, text), time)
+        x = self.last_middle(self.middle(x, time, text), time)
         for layer in self.up:
             if isinstance(layer, Block):
-                x = self._run(layer, torch.cat((x, kept.pop()), dim=1), time, text)
+                x = layer(torch.cat((x, kept.pop()), dim=1), time, text)
             else:
                 x = layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         noise: Tensor = self.last(F.silu(self.norm(x)))
         return noise
-
-    def _run(self, block: nn.Module, *arguments: Tensor) -> Tensor:
-        if self.checkpointing and self.training:
-            kept: Tensor = checkpoint(block, *arguments, use_reentrant=False)
-            return kept
-        out: Tensor = block(*arguments)
-        return out
 
 
 def waves(timesteps: Tensor, frequencies: int) -> Tensor:

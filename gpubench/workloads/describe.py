@@ -75,6 +75,8 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         misses_targets=bool(seen.called)
         and not any(_reached(model, each, seen.called) for each in workload.compile_targets),
         compile_targets=compile_targets(model, workload.compile_targets),
+        block_targets=compile_targets(model, blocks(model)),
+        whole_target=compile_targets(model, [""])[0],
         dtypes=_dtypes(model, seen),
         autocast=[short(dtype) for dtype in seen.autocast],
         compiles_itself=seen.compiled or _is_compiled(model),

@@ -155,11 +155,11 @@ class LatentDiffusion(nn.Module):
     timesteps: Tensor  # of the loop, [N]
     sizes: Tensor  # of latents and of noise in a noisy latent, by timestep: [2, 1000]
 
-    def __init__(self, config: Config, guidance: float, checkpointing: bool) -> None:
+    def __init__(self, config: Config, guidance: float) -> None:
         super().__init__()
         self.guidance = guidance
         self.text_encoder = TextEncoder(config.text).requires_grad_(False)
-        self.unet = UNet(config.unet, checkpointing)
+        self.unet = UNet(config.unet)
         self.vae = vae.Decoder(config.vae).requires_grad_(False)
         kept = shares()
         times = [TIMES // config.steps * index + 1 for index in reversed(range(config.steps))]
@@ -229,16 +229,14 @@ def diffusion(
     steps: int | None = None,
     resolution: int | None = None,
     guidance: float = 7.5,
-    checkpointing: bool = False,
     compiled: str = "denoiser",
 ) -> Workload:
     """The workload `diffusion`: prompts of random words to images of 3 x resolution x resolution, in `steps` steps.
 
     `guidance` is how much further than the empty prompt the prompt leads; up to 1, there is no empty prompt.
-    `checkpointing` computes the U-Net's blocks again in the backward pass. `compiled` is what the toggle `compile`
-    compiles, each by itself: the U-Net ("denoiser"), which runs in every step, text encoder and decoder ("others"), or
-    "all". Raises GpubenchError for an unknown size, for more steps than the noise has timesteps, and for a resolution
-    that VAE and U-Net cannot halve so often.
+    `compiled` is what the toggle `compile` compiles, each by itself: the U-Net ("denoiser"), which runs in every step,
+    text encoder and decoder ("others"), or "all". Raises GpubenchError for an unknown size, for more steps than the
+    noise has timesteps, and for a resolution that VAE and U-Net cannot halve so often.
     """
     config = choose("size of diffusion", size, SIZES)
     config = replace(
@@ -264,7 +262,7 @@ def diffusion(
         name="diffusion",
         item="image",
         batch_size=config.batch_size,
-        build=lambda: LatentDiffusion(config, guidance, checkpointing),
+        build=lambda: LatentDiffusion(config, guidance),
         inputs=inputs,
         infer=lambda model, batch, options: model(*batch[:2]),
         loss=_loss,

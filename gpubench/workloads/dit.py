@@ -77,7 +77,6 @@ class Config:
     batch_size: int = 1
     guidance: float = 1.0
     lora: int = 0
-    checkpointing: bool = False
 
 
 QWEN3 = Text(1024, 28, heads=16, kv_heads=8, head=128, hidden=3072, vocabulary=151_936)  # of 0.6 B parameters
@@ -202,7 +201,6 @@ class Editor(nn.Module):
             length=config.length,
             side=config.resolution // MULTIPLE,
             rank=config.lora,
-            checkpointing=config.checkpointing,
         )
 
     def encode(self, images: Tensor) -> Tensor:
@@ -266,7 +264,6 @@ def dit(
     depth: int | None = None,
     width: int | None = None,
     lora: int = 0,
-    checkpointing: bool = False,
     compiled: str = "denoiser",
 ) -> Workload:
     """The workload `dit`: a prompt, a source image and noise; in training the edited image and a time as well.
@@ -284,7 +281,6 @@ def dit(
         guidance=guidance,
         depth=config.depth if depth is None else depth,
         lora=lora,
-        checkpointing=checkpointing,
     )
     for name, value, least in (("steps", config.steps, 1), ("depth", config.depth, 1), ("lora", config.lora, 0)):
         if value < least:

@@ -14,7 +14,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gpubench.workloads.gpt import rotate
 
@@ -163,10 +162,8 @@ class Transformer(nn.Module):
         length: int,  # text tokens
         side: int,
         rank: int = 0,
-        checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.checkpointing = checkpointing
         self.time_in = nn.Sequential(Linear(2 * WAVES, width), nn.SiLU(), Linear(width, width))
         self.text_norm = nn.RMSNorm(text, eps=EPS)
         self.text_in = Linear(text, width)
@@ -191,9 +188,7 @@ class Transformer(nn.Module):
         words = self.text_in(self.text_norm(text))  # [B, L, C]
         image = self.image_in(torch.cat((noisy, source), dim=1))  # [B, 2N, C]
         for block in self.blocks:
-            parts = (words, image, condition, self.cosine, self.sine)
-            again = self.checkpointing and self.training
-            words, image = checkpoint(block, *parts, use_reentrant=False) if again else block(*parts)
+            words, image = block(words, image, condition, self.cosine, self.sine)
         shift, scale = self.modulation(condition)
         velocity: Tensor = self.out(self.norm(image[:, : noisy.shape[1]]) * scale + shift)
         return velocity

@@ -27,7 +27,6 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gpubench.workloads.parameters import check_side, choose
 from gpubench.workloads.workload import Batch, Workload
@@ -57,7 +56,6 @@ class Config:
     volume: int  # voxels a side
     batch_size: int
     dimensions: int = 2
-    checkpointing: bool = False
 
 
 TRANSFORMERS = {"S": Shape(384, 12, 6), "B": Shape(768, 12, 12)}
@@ -100,17 +98,16 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks and a last norm, [B, T, C] -> [B, T, C], in training with gradient checkpointing if asked for."""
+    """Blocks and a last norm, [B, T, C] -> [B, T, C]."""
 
-    def __init__(self, shape: Shape, checkpointing: bool) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.checkpointing = checkpointing
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = nn.LayerNorm(shape.width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and self.training else block(x)
+            x = block(x)
         out: Tensor = self.norm(x)
         return out
 
@@ -128,10 +125,10 @@ class MAE(nn.Module):
         self.patch = config.patch
         self.embed = CONVOLUTIONS[config.dimensions](channels, width, config.patch, stride=config.patch)
         self.class_token = nn.Parameter(torch.empty(1, 1, width))
-        self.encoder = Transformer(config.encoder, config.checkpointing)
+        self.encoder = Transformer(config.encoder)
         self.to_decoder = nn.Linear(width, inner)
         self.mask_token = nn.Parameter(torch.empty(1, 1, inner))
-        self.decoder = Transformer(config.decoder, config.checkpointing)
+        self.decoder = Transformer(config.decoder)
         self.predict = nn.Linear(inner, channels * config.patch**config.dimensions)
         sides = (side // config.patch,) * config.dimensions
         self.register_buffer("positions", sine_positions(sides, width), persistent=False)
@@ -222,7 +219,6 @@ def vit_mae(
     dimensions: int = 2,
     vit: str | None = None,
     resolution: int | None = None,
-    checkpointing: bool = False,
 ) -> Workload:
     """The workload `vit_mae`: 3 x resolution^2 images or 1 x resolution^3 volumes, and a random order of their patches.
 
@@ -231,7 +227,7 @@ def vit_mae(
     """
     config = choose("size of vit_mae", size, SIZES)
     choose("number of dimensions of vit_mae", str(dimensions), DIMENSIONS)
-    config = replace(config, dimensions=dimensions, checkpointing=checkpointing)
+    config = replace(config, dimensions=dimensions)
     if vit is not None:
         config = replace(config, encoder=choose("encoder of vit_mae", vit, TRANSFORMERS))
     side = config.image if dimensions == 2 else config.volume

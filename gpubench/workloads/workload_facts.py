@@ -88,6 +88,8 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     called: list[str] = field(default_factory=list)  # modules that the step itself calls, by name; "" is the model
     misses_targets: bool = False  # the step calls none of its compile targets, so compiling them changes nothing
     compile_targets: list[CompileTarget] | None = None  # None: not recorded (older reports)
+    block_targets: list[CompileTarget] = field(default_factory=list)  # the blocks
+    whole_target: CompileTarget | None = None  # the model itself; None: not recorded
     # What its own code asks for; `toggles` take it as the baseline.
     dtypes: list[str] = field(default_factory=list)  # its convolutions, matrix products and attention run in: "bf16"
     autocast: list[str] = field(default_factory=list)  # of the autocast regions that its code enters: "bf16"

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from gpubench.measure.trace import trace_step
-from gpubench.toggles.evidence import attention_backends, layout
+from gpubench.toggles.evidence import attention_backends, compute_operators, kept_results, layout
 from gpubench.toggles.layout.channels_last import CHANNELS_LAST
 from gpubench.toggles.numerics.precision import PRECISION
 
@@ -105,3 +108,18 @@ def test_without_attention_there_is_no_backend():
 )
 def test_the_attention_that_ran_on_a_gpu(kit, operators, kernels, found):
     assert attention_backends(kit.trace(operators, kernels)) == found
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_results_that_were_kept_are_not_counted_as_computed(kept):
+    layer, x = torch.nn.Linear(4, 4), torch.randn(3, 4, requires_grad=True)
+    save = functools.partial(create_selective_checkpoint_contexts, [torch.ops.aten.addmm.default] if kept else [])
+
+    def step() -> None:
+        checkpoint(lambda y: layer(y).sin().cos(), x, use_reentrant=False, context_fn=save).sum().backward()
+
+    step()
+    trace = trace_step(step, cuda=False)
+    names = [operator.name for operator in compute_operators(trace)]
+    assert (names.count("aten::addmm"), len(kept_results(trace))) == ((1, 1) if kept else (2, 0))
+    assert names.count("aten::mm") == 2

@@ -136,6 +136,8 @@ def compare(loaded: Loaded, mode: str, changes: Mapping[str, Value]) -> str:
         ("resnet50", {}, "inference", WEIGHTS),
         ("resnet50", {}, "training", FAST | {"optimizer": "fused"}),
         ("resnet50", {}, "training", {"precision": "fp16-autocast", "optimizer": "foreach"}),
+        ("gpt", {}, "inference", {"compile": "default", "compile_scope": "blocks", "compile_dynamic": "on"}),
+        ("vit_mae", {}, "training", {"checkpointing": "selective"}),
         ("unet3d", {}, "inference", WEIGHTS),
         ("unet3d", {}, "training", FAST | {"optimizer": "foreach"}),
         ("unet3d", {"view": "whole"}, "inference", FAST | {"tile_size": 16, "tile_overlap": 8}),

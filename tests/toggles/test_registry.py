@@ -28,6 +28,7 @@ ORDER = [
     "compile",
 ]
 SHARED = {
+    "dynamo_records",
     "own",
     "fp32_flags",
     "own_precision",
@@ -42,7 +43,7 @@ SHARED = {
     "toggle",
     "traits",
 }  # modules that hold no toggle
-SHARED_IN_FAMILIES = {"replaced"}  # the same
+SHARED_IN_FAMILIES = {"compile_call", "replaced"}  # the same
 FOLDER = Path(gpubench.toggles.__file__).parent
 BUNDLED = list(bundled_toggles())
 

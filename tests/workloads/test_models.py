@@ -31,7 +31,6 @@ VARIANTS = [
     ("unet3d", {"view": "whole"}),
     ("unet3d", {"task": "labelfree"}),
     ("vit_mae", {}),
-    ("vit_mae", {"checkpointing": "on"}),
 ]
 NOT_TRAINED = {"diffusion": 1}  # compile targets that training does not call: the decoder
 TRAINED = [(name, parameters) for name, parameters in VARIANTS if load(name, "tiny", parameters).workload.loss]

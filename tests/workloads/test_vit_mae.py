@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gpubench.errors import GpubenchError
 from gpubench.workloads.loader import load
-from gpubench.workloads.vit_mae import MAE, Transformer, pixels, sine_positions, take, visible
+from gpubench.workloads.vit_mae import MAE, pixels, sine_positions, take, visible
 from gpubench.workloads.workload import Batch, Workload
 
 
@@ -139,32 +139,6 @@ def painter(model: MAE, painted: torch.Tensor) -> nn.Module:
             return painted
 
     return Painter()
-
-
-def test_checkpointing_computes_the_same_and_keeps_less() -> None:
-    losses, gradients, kept = [], [], []
-    for checkpointing in ("off", "on"):
-        workload, model, batch = make(checkpointing=checkpointing)
-        saved: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t):
-            loss = workload.loss(model.train(), batch)
-        kept.append(sum(saved))
-        loss.backward()
-        losses.append(loss.item())
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
-    assert losses[0] == losses[1]
-    torch.testing.assert_close(*gradients)
-    assert kept[1] < 0.6 * kept[0]
-    assert all(part.checkpointing for part in model.modules() if isinstance(part, Transformer))
-
-
-def test_checkpointing_is_one_graph_too() -> None:
-    workload, model, batch = make(checkpointing="on")
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    model.compile(backend="eager", fullgraph=True)
-    workload.loss(model.train(), batch).backward()
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpubench.flags import PARTLY_COMPILED, Flag
@@ -13,10 +11,13 @@ from gpubench.measure.compile_cache import came_from_cache
 from gpubench.measure.trace import Trace
 from gpubench.report.model import Value
 from gpubench.text import plural
+from gpubench.toggles import dynamo_records as records
 from gpubench.toggles import evidence as read
+from gpubench.toggles.compilation.compile_call import CUDA_GRAPH_MODES, EAGER, SCOPE, lines, usage_beside
 from gpubench.toggles.kernels import compute_kernels
-from gpubench.toggles.printed import expression, run_lines
+from gpubench.toggles.printed import run_lines
 from gpubench.toggles.toggle import AS_BUILT, EvidenceResult, Requirement, Scope, Stage, Toggle
+from gpubench.workloads.blocks import blocks
 from gpubench.workloads.describe import compile_targets
 from gpubench.workloads.workload_facts import CompileTarget
 
@@ -25,34 +26,9 @@ if TYPE_CHECKING:
 
     from gpubench.toggles.model_context import ModelContext
 
-_CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 _BENCHMARKING_MODES = ("max-autotune", "max-autotune-no-cudagraphs")
 # What the profiler calls compiled code: dynamo's region, inductor's call, and both in one autograd function.
 _COMPILED_EVENTS = ("Torch-Compiled Region", "## Call CompiledFxGraph", "CompiledFunction")
-_RECOMPILES = "gpubench.recompiles"  # beside dynamo's own groups of counters
-# Dynamo leaves frames of torch's own files alone, so that `compile()` on a bare nn.Sequential silently does nothing. A
-# function around its forward is compiled instead, and the container is traced as part of it. Each target has a function
-# of its own in the text, since dynamo's recompile limit counts by code object.
-_WRAPPED = (
-    "{module}.forward = torch.compile("
-    'lambda *args, forward={module}.forward, **kwargs: forward(*args, **kwargs), mode="{mode}")'
-)
-_WHY_WRAPPED = "# .compile() would leave the forward of torch's own classes eager, so a function around it is compiled"
-_START = "compile.start"  # note: dynamo's counters and the number of messages when the toggle was applied
-
-
-class _Listener(logging.Handler):
-    """Collects what dynamo and inductor only log: a hit recompile limit, skipped CUDA graphs."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
-
-
-_LISTENER = _Listener()  # one per process; each configuration remembers where its own messages start
 
 
 def _one_graph_generation(forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -67,22 +43,19 @@ def _one_graph_generation(forward: Callable[[Any], Any]) -> Callable[[Any], Any]
 
 
 def apply(context: ModelContext, value: Value) -> None:
-    """Compiles each of the workload's compile targets by itself, in place."""
-    context.notes[_START] = _all_counters(), len(_LISTENER.messages)
+    """Compiles each of the workload's compile targets, or what `compile_scope` names, by itself and in place."""
+    records.begin(context)
     is_own = context.facts is not None and context.facts.compiles_itself
     context.compiled = is_own if value == AS_BUILT else value != "off"
     if value != AS_BUILT:
         _undo(context, eager=is_own and value == "off")
     if not context.compiled:
         return
-    for name in ("torch._dynamo", "torch._inductor"):
-        logging.getLogger(name).addHandler(_LISTENER)  # no effect if it is already there
-    if value in _CUDA_GRAPH_MODES:
+    records.listen()
+    if value in CUDA_GRAPH_MODES:
         context.step.forward = _one_graph_generation(context.step.forward)
     if value != AS_BUILT:
-        # workloads/describe.py has checked that the targets are there.
-        targets = compile_targets(context.model, context.workload.compile_targets)
-        run_lines(_lines(str(value), targets), model=context.model)
+        run_lines(lines(str(value), _parts(context), context.configuration), model=context.model)
 
 
 def _undo(context: ModelContext, *, eager: bool) -> None:
@@ -103,40 +76,16 @@ def _undo(context: ModelContext, *, eager: bool) -> None:
             module._compiled_call_impl = None
 
 
-def _lines(mode: str, targets: Iterable[CompileTarget]) -> str:
-    lines = []
-    for target in targets:
-        module, is_torchs = expression(target.name), target.forward_module.startswith("torch.")
-        if is_torchs and _WHY_WRAPPED not in lines:
-            lines.append(_WHY_WRAPPED)
-        lines.append(_WRAPPED.format(module=module, mode=mode) if is_torchs else f'{module}.compile(mode="{mode}")')
-    return "\n".join(lines)
-
-
-def _all_counters() -> dict[str, dict[str, int]]:
-    from torch._dynamo import convert_frame
-    from torch._dynamo.utils import counters
-
-    attempts = getattr(convert_frame, "FRAME_COMPILE_COUNTER", {})  # frame -> how often it was compiled
-    found: dict[str, dict[Any, int]] = {group: dict(counts) for group, counts in counters.items()}
-    return found | {_RECOMPILES: {frame: count - 1 for frame, count in attempts.items()}}
-
-
-def _counters(context: ModelContext) -> dict[str, dict[str, int]]:
-    """What dynamo counted since the toggle was applied to `context`, without counts that did not grow."""
-    start, _ = context.notes.get(_START, ({}, 0))
-    # Counters keep the positive part of a difference only.
-    return {group: dict(Counter(now) - Counter(start.get(group))) for group, now in _all_counters().items()}
-
-
-def _messages(context: ModelContext) -> list[str]:
-    _, first = context.notes.get(_START, ({}, 0))
-    return _LISTENER.messages[first:]
+def _parts(context: ModelContext) -> list[CompileTarget]:
+    """What is compiled, each by itself."""
+    names = {"blocks": list(blocks(context.model)), "whole": [""]}
+    chosen = names.get(str(context.configuration.get(SCOPE)), context.workload.compile_targets)
+    return compile_targets(context.model, chosen)  # workloads/describe.py has checked that the targets are there
 
 
 def _graph_break_count(context: ModelContext) -> int | None:
     """Graph breaks since the toggle was applied to `context`; None if it was not compiled."""
-    return sum(_counters(context).get("graph_break", {}).values()) if context.compiled else None
+    return sum(records.counters_of(context).get("graph_break", {}).values()) if context.compiled else None
 
 
 def _first_line(text: str) -> str:
@@ -158,19 +107,18 @@ def _recompile_limit(counters: dict[str, dict[str, int]], messages: list[str]) -
 
 def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     """Whether compiled code ran in the profiled step, and what dynamo and inductor left uncompiled."""
-    counters, compiled = _counters(context), context.compiled
+    counters, compiled = records.counters_of(context), context.compiled
     return dataclasses.replace(
         _evidence(context, value),
         graph_breaks=_graph_break_count(context),
-        frames_compiled=counters.get("frames", {}).get("ok", 0) if compiled else None,
-        recompiles=sum(counters.get(_RECOMPILES, {}).values()) if compiled else None,
+        frames_compiled=records.frames_of(context)[1] if compiled else None,
+        recompiles=sum(counters.get(records.RECOMPILES, {}).values()) if compiled else None,
     )
 
 
 def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
-    counters, trace = _counters(context), read.recorded(context)
-    frames = counters.get("frames", {})
-    total, ok = frames.get("total", 0), frames.get("ok", 0)
+    counters, trace = records.counters_of(context), read.recorded(context)
+    total, ok = records.frames_of(context)
     ran = isinstance(trace, Trace) and any(event in name for name in trace.names for event in _COMPILED_EVENTS)
     if value == "off":
         return trace if isinstance(trace, EvidenceResult) else _uncompiled(ran, ok)
@@ -180,7 +128,7 @@ def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
         words = f"dynamo compiled 0 of {plural(total, 'frame')}: the step ran eagerly"
         return EvidenceResult(False, words if total else words + _what_the_step_calls(context))
     words = _what_was_compiled(context, counters, total, ok)
-    if limit := _recompile_limit(counters, _messages(context)):
+    if limit := _recompile_limit(counters, records.messages_of(context)):
         return EvidenceResult(False, f"{words}; the recompile limit was hit and later calls ran eagerly: {limit}")
     if isinstance(trace, EvidenceResult):
         return dataclasses.replace(trace, detail=f"{words}; {trace.detail}")
@@ -191,7 +139,7 @@ def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
     if not ran:
         return EvidenceResult(False, f"{words}; no compiled code ran in the profiled step")
     result = EvidenceResult(True, words, flag=_partly(context, total - ok, 0))
-    if value in _CUDA_GRAPH_MODES:
+    if value in CUDA_GRAPH_MODES:
         result = _cuda_graphs(context, trace, words, total - ok)
     return _benchmarked(context, counters, trace, result) if value in _BENCHMARKING_MODES else result
 
@@ -209,9 +157,10 @@ def _remedy(called: Sequence[str]) -> str:
     return f"name what it calls: Workload(..., compile_targets=({names.strip() if len(called) == 1 else names[:-2]}))"
 
 
-def _calls_a_target(scope: Scope, value: Value, _: Mapping[str, Value]) -> str | None:
+def _calls_a_target(scope: Scope, value: Value, others: Mapping[str, Value]) -> str | None:
     facts = scope.workload
-    if value in ("off", AS_BUILT) or not facts.misses_targets:
+    chooses = others.get(SCOPE, "targets") != "targets"  # says itself what it cannot compile
+    if value in EAGER or not facts.misses_targets or chooses:
         return None
     return f"would compile nothing: the step calls no compile target, {_remedy(facts.called)}"
 
@@ -263,8 +212,8 @@ def _what_was_compiled(context: ModelContext, counters: dict[str, dict[str, int]
 
 
 def _cuda_graphs(context: ModelContext, trace: Trace, words: str, eager_frames: int) -> EvidenceResult:
-    skips = _counters(context).get("inductor", {}).get("cudagraph_skips", 0)
-    logged = (_first_line(message) for message in _messages(context) if "cudagraph" in message.lower())
+    skips = records.counters_of(context).get("inductor", {}).get("cudagraph_skips", 0)
+    logged = (_first_line(message) for message in records.messages_of(context) if "cudagraph" in message.lower())
     why = next(logged, "no reason logged")
     if not read.replays_graph(trace):
         if read.is_blind(context, trace):
@@ -308,22 +257,6 @@ def _is_big_gpu(device: torch.device) -> bool:
 _NEEDS_CUDA_GRAPHS = Requirement(device_kinds=("cuda",), why="the mode uses CUDA graphs")
 
 
-_UNKNOWN_TARGETS = """# This report does not say which parts were compiled. The next line compiles the whole model;
-# where the workload names compile_targets, each of those was compiled instead."""
-
-
-def _usage(value: Value, scope: Scope | None) -> str:
-    if value in ("off", AS_BUILT):
-        return "# compile: off" if value == "off" else "# compile: as the workload's own code does"
-    targets = scope.workload.compile_targets if scope else None
-    lines = [_lines(str(value), targets or [CompileTarget(name="", forward_module="")])]
-    if scope and targets is None:
-        lines.insert(0, _UNKNOWN_TARGETS)
-    if value in _CUDA_GRAPH_MODES:
-        lines.append("# at the start of each step: torch.compiler.cudagraph_mark_step_begin()")
-    return "\n".join(lines)
-
-
 def offers(scope: Scope) -> tuple[Value, ...]:
     """All values; first what the workload's own code does."""
     first = (AS_BUILT,) if scope.workload.compiles_itself else ()
@@ -361,7 +294,7 @@ COMPILE = Toggle(
     remark=remark,
     undo=lambda _: "# take torch.compile of its own out of the code",
     compiles=(AS_BUILT, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
-    replays_graphs=_CUDA_GRAPH_MODES,
+    replays_graphs=CUDA_GRAPH_MODES,
     picks_by_time=_BENCHMARKING_MODES,
     requires={
         AS_BUILT: Requirement(check=_compiles_itself),
@@ -371,7 +304,8 @@ COMPILE = Toggle(
     check=_calls_a_target,
     apply=apply,
     evidence=evidence,
-    usage=_usage,
+    usage=lambda value, scope: usage_beside(value, scope, {}),
+    usage_beside=usage_beside,
     claims=("vae-guide", "cytodl", "bf16-guide", "mmrec-cpu"),
     source="PyTorch documentation: torch.compile; CUDAGraph Trees; Dealing with Recompilations",
 )

@@ -71,7 +71,7 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
         words += f"; {type(each).__name__} has foreach={group.get('foreach')} and fused={group.get('fused')}"
     effects = [effect for effect, _ in found]
     if None in effects and False not in effects:
-        return _in_a_graph(trace, str(value), words)
+        return _in_a_graph(context, trace, str(value), words)
     result = EvidenceResult(all(effects), words)
     if result.took_effect and value == "capturable":
         result = _capturable(context, words)
@@ -97,7 +97,7 @@ def _capturable(context: ModelContext, words: str) -> EvidenceResult:
     return EvidenceResult(places == {context.device.type}, f"{words}; the steps are counted on {where}")
 
 
-def _in_a_graph(trace: Trace, value: str, words: str) -> EvidenceResult:
+def _in_a_graph(context: ModelContext, trace: Trace, value: str, words: str) -> EvidenceResult:
     """What kernels alone tell: the fused ones by their names, and grouped ones, which clipping has too."""
     fused = sum(bool(_FUSED.search(kernel.name)) for kernel in trace.kernels)
     grouped = sum(_GROUPED in kernel.name for kernel in trace.kernels)

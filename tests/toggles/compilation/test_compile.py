@@ -12,6 +12,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from gpubench.measure.trace import trace_step
+from gpubench.toggles import dynamo_records as records
 from gpubench.toggles.compilation import compile
 from gpubench.toggles.compilation.compile import COMPILE
 from gpubench.toggles.toggle import EvidenceResult
@@ -290,7 +291,7 @@ def test_a_message_is_heard_once_however_many_were_compiled(kit):
     kit.prepare({"compile": "default"}, kit.workload(Small))
     context = kit.prepare({"compile": "default"}, kit.workload(Small))
     logging.getLogger("torch._dynamo").warning("once")
-    assert compile._messages(context) == ["once"]
+    assert records.messages_of(context) == ["once"]
 
 
 def test_off_stays_off_while_others_compile_in_its_process(kit):

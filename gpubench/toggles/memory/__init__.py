@@ -1,0 +1,1 @@
+"""What the device has to hold at once."""
