@@ -44,6 +44,8 @@ class ModelContext:
     """Whether the update since the last call was skipped, by a toggle that first has to find out how to train; None:
     nothing skips. Only once nothing is skipped do the steps begin that are compared with the reference's."""
     compiled: bool = False
+    load_time_s: float | None = None  # of the weights, from a file; None: nothing was loaded
+    load_peak_bytes: int | None = None  # by how much memory grew at its peak meanwhile: the device's, or else resident
     facts: WorkloadFacts | None = None  # what a look at the workload found, where one was taken
     trace: Trace | None = None  # of one step after warm-up; None: profiling failed, see trace_error
     trace_error: str = ""

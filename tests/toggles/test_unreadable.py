@@ -20,7 +20,10 @@ FROM_A_TRACE = {
 }
 # What the others look at instead: the C library, the inputs, the pool of threads; tile_overlap has nothing to read
 # where there are no tiles, and asks tile_size where there are.
-FROM_ELSEWHERE = {"allocator", "batch_size", "threads", "tile_overlap"}
+# Also: the environment at the start and a trial (affinity, launch_blocking, tf32_override), and the weights themselves.
+FROM_ELSEWHERE = {"allocator", "batch_size", "threads", "tile_overlap"} | {
+    "affinity", "launch_blocking", "tf32_override", "weight_loading",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
