@@ -33,6 +33,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpubench.errors import GpubenchError
+from gpubench.workloads.building import NOTHING
+from gpubench.workloads.chunking import LOSS_CHUNKS, full, loss_chunks, loss_in_chunks
 from gpubench.workloads.optimizing import ALONE, Optimizer
 from gpubench.workloads.parameters import choose
 from gpubench.workloads.workload import Batch, Options, Workload
@@ -180,11 +182,19 @@ class GPT(nn.Module):
             with torch.no_grad():
                 attention.project.weight[: (attention.heads + attention.kv_heads) * attention.size] *= math.sqrt(2)
 
-    def forward(self, tokens: Tensor, position: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        position: Tensor | None = None,
+        visible: Tensor | None = None,
+        following: Tensor | None = None,
+        loss_chunks: int = 1,
+    ) -> Tensor:
         """Scores of the token after each; with a cache, of the token after the last.
 
         position: [T], where in the cache to keep keys and values; None: nowhere.
         visible: [T, S], which of the cache's places each token sees; None: no cache, but the tokens up to itself.
+        following: [B, T], the tokens after each: the mean loss comes back instead, computed in `loss_chunks`.
         """
         where = torch.arange(tokens.shape[1], device=tokens.device) if position is None else position
         x: Tensor = self.tokens(tokens)  # [B, T, C]
@@ -194,6 +204,8 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x, turn, position, visible)
         x = self.norm(x if position is None else x[:, -1:])
+        if following is not None:
+            return loss_in_chunks(x, self.tokens.weight, following, loss_chunks)
         return F.linear(x, self.tokens.weight)
 
 
@@ -237,9 +249,13 @@ def generate(model: nn.Module, prompt: Tensor, new_tokens: int) -> dict[str, Ten
     return {"tokens": torch.cat(tokens, dim=1), "scores": scores[:, 0]}
 
 
-def _loss(model: nn.Module, batch: Batch) -> Tensor:
+def _loss(model: nn.Module, batch: Batch, options: Options = NOTHING) -> Tensor:
     tokens, following = batch
-    scores = model(tokens).float()
+    chunks = options.get(LOSS_CHUNKS, 1)
+    if chunks > 1:
+        loss: Tensor = model(tokens, following=following, loss_chunks=chunks)
+        return loss
+    scores = full(model(tokens))
     return F.cross_entropy(scores.flatten(0, 1), following.flatten())
 
 
@@ -271,8 +287,9 @@ def gpt(
     """The workload `gpt`: sequences of random tokens, training is with task=prefill only.
 
     Inference computes the scores after a prompt of `sequence` tokens, or reads a shorter prompt and generates the last
-    `new_tokens` of them, which are then the items. Raises GpubenchError for an unknown size, task or kind of positions,
-    for `kv_heads` that do not divide the heads, and for lengths that do not fit into the model's context.
+    `new_tokens` of them, which are then the items. Its own toggle is `loss_chunks`. Raises GpubenchError for an unknown
+    size, task or kind of positions, for `kv_heads` that do not divide the heads, and for lengths that do not fit into
+    the model's context.
     """
     config = choose("size of gpt", size, SIZES)
     infer = choose("task of gpt", task, TASKS)
@@ -307,5 +324,6 @@ def gpt(
         infer=infer(config),
         loss=_loss if task == "prefill" else None,
         optimizers={ALONE: OPTIMIZER},
+        toggles=(loss_chunks("tokens.weight", config.sequence),),
         items_per_sample=config.sequence if task == "prefill" else config.new_tokens,
     )
