@@ -213,6 +213,8 @@ BUNDLED = (
         "compile_time", "s", "lower", _at("compile_time_s"),
         limit="compile_growth", heading="compile s", width=100, decisive=False,
     ),
+    Metric("load_time", "s", "lower", _at("load_time_s")),
+    Metric("load_peak", "bytes", "lower", _at("load_peak_bytes"), format_bytes),
     Metric(
         "quality", "", "lower", _at("quality.relative_error"), _scientific,
         limit="error_growth", heading="rel. error", width=130, title="output error", column="relative_error",

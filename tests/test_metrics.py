@@ -151,7 +151,15 @@ def test_every_metric_of_a_row_with_all_readings_is_read() -> None:
     )  # fmt: skip
     found = ladder_report()
     rows = [
-        msgspec.structs.replace(each, utilization=used, host_bound_fraction=0.5, graph_breaks=5, counts=counts)
+        msgspec.structs.replace(
+            each,
+            utilization=used,
+            host_bound_fraction=0.5,
+            graph_breaks=5,
+            counts=counts,
+            load_time_s=5.0,
+            load_peak_bytes=5,
+        )
         for each in found.measurements
     ]
     record = next(each for each in tidy(msgspec.structs.replace(found, measurements=rows)) if each["id"] == "all")

@@ -31,6 +31,7 @@ def test_the_wheel_holds_profiles_types_and_licence_and_nothing_else(wheel: Path
     assert "gpubench/profiles/matrices/default.toml" in names
     assert "gpubench/py.typed" in names
     assert "gpubench/workloads/scans/linear_scan.cpp" in names
+    assert {"gpubench/workloads/norms/norm_silu.cpp", "gpubench/workloads/norms/norm_silu.h"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0] for name in names} == {"gpubench", wheel.name.rsplit("-py3", 1)[0] + ".dist-info"}
 

@@ -250,6 +250,8 @@ class Measurement(Struct, frozen=True, kw_only=True):
     device_samples_s: list[Seconds] = field(default_factory=list)  # the same between CUDA events; empty on a CPU
     rounds: list[Round] = field(default_factory=list)
     compile_time_s: Seconds | None = None  # the first call, apart from all later ones
+    load_time_s: Seconds | None = None  # of the weights, from a file; None where none were loaded
+    load_peak_bytes: Bytes | None = None  # by how much memory grew meanwhile: a GPU's, or else the process's
     graph_breaks: Count | None = None  # that dynamo counted; None where nothing was compiled
     counts: StepCounts | None = None  # of one step
     device_busy_s: Seconds | None = None  # of one step: kernels and copies ran on the GPU for so long

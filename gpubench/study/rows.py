@@ -67,6 +67,8 @@ def first_row(planned: Candidate, result: Outcome, position: int, drift: float =
         row,
         items_per_step=prepared.items_per_step,
         compile_time_s=prepared.compile_time_s,
+        load_time_s=prepared.load_time_s,
+        load_peak_bytes=prepared.load_peak_bytes,
         device_busy_s=collected.device_busy_s if collected else None,
         graph_breaks=collected.graph_breaks if collected else None,
         counts=collected.counts if collected else None,

@@ -21,6 +21,7 @@ _PLAIN = {
     "mkldnn.conv": "none",
     "mkldnn.rnn": "none",
 }
+OVERRIDE = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"  # an environment variable; 1: torch begins with TF32 in matrix products
 _USED_ON = {"cuda": ("cuda.matmul", "cudnn.conv", "cudnn.rnn"), "cpu": ("mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")}
 
 
@@ -60,14 +61,19 @@ def permit_tf32() -> None:
         _set(name, "tf32")
 
 
-def reset() -> None:
-    """As plain torch has them: TF32 for cuDNN's convolutions and recurrent layers, fp32 for the rest."""
+def reset(*, overridden: bool = False) -> None:
+    """As plain torch has them: TF32 for cuDNN's convolutions and recurrent layers, fp32 for the rest.
+
+    overridden: TF32 for matrix products too, as torch begins with under `OVERRIDE`.
+    """
     import torch
 
     forbid()
     torch.backends.cudnn.allow_tf32 = True
     for name, value in _PLAIN.items():
         _set(name, value)
+    if overridden:
+        torch.backends.cuda.matmul.allow_tf32 = True
 
 
 def _set_older(*, tf32: bool) -> None:

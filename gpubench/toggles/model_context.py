@@ -50,6 +50,8 @@ class ModelContext:
     place: Callable[[], object] = field(init=False)  # moves the model to the device
     when_warm: list[Callable[[], None]] = field(default_factory=list)  # called once, before the timed steps
     compiled: bool = False
+    load_time_s: float | None = None  # of the weights, from a file; None: nothing was loaded
+    load_peak_bytes: int | None = None  # by how much memory grew at its peak meanwhile: the device's, or else resident
     facts: WorkloadFacts | None = None  # what a look at the workload found, where one was taken
     trace: Trace | None = None  # of one step after warm-up; None: profiling failed, see trace_error
     trace_error: str = ""

@@ -172,6 +172,8 @@ class Prepared(Struct, frozen=True, tag=True, kw_only=True):
 
     items_per_step: int
     compile_time_s: float  # the first step
+    load_time_s: float | None = None  # of the weights, from a file; None: nothing was loaded
+    load_peak_bytes: int | None = None
     seconds_per_iteration: float
     warmup_iterations: int
     steady: bool | None

@@ -171,6 +171,8 @@ class PreparedModel:
         return Prepared(
             items_per_step=self.context.batch_size * self.context.workload.items_per_sample,
             compile_time_s=first,
+            load_time_s=self.context.load_time_s,
+            load_peak_bytes=self.context.load_peak_bytes,
             seconds_per_iteration=warm.seconds_per_iteration,
             warmup_iterations=warm.iterations,
             steady=warm.steady,

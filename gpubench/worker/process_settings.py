@@ -7,7 +7,7 @@ import os
 
 from gpubench.toggles import fp32_flags
 
-TF32_VARIABLE = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"  # 1: torch begins with TF32 in matrix products
+TF32_VARIABLE = fp32_flags.OVERRIDE
 
 
 def read() -> dict[str, str]:

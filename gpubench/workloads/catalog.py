@@ -28,13 +28,16 @@ SUMMARIES = MappingProxyType(
     }
 )
 # The toggles that a bundled workload brings with it.
-_TILING = ("tile_contiguity", "tile_ramp", "tile_blend", "tile_arithmetic", "tile_output")
+_TILING = (
+    "tile_contiguity", "tile_ramp", "tile_blend", "tile_arithmetic", "tile_output", "tile_batch", "tile_streams",
+)  # fmt: skip
 TOGGLES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
     {
-        "gpt": ("batching",),
-        "recurrent_lm": ("scan", "fused_qkvz"),
+        "diffusion": ("norm_silu",),
+        "gpt": ("batching", "loss_chunks"),
+        "recurrent_lm": ("scan", "fused_qkvz", "sequence_chunk", "loss_chunks"),
         "unet3d": ("sw_batch_size",),
-        "vae": _TILING,
+        "vae": (*_TILING, "norm_silu"),
         "video_vae": ("tile_frames", *_TILING),
     }
 )

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpubench.workloads.norms import norm_silu
 from gpubench.workloads.vae import LATENT_CHANNELS
 
 LONGEST = 10_000.0  # of the wavelengths that encode the time, over 2 pi
@@ -36,6 +37,8 @@ class UNetConfig:
 class Residual(nn.Module):
     """Two times norm, SiLU, 3x3 convolution, the time added between: [B, C, H, W] and [B, T] -> [B, K, H, W]."""
 
+    norm_silu = "torch"  # how the two are computed
+
     def __init__(self, channels: int, out: int, times: int, groups: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, channels)
@@ -46,8 +49,8 @@ class Residual(nn.Module):
         self.shortcut = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x))) + self.time(F.silu(time))[:, :, None, None]
-        out: Tensor = self.conv2(F.silu(self.norm2(y))) + self.shortcut(x)
+        y = self.conv1(norm_silu(self.norm1, x, self.norm_silu)) + self.time(F.silu(time))[:, :, None, None]
+        out: Tensor = self.conv2(norm_silu(self.norm2, y, self.norm_silu)) + self.shortcut(x)
         return out
 
 
@@ -111,6 +114,8 @@ class Block(nn.Module):
 
 class UNet(nn.Module):
     """Noisy latents [B, 4, H, W], timesteps [B] and text states [B, M, S] -> the noise in them, [B, 4, H, W]."""
+
+    norm_silu = "torch"  # how the last two layers before the convolution are computed
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -189,7 +194,7 @@ class UNet(nn.Module):
                 x = layer(torch.cat((x, kept.pop()), dim=1), time, text)
             else:
                 x = layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        noise: Tensor = self.last(F.silu(self.norm(x)))
+        noise: Tensor = self.last(norm_silu(self.norm, x, self.norm_silu))
         return noise
 
 

@@ -33,10 +33,12 @@ from torch import Tensor, nn
 
 from gpubench.errors import GpubenchError
 from gpubench.workloads import vae
+from gpubench.workloads.building import NOTHING
 from gpubench.workloads.conditional_unet import UNet, UNetConfig
+from gpubench.workloads.norms import NORM_SILU, with_norm_silu
 from gpubench.workloads.optimizing import Optimizer
 from gpubench.workloads.parameters import check_side, choose, compile_choices
-from gpubench.workloads.workload import Batch, Workload
+from gpubench.workloads.workload import Batch, Options, Workload
 
 TIMES = 1000  # of the noise schedule
 BETAS = 0.00085, 0.012  # variance that the first and the last of them add; their roots are evenly spaced
@@ -235,8 +237,8 @@ def diffusion(
 
     `guidance` is how much further than the empty prompt the prompt leads; up to 1, there is no empty prompt.
     `compiled` is what the toggle `compile` compiles, each by itself: the U-Net ("denoiser"), which runs in every step,
-    text encoder and decoder ("others"), or "all". Raises GpubenchError for an unknown size, for more steps than the
-    noise has timesteps, and for a resolution that VAE and U-Net cannot halve so often.
+    text encoder and decoder ("others"), or "all". Its own toggle is `norm_silu`. Raises GpubenchError for an unknown
+    size, for more steps than the noise has timesteps, and for a resolution that VAE and U-Net cannot halve so often.
     """
     config = choose("size of diffusion", size, SIZES)
     config = replace(
@@ -252,6 +254,9 @@ def diffusion(
         raise GpubenchError(f"guidance is {guidance}.", "It must be at least 0; up to 1 is without guidance.")
     latent = vae.LATENT_CHANNELS, side // vae.SHRINK, side // vae.SHRINK
 
+    def build(options: Options = NOTHING) -> nn.Module:
+        return with_norm_silu(LatentDiffusion(config, guidance), options)
+
     def inputs(batch_size: int, generator: torch.Generator) -> Batch:
         words = torch.randint(config.text.vocabulary - 2, (batch_size, config.text.length - 2), generator=generator)
         noise, latents = (torch.randn(batch_size, *latent, generator=generator) for _ in range(2))
@@ -262,12 +267,13 @@ def diffusion(
         name="diffusion",
         item="image",
         batch_size=config.batch_size,
-        build=lambda: LatentDiffusion(config, guidance),
+        build=build,
         inputs=inputs,
         infer=lambda model, batch, options: model(*batch[:2]),
         loss=_loss,
         optimizers={"unet": Optimizer(parts=("unet",), settings={"lr": 1e-4, "weight_decay": 1e-2})},
         compile_targets=choose("value of compiled", compiled, COMPILED),
         stages=STAGES,
+        toggles=(NORM_SILU,),
         resolution=side,
     )

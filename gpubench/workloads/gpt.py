@@ -34,6 +34,8 @@ from torch import Tensor, nn
 
 from gpubench.errors import GpubenchError
 from gpubench.workloads import mixed_lengths
+from gpubench.workloads.building import NOTHING
+from gpubench.workloads.chunking import LOSS_CHUNKS, full, loss_chunks, loss_in_chunks
 from gpubench.workloads.optimizing import ALONE, Optimizer
 from gpubench.workloads.parameters import choose
 from gpubench.workloads.workload import Batch, Options, Workload
@@ -188,12 +190,15 @@ class GPT(nn.Module):
         position: Tensor | None = None,
         visible: Tensor | None = None,
         last: Tensor | None = None,
+        following: Tensor | None = None,
+        loss_chunks: int = 1,
     ) -> Tensor:
         """Scores of the token after each; with a cache, of the token after the last.
 
         position: [T], where in the cache to keep keys and values; None: nowhere.
         visible: [T, S], which of the cache's places each token sees; None: no cache, but the tokens up to itself.
         last: [B], which token of each sequence is its last one, where padding follows it; None: that of [B, T].
+        following: [B, T], the tokens after each: the mean loss comes back instead, computed in `loss_chunks`.
         """
         where = torch.arange(tokens.shape[1], device=tokens.device) if position is None else position
         x: Tensor = self.tokens(tokens)  # [B, T, C]
@@ -204,7 +209,10 @@ class GPT(nn.Module):
             x = block(x, turn, position, visible)
         if position is not None:
             x = x[:, -1:] if last is None else x.gather(1, last[:, None, None].expand(-1, 1, x.shape[-1]))
-        return F.linear(self.norm(x), self.tokens.weight)
+        x = self.norm(x)
+        if following is not None:
+            return loss_in_chunks(x, self.tokens.weight, following, loss_chunks)
+        return F.linear(x, self.tokens.weight)
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -251,9 +259,13 @@ def generate(model: nn.Module, prompt: Tensor, new_tokens: int) -> dict[str, Ten
     return {"tokens": torch.cat(tokens, dim=1), "scores": scores[:, 0]}
 
 
-def _loss(model: nn.Module, batch: Batch) -> Tensor:
+def _loss(model: nn.Module, batch: Batch, options: Options = NOTHING) -> Tensor:
     tokens, following = batch
-    scores = model(tokens).float()
+    chunks = options.get(LOSS_CHUNKS, 1)
+    if chunks > 1:
+        loss: Tensor = model(tokens, following=following, loss_chunks=chunks)
+        return loss
+    scores = full(model(tokens))
     return F.cross_entropy(scores.flatten(0, 1), following.flatten())
 
 
@@ -288,9 +300,9 @@ def gpt(
 
     Inference computes the scores after a prompt of `sequence` tokens, or reads a shorter prompt and generates the last
     `new_tokens` of them, which are then the items. With lengths=mixed sequences have from 1 to nearly half of
-    `sequence` tokens, and the toggle `batching` says which of them go through the model together. Raises GpubenchError
-    for an unknown size, task or kind of positions or lengths, for `kv_heads` that do not divide the heads, and for
-    lengths that do not fit into the model's context.
+    `sequence` tokens, and the toggle `batching` says which of them go through the model together; else `loss_chunks` is
+    its own toggle. Raises GpubenchError for an unknown size, task or kind of positions or lengths, for `kv_heads` that
+    do not divide the heads, and for lengths that do not fit into the model's context.
     """
     config = choose("size of gpt", size, SIZES)
     infer, mixed = choose("task of gpt", task, TASKS), choose("kind of lengths of gpt", lengths, LENGTHS)
@@ -331,7 +343,7 @@ def gpt(
         loss=_loss if task == "prefill" else None,
         optimizers={ALONE: OPTIMIZER},
         items_per_sample=config.sequence if task == "prefill" else config.new_tokens,
-        toggles=(mixed_lengths.toggle(passes, mixed=False),),
+        toggles=(mixed_lengths.toggle(passes, mixed=False), loss_chunks("tokens.weight", config.sequence)),
     )
 
 

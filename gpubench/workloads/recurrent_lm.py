@@ -19,7 +19,7 @@ recurrence is element-wise work):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,8 @@ from gpubench.toggles.evidence import recorded
 from gpubench.toggles.model_context import ModelContext
 from gpubench.toggles.toggle import EvidenceResult, Requirement, Scope, Stage, Toggle
 from gpubench.workloads import scans
+from gpubench.workloads.building import NOTHING
+from gpubench.workloads.chunking import LOSS_CHUNKS, SEQUENCE_CHUNK, full, loss_chunks, loss_in_chunks, sequence_chunk
 from gpubench.workloads.parameters import check_side, choose
 from gpubench.workloads.workload import Batch, Options, Workload
 
@@ -169,7 +171,8 @@ class Block(nn.Module):
 class Hawk(nn.Module):
     """Tokens [B, T] and the state before them -> logits of the next token [B, T, V], and the state after them.
 
-    `last_only`: logits of what follows the last token alone, [B, 1, V].
+    `last_only`: logits of what follows the last token alone, [B, 1, V]. `targets` [B, T]: in place of logits the sum of
+    each token's cross-entropy, computed in `loss_chunks`.
     """
 
     def __init__(self, config: Config, scan: str, fused: bool) -> None:
@@ -179,7 +182,15 @@ class Hawk(nn.Module):
         self.blocks = nn.ModuleList(Block(config, scan, fused) for _ in range(config.depth))
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
 
-    def forward(self, tokens: Tensor, befores: Tensor, starts: Tensor, last_only: bool) -> tuple[Tensor, State]:
+    def forward(
+        self,
+        tokens: Tensor,
+        befores: Tensor,
+        starts: Tensor,
+        last_only: bool,
+        targets: Tensor | None = None,
+        loss_chunks: int = 1,
+    ) -> tuple[Tensor, State]:
         x = self.embedding(tokens)  # [B, T, D]
         states = []
         for block, before, start in zip(self.blocks, befores.unbind(), starts.unbind(), strict=True):
@@ -187,6 +198,9 @@ class Hawk(nn.Module):
             states.append((before, last))
         x = self.norm(x[:, -1:] if last_only else x)
         befores, starts = (torch.stack(parts) for parts in zip(*states, strict=True))
+        if targets is not None:
+            loss = loss_in_chunks(x, self.embedding.weight, targets, loss_chunks, mean=False)
+            return loss, (befores, starts)
         return F.linear(x, self.embedding.weight), (befores, starts)
 
 
@@ -197,27 +211,41 @@ def empty_state(config: Config, tokens: Tensor) -> State:
     return zeros[:, :, 1:].clone(), zeros[:, :, 0].clone()
 
 
-def prefill(config: Config, model: nn.Module, tokens: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of the token after the sequence [B, 1, V], and the state to go on from."""
+def prefill(
+    config: Config, model: nn.Module, tokens: Tensor, chunk: int, calls: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of the token after the sequence [B, 1, V], and the state to go on from.
+
+    `calls` gets the tokens of each call of the model, as that of the loss does.
+    """
     state = empty_state(config, tokens)
     for part in tokens.split(chunk or tokens.shape[1], dim=1):
+        calls.append(part.shape[1])
         logits, state = model(part, *state, True)
     return (logits, *state)
 
 
-def next_token_loss(config: Config, model: nn.Module, batch: Batch, chunk: int) -> Tensor:
+def next_token_loss(
+    config: Config, model: nn.Module, batch: Batch, chunk: int, loss_chunks: int, calls: list[int]
+) -> Tensor:
     """Mean cross-entropy of each next token. The gradient goes through all chunks.
 
     Of a chunk only the state after it is kept; the backward pass computes the rest again, chunk by chunk.
     """
     tokens, targets = batch  # [B, T] each
     if not chunk:
-        logits, _ = model(tokens, *empty_state(config, tokens), False)
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        calls.append(tokens.shape[1])
+        state = empty_state(config, tokens)
+        if loss_chunks > 1:
+            total, _ = model(tokens, *state, False, targets, loss_chunks)
+            return torch.div(total, targets.numel())
+        logits, _ = model(tokens, *state, False)
+        return F.cross_entropy(full(logits).flatten(0, 1), targets.flatten())
 
     def part_loss(part: Tensor, target: Tensor, befores: Tensor, starts: Tensor) -> tuple[Tensor, State]:
+        calls.append(part.shape[1])
         logits, state = model(part, befores, starts, False)
-        return F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="sum"), state
+        return F.cross_entropy(full(logits).flatten(0, 1), target.flatten(), reduction="sum"), state
 
     state, losses = empty_state(config, tokens), []
     for part, target in zip(tokens.split(chunk, dim=1), targets.split(chunk, dim=1), strict=True):
@@ -284,7 +312,8 @@ FUSED_QKVZ = Toggle(
 def recurrent_lm(size: str = "base", chunk: int = 0, length: int | None = None) -> Workload:
     """The workload `recurrent_lm`: sequences of `length` random tokens; inference is the prefill.
 
-    chunk: tokens that are worked through at once, 0: all. Its own toggles are `scan` and `fused_qkvz`.
+    chunk: tokens that are worked through at once, 0: all; the baseline of `sequence_chunk`. Its other own toggles are
+    `scan`, `fused_qkvz` and, where the sequence is not in chunks, `loss_chunks`.
     Raises GpubenchError for an unknown size, and for a chunk that does not divide the length.
     """
     config = choose("size of recurrent_lm", size, SIZES)
@@ -302,8 +331,22 @@ def recurrent_lm(size: str = "base", chunk: int = 0, length: int | None = None) 
         sequences = torch.randint(config.vocabulary, (batch_size, tokens + 1), generator=generator)
         return sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous()
 
+    calls: list[int] = []  # tokens that the model was called with in the last step, call by call
+
     def infer(model: nn.Module, batch: Batch, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-        return prefill(config, model, batch[0], chunk)
+        calls.clear()
+        return prefill(config, model, batch[0], options.get(SEQUENCE_CHUNK, chunk), calls)
+
+    def loss(model: nn.Module, batch: Batch, options: Options = NOTHING) -> Tensor:
+        calls.clear()
+        at_once, loss_parts = options.get(SEQUENCE_CHUNK, chunk), options.get(LOSS_CHUNKS, 1)
+        return next_token_loss(config, model, batch, at_once, loss_parts, calls)
+
+    in_chunks = sequence_chunk(tokens, chunk, calls)
+    of_the_loss = replace(
+        loss_chunks("embedding.weight", tokens),
+        idle_when={SEQUENCE_CHUNK: tuple(value for value in in_chunks.values if value)},
+    )
 
     return Workload(
         name="recurrent_lm",
@@ -312,7 +355,7 @@ def recurrent_lm(size: str = "base", chunk: int = 0, length: int | None = None) 
         build=build,
         inputs=inputs,
         infer=infer,
-        loss=lambda model, batch: next_token_loss(config, model, batch, chunk),
+        loss=loss,
         items_per_sample=tokens,
-        toggles=(SCAN, FUSED_QKVZ),
+        toggles=(SCAN, FUSED_QKVZ, in_chunks, of_the_loss),
     )

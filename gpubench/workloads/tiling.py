@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -44,6 +44,16 @@ class Blending:
 
 FAST = Blending()
 ran: Counter[tuple[str, str]] = Counter()  # (field of Blending, way) -> tiles that this process has treated so
+called: Counter[tuple[int, int]] = Counter()  # (tiles of a call, CUDA stream; 0: the default one) -> calls so far
+
+
+def ways(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `apply_tiled`, as the options of a tiled workload say."""
+    return {
+        "blending": Blending.of(options),
+        "tiles_per_call": options.get("tile_batch", 1),
+        "streams": options.get("tile_streams", 1),
+    }
 
 
 def _note(field: str, way: str) -> None:
@@ -167,6 +177,7 @@ def apply_tiled(
     tiles_per_call: int = 1,
     axes: int | None = None,
     blending: Blending = FAST,
+    streams: int = 1,
 ) -> Tensor:
     """`function(x)`, computed tile by tile and blended: `[B, C, *sides]` to `[B, K, *(sides * up / down)]`.
 
@@ -174,6 +185,7 @@ def apply_tiled(
     only so many of the last sides are tiled, and those before may become of any length.
     `tiles_per_call` tiles are stacked in the batch dimension of one call. If the last call has fewer, copies of its
     last tile fill it, and their results are dropped, so that every call has the same shape.
+    On a GPU `streams` calls may run at a time, on CUDA streams in turn; blending is done on the current one.
     Sums are kept in fp32 (fp64 for fp64 outputs) and returned in the output's own dtype.
     Raises GpubenchError for lengths that do not fit, and if `function` returns an unexpected size.
     """
@@ -185,10 +197,14 @@ def apply_tiled(
     tiles_per_call = min(tiles_per_call, len(positions))
     result: Tensor | None = None
     dtype = x.dtype
-    for first in range(0, len(positions), tiles_per_call):
-        chunk = positions[first : first + tiles_per_call]
+    chunks = [positions[first : first + tiles_per_call] for first in range(0, len(positions), tiles_per_call)]
+
+    def call(chunk: list[tuple[int, ...]]) -> Tensor:
         filled = chunk + chunk[-1:] * (tiles_per_call - len(chunk))
-        outputs = function(_stack([layout.cut(x, position) for position in filled], blending))
+        _note_call(tiles_per_call, x.device)
+        return function(_stack([layout.cut(x, position) for position in filled], blending))
+
+    for chunk, outputs in zip(chunks, _in_turn(call, chunks, streams, x.device), strict=True):
         if result is None:
             dtype = outputs.dtype
             layout.check(outputs)
@@ -196,6 +212,46 @@ def apply_tiled(
             result = _add(result, _weighted(output, layout, position, blending), layout, position, blending)
     assert result is not None  # there is always a position
     return result.to(dtype)
+
+
+def _note_call(tiles: int, device: torch.device) -> None:
+    if not torch.compiler.is_compiling():
+        called[tiles, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0] += 1
+
+
+def _in_turn(
+    call: Callable[[list[tuple[int, ...]]], Tensor],
+    chunks: Iterable[list[tuple[int, ...]]],
+    streams: int,
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """What `call` makes of each chunk, in order; on a GPU so many chunks are under way at a time."""
+    if streams == 1 or device.type != "cuda":
+        yield from map(call, chunks)
+        return
+    current, sides = torch.cuda.current_stream(device), _side_streams(device, streams)
+    under_way: deque[tuple[torch.cuda.Stream, Tensor]] = deque()
+
+    def next_one() -> Tensor:
+        side, outputs = under_way.popleft()
+        current.wait_stream(side)  # on which nothing but that call has been enqueued since
+        return outputs
+
+    for chunk, side in zip(chunks, itertools.cycle(sides), strict=False):
+        side.wait_stream(current)  # which makes the input
+        with torch.cuda.stream(side):
+            outputs = call(chunk)
+        outputs.record_stream(current)  # else its memory would be used again on `side` while it is read here
+        under_way.append((side, outputs))
+        if len(under_way) == streams:
+            yield next_one()
+    while under_way:
+        yield next_one()
+
+
+@functools.lru_cache(maxsize=8)
+def _side_streams(device: torch.device, count: int) -> tuple[torch.cuda.Stream, ...]:
+    return tuple(torch.cuda.Stream(device) for _ in range(count))
 
 
 def _stack(tiles: list[Tensor], blending: Blending) -> Tensor:

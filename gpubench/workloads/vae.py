@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpubench.workloads.building import NOTHING
+from gpubench.workloads.norms import NORM_SILU, norm_silu, with_norm_silu
 from gpubench.workloads.parameters import check_side, choose, tile_sides
-from gpubench.workloads.tiling import Blending, apply_tiled
-from gpubench.workloads.tiling_toggles import TILING_TOGGLES
+from gpubench.workloads.tiling import apply_tiled, ways
+from gpubench.workloads.tiling_toggles import TILE_CALLS, TILING_TOGGLES
 from gpubench.workloads.workload import Batch, Options, Tiling, Workload
 
 LATENT_CHANNELS = 4
@@ -56,6 +58,8 @@ SIZES = {
 class Residual(nn.Module):
     """Two times norm, SiLU, 3x3 convolution, plus the input: [B, C, H, W] -> [B, K, H, W]."""
 
+    norm_silu = "torch"  # how they are computed
+
     def __init__(self, channels: int, out: int, groups: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, channels, eps=1e-6)
@@ -65,8 +69,8 @@ class Residual(nn.Module):
         self.shortcut = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv1(F.silu(self.norm1(x)))
-        y = self.conv2(F.silu(self.norm2(y)))
+        y: Tensor = self.conv1(norm_silu(self.norm1, x, self.norm_silu))
+        y = self.conv2(norm_silu(self.norm2, y, self.norm_silu))
         out: Tensor = y + self.shortcut(x)
         return out
 
@@ -177,8 +181,7 @@ def encode(model: nn.Module, images: Tensor, options: Options) -> Tensor:
     encoder = model.get_submodule("encoder")
     tile, overlap = tile_sides(options, multiple=SHRINK, why=WHY)
     if tile:
-        blending = Blending.of(options)
-        moments = apply_tiled(encoder, images, tile=tile, overlap=overlap, down=SHRINK, blending=blending)
+        moments = apply_tiled(encoder, images, tile=tile, overlap=overlap, down=SHRINK, **ways(options))
     else:
         moments = encoder(images)
     mean: Tensor = moments.chunk(2, dim=1)[0]
@@ -191,7 +194,7 @@ def decode(model: nn.Module, latents: Tensor, options: Options) -> Tensor:
     tile, overlap = tile_sides(options, multiple=SHRINK, why=WHY)
     if tile:
         tile, overlap = tile // SHRINK, overlap // SHRINK
-        return apply_tiled(decoder, latents, tile=tile, overlap=overlap, up=SHRINK, blending=Blending.of(options))
+        return apply_tiled(decoder, latents, tile=tile, overlap=overlap, up=SHRINK, **ways(options))
     images: Tensor = decoder(latents)
     return images
 
@@ -219,8 +222,8 @@ TARGETS = {"reconstruct": ("encoder", "decoder"), "encode": ("encoder",), "decod
 def vae(size: str = "base", task: str = "reconstruct", resolution: int | None = None) -> Workload:
     """The workload `vae`: images of 3 x resolution x resolution pixels, training is `reconstruct` only.
 
-    Its own toggles are those of tiling. Raises GpubenchError for an unknown size or task, and for a resolution that is
-    no multiple of 8.
+    Its own toggles are those of tiling and `norm_silu`. Raises GpubenchError for an unknown size or task, and for a
+    resolution that is no multiple of 8.
     """
     config = choose("size of vae", size, SIZES)
     infer = choose("task of vae", task, TASKS)
@@ -228,6 +231,9 @@ def vae(size: str = "base", task: str = "reconstruct", resolution: int | None = 
     if resolution is not None:
         side = check_side("resolution", resolution, multiple=SHRINK, least=16, why="the encoder halves a side 3 times")
     latent = side // SHRINK
+
+    def build(options: Options = NOTHING) -> nn.Module:
+        return with_norm_silu(Autoencoder(config), options)
 
     def inputs(batch_size: int, generator: torch.Generator) -> Batch:
         images = torch.randn(batch_size, 3, side, side, generator=generator)
@@ -238,12 +244,12 @@ def vae(size: str = "base", task: str = "reconstruct", resolution: int | None = 
         name="vae" if task == "reconstruct" else f"vae-{task}",
         item="image",
         batch_size=config.batch_size,
-        build=lambda: Autoencoder(config),
+        build=build,
         inputs=inputs,
         infer=infer,
         loss=_loss if task == "reconstruct" else None,
         compile_targets=TARGETS[task],
         tiling=Tiling(sizes=config.tiles, multiple=SHRINK, overlap=config.overlap),
         resolution=side,
-        toggles=TILING_TOGGLES,
+        toggles=(*TILING_TOGGLES, *TILE_CALLS, NORM_SILU),
     )

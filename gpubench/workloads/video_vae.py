@@ -42,8 +42,8 @@ from gpubench.toggles.model_context import ModelContext
 from gpubench.toggles.toggle import EvidenceResult, Scope, Stage, Toggle
 from gpubench.workloads.causal_vae import LATENT_CHANNELS, Autoencoder, Config, Memory
 from gpubench.workloads.parameters import check_side, choose, tile_sides
-from gpubench.workloads.tiling import Blending, apply_tiled
-from gpubench.workloads.tiling_toggles import TILING_TOGGLES
+from gpubench.workloads.tiling import apply_tiled, ways
+from gpubench.workloads.tiling_toggles import TILE_CALLS, TILING_TOGGLES
 from gpubench.workloads.workload import Batch, Options, Tiling, Workload
 
 SHRINK = 8  # frame side / latent side; three of the four levels halve it
@@ -98,7 +98,7 @@ def encode(model: nn.Module, video: Tensor, options: Options) -> Tensor:
     if tile:
         moments = apply_tiled(
             lambda x: in_chunks(encoder, x, chunk, frames),
-            video, tile=tile, overlap=overlap, down=SHRINK, axes=2, blending=Blending.of(options),
+            video, tile=tile, overlap=overlap, down=SHRINK, axes=2, **ways(options),
         )  # fmt: skip
     else:
         moments = in_chunks(encoder, video, chunk, frames)
@@ -113,7 +113,7 @@ def decode(model: nn.Module, latents: Tensor, options: Options) -> Tensor:
     if tile:
         return apply_tiled(
             lambda x: in_chunks(decoder, x, chunk, frames),
-            latents, tile=tile // SHRINK, overlap=overlap // SHRINK, up=SHRINK, axes=2, blending=Blending.of(options),
+            latents, tile=tile // SHRINK, overlap=overlap // SHRINK, up=SHRINK, axes=2, **ways(options),
         )  # fmt: skip
     return in_chunks(decoder, latents, chunk, frames)
 
@@ -209,5 +209,5 @@ def video_vae(
         stages=PARTS[task] if task == "reconstruct" else (),
         tiling=Tiling(sizes=config.tiles, multiple=SHRINK, overlap=config.overlap),
         resolution=side,
-        toggles=(tile_frames(length), *TILING_TOGGLES),
+        toggles=(tile_frames(length), *TILING_TOGGLES, *TILE_CALLS),
     )

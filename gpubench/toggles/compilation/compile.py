@@ -132,7 +132,7 @@ def _evidence(context: ModelContext, value: Value) -> EvidenceResult:
         return EvidenceResult(False, f"{words}; the recompile limit was hit and later calls ran eagerly: {limit}")
     if isinstance(trace, EvidenceResult):
         return dataclasses.replace(trace, detail=f"{words}; {trace.detail}")
-    if not ran and read.replays_graph(trace) and value not in _CUDA_GRAPH_MODES:  # recorded by hand
+    if not ran and read.replays_graph(trace) and value not in CUDA_GRAPH_MODES:  # recorded by hand
         triton = sum(kernel.name.startswith("triton_") for kernel in trace.kernels)
         seen = f"a CUDA graph hides the call of compiled code, and {plural(triton, 'kernel')} of Triton's ran in it"
         return EvidenceResult(True if triton else None, f"{words}; {seen}", flag=_partly(context, total - ok, 0))

@@ -1,1 +1,1 @@
-"""What the device has to hold at once."""
+"""Toggles of what is kept in memory, and of how it gets there."""

@@ -93,7 +93,10 @@ def apply(context: ModelContext, value: Value) -> None:
     """Makes the model plain fp32 with explicit TF32 flags, then sets up autocast or converts weights and inputs."""
     if value == AS_BUILT:
         return
-    {"torch-default": fp32_flags.reset, "tf32": fp32_flags.permit_tf32}.get(str(value), fp32_flags.forbid)()
+    if value == "torch-default":
+        fp32_flags.reset(overridden=_begins_with_tf32(context))
+    else:
+        (fp32_flags.permit_tf32 if value == "tf32" else fp32_flags.forbid)()
     if value == STRICTLY_AS_BUILT:
         return
     make_plain(context)
@@ -104,6 +107,11 @@ def apply(context: ModelContext, value: Value) -> None:
             _scale_gradients(context)
     elif str(value).endswith("-weights"):
         convert(context, _dtype(value))
+
+
+def _begins_with_tf32(context: ModelContext) -> bool:
+    """Whether torch's own settings have TF32 in matrix products, by an environment variable."""
+    return context.configuration.get("tf32_override") == "on"
 
 
 def _scale_gradients(context: ModelContext) -> None:
@@ -137,7 +145,7 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     if value == AS_BUILT:
         result = _as_built(context.device, trace)
     elif value in ("torch-default", "fp32", "tf32"):
-        result = _full_precision(context.device, trace, str(value))
+        result = _full_precision(context.device, trace, str(value), overridden=_begins_with_tf32(context))
     else:
         result = _lower_precision(trace, str(value).split("-", maxsplit=1)[0], blind=blind)
     silent = context.device.type == "cuda" and not trace.kernels
@@ -206,7 +214,7 @@ def _in_time(share: kernels.Share, dtype: str) -> str:
     return f"{share.low:.0%} of the compute kernels' time in {dtype}{unknown}"
 
 
-def _full_precision(device: torch.device, trace: Trace, value: str) -> EvidenceResult:
+def _full_precision(device: torch.device, trace: Trace, value: str, *, overridden: bool = False) -> EvidenceResult:
     dtypes, kind = [read.operator_dtype(operator) for operator in read.compute_operators(trace)], _KIND
     computing = kernels.compute_kernels(trace)
     if computing and (not dtypes or read.replays_graph(trace)):
@@ -220,7 +228,7 @@ def _full_precision(device: torch.device, trace: Trace, value: str) -> EvidenceR
         words = f"{_NOTHING}, so nothing ran below fp32"
     allowed = {"torch-default": ("cudnn.conv", "cudnn.rnn"), "tf32": ("cuda.matmul", "cudnn.conv", "cudnn.rnn")}
     for name, dtype in fp32_flags.permitted(device.type).items():
-        if name not in allowed.get(value, ()):
+        if name not in allowed.get(value, ()) and not (overridden and name == "cuda.matmul"):
             return EvidenceResult(False, f"{words}; but torch.backends.{name}.fp32_precision is {dtype}")
     if device.type != "cuda":
         return EvidenceResult(True, words)
@@ -232,7 +240,7 @@ def _full_precision(device: torch.device, trace: Trace, value: str) -> EvidenceR
     if value == "tf32":
         return EvidenceResult(_tf32_ran(probe, named, share, bool(dtypes)), words)
     if value == "torch-default":
-        return EvidenceResult(None if probe.matmul is None else not probe.matmul, words)
+        return EvidenceResult(None if probe.matmul is None else probe.matmul == overridden, words)
     if named or probe.matmul or probe.convolution:
         return EvidenceResult(False, words)
     return EvidenceResult(None if probe.matmul is None or probe.convolution is None else True, words)
