@@ -55,6 +55,7 @@ def card(toggle: Toggle) -> dict[str, Any]:
         ],
         "offers": (toggle.offers.__doc__ or "").strip() if toggle.offers else None,
         "integers": dataclasses.asdict(toggle.integers) if toggle.integers else None,
+        "texts": dataclasses.asdict(toggle.texts) if toggle.texts else None,
         "conflicts": [
             {**dataclasses.asdict(each), "other_values": list(each.other_values)} for each in toggle.conflicts
         ],
@@ -97,7 +98,8 @@ def _print_list(console: Console, chosen: list[Toggle]) -> None:
     table.add_column("what it is", overflow="fold")
     for toggle in chosen:
         numbers = (f"{toggle.integers.low}..{toggle.integers.high}",) if toggle.integers else ()
-        values = ", ".join(map(str, (*toggle.values, *numbers)))
+        texts = (f"or {toggle.texts.example}",) if toggle.texts else ()
+        values = ", ".join(map(str, (*toggle.values, *numbers, *texts)))
         cells = (toggle.name, toggle.stage.name.lower(), values, toggle.summary)
         table.add_row(*map(escape, cells))
     console.print(table)
@@ -118,6 +120,8 @@ def _print_card(console: Console, toggle: Toggle) -> None:
         _line(console, f"offers     {facts['offers']}")
     if toggle.integers:
         _line(console, f"numbers    {toggle.integers.low} to {toggle.integers.high}: {toggle.integers.meaning}")
+    if toggle.texts:
+        _line(console, f"texts      {toggle.texts.meaning}")
     _line(console, f"evidence   {facts['evidence']}")
     _line(console, f"claims     {', '.join(toggle.claims)} (docs/claims.md)" if toggle.claims else "claims     none")
     _line(console, f"source     {toggle.source}")
@@ -129,6 +133,10 @@ def _print_card(console: Console, toggle: Toggle) -> None:
         if each["needs"]:
             _line(console, f"  needs {'; '.join(each['needs'])}")
         for line in each["usage"].splitlines():
+            _line(console, f"    {line}")
+    if toggle.texts:
+        _line(console, f"\n{toggle.texts.example}:")
+        for line in toggle.usage(toggle.texts.example, None).splitlines():
             _line(console, f"    {line}")
     if not facts["values"] and toggle.integers:
         _line(console, f"\n    {toggle.usage(toggle.integers.low, None)}")

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -101,19 +102,25 @@ def get(name: str) -> Toggle:
 
 
 def parse_value(toggle: Toggle, text: str, scope: Scope | None = None) -> Value:
-    """The value that `text` names: one of those offered, or a whole number if the toggle accepts any.
+    """The value that `text` names: one of those offered, or a whole number or another text if the toggle accepts any.
 
-    With a `scope`, a whole number that the toggle rejects there (a tile size that is not a multiple) is an error too.
+    With a `scope`, one that the toggle rejects there (a tile size that is not a multiple) is an error too.
     What the device cannot do is no error: such rows are skipped. Raises GpubenchError.
     """
     offered = {str(value): value for value in (*toggle.values, *(toggle.offered(scope) if scope else ()))}
     text = text.strip()
     if text in offered:
         return offered[text]
+    if toggle.texts and re.fullmatch(toggle.texts.pattern, text):
+        if scope and toggle.check and (reason := toggle.check(scope, text, {})):
+            hint = f"Offered: {', '.join(offered)}. Allowed: {toggle.texts.meaning}."
+            raise GpubenchError(f"{toggle.name}={text} is not allowed: it {reason}.", hint)
+        return text
     integers, value = toggle.integers, _integer(text)
     if integers is None or (value is None and toggle.values):
-        numbers = f"Or a whole number from {integers.low} to {integers.high}. " if integers else ""
-        hint = f"{numbers}`gpubench toggles {toggle.name}` explains them."
+        more = f"Or a whole number from {integers.low} to {integers.high}. " if integers else ""
+        more += f"Or {toggle.texts.meaning}. " if toggle.texts else ""
+        hint = f"{more}`gpubench toggles {toggle.name}` explains them."
         raise unknown_name(f"value of toggle {toggle.name}", text, offered, hint)
     if value is None or not integers.low <= value <= integers.high:
         raise GpubenchError(

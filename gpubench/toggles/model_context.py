@@ -49,6 +49,9 @@ class ModelContext:
     nothing skips. Only once nothing is skipped do the steps begin that are compared with the reference's."""
     place: Callable[[], object] = field(init=False)  # moves the model to the device
     when_warm: list[Callable[[], None]] = field(default_factory=list)  # called once, before the timed steps
+    stores: dict[str, Callable[[torch.Tensor], None]] = field(default_factory=dict)
+    """Of a parameter that a toggle keeps in another form, by its name: what puts new values into it."""
+    kept: list[nn.Module] = field(default_factory=list)  # in fp32, whatever the others compute in
     compiled: bool = False
     load_time_s: float | None = None  # of the weights, from a file; None: nothing was loaded
     load_peak_bytes: int | None = None  # by how much memory grew at its peak meanwhile: the device's, or else resident
@@ -62,6 +65,12 @@ class ModelContext:
         self.clips = {name: each.clip for name, each in asked.items() if each.clip is not None}
         self.step = plain_step(self)
         self.place = lambda: self.model.to(self.device)
+
+    def forward_once(self) -> None:
+        """The forward pass of one step on the first batch; of a training step of the workload's own all of it."""
+        batch = self.step.transfer(self.step.fetch(0))
+        with self.step.grad_mode():
+            self.step.forward(batch)
 
     def change_batches(self, change: Callable[[Any], Any]) -> None:
         """Changes the batches, and in each step the one that it reads anew."""

@@ -37,6 +37,7 @@ def check(toggles: Iterable[object], taken: Iterable[str], workload: str) -> Non
                 "environment variables are set before the workload is known",
             ),
             (toggle.integers is not None or not toggle.values, "its numbers must be listed in `values`"),
+            (toggle.texts is not None, "its texts must be listed in `values`"),
             (toggle.sets_batch_size, "batch_size is there already"),
             (
                 not all(isinstance(value, str | int) and not isinstance(value, bool) for value in toggle.values),

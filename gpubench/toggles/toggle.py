@@ -107,6 +107,18 @@ class Integers:
     meaning: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Texts of the form `pattern` (a regular expression) are allowed as well as the offered values, without commas.
+
+    `Toggle.check` says which of them the workload has.
+    """
+
+    pattern: str
+    meaning: str
+    example: str
+
+
 @dataclass(frozen=True)
 class EvidenceResult:
     """Whether a toggle took effect; None if that could not be determined, and `detail` says why."""
@@ -173,6 +185,7 @@ class Toggle:
     conflicts: tuple[Conflict, ...] = ()
     offers: Callable[[Scope], tuple[Value, ...]] | None = None  # the baseline first
     integers: Integers | None = None
+    texts: Texts | None = None
     # Traits: what the rest of the package may know of a toggle without naming it; `traits.py` reads them.
     compiles: tuple[Value, ...] = ()  # values whose first step is a compilation
     replays_graphs: tuple[Value, ...] = ()  # values whose step replays CUDA graphs, with memory in pools of their own
@@ -190,7 +203,7 @@ class Toggle:
     magnitude: Callable[[Value], float] = as_number  # orders values in a sweep; infinite: larger than every number
     check: Callable[[Scope, Value, Mapping[str, Value]], str | None] | None = None
     """The reason why `value` cannot run in the scope and configuration (which may be empty), or None. For rules that
-    depend on whole numbers or on two values together."""
+    depend on whole numbers, on texts or on two values together."""
     environment: Callable[[Value], dict[str, str]] | None = None  # only for Stage.ENVIRONMENT
     apply: Callable[[ModelContext, Value], None] = in_force
     evidence: Callable[[ModelContext, Value], EvidenceResult]

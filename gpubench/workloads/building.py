@@ -24,6 +24,11 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
+def starred(name: str) -> str:
+    """A dotted name with each index of a list as `*`: `blocks.*.norm`."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+
 def own_options(workload: Workload, configuration: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
     """The value of each of the workload's own toggles: that of `configuration`, or the first one."""
     firsts = {toggle.name: next(iter(toggle.values)) for toggle in workload.toggles}

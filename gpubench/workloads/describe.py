@@ -11,7 +11,7 @@ from gpubench.measure.order import names
 from gpubench.measure.outputs import collect, listed, no_tensor
 from gpubench.workloads.batch import PLAIN, is_flat, leaves, make, tensors, unlike
 from gpubench.workloads.blocks import blocks
-from gpubench.workloads.building import build_model, has_complex, plain_name, set_mode
+from gpubench.workloads.building import build_model, has_complex, plain_name, set_mode, starred
 from gpubench.workloads.loader import Loaded
 from gpubench.workloads.observe import Observed, observe, short
 from gpubench.workloads.optimizing import facts_of
@@ -68,6 +68,7 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
         convolution_dimensions=_convolution_dimensions(model) if seen.device is None else seen.convolution_dimensions(),
         attention=seen.attention() or _has_attention(model),
         modules=_modules(model),
+        parts=_parts(model),
         blocks=len(blocks(model)),
         projections=projections(model) if seen.device is None else [list(names) for names in seen.projections],
         unconvolved=list(_unconvolved(model) if seen.device is None else seen.unconvolved),
@@ -97,6 +98,11 @@ def describe(loaded: Loaded, mode: Mode, batch_size: int | None = None) -> Workl
 def _modules(model: nn.Module) -> dict[str, int]:
     kinds = (type(part).__name__ for part in model.modules() if not any(True for _ in part.children()))
     return dict(sorted(Counter(kinds).items()))
+
+
+def _parts(model: nn.Module) -> list[str]:
+    names = (plain_name(name) for name, _ in model.named_modules(remove_duplicate=False))
+    return list(dict.fromkeys(starred(name) for name in names if name))
 
 
 def compile_targets(model: nn.Module, names: Iterable[str]) -> list[CompileTarget]:

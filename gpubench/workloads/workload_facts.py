@@ -82,6 +82,7 @@ class WorkloadFacts(Struct, frozen=True, kw_only=True):
     convolution_dimensions: list[int] = field(default_factory=list)  # [2], [3], []
     attention: bool = False
     modules: dict[str, int] = field(default_factory=dict)  # class -> how many, of those without parts: {"Linear": 12}
+    parts: list[str] = field(default_factory=list)  # dotted names of its modules, an index as *: "blocks.*.norm"
     blocks: int = 0  # see `workloads.blocks`
     projections: list[list[str]] = field(default_factory=list)  # separate query, key, value layers with one input
     unconvolved: list[str] = field(default_factory=list)  # weights of 4 or 5 dimensions that no convolution uses

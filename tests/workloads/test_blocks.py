@@ -37,3 +37,5 @@ def test_they_are_facts_of_a_workload() -> None:
     facts = describe(load("gpt", "tiny"), "inference")
     assert facts.blocks == len(blocks(load("gpt", "tiny").workload.build())) > 1
     assert facts.modules == {"Embedding": 2, "LayerNorm": 2 * facts.blocks + 1, "Linear": 4 * facts.blocks}
+    assert {"blocks", "blocks.*", "blocks.*.attention.project"} <= set(facts.parts)
+    assert len(facts.parts) == len(set(facts.parts)) < 20  # each once, however many blocks there are
