@@ -102,7 +102,8 @@ def load_preset(name: str, brought: Collection[str] | None = ()) -> Preset:
     for entry in preset.technique:
         if check_name(entry.toggle, brought):
             for value in entry.values:
-                parse_value(get(entry.toggle), str(value))
+                if value != OFFERED:
+                    parse_value(get(entry.toggle), str(value))
     for values in (preset.fix, *(each.values for each in preset.together)):
         for toggle, value in values.items():
             if check_name(toggle, brought) and value != OFFERED:

@@ -72,7 +72,7 @@ class Requested:
         together: dict[str, tuple[Value, ...]] = {}
         known = all_toggles()  # a bundled preset may name what only another workload brings
         for entry in (entry for entry in offered if entry.toggle in known and entry.toggle not in builder.fixed):
-            values = tuple(parse_value(get(entry.toggle), str(value)) for value in entry.values)
+            values = tuple(value_of(entry.toggle, str(value), scope) for value in entry.values)
             together[entry.toggle] = together.get(entry.toggle, ()) + values
         together |= wanted
         return [

@@ -135,7 +135,7 @@ def sequence_chunk(tokens: int, first: int, calls: list[int]) -> Toggle:
     first: the value that is the baseline; 0 is the whole sequence.
     calls: tokens that the model was called with in the last step, call by call.
     """
-    lengths = [tokens // parts for parts in (2, 4, 8, 16) if tokens % parts == 0]
+    lengths = [tokens // parts for parts in (16, 8, 4, 2) if tokens % parts == 0]
     values: dict[Value, str] = {0: "all tokens at once"}
     values |= {length: f"{length} at a time, which begin with the state after those before" for length in lengths}
 
