@@ -23,7 +23,7 @@ MAJORITY = 0.8
 # arguments that autocast has not yet cast. What one of these calls in turn (aten::mkldnn_convolution) is a part of it.
 _CONVOLUTION = r"aten::_?convolution|mkldnn::_convolution(_transpose)?_pointwise\w*"
 _COMPUTE = re.compile(
-    rf"{_CONVOLUTION}|aten::(convolution_backward|_?addmm(_activation)?|mm|bmm|baddbmm|addbmm|mv|addmv|_int_mm|_scaled_mm|_(scaled_)?grouped_mm\w*"
+    rf"{_CONVOLUTION}|aten::(convolution_backward|_?addmm(_activation)?|mm|bmm|baddbmm|addbmm|mv|addmv|_int_mm|_weight_int[48]pack_mm\w*|_scaled_mm|_(scaled_)?grouped_mm\w*"
     r"|_cudnn_rnn(_backward)?|mkldnn_rnn_layer(_backward)?|_scaled_dot_product_(flash|efficient|cudnn|fused)\w*)"
     r"|mkldnn::_linear_pointwise\w*|mkl::_mkl_linear"
     r"|triton_tem_\w+"  # inductor's Triton templates are recorded with their arguments, like operators
@@ -34,7 +34,15 @@ _FORWARD = re.compile(_CONVOLUTION)
 _LIBRARY = re.compile(r"aten::(cudnn_convolution|miopen_convolution|mkldnn_convolution)\w*|mkldnn::_convolution\w*")
 _OWN = re.compile(r"aten::(_slow_conv2d_forward|slow_conv_dilated2d|slow_conv_transpose2d)")
 _OWN_CONTIGUOUS = re.compile(r"aten::(slow_conv3d\w*|slow_conv_dilated3d|slow_conv_transpose3d|_?conv_depthwise\dd)")
-_FLOATING = {"float": "fp32", "double": "fp64", "c10::BFloat16": "bf16", "c10::Half": "fp16"}
+_FLOATING = {
+    "float": "fp32",
+    "double": "fp64",
+    "c10::BFloat16": "bf16",
+    "c10::Half": "fp16",
+    "c10::Float8_e4m3fn": "fp8",
+}
+# Products of what layers quantize by themselves, whatever dtype there is around them.
+_QUANTIZED = re.compile(r"aten::(_int_mm|_scaled_mm\w*)|triton_\w*(_int_mm|_scaled_mm)\w*")
 
 # Attention backends with their forward operator and, for CUDA graphs, which hide operators, the kernel's name. "math"
 # consists of plain operators and has no kernel of its own. cuDNN's kernels have "flash" in their names too.
@@ -139,6 +147,16 @@ def share(operators: Sequence[Operator], chosen: Callable[[Operator], bool]) -> 
 def operator_dtype(operator: Operator) -> str | None:
     """The dtype that an operator computed in (`fp32`, `bf16`, ...): that of its first floating-point argument."""
     return next((_FLOATING[dtype] for dtype in operator.dtypes if dtype in _FLOATING), None)
+
+
+def is_quantized(operator: Operator) -> bool:
+    """Whether it multiplies numbers of 8 bits that a layer has made of its weight and input."""
+    return _QUANTIZED.fullmatch(operator.name) is not None
+
+
+def is_quantized_weight(weight: object) -> bool:
+    """Whether `weight` is one of torchao's tensors, which are stored in another form than they show."""
+    return type(weight).__module__.startswith("torchao.")
 
 
 def launched_dtypes(trace: Trace) -> dict[str, str | None]:

@@ -43,6 +43,9 @@ class ModelContext:
     skipped: Callable[[], bool] | None = None
     """Whether the update since the last call was skipped, by a toggle that first has to find out how to train; None:
     nothing skips. Only once nothing is skipped do the steps begin that are compared with the reference's."""
+    stores: dict[str, Callable[[torch.Tensor], None]] = field(default_factory=dict)
+    """Of a parameter that a toggle keeps in another form, by its name: what puts new values into it."""
+    kept: list[nn.Module] = field(default_factory=list)  # in fp32, whatever the others compute in
     compiled: bool = False
     facts: WorkloadFacts | None = None  # what a look at the workload found, where one was taken
     trace: Trace | None = None  # of one step after warm-up; None: profiling failed, see trace_error
@@ -51,6 +54,12 @@ class ModelContext:
 
     def __post_init__(self) -> None:
         self.step = plain_step(self)
+
+    def forward_once(self) -> None:
+        """The forward pass of one step on the first batch; of a training step of the workload's own all of it."""
+        batch = self.step.transfer(self.step.fetch(0))
+        with self.step.grad_mode():
+            self.step.forward(batch)
 
     def change_batches(self, change: Callable[[Any], Any]) -> None:
         """Changes the batches, and in each step the one that it reads anew."""

@@ -54,6 +54,13 @@ def test_whole_numbers_are_explained():
     assert "offers     The workload's own batch size" in text
 
 
+def test_texts_are_explained():
+    text = invoke("keep_fp32")
+    assert "texts      names of modules or classes of layers, joined by +: GroupNorm+blocks.*.attn" in text
+    assert "names = ['LayerNorm', 'head']" in text
+    assert "first-last, or LayerNorm+head" in invoke()
+
+
 def test_json_holds_the_same():
     cards = json.loads(invoke("--format", "json"))
     assert cards == [card(toggle) for toggle in all_toggles().values()]

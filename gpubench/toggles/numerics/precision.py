@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gpubench.report.model import Value
@@ -28,11 +29,13 @@ from gpubench.toggles.printed import cast_model, each_input
 from gpubench.toggles.step_parts import update_parameters, within
 from gpubench.toggles.tf32_probe import Tf32Probe, tf32_in_use
 from gpubench.toggles.toggle import AS_BUILT, EvidenceResult, Requirement, Scope, Stage, Toggle
+from gpubench.workloads.observe import short
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-    from gpubench.measure.trace import Trace
+    from gpubench.measure.trace import Operator, Trace
     from gpubench.toggles.model_context import ModelContext
 
 _SCALER, _SKIPPED = "precision.scaler", "precision.skipped"
@@ -139,7 +142,10 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     elif value in ("torch-default", "fp32", "tf32"):
         result = _full_precision(context.device, trace, str(value))
     else:
-        result = _lower_precision(trace, str(value).split("-", maxsplit=1)[0], blind=blind)
+        wanted = str(value).split("-", maxsplit=1)[0]
+        result = _lower_precision(trace, wanted, context.kept, blind=blind)
+        if result.took_effect is None and str(value).endswith("-weights"):
+            result = _around_quantized(context, wanted, result)
     silent = context.device.type == "cuda" and not trace.kernels
     words = [result.detail, "no GPU kernel was recorded" if silent else kernels.top(trace)]
     if backends := read.attention_backends(trace):
@@ -174,10 +180,11 @@ def unfit(context: ModelContext) -> str | None:
     return None if result.took_effect else result.detail
 
 
-def _lower_precision(trace: Trace, wanted: str, *, blind: bool) -> EvidenceResult:
+def _lower_precision(trace: Trace, wanted: str, kept: Sequence[nn.Module], *, blind: bool) -> EvidenceResult:
     # Kernel time decides where kernel names show the dtype. The operators' FLOPs decide if there are no kernels (a CPU)
     # or too many with unknown dtype, unless a CUDA graph hides them.
-    operators = read.compute_operators(trace)
+    operators = [each for each in read.compute_operators(trace) if not read.is_quantized(each)]
+    operators = [each for each in operators if not _is_kept(each, kept)]
     in_time = kernels.share_in(trace, wanted, read.launched_dtypes(trace))
     words, by_work, by_time = [], None, None
     if not operators and in_time is None:
@@ -192,6 +199,7 @@ def _lower_precision(trace: Trace, wanted: str, *, blind: bool) -> EvidenceResul
         )
     if in_time is not None:
         by_time = True if in_time.low >= read.MAJORITY else False if in_time.high < read.MAJORITY else None
+        by_time = None if kept and not by_time else by_time  # kernels do not tell whose they are
         words.append(_in_time(in_time, wanted))
     if read.replays_graph(trace):
         by_work = None
@@ -199,6 +207,23 @@ def _lower_precision(trace: Trace, wanted: str, *, blind: bool) -> EvidenceResul
     elif blind and not by_work:  # a CUDA graph would not show either
         by_work = None
     return EvidenceResult(by_time if by_time is not None else by_work, "; ".join(words))
+
+
+def _is_kept(operator: Operator, kept: Sequence[nn.Module]) -> bool:
+    """Whether it multiplies in fp32 by a weight of one of the modules that are kept in that."""
+    shapes = {tuple(weight.shape) for module in kept for weight in module.parameters() if weight.dim() > 1}
+    found = {*operator.shapes, *(shape[::-1] for shape in operator.shapes if len(shape) == 2)}
+    return read.operator_dtype(operator) == "fp32" and not shapes.isdisjoint(found)
+
+
+def _around_quantized(context: ModelContext, wanted: str, result: EvidenceResult) -> EvidenceResult:
+    """`result`, decided by the weights where layers that are quantized do all products: by what they take and give."""
+    weights = [each for each in (*context.model.parameters(), *context.model.buffers()) if each.is_floating_point()]
+    if not any(map(read.is_quantized_weight, weights)):
+        return result
+    hits = [short(each.dtype) for each in weights].count(wanted)
+    words = f"{result.detail}; what is multiplied is quantized, and {hits} of {len(weights)} weights are {wanted} else"
+    return EvidenceResult(hits >= read.MAJORITY * len(weights), words)
 
 
 def _in_time(share: kernels.Share, dtype: str) -> str:
