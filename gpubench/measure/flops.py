@@ -113,12 +113,24 @@ def _linear(shapes: Shapes, _: Numbers) -> int:
     return 2 * math.prod(shapes[0]) * int(weight[0])
 
 
+def _packed(scales: int) -> Count:
+    """An activation by a weight that is packed; the argument `scales` has one or more for each of its outputs."""
+
+    def count(shapes: Shapes, _: Numbers) -> int:
+        outputs = shapes[scales][1] if len(shapes[scales]) > 1 else shapes[scales][0]
+        return 2 * math.prod(shapes[0]) * int(outputs)
+
+    return count
+
+
 def _twice(count: Count) -> Count:
     return lambda shapes, numbers: 2 * count(shapes, numbers)
 
 
 _COUNTS: tuple[tuple[str, Count], ...] = (
     (r"aten::(mm|bmm|_int_mm|_scaled_mm|_(scaled_)?grouped_mm\w*)", _product(0)),
+    (r"aten::_weight_int4pack_mm\w*", _packed(3)),  # (input, weight, group size, scales and zeros [groups, outputs, 2])
+    (r"aten::_weight_int8pack_mm", _packed(2)),  # (input, weight, scales [outputs])
     (r"aten::(_?addmm(_activation)?|baddbmm|addbmm)", _product(1)),
     (r"aten::mv", _vector(0)),
     (r"aten::addmv", _vector(1)),

@@ -8,6 +8,8 @@ there, and the model's own are put back, in place, before anything is timed.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from gpubench.workloads.building import plain_name
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 TINY = 1e-3  # a parameter without a larger value; random weights of layers are larger, up to 1e7 inputs
 CONSTANT = 0.05  # a parameter that has one value below it throughout is a scale that was made small on purpose
+NOTHING: Mapping[str, Callable[[torch.Tensor], None]] = MappingProxyType({})
 SIZE = 0.5  # of a layer's weights, relative to those that keep the size of its input; torch's own have 0.58
 
 
@@ -45,11 +48,13 @@ class Filled:
         """Puts the random values in."""
         self._put(self._random)
 
-    def restore(self) -> None:
-        """Puts the model's own values back."""
-        self._put(self._own)
+    def restore(self, stores: Mapping[str, Callable[[torch.Tensor], None]] = NOTHING) -> None:
+        """Puts the model's own values back. `stores`: see `ModelContext`."""
+        self._put(self._own, stores)
 
-    def _put(self, values: dict[str, torch.Tensor]) -> None:
+    def _put(
+        self, values: dict[str, torch.Tensor], stores: Mapping[str, Callable[[torch.Tensor], None]] = NOTHING
+    ) -> None:
         """In place, so that compiled code and CUDA graphs see them, whatever dtype and device they have by now."""
         import torch
 
@@ -57,7 +62,7 @@ class Filled:
         with torch.no_grad():
             for name, value in values.items():
                 if name in now and now[name].shape == value.shape:
-                    now[name].copy_(value)
+                    stores.get(name, now[name].copy_)(value)
 
 
 def _hides(name: str, parameter: torch.Tensor) -> bool:

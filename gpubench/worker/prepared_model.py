@@ -152,7 +152,7 @@ class PreparedModel:
         if self.context.compiled and cold and came_from_cache(counters):
             self.flags.append(WARM_CACHE.flag(FROM_A_CACHE))
         quality = replace(self.check(before), filled_parameters=filled.names[:MAX_SHOWN])
-        filled.restore()
+        filled.restore(self.context.stores)
         if device.type == "cuda":
             self.limit_memory(device)  # again: the libraries and kernels that the step needs are loaded now
         with self.phase("warm-up"):

@@ -19,8 +19,9 @@ FROM_A_TRACE = {
     "pipeline": ("resident", "host"),
 }
 # What the others look at instead: the C library, the inputs, the pool of threads; tile_overlap has nothing to read
-# where there are no tiles, and asks tile_size where there are.
-FROM_ELSEWHERE = {"allocator", "batch_size", "threads", "tile_overlap"}
+# where there are no tiles, and asks tile_size where there are; a step of its own; the weights, and then the trace (its
+# own test).
+FROM_ELSEWHERE = {"allocator", "batch_size", "threads", "tile_overlap", "keep_fp32", "quantization"}
 
 
 @pytest.fixture(autouse=True)
