@@ -218,6 +218,8 @@ BUNDLED = (
         limit="error_growth", heading="rel. error", width=130, title="output error", column="relative_error",
         cell=_error,
     ),
+    Metric("largest_activation", "", None, _at("value_range.largest_activation")),
+    Metric("near_overflow", "", "lower", _at("value_range.near_overflow"), _scientific),
     Metric("graph_breaks", "", "lower", _at("graph_breaks"), COUNT, limit=0.0, exact=_counted("graph break")),
     Metric(
         "frames_compiled", "", "lower", _at("counts.frames_compiled"), COUNT,

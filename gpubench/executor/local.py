@@ -176,6 +176,7 @@ class LocalExecutor:
                     process_memory = monitor.device_process_memory_bytes()
                     utilization = monitor.window(slot.parts[0].started, slot.parts[0].ended)
                     self._collect_evidence(slot, whole=True)
+                    slot.see_range(self._proof_limit_s(slot), self.on_phase)
                     results[job.id] = outcome_of(slot, host, utilization, process_memory, self.pool.busy_before)
                 if slot.failure:
                     results[job.id] = slot.failure
@@ -379,8 +380,7 @@ class LocalExecutor:
 
     def _collect_evidence(self, slot: Slot, *, whole: bool) -> None:
         """The proof. It comes last and has a deadline of its own, so that losing it costs no sample."""
-        step_s = slot.prepared.seconds_per_iteration if slot.prepared else 0.0
-        limit_s = min(PROOF_S + PROOF_STEPS * step_s, self._left_s(slot))
+        limit_s = self._proof_limit_s(slot)
         try:
             slot.collected = slot.worker.ask(
                 CollectEvidence(slot.number, whole), EvidenceCollected, time.monotonic() + limit_s, self.on_phase
@@ -390,6 +390,9 @@ class LocalExecutor:
             if slot.worker.is_lost():  # with the server that forked it: it is asked again
                 raise
             slot.proof_lost = lost_proof(error, limit_s, oom_kills() > slot.kills)
+
+    def _proof_limit_s(self, slot: Slot) -> float:
+        return min(PROOF_S + PROOF_STEPS * slot.step_s, self._left_s(slot))
 
 
 def _key(job: Job) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from gpubench.executor.worker_process import WorkerError, WorkerFailed
 from gpubench.flags import Flag
 from gpubench.report.model import HostUse, Memory, Quality, StageUse, Status, Utilization
 from gpubench.text import clause, sentence
-from gpubench.worker.messages import EvidenceCollected, Prepared, SamplesTaken
+from gpubench.worker.messages import EvidenceCollected, Prepared, RangeSeen, SamplesTaken
 
 VMSTAT = Path("/proc/vmstat")
 
@@ -34,6 +34,7 @@ class Outcome:
     stages: Sequence[StageUse] = ()
     collected: EvidenceCollected | None = None
     proof_lost: str = ""
+    range: RangeSeen | None = None  # None: it was not asked for
     utilization: Utilization | None = None
     host: HostUse | None = None
     turns: Sequence[int] = ()

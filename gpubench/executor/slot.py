@@ -11,11 +11,11 @@ import msgspec
 from gpubench.executor.executor import Job
 from gpubench.executor.outcome import Outcome, verdict
 from gpubench.executor.process_flags import flags_of
-from gpubench.executor.worker_process import Worker
+from gpubench.executor.worker_process import OnPhase, Worker, WorkerError, WorkerFailed
 from gpubench.hardware.nvml import Unavailable
 from gpubench.report.model import HostUse, Memory, Protocol, Quality, Utilization
 from gpubench.text import sentence
-from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, SamplesTaken
+from gpubench.worker.messages import EvidenceCollected, MemoryRead, Prepared, RangeSeen, SamplesTaken, SeeRange
 
 TURN_S = 0.15  # three blocks: after a switch they are on their own caches again
 
@@ -41,6 +41,7 @@ class Slot:
     memory: MemoryRead | None = None
     collected: EvidenceCollected | None = None
     proof_lost: str = ""  # why `collected` is None although it was asked for
+    range: RangeSeen | None = None
     failure: Outcome | None = None
     lost: bool = False  # another one in the same process took it down: nothing is known of this one
 
@@ -64,6 +65,20 @@ class Slot:
             started=self.parts[0].started,
             ended=self.parts[-1].ended,
         )
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step in the warm-up; 0 before."""
+        return self.prepared.seconds_per_iteration if self.prepared else 0.0
+
+    def see_range(self, limit_s: float, on_phase: OnPhase) -> None:
+        """Asks for the range of the values. It comes after everything else: what goes wrong costs this figure alone."""
+        try:
+            self.range = self.worker.ask(SeeRange(self.number), RangeSeen, time.monotonic() + limit_s, on_phase)
+        except WorkerFailed as error:
+            self.range = RangeSeen(None, f"the step that would show it failed: {error.failed.reason}")
+        except WorkerError as error:
+            self.range = RangeSeen(None, f"the process did not get through the step that would show it: {error.reason}")
 
 
 def outcome_of(
@@ -103,6 +118,7 @@ def outcome_of(
         stages=slot.memory.stages if slot.memory else (),
         collected=collected,
         proof_lost=slot.proof_lost,
+        range=slot.range,
         utilization=utilization,
         host=host,
         turns=[len(part.samples_s) for part in slot.parts] if len(slot.parts) > 1 else [],

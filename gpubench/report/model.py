@@ -210,6 +210,16 @@ class Quality(Struct, frozen=True, kw_only=True):
     filled_parameters: list[str] = field(default_factory=list)  # zero or tiny: they had random values while checked
 
 
+class ValueRange(Struct, frozen=True, kw_only=True):
+    """What layers gave in fp16 or bf16 in one step after the measured ones, run eagerly."""
+
+    dtypes: list[str]  # "float16"
+    largest_activation: float  # the largest |value| that is finite
+    largest_in: str  # the layer that gave it, by its dotted name or else its class
+    near_overflow: float  # share of the values above half of their dtype's largest number, or not finite
+    subnormal: float  # share of the values below their dtype's smallest normal number, and not zero
+
+
 class Role(Struct, frozen=True, kw_only=True):
     """Why a configuration is in the matrix."""
 
@@ -259,6 +269,7 @@ class Measurement(Struct, frozen=True, kw_only=True):
     utilization: Utilization | None = None
     host: HostUse | None = None
     quality: Quality | None = None
+    value_range: ValueRange | None = None  # where the row computes in less than fp32
     evidence: list[Evidence] = field(default_factory=list)
     flags: list[Flag] = field(default_factory=list)
     phases_s: dict[str, float] = field(default_factory=dict)  # where this row's time went

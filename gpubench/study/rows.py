@@ -19,7 +19,7 @@ from gpubench.text import sentence
 RECOMMENDED = Role(kind="recommendation")
 CONTROL = "control"  # id of the baseline's second row in a final
 OF_THE_BASELINE = (
-    "memory", "quality", "evidence", "compile_time_s", "host", "utilization", "counts", "device_busy_s",
+    "memory", "quality", "value_range", "evidence", "compile_time_s", "host", "utilization", "counts", "device_busy_s",
     "host_bound_fraction",
 )  # fmt: skip
 
@@ -77,7 +77,7 @@ def first_row(planned: Candidate, result: Outcome, position: int, drift: float =
         quality=result.quality,
         evidence=collected.evidence if collected else [],
     )
-    return with_samples(host_bound(row, result), result, "explore", 1, position, drift)
+    return with_samples(host_bound(with_range(row, result), result), result, "explore", 1, position, drift)
 
 
 def with_round(
@@ -150,6 +150,17 @@ def with_samples(
         fps=row.items_per_step / figures.median if row.items_per_step and figures.median > 0 else None,
         flags=merged([part.flags for part in row.rounds]),
     )
+
+
+def with_range(row: Measurement, result: Outcome) -> Measurement:
+    """`row` with the range of its values, or why there is none."""
+    if result.range is None:
+        reason = "it is taken only of a process that runs alone"
+    elif result.range.found is None:
+        reason = result.range.reason
+    else:
+        return msgspec.structs.replace(row, value_range=result.range.found)
+    return msgspec.structs.replace(row, unavailable={**row.unavailable, "value_range": reason})
 
 
 def host_bound(row: Measurement, result: Outcome) -> Measurement:

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from gpubench.flags import Flag
 from gpubench.hardware.facts import Device, Environment
-from gpubench.report.model import Evidence, Memory, Protocol, Quality, StageUse, StepCounts, Value
+from gpubench.report.model import Evidence, Memory, Protocol, Quality, StageUse, StepCounts, Value, ValueRange
 from gpubench.workloads.workload_facts import Mode, WorkloadFacts
 
 # ----- tool -> fork server, and back
@@ -150,6 +150,12 @@ class CollectEvidence(Struct, frozen=True, tag=True):
     whole: bool = True
 
 
+class SeeRange(Struct, frozen=True, tag=True):
+    """Run one more step with hooks in it, to see how large the numbers are. After everything else."""
+
+    model: int
+
+
 class Module(Struct, frozen=True):
     """A module of the user's own code."""
 
@@ -224,6 +230,13 @@ class MemoryRead(Struct, frozen=True, tag=True):
     stages: list[StageUse] = field(default_factory=list)
 
 
+class RangeSeen(Struct, frozen=True, tag=True):
+    """Answer to `SeeRange`; `reason`: why there is none."""
+
+    found: ValueRange | None
+    reason: str = ""
+
+
 class Failed(Struct, frozen=True, tag=True):
     """The request failed. `usage`: a user error, with its hint in `detail`."""
 
@@ -232,9 +245,20 @@ class Failed(Struct, frozen=True, tag=True):
     detail: str = ""
 
 
-WorkerRequest = Describe | Prepare | MakeReference | TakeSamples | CheckLast | MeasureMemory | CollectEvidence
+WorkerRequest = (
+    Describe | Prepare | MakeReference | TakeSamples | CheckLast | MeasureMemory | CollectEvidence | SeeRange
+)
 WorkerReply = (
-    Activity | ProbeResult | Prepared | ReferenceMade | SamplesTaken | Checked | MemoryRead | EvidenceCollected | Failed
+    Activity
+    | ProbeResult
+    | Prepared
+    | ReferenceMade
+    | SamplesTaken
+    | Checked
+    | MemoryRead
+    | EvidenceCollected
+    | RangeSeen
+    | Failed
 )
 
 Incoming = TypeVar("Incoming")

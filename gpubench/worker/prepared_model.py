@@ -29,12 +29,14 @@ from gpubench.measure.memory import (
     reset_host_peak,
 )
 from gpubench.measure.outputs import MAX_SHOWN
+from gpubench.measure.quality import FP32_TOLERANCE
 from gpubench.measure.repeat import Pace, change, time_again
 from gpubench.measure.run_delay import run_delay_s
 from gpubench.measure.stages import stage_use
 from gpubench.measure.steady import warm_up
 from gpubench.measure.stopping import StoppingRule
 from gpubench.measure.timing import CudaTimer, Timer, WallTimer, calibrate, enqueue_seconds, sample, sample_blocks
+from gpubench.measure.value_range import IN_FP32, NOTHING_LOWER, watch
 from gpubench.report.model import Evidence, Memory, Quality, Value
 from gpubench.text import kind_and_message
 from gpubench.units import format_duration
@@ -42,7 +44,7 @@ from gpubench.worker import fingerprint, limits, reference
 from gpubench.worker.counts import step_counts
 from gpubench.worker.fill import Filled
 from gpubench.worker.memoized import memoized
-from gpubench.worker.messages import Checked, EvidenceCollected, MemoryRead, Prepare, Prepared, SamplesTaken
+from gpubench.worker.messages import Checked, EvidenceCollected, MemoryRead, Prepare, Prepared, RangeSeen, SamplesTaken
 from gpubench.worker.prepare import apply_toggles, build, load_choice, make_batches, toggles_of, use_device
 from gpubench.worker.reference import Reference
 from gpubench.worker.repeatability import sequence
@@ -370,6 +372,15 @@ class PreparedModel:
         """What the trace and the libraries' records say of each toggle."""
         context = self.context
         return [(toggle, value, toggle.evidence(context, value)) for toggle, value in toggles_of(context)]
+
+    def see_range(self) -> RangeSeen:
+        """How large the numbers are that the layers give, in a row that computes below fp32."""
+        if self.request.tolerance <= FP32_TOLERANCE:
+            return RangeSeen(None, IN_FP32)
+        self.tell("value range")
+        seed_step(self.protocol.seed, 0)
+        found = watch(self.context.model, self.context.forward_once)
+        return RangeSeen(found, "" if found else NOTHING_LOWER)
 
     def memoized(self) -> list[Flag]:
         """A flag where the timed steps left out what a step on fresh inputs computes, whose trace is then kept."""

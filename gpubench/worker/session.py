@@ -19,6 +19,7 @@ from gpubench.worker.messages import (
     MakeReference,
     MeasureMemory,
     Prepare,
+    SeeRange,
     TakeSamples,
     WorkerReply,
     WorkerRequest,
@@ -82,6 +83,8 @@ class Session:
                 return self.models[request.model].measure_memory()
             case CollectEvidence():
                 return self.models[request.model].collect_evidence(whole=request.whole)
+            case SeeRange():
+                return self.models[request.model].see_range()
 
     def tell(self, phase: str) -> None:
         """Reports the phase that begins to the tool."""

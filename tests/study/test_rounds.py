@@ -115,7 +115,7 @@ def test_nothing_profiles_before_all_are_timed(pool: WorkerPool, monkeypatch: py
     monkeypatch.setattr(Worker, "ask", note)
     measured = executor(pool)
     measured.run_alone(JOBS[0])
-    assert asked == ["Prepare", "TakeSamples", "CheckLast", "MeasureMemory", "CollectEvidence"]
+    assert asked == ["Prepare", "TakeSamples", "CheckLast", "MeasureMemory", "CollectEvidence", "SeeRange"]
     asked.clear()
     measured.run_round(JOBS[1:])
     assert asked[:-3] == ["Prepare"] * 2 + ["TakeSamples"] * 8 + ["CheckLast"]
