@@ -25,6 +25,7 @@ WIDE: dict[str, dict[str, Any]] = {
     "resnet50": {"width": 64, "resolution": 64, "batch_size": 8},
     "unet3d": {"width": 64, "patch": 16},
     "vae": {"channels": [64, 64, 64, 64]},
+    "gpt": {"width": 256, "heads": 4, "kv_heads": 4},
 }
 
 # Prepares a bundled workload as the worker does, warms it up, traces one step and prints what each toggle proves.
