@@ -26,7 +26,7 @@ from gpubench.regression.verdicts import Limits, Verdict
 from gpubench.render.check_document import checks_content
 from gpubench.render.formats import render
 from gpubench.render.report_document import reports_content
-from gpubench.report.model import Measurement, OutputQuality, Reading, Report, StepCounts, Utilization
+from gpubench.report.model import Measurement, OutputQuality, Reading, Report, StepCounts, Utilization, ValueRange
 from gpubench.report.store import save
 from gpubench.stats.processes import Statistic
 from tests.render.screen import on_screen
@@ -149,6 +149,7 @@ def test_every_metric_of_a_row_with_all_readings_is_read() -> None:
         operators=5, kernels=5, flops=5, bytes_allocated=5, frames_compiled=5, recompiles=5, copies_to_device=5,
         synchronizations=5, work={"bf16": 1.0},
     )  # fmt: skip
+    values = ValueRange(dtypes=["float16"], largest_activation=5.0, largest_in="head", near_overflow=0.5, subnormal=0.5)
     found = ladder_report()
     rows = [
         msgspec.structs.replace(
@@ -159,6 +160,7 @@ def test_every_metric_of_a_row_with_all_readings_is_read() -> None:
             counts=counts,
             load_time_s=5.0,
             load_peak_bytes=5,
+            value_range=values,
         )
         for each in found.measurements
     ]

@@ -47,6 +47,12 @@ def test_rows_carry_evidence_quality_and_utilization(models: Path, tmp_path: Pat
         assert row["utilization"]["gpu_utilization_percent"] is None
         assert row["utilization"]["unavailable"]["gpu_utilization_percent"]
         assert row["utilization"]["process_cpu_percent"]["mean"] > 10
+    plain, lower = report["measurements"]
+    assert plain["value_range"] is None
+    assert plain["unavailable"]["value_range"] == "it is not taken of a row whose outputs are held to fp32's error"
+    assert lower["value_range"]["dtypes"] == ["bfloat16"]
+    assert lower["value_range"]["largest_activation"] > 0
+    assert lower["value_range"]["near_overflow"] == 0
     assert (
         report["measurements"][1]["quality"]["relative_error"] > report["measurements"][0]["quality"]["relative_error"]
     )

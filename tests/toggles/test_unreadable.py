@@ -25,8 +25,8 @@ FROM_A_TRACE = {
 # where there are no tiles, and asks tile_size where there are. What a loader or the step itself counts.
 FROM_ELSEWHERE = {"allocator", "batch_size", "threads", "tile_overlap"}
 FROM_ELSEWHERE |= {"loader_workers", "prefetch_factor", "accumulation", "loss_reading", "plateau"}
-# Also: the environment at the start and a trial, and the weights themselves.
-FROM_ELSEWHERE |= {"affinity", "launch_blocking", "tf32_override", "weight_loading"}
+# Also: the environment at the start and a trial, the weights themselves, and a step of its own.
+FROM_ELSEWHERE |= {"affinity", "launch_blocking", "tf32_override", "weight_loading", "keep_fp32", "quantization"}
 TRAINING = {"optimizer", "clip_grad", "optimizer_kind"}
 
 

@@ -119,11 +119,15 @@ def evidence(context: ModelContext, value: Value) -> EvidenceResult:
     except Exception as error:  # noqa: BLE001 - whatever a model or a full device raises
         return EvidenceResult(None, f"one more step, to watch the layers, failed: {kind_and_message(error)}")
     called = {name: counts for name, counts in seen.items() if counts}
+    # Autocast computes some layers in fp32 by itself, so that the casts must be there too.
     kept = [name for name, counts in called.items() if "forward" in vars(chosen[name]) and set(counts) == {"fp32"}]
     others: Counter[str] = Counter()
     for counts in called.values():
         others.update(counts)
-    words = f"{len(kept)} of {plural(len(called), 'layer')} that ran, of {len(chosen)} chosen, computed in fp32 alone"
+    words = (
+        f"{len(kept)} of {plural(len(called), 'layer')} that ran, of {len(chosen)} chosen, have casts around them and "
+    )
+    words += "computed in fp32 alone"
     words += f"; their operators: {', '.join(f'{count} in {dtype}' for dtype, count in others.most_common())}"
     if not called:
         return EvidenceResult(False, f"none of {plural(len(chosen), 'chosen layer')} was called in the step")

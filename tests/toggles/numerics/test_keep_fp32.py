@@ -64,6 +64,22 @@ def test_an_apply_that_does_nothing_is_caught(kit, value, precision):
     assert proof.detail.startswith("0 of ")
 
 
+def test_a_layer_that_computes_in_fp32_by_itself_is_no_proof(kit):
+    class Careful(kit.Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(self.spare(x.float()))
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare = nn.LayerNorm(8)
+
+    work = kit.workload(Careful)
+    context = kit.run({"precision": "bf16-autocast", "keep_fp32": "spare"}, work, replace={"keep_fp32": IDLE})
+    proof = KEEP_FP32.evidence(context, "spare")
+    assert proof.took_effect is False
+    assert "operators: 1 in fp32" in proof.detail
+
+
 def test_layers_that_are_cast_to_another_dtype_are_caught(kit, monkeypatch):
     wrong = keep_fp32._KEEP.replace("torch.float32)\n", "torch.bfloat16)\n").replace(".float()", ".bfloat16()")
     monkeypatch.setattr(keep_fp32, "_KEEP", wrong)

@@ -180,6 +180,16 @@ def test_weights_that_no_operator_reads_are_caught(kit):
 
 
 @needs_torchao
+@pytest.mark.parametrize("value", ["int8-dynamic", "int8-weight"])
+def test_without_a_trace_nothing_is_claimed(kit, value):
+    context = kit.prepare({"quantization": value}, kit.workload(Mlp))
+    context.trace_error = "no CUPTI"
+    proof = QUANTIZATION.evidence(context, value)
+    assert proof.took_effect is None
+    assert proof.detail == "the step could not be profiled: no CUPTI"
+
+
+@needs_torchao
 def test_training_rounds_to_int8(kit):
     context = kit.run({"quantization": "int8-qat"}, kit.workload(Mlp), mode="training")
     proof = QUANTIZATION.evidence(context, "int8-qat")
