@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gpubench.measure.trace import Kernel, Trace
+from gpubench.toggles.memory import offload
 from gpubench.toggles.memory.offload import OFFLOAD
 from gpubench.toggles.printed import run_lines
 from gpubench.toggles.toggle import in_force
@@ -69,7 +70,14 @@ def work(kit: Any) -> Any:
 
 
 @pytest.mark.parametrize(("value", "copies"), [("off", 0), ("stages", 8), ("layers", 12)])
-def test_weights_are_brought_when_they_are_needed_and_put_back(kit, moves, value, copies):
+def test_weights_are_brought_when_they_are_needed_and_put_back(kit, moves, value, copies, monkeypatch):
+    known: dict[str, Any] = {}
+
+    def run(lines: str, **names: Any) -> dict[str, Any]:
+        known.update(run_lines(lines, **names))
+        return known
+
+    monkeypatch.setattr(offload, "run_lines", run)
     plain = kit.prepare({"offload": "off"}, work(kit))
     context = kit.prepare({"offload": value}, work(kit))
     moves.clear()
@@ -79,6 +87,7 @@ def test_weights_are_brought_when_they_are_needed_and_put_back(kit, moves, value
             moves.clear()
             torch.testing.assert_close(context.step.forward(context.batches[0]), expected)
             assert len(moves) == copies
+            assert not known.get("on_host")
     state = context.model.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in plain.model.state_dict().items())
 
