@@ -34,7 +34,12 @@ def test_the_gradients_and_the_loss_are_those_of_the_whole_batch(kit: Any, value
 
 
 @pytest.mark.parametrize(
-    "beside", [{"precision": "fp16-autocast"}, {"precision": "bf16-weights"}, {"compile": "default"}]
+    "beside",
+    [
+        {"precision": "fp16-autocast"},
+        {"precision": "bf16-weights"},
+        pytest.param({"compile": "default"}, marks=pytest.mark.slow),
+    ],
 )
 def test_beside_other_toggles(kit: Any, beside: dict[str, Any]) -> None:
     context = kit.prepare({"accumulation": 2, **beside}, kit.workload(batch_size=4), mode="training")
