@@ -217,10 +217,9 @@ def test_the_proof_has_a_minute_and_some_steps_and_no_more_than_is_left(
 ) -> None:
     asked: list[float] = []
     worker = SimpleNamespace(ask=lambda request, reply, deadline, on_phase: asked.append(deadline - time.monotonic()))
-    prepared = SimpleNamespace(seconds_per_iteration=step_s)
     deadline = None if left_s is None else time.monotonic() + left_s
     pool = SimpleNamespace(protocol=Protocol(timeout_s=600))
-    slot = SimpleNamespace(worker=worker, number=0, prepared=prepared, deadline=deadline, job=Job("row", {}))
+    slot = SimpleNamespace(worker=worker, number=0, step_s=step_s, deadline=deadline, job=Job("row", {}))
     LocalExecutor(pool, {}, lambda _: None)._collect_evidence(slot, whole=True)  # type: ignore[arg-type]
     assert asked == [pytest.approx(limit_s, abs=0.05)]
 

@@ -15,6 +15,7 @@ FROM_A_TRACE = {
     "channels_last": ("off", "on"),
     "optimizer": ("for-loop", "foreach", "fused"),
     "compile": ("off",),  # compiled values count frames first: their own test
+    "checkpointing": ("off", "every-block"),
     "tile_size": (0, 16),
     "pipeline": ("resident", "host"),
     "transfer": ("pageable",),
@@ -27,7 +28,11 @@ FROM_ELSEWHERE = {"allocator", "batch_size", "threads", "tile_overlap"}
 FROM_ELSEWHERE |= {"loader_workers", "prefetch_factor", "accumulation", "loss_reading", "plateau"}
 # Also: the environment at the start and a trial, the weights themselves, and a step of its own.
 FROM_ELSEWHERE |= {"affinity", "launch_blocking", "tf32_override", "weight_loading", "keep_fp32", "quantization"}
-TRAINING = {"optimizer", "clip_grad", "optimizer_kind"}
+# And: torch's own flags, what dynamo was told, where the weights are, and passes of their own.
+FROM_ELSEWHERE |= {"attention_slices", "fused_qkv", "grad_mode", "sdpa_backend", "xformers_attention", "cuda_graph"}
+FROM_ELSEWHERE |= {"compile_backend", "compile_dynamic", "compile_fullgraph", "compile_scope"}
+FROM_ELSEWHERE |= {"cuda_allocator", "empty_cache", "offload"}
+TRAINING = {"checkpointing", "optimizer", "clip_grad", "optimizer_kind"}
 
 
 @pytest.fixture(autouse=True)

@@ -221,9 +221,9 @@ def test_beside_it_kernels_tell_of_the_optimizer(kit, value, kernels, took_effec
 
 @pytest.mark.parametrize(("kernel", "took_effect"), [("triton_poi_fused_add_0", True), ("ampere_sgemm", None)])
 def test_beside_it_kernels_tell_of_compiled_code(kit, monkeypatch, kernel, took_effect):
-    from gpubench.toggles.compilation import compile
+    from gpubench.toggles import dynamo_records
 
-    monkeypatch.setattr(compile, "_counters", lambda context: {"frames": {"total": 1, "ok": 1}})
+    monkeypatch.setattr(dynamo_records, "frames_of", lambda context: (1, 1))
     context = kit.prepare({"compile": "off"})
     context.trace = kit.trace(["aten::copy_"], [kernel], graph=True)
     assert COMPILE.evidence(context, "default").took_effect is took_effect
