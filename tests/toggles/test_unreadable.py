@@ -15,7 +15,7 @@ FROM_A_TRACE = {
     "channels_last": ("off", "on"),
     "optimizer": ("for-loop", "foreach", "fused"),
     "compile": ("off",),  # compiled values count frames first: their own test
-    "checkpointing": ("off", "every-block"),
+    "checkpointing": ("off",),
     "tile_size": (0, 16),
     "pipeline": ("resident", "host"),
     "transfer": ("pageable",),
