@@ -8,7 +8,7 @@ JOBS ?= 2
 # Hundreds of processes import the package and the tests: where this is set, each would compile them again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: bench test test-all test-compiled lint types schema clean
+.PHONY: bench test test-all test-values test-compiled lint types schema clean
 
 bench: $(VENV)/.installed
 	$(BIN)/gpubench compare-opts $(ARGS)
@@ -18,12 +18,16 @@ bench: $(VENV)/.installed
 # kind: pytest's 5 says that there is none of the other.
 SHARED := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(SHARED) -m "not slow and not measures and not compiled" $(ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest $(SHARED) -m "not slow and not measures and not compiled and not values" $(ARGS) || [ $$? = 5 ]
 	$(BIN)/python -m pytest -m "measures and not slow" $(ARGS) || [ $$? = 5 ]
 
 test-all: test
 	$(BIN)/python -m pytest $(SHARED) -m "slow and not measures" $(ARGS) || [ $$? = 5 ]
 	$(BIN)/python -m pytest -m "slow and measures" $(ARGS) || [ $$? = 5 ]
+
+# Every value of every toggle on every bundled workload: some 15 minutes on 2 cores. `make test` tries a sample.
+test-values: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m values $(ARGS)
 
 # Every bundled workload in every mode, compiled: some 10 minutes on 2 cores.
 test-compiled: $(VENV)/.installed-dev
