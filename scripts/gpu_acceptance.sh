@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What gpubench does on a machine with an NVIDIA GPU, from a plain checkout and without network, in two calls of at most
-# 10 minutes each:
+# What gpubench does on a machine with an NVIDIA GPU, from a plain checkout and without network, in three calls of at
+# most 10 minutes each:
 #
-#   scripts/gpu_acceptance.sh first|second [FOLDER]
+#   scripts/gpu_acceptance.sh first|second|third [FOLDER]
 #
 # FOLDER (default: $OUT, else gpu-acceptance) gets two files: verdicts-CALL.txt, one line for each part, and
 # gpu-acceptance-CALL.tar.gz, with all that the parts wrote. Each part has a hard limit of its own (SIGINT, so that it can
@@ -15,7 +15,7 @@
 set -uo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CALL=${1:-}
-[[ $CALL == first || $CALL == second ]] || { echo "usage: $0 first|second [FOLDER]" >&2; exit 2; }
+[[ $CALL =~ ^(first|second|third)$ ]] || { echo "usage: $0 first|second|third [FOLDER]" >&2; exit 2; }
 PYTHON=${PYTHON:-python3}
 DEVICE=${DEVICE:-cuda:0}
 SIZE=${SIZE:-base}
@@ -86,10 +86,10 @@ tests() { # tests NAME SECONDS ARGUMENTS...: the inductor of each test compiles 
         --junitxml "$WORK/$name.xml" "$@"
 }
 
+parallel=()
+"$PYTHON" -c 'import xdist' 2>/dev/null && parallel=(-n $(($(nproc) < 12 ? $(nproc) : 12)))
+
 first() {
-    local parallel=() cores
-    cores=$(nproc)
-    "$PYTHON" -c 'import xdist' 2>/dev/null && parallel=(-n $((cores < 12 ? cores : 12)))
     gpubench doctor 20 doctor --format json
     part facts 20 "$PYTHON" scripts/gpu_facts.py "$WORK/facts.json" --device "$DEVICE"
     corpus eager 105
@@ -117,6 +117,12 @@ second() {
     part agreement 50 "$PYTHON" benchmarks/agreement.py 4
     gpubench ab 70 ab --a examples/my_model.py:denoiser --b examples/my_model.py:denoiser --time-limit 20s \
         --inconclusive-ok --format json --output "$WORK/ab"
+}
+
+third() {
+    tests tests-numerics 180 "${parallel[@]}" tests/gpu/test_numerics_gpu.py
+    tests tests-steps 180 "${parallel[@]}" tests/gpu/test_steps_gpu.py tests/gpu/test_memory_toggles_gpu.py
+    tests tests-tiles 180 "${parallel[@]}" tests/gpu/test_tiles_and_norms_gpu.py tests/gpu/test_environment_gpu.py
 }
 
 "$CALL"

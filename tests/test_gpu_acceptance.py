@@ -31,7 +31,7 @@ from tests.gpu.test_toggles_gpu import WIDE
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "gpu_acceptance.sh"
-CALLS = ("first", "second")
+CALLS = ("first", "second", "third")
 TEN_MINUTES = 600
 
 
@@ -94,9 +94,9 @@ def test_a_call_fits_into_ten_minutes(call: str, parts: dict[str, list[tuple[str
 
 
 def test_a_call_that_is_not_known_is_refused(tmp_path: Path) -> None:
-    done = run("third", tmp_path)
+    done = run("fourth", tmp_path)
     assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
-    assert "first|second" in done.stderr
+    assert "first|second|third" in done.stderr
 
 
 def test_the_tests_of_the_gpu_need_nothing_but_pytest() -> None:

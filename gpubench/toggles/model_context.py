@@ -37,6 +37,7 @@ class ModelContext:
     optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)  # training
     schedulers: list[torch.optim.lr_scheduler.LRScheduler] = field(default_factory=list)
     first_batch: int = 1  # the number of the first of `batches` in the workload's dataset, where it has one
+    parts: int = 1  # into which a step cuts its batch, one after the other
     inputs_resident: bool = True  # batches are on the device before the first step; else `transfer` moves each one
     fetched_anew: bool = False  # a step reads its batch from the dataset; `batches` are the same ones
     loading: dict[str, Any] = field(default_factory=dict)  # arguments of the DataLoader, which the first step makes

@@ -97,7 +97,8 @@ def loss_chunks(weight: str, tokens: int) -> Toggle:
             told = f"no matrix product of {words} words and width {width} is visible in the step"
             return EvidenceResult(True if value == 1 else None, told)
         length = int(context.options.get(SEQUENCE_CHUNK, 0)) or tokens  # that the model is called with
-        whole, expected = context.batch_size * length, context.batch_size * math.ceil(length / int(value))
+        items = context.batch_size // context.parts
+        whole, expected = items * length, items * math.ceil(length / int(value))
         return EvidenceResult(
             expected in found and (value == 1 or whole not in found),
             f"{plural(len(found), 'matrix product')} of {words} words in the step, the largest of {max(found)} tokens; "

@@ -83,6 +83,12 @@ def ran_with(
     return found, proofs, stepper
 
 
+@pytest.mark.parametrize("asked", [1, 4])
+def test_chunks_prove_themselves_in_parts_of_a_batch(asked: int) -> None:
+    _, proofs, _ = ran_with("gpt", accumulation=2, loss_chunks=asked)
+    assert proofs[LOSS_CHUNKS] == {value: value == asked for value in (1, 4, 16)}
+
+
 @pytest.mark.parametrize("reference", WEIGHTS)
 def test_each_number_of_chunks_proves_itself_and_an_idle_one_is_caught(reference: str) -> None:
     assert TOGGLES[reference] == tuple(toggle.name for toggle in load(reference, "tiny").workload.toggles)

@@ -60,6 +60,7 @@ def apply(context: ModelContext, value: Value) -> None:
     in_parts = run_lines(_LINES.format(count=value))["backward_in_parts"]
     passes: dict[str, list[int]] = {"forward": [], "backward": []}
     context.notes[_PASSES] = passes
+    context.parts = int(value)
 
     def loss_of(part: Any) -> Any:
         passes["forward"].append(tensors(part)[0].shape[0])
