@@ -136,6 +136,7 @@ def test_a_configuration_that_compiles_first_has_twice_the_time(bench: LocalExec
     assert bench.limit_s(compiled) == SHORT.timeout_s
 
 
+@pytest.mark.slow
 def test_a_step_that_never_calls_what_is_compiled_names_what_it_calls() -> None:
     choice = WorkloadChoice(reference=f"{WORKLOADS}:in_parts", size=None, parameters={}, mode="inference")
     with WorkerPool(choice, "cpu", SHORT) as pool:

@@ -68,6 +68,7 @@ def test_the_number_of_selected_rows_may_differ_a_little() -> None:
     assert one(torch.tensor(2.0), torch.tensor(2.0), "set").passed is True
 
 
+@pytest.mark.slow
 def test_large_sets_are_compared_in_part() -> None:
     many = torch.randn(20_000, 3, generator=CHANCE)
     assert one(many.flip(0), many, "set", 1e-3).passed is True

@@ -118,5 +118,5 @@ def first_cases() -> dict[str, tuple[str, Mode]]:
 @pytest.mark.parametrize(("workload", "mode"), SAMPLE)
 def test_each_value_is_right_and_proven_on_a_workload(workload: str, mode: Mode) -> None:
     mine = {name for name, case in first_cases().items() if case == (workload, mode)}
-    assert len(mine) > 3
+    assert mine
     check(run(workload, mode, {name: found for name, found in asked(workload).items() if name in mine}), workload, mode)

@@ -42,6 +42,7 @@ def test_off_shows_that_no_tensor_was_changed(kit):
     assert "0 of 2 convolutions ran in channels-last; 0 of 2 inputs already were" in proof.detail
 
 
+@pytest.mark.slow
 def test_off_is_not_failed_for_the_layout_that_the_compiler_chooses(kit):
     context = kit.run({"channels_last": "off", "compile": "default"})
     proof = CHANNELS_LAST.evidence(context, "off")
