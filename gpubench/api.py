@@ -376,7 +376,6 @@ def measure_claims(
 
     Example:
         >>> reports = gpubench.api.measure_claims(gpubench.api.ClaimsRequest(name="gpt", size="tiny"), "claims")
-        >>> found = gpubench.api.claims(reports, "gpt")
     """
     return list(launch_claims.measure(request.runs(), Path(folder), listener or Listener()))
 

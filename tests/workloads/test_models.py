@@ -15,7 +15,7 @@ from gpubench.workloads.resnet50 import Bottleneck, Config, ResNet
 from gpubench.workloads.workload import Batch, Workload
 
 VARIANTS = [
-    ("diffusion", {}),
+    ("diffusion", {"compiled": "all"}),
     ("gpt", {}),
     ("gpt", {"positions": "rotary", "kv_heads": "1"}),
     ("resnet50", {}),
