@@ -22,6 +22,7 @@ from gpubench.text import clause
 from gpubench.toggles import with_own
 from gpubench.toggles.own import stand_in
 from gpubench.toggles.toggle import Scope
+from gpubench.workloads.catalog import default_parameters
 from gpubench.workloads.workload_facts import Mode
 
 Verdict = Literal["confirmed", "below", "above", "not measurable here", "not measured"]
@@ -90,7 +91,8 @@ MEASURED: tuple[Verdict, ...] = ("confirmed", "below", "above")
 def _is_about(report: Report, way: Measure, mode: Mode) -> bool:
     workload = report.workload
     given = {name: str(value) for name, value in workload.parameters.items()}
-    wanted = {name: str(value) for name, value in way.parameters.items()}
+    asked = {**default_parameters(way.workload), **way.parameters}
+    wanted = {name: str(value) for name, value in asked.items()}
     return (workload.reference, workload.mode, given) == (way.workload, mode, wanted)
 
 

@@ -5,8 +5,10 @@ Nothing here imports torch or loads an entry point, so that listing them is imme
 
 from __future__ import annotations
 
+import ast
 import functools
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import MappingProxyType
 
 from gpubench.plugins import distribution, name_taken
@@ -80,6 +82,16 @@ def summary(name: str) -> str:
     entry_point = plugins()[name]
     told = entry_point.dist.metadata.json.get("summary") if entry_point.dist else None
     return str(told or entry_point.value)
+
+
+@functools.cache
+def default_parameters(name: str) -> dict[str, object]:
+    """The parameters of a bundled workload but its size, with the values that they have unasked; without torch."""
+    module = ast.parse(Path(__file__).with_name(f"{name}.py").read_text())
+    function = next(each for each in module.body if isinstance(each, ast.FunctionDef) and each.name == name)
+    given = function.args.args[-len(function.args.defaults) :]
+    values = {each.arg: ast.literal_eval(value) for each, value in zip(given, function.args.defaults, strict=True)}
+    return {name: value for name, value in values.items() if name != "size" and value is not None}
 
 
 def brings(reference: str) -> tuple[str, ...] | None:

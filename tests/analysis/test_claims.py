@@ -15,13 +15,13 @@ from gpubench.render.formats import render
 from gpubench.report.model import Report
 from gpubench.search import presets
 from gpubench.toggles import bundled_toggles, get, parse_value, with_own
-from gpubench.workloads.catalog import SUMMARIES, TOGGLES
+from gpubench.workloads.catalog import SUMMARIES, TOGGLES, default_parameters
 from gpubench.workloads.loader import load
 from tests.reports import CPU, alone, baseline, report, row
 
 BF16 = {"precision": "bf16-autocast"}
 DEVICE = msgspec.structs.replace(CPU, fast_dtypes=["float32", "bfloat16"])
-FACTS: dict[str, Any] = {"convolution_dimensions": [2], "device": DEVICE}
+FACTS: dict[str, Any] = {"convolution_dimensions": [2], "device": DEVICE, "parameters": {"task": "reconstruct"}}
 STEADY = (0.0999, 0.1, 0.1001, 0.1, 0.1)
 
 
@@ -113,6 +113,7 @@ def test_every_claim_has_a_finding_and_what_cannot_be_measured_says_why() -> Non
 def test_other_parameters_are_another_subject() -> None:
     decode = claim(expects="faster", measure=[{"workload": "vae", "on": BF16, "parameters": {"task": "decode"}}])
     assert judge(decode, measured(2.0)).verdict == "not measured"
+    assert judge(claim(expects="faster"), measured(2.0, parameters={"task": "decode"})).verdict == "not measured"
     assert judge(decode, measured(2.0, parameters={"task": "decode"})).verdict == "confirmed"
 
 
@@ -224,3 +225,9 @@ def test_claims_are_chosen_by_guide_or_workload() -> None:
     assert "unet3d" in names()
     with pytest.raises(GpubenchError, match="Unknown guide or workload 'cytdl'"):
         chosen("cytdl")
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_the_parameters_that_a_workload_has_unasked_are_known_without_torch(name: str) -> None:
+    asked = {key: value for key, value in load(name, "tiny").parameters.items() if value is not None}
+    assert default_parameters(name) == asked
