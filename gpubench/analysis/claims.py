@@ -29,6 +29,7 @@ Verdict = Literal["confirmed", "below", "above", "not measurable here", "not mea
 
 # A guide that gives one figure has rounded it: what is within this share of it is the same.
 ROUNDED = 0.05
+UNCERTAIN = "The interval holds what is claimed and no gain as well: more --rounds, or a quieter machine, would tell."
 # "Costs nothing": no interval below this is free.
 FREE = 0.98
 
@@ -175,6 +176,9 @@ def _judged(here: Finding, claim: Claim, way: Measure, report: Report, on: Measu
         if speedup is None:
             return replace(here, reason="The rows have no speed that can be compared.")
         verdicts.append(_of_speed(claim, expects, speedup))
+        claimed = claimed_speed(claim)
+        if verdicts[-1] == "confirmed" and claimed and claimed[0] > 1 >= speedup.low:
+            return replace(here, verdict="not measured", reason=UNCERTAIN)
     if claim.memory_high is not None or expects == "less_memory":
         if saved is None:
             return replace(here, reason="The rows have no memory that can be compared.")

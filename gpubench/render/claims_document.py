@@ -25,7 +25,7 @@ COLUMNS = (
 )
 RULE = (
     "measured: the speed-up (95 % interval, rounds). confirmed: that interval and what is claimed overlap; a single "
-    "figure counts as rounded to 5 %, and without a figure the gain must be sure. below, above: it lies wholly there."
+    "figure counts as rounded to 5 %, and the gain must be sure. below, above: it lies wholly there."
 )
 WORDS = {
     "faster": "faster",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
-from gpubench.analysis.claims import Finding, findings
+from gpubench.analysis.claims import UNCERTAIN, Finding, findings
 from gpubench.analysis.guides import Claim, Guide, Measure, all_guides, chosen, names
 from gpubench.errors import GpubenchError
 from gpubench.render.claims_document import claimed, claims_content, documents
@@ -32,7 +33,11 @@ def claim(**fields: Any) -> Claim:
 
 def measured(speed: float, memory_mib: float = 1000, **fields: Any) -> Report:
     """A report of a baseline and a row that is so many times as fast, in five rounds."""
-    times = [each / speed for each in STEADY]
+    return measured_in([each / speed for each in STEADY], memory_mib, **fields)
+
+
+def measured_in(times: Sequence[float], memory_mib: float = 1000, **fields: Any) -> Report:
+    """The same, of a row with those times."""
     found = row("bf16", times[0], BF16, roles=[alone("precision")], explore_s=times, memory_mib=memory_mib)
     return report(baseline(explore_s=STEADY), found, **{**FACTS, **fields})
 
@@ -81,6 +86,13 @@ def test_a_claim_without_a_figure_says_what_it_expects(expects: str, speed: floa
 def test_memory_is_the_share_that_is_saved(memory: float, verdict: str) -> None:
     found = judge(claim(memory_low=0.4, memory_high=0.6), measured(1.0, memory))
     assert (found.verdict, found.memory_saved) == (verdict, pytest.approx(1 - memory / 1000))
+
+
+def test_an_interval_that_holds_no_gain_as_well_confirms_nothing() -> None:
+    wide = [0.1, 0.07, 0.12, 0.06, 0.09]
+    found = judge(claim(speedup_low=1.2, speedup_high=1.3), measured_in(wide))
+    assert found.speedup is not None and found.speedup.low < 1 < 1.2 < found.speedup.high
+    assert (found.verdict, found.reason) == ("not measured", UNCERTAIN)
 
 
 def test_of_speed_and_memory_the_worse_counts() -> None:
