@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import gpubench
 from gpubench.analysis.claims import Source, has_rows
 from gpubench.analysis.guides import Claim, Guide, Measure, chosen
 from gpubench.errors import GpubenchError
 from gpubench.report import store
-from gpubench.report.model import Value
+from gpubench.report.model import Report, Value
 from gpubench.study.launch import run
 from gpubench.study.listener import Listener
 from gpubench.study.planning import means_cpu
@@ -80,9 +81,20 @@ def _with_rows(request: StudyRequest, ways: Iterable[Measure]) -> StudyRequest:
 
 
 def name_of(request: StudyRequest) -> str:
-    """The file name of its report: `video_vae-inference-tile_size-offered.json`."""
+    """The file name of its report: `video_vae-inference-small-tile_size-offered.json`; without a size that is auto."""
+    size = "" if request.size == "auto" else f"-{request.size}"
     held = "".join(f"-{name}-{value}" for name, value in {**request.parameters, **request.fix}.items())
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{request.workload}-{request.mode}{held}") + ".json"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{request.workload}-{request.mode}{size}{held}") + ".json"
+
+
+def answers(report: Report, request: StudyRequest, ways: Iterable[Measure]) -> bool:
+    """Whether the finished `report` is what `request` would measure, with all rows of `ways`."""
+    asked = report.protocol.rounds >= request.rounds and report.protocol.seed == request.seed
+    kind = report.device.kind
+    there = kind == ("cpu" if means_cpu(request.device) else "cuda")
+    there = there and request.device in ("auto", kind, f"{kind}:{report.device.index}")
+    same = asked and there and report.tool.version == gpubench.__version__
+    return report.finished_at is not None and same and all(has_rows(way, report) for way in ways)
 
 
 def measure(wanted: Sequence[tuple[StudyRequest, list[Measure]]], folder: Path, listener: Listener) -> Iterator[Source]:
@@ -96,7 +108,7 @@ def measure(wanted: Sequence[tuple[StudyRequest, list[Measure]]], folder: Path, 
         path = folder / name_of(request)
         about = f"{request.workload} {request.mode} ({number} of {len(wanted)})"
         earlier = store.load(path) if path.exists() else None
-        if earlier is not None and earlier.finished_at is not None and all(has_rows(way, earlier) for way in ways):
+        if earlier is not None and answers(earlier, request, ways):
             listener.note(f"{about}: {path} has it already, of {earlier.created_at}; remove it to measure again.")
             yield str(path), earlier
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -61,8 +62,13 @@ def test_claims_are_measured_once_and_read_again(capsys: pytest.CaptureFixture[s
     assert [each["verdict"] for each in found[2:]] == ["not measurable here"] * 2
     assert found[0]["rounds"] == 1 and found[0]["speedup"] > 0
     assert (found[1]["row"], found[1]["versus"]) == ("channels_last=on", "precision=bf16-autocast")
-    path = launch_claims.RUNS / "resnet50-inference.json"
+    path = launch_claims.RUNS / "resnet50-inference-tiny.json"
     first = store.load(path)
+    ((request, ways),) = launch_claims.ClaimsRequest(name="short", device="cpu", size="tiny", rounds=1).runs()
+    assert launch_claims.answers(first, request, ways)
+    for other in ({"rounds": 2}, {"seed": 1}, {"device": "cuda:0"}):  # what would measure something else
+        assert not launch_claims.answers(first, dataclasses.replace(request, **other), ways)
+    assert launch_claims.name_of(dataclasses.replace(request, size="auto")) == "resnet50-inference.json"
     assert [row.id for row in first.measurements] == ["baseline", "precision=bf16-autocast", "channels_last=on"]
 
     assert gpubench(command) == 0  # again: nothing is measured
