@@ -10,6 +10,7 @@ import typer
 from gpubench import api
 from gpubench.analysis.claims import values
 from gpubench.analysis.guides import names
+from gpubench.cli.measuring import told_where
 from gpubench.cli.options import output_option, run_option
 from gpubench.cli.progress import listener
 from gpubench.cli.reports import emit, load_all, tell
@@ -66,7 +67,7 @@ def claims(
     if words:
         sources = load_all([Path(word) for word in words])
     else:
-        with listener(quiet) as progress:
+        with listener(quiet) as progress, told_where(progress, "; the same command goes on."):
             sources = api.measure_claims(request, output, progress)
         if not quiet:
             tell(f"Reports: {output}")
